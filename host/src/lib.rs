@@ -1,0 +1,10 @@
+//! The lambda-dpo program: trains, scores and generates with language models, and reaches the λ-DPO core only through
+//! the plugin's C ABI, as any other trainer would.
+//!
+//! # Invariants
+//!
+//! - Never depends on `lambda-dpo-core`.
+//! - Unsafe code stands in [`plugin`] and [`libtorch`] alone.
+
+pub mod libtorch;
+pub mod plugin;

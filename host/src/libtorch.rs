@@ -1,0 +1,1 @@
+//! Opens libtorch_cuda and picks devices.

@@ -1,0 +1,1 @@
+//! The plugin, loaded and safe.

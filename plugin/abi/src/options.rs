@@ -1,0 +1,173 @@
+//! Option structs. Each starts with `struct_size`; what a caller's shorter struct leaves out takes its default.
+
+use core::ffi::c_void;
+
+use crate::{Progress, Str};
+
+/// UltraFeedback's schema: `instruction` and rated `completions`.
+pub const FORMAT_ULTRAFEEDBACK: u32 = 0;
+/// `prompt`, `chosen`, `rejected`.
+pub const FORMAT_PAIRS: u32 = 1;
+/// `messages`, or ShareGPT's `conversations`.
+pub const FORMAT_CHAT: u32 = 2;
+
+/// How records are read and converted.
+#[repr(C)]
+#[derive(Debug)]
+pub struct ConvertOptions {
+    /// `sizeof` of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// One of the `FORMAT_*`.
+    pub format: u32,
+    /// 1: reduce each rated record to its best and worst response under the mean rating, as one pair; records whose best
+    /// and worst tie are skipped and counted.
+    pub best_worst_pairs: u32,
+    /// Names of the dimensions, in order; NULL takes every name that the inputs use, sorted.
+    pub dimensions: *const Str,
+    /// How many.
+    pub num_dimensions: usize,
+    /// The rating of a response that has none; NaN masks it instead.
+    pub missing_rating: f64,
+    /// Temperature of the softmax over ratings, above 0.
+    pub temperature: f64,
+    /// Records to read at most; 0 for all.
+    pub max_samples: u64,
+    /// Records whose `source` is one of these are left out and counted.
+    pub exclude_sources: *const Str,
+    /// How many.
+    pub num_exclude_sources: usize,
+    /// 1: keep every record that parses, rated or not, whatever its number of responses (scoring needs no ratings).
+    pub keep_all: u32,
+}
+
+/// How samples become tokens.
+#[repr(C)]
+#[derive(Debug)]
+pub struct TokenizeOptions {
+    /// `sizeof` of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// Bound on prompt + longest response in tokens; 0 for none.
+    pub cutoff_len: u64,
+    /// 1: keep samples with fewer than two responses, and responses without a token (scoring).
+    pub keep_all: u32,
+}
+
+/// M·N padded rows per prompt.
+pub const LAYOUT_EXPANDED: u32 = 0;
+/// N padded rows per prompt.
+pub const LAYOUT_ROWS: u32 = 1;
+/// One row holds one or several prompts, each followed by its responses.
+pub const LAYOUT_PACKED: u32 = 2;
+
+/// How samples become a batch.
+#[repr(C)]
+#[derive(Debug)]
+pub struct CollateOptions {
+    /// `sizeof` of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// One of the `LAYOUT_*`.
+    pub layout: u32,
+    /// Packed layout: prompts share a row while it holds at most this many tokens; 0 for one prompt a row.
+    pub max_tokens: u64,
+    /// Rows are padded to a multiple of this; 0 for 8.
+    pub pad_to_multiple_of: u64,
+    /// The id that fills padding.
+    pub pad_token_id: i64,
+}
+
+/// How a dataset is opened: stages 1 to 3 with the same options as the finer calls.
+#[repr(C)]
+#[derive(Debug)]
+pub struct DatasetOptions {
+    /// `sizeof` of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// Borrowed for the call.
+    pub convert: *const ConvertOptions,
+    /// Borrowed for the call.
+    pub tokenize: *const TokenizeOptions,
+    /// Told the number of records done; may be NULL.
+    pub progress: Progress,
+    /// Passed to `progress`.
+    pub progress_user: *mut c_void,
+}
+
+/// λ = u / Σ u with u uniform on (0, 1)^M.
+pub const SCHEDULE_UNIFORM_NORMALIZED: u32 = 0;
+/// λ ~ Dir(α·1).
+pub const SCHEDULE_DIRICHLET: u32 = 1;
+/// λ = softmax(z), z ~ N(0, I).
+pub const SCHEDULE_GAUSSIAN: u32 = 2;
+/// λ = |z| / Σ |z|, z ~ N(0, I).
+pub const SCHEDULE_GAUSSIAN_ABS: u32 = 3;
+/// One-hot at a fixed dimension.
+pub const SCHEDULE_UNIMODAL: u32 = 4;
+/// One-hot, cycling through the dimensions with the record index and epoch (or the step).
+pub const SCHEDULE_UNIMODAL_CYCLE: u32 = 5;
+/// Always the same λ.
+pub const SCHEDULE_FIXED: u32 = 6;
+/// Rows of λ drawn by probability.
+pub const SCHEDULE_TABLE: u32 = 7;
+
+/// A λ schedule. Equations: METHOD, "λ schedules".
+#[repr(C)]
+#[derive(Debug)]
+pub struct ScheduleOptions {
+    /// `sizeof` of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// One of the `SCHEDULE_*`.
+    pub kind: u32,
+    /// Index of the dimension (unimodal).
+    pub dimension: u32,
+    /// M.
+    pub num_dimensions: usize,
+    /// α of the Dirichlet distribution, above 0.
+    pub alpha: f64,
+    /// [M] (fixed) or [rows, M] (table), row-major; each row must come to 1 within 1e-3 and is renormalised.
+    pub weights: *const f64,
+    /// Rows of `weights` (table); 1 for fixed.
+    pub num_rows: usize,
+    /// [rows] sampling weights of the table's rows, at least 0, not all 0.
+    pub probabilities: *const f64,
+}
+
+/// λ-DPO: the listwise cross-entropy against the λ-mixed targets (15).
+pub const OBJECTIVE_LISTWISE: u32 = 0;
+/// Mean negative log-likelihood of the target tokens.
+pub const OBJECTIVE_SFT: u32 = 1;
+
+/// s is the sum of a response's token log-probs.
+pub const REDUCTION_SUM: u32 = 0;
+/// s is their mean.
+pub const REDUCTION_MEAN: u32 = 1;
+
+/// A gradient for `hidden` is wanted.
+pub const WANTS_HIDDEN: u32 = 1;
+/// A gradient for `lm_head` is wanted.
+pub const WANTS_LM_HEAD: u32 = 2;
+/// A gradient for `logits` is wanted.
+pub const WANTS_LOGITS: u32 = 4;
+/// A gradient for `sequence_log_probs` is wanted.
+pub const WANTS_SEQUENCE_LOG_PROBS: u32 = 8;
+
+/// How log-probs and loss are computed.
+#[repr(C)]
+#[derive(Debug)]
+pub struct LossOptions {
+    /// `sizeof` of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// One of the `OBJECTIVE_*`.
+    pub objective: u32,
+    /// One of the `REDUCTION_*`.
+    pub reduction: u32,
+    /// β (17), above 0.
+    pub beta: f64,
+    /// What the loss is divided by: contributing prompts (listwise) or target tokens (SFT) of the whole optimiser step;
+    /// 0 takes those of this call.
+    pub normalizer: f64,
+    /// Bytes of logits that may be alive at once; 0 for the default of 256 MiB.
+    pub logits_budget_bytes: u64,
+    /// 1: add 1e-10 to the targets as Appendix B does.
+    pub paper_exact: u32,
+    /// Which gradients backward will be asked for: a sum of `WANTS_*`; 0 keeps nothing for a backward.
+    pub wants: u32,
+}

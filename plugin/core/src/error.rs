@@ -1,0 +1,75 @@
+//! One error type for the crate; every variant is a full sentence with what a person needs to fix it.
+
+use std::path::PathBuf;
+
+/// The crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What kind of failure an [`Error`] is, for callers that branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// An argument out of range, of a wrong shape or dtype.
+    InvalidArgument,
+    /// A file missing or unreadable.
+    Io,
+    /// A record, tokenizer or template that does not parse or lacks a field.
+    InvalidData,
+    /// Something this version does not support.
+    Unsupported,
+    /// libtorch refused.
+    Torch,
+    /// The caller's progress callback asked to stop.
+    Cancelled,
+}
+
+/// What went wrong, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be opened or read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A record file's contents are wrong; `place` is "line 3" or "record 3".
+    #[error("{}, {place}: {problem}", path.display())]
+    InvalidRecord {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        place: String,
+        /// What is wrong, with the field's name.
+        problem: String,
+    },
+    /// Anything else that does not parse: a tokenizer, a template, a sample.
+    #[error("{0}")]
+    InvalidData(String),
+    /// An argument out of range, of a wrong shape or dtype.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// Something this version does not support.
+    #[error("{0}")]
+    Unsupported(String),
+    /// libtorch refused.
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+    /// The caller's progress callback asked to stop.
+    #[error("stopped by the caller")]
+    Cancelled,
+}
+
+impl Error {
+    /// The kind of this error.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { .. } => ErrorKind::Io,
+            Self::InvalidRecord { .. } | Self::InvalidData(_) => ErrorKind::InvalidData,
+            Self::InvalidArgument(_) => ErrorKind::InvalidArgument,
+            Self::Unsupported(_) => ErrorKind::Unsupported,
+            Self::Torch(_) => ErrorKind::Torch,
+            Self::Cancelled => ErrorKind::Cancelled,
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! λ-DPO from record to loss.
+//!
+//! # The journey of a record
+//!
+//! | # | stage | in → out | module |
+//! |---|---|---|---|
+//! | 1 | read | JSONL / JSON / Parquet row → [`Record`] | [`record`] |
+//! | 2 | convert | [`Record`] → [`Sample`] | [`convert`] |
+//! | 3 | tokenize | [`Sample`] → [`TokenizedSample`] | [`tokenize`] |
+//! | 4 | collate | [`TokenizedSample`]s and λ → [`Batch`] | [`collate`] |
+//! | 5 | forward | the trainer's own | |
+//! | 6 | log-probs | hidden states, LM head → token and sequence log-probs | [`log_probs`] |
+//! | 7 | loss | log-probs, reference, targets, λ → loss, metrics, gradient | [`loss`] |
+//! | 8 | step | the trainer's own | |
+//!
+//! [`dataset`] runs stages 1 to 4 for a trainer that brings no loader; [`lambda`] draws the λ that stage 4 takes.
+//!
+//! # Invariants
+//!
+//! - Knows nothing of C, and holds no unsafe code.
+//! - Deterministic: no function reads a clock, an environment variable or torch's random generator.
+#![forbid(unsafe_code)]
+
+pub mod record;
+pub mod convert;
+pub mod tokenize;
+pub mod collate;
+pub mod log_probs;
+pub mod loss;
+
+pub mod chat_template;
+pub mod dataset;
+pub mod error;
+pub mod lambda;
+
+pub use collate::{Batch, CollateOptions, Layout, collate};
+pub use convert::{ConvertOptions, Converter, MissingRating, Report, Sample, SampleReader};
+pub use dataset::Dataset;
+pub use error::{Error, ErrorKind, Result};
+pub use lambda::{Schedule, ScheduleKind};
+pub use log_probs::log_probs;
+pub use loss::{LossContext, LossGradients, LossInputs, LossOptions, LossOutputs, Objective, Reduction, Wants, loss_forward};
+pub use record::{Format, Message, Prompt, Record, RecordReader};
+pub use tokenize::{TokenizeOptions, TokenizedResponse, TokenizedSample, Tokenizer};
+
+/// The label of a token that is not a target.
+pub const IGNORE_INDEX: i64 = -100;
