@@ -6,5 +6,16 @@
 //! - Never depends on `lambda-dpo-core`.
 //! - Unsafe code stands in [`plugin`] and [`libtorch`] alone.
 
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod hub;
+
 pub mod libtorch;
+pub mod atomic;
+pub mod safetensors;
 pub mod plugin;
+pub mod model;
+pub mod generate;
+
+pub mod train;

@@ -1,1 +1,50 @@
-//! x
+//! What the workspace tests share: the program and the library, built once per run, and where the fixtures are.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The workspace's root folder.
+pub fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// A file or folder under `fixtures`.
+pub fn fixture(path: &str) -> PathBuf {
+    root().join("fixtures").join(path)
+}
+
+/// A file or folder of the real data that may lie beside the project; None where it does not.
+pub fn shared_data(path: &str) -> Option<PathBuf> {
+    let path = root().join("../shared/data").join(path);
+    path.exists().then_some(path)
+}
+
+/// The built program, with the plugin beside it.
+pub fn program() -> PathBuf {
+    target_dir().join("lambda-dpo")
+}
+
+/// The built library.
+pub fn plugin_library() -> PathBuf {
+    target_dir().join("liblambda_dpo.so")
+}
+
+/// Builds program and library, once per test process, and gives the folder that holds them.
+///
+/// A cdylib-only crate gives `cargo test` no library to load, so tests build it themselves; cargo does nothing where all
+/// is fresh.
+fn target_dir() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--profile", profile, "--workspace"])
+            .current_dir(root())
+            .status();
+        assert!(matches!(status, Ok(status) if status.success()), "cargo cannot build the program and the plugin");
+        // A test runs from target/<profile>/deps.
+        let exe = std::env::current_exe().unwrap_or_default();
+        exe.ancestors().nth(2).map(Path::to_path_buf).unwrap_or_default()
+    })
+}

@@ -1,1 +1,25 @@
-//! The plugin, loaded and safe.
+//! The plugin behind a safe face: loaded with libloading, checked, and called through its table alone.
+//!
+//! With [`crate::libtorch`], the host's only unsafe code. Every wrapper follows the table's rules: arguments are lent for
+//! the call, outputs are taken over, a status other than OK becomes a [`PluginError`].
+
+mod options;
+mod reader;
+mod tokenizer;
+mod dataset;
+mod loss;
+
+mod error;
+mod lambda;
+mod load;
+
+pub use dataset::{Batch, Dataset, SampleInfo};
+pub use error::PluginError;
+pub use lambda::{Schedule, ScheduleKind, ScheduleOptions};
+pub use load::Plugin;
+pub use loss::{
+    ListwiseOutputs, LossContext, LossGradients, LossInputs, LossOptions, LossOutputs, Objective, Reduction, Wants,
+};
+pub use options::{CollateOptions, ConvertOptions, Format, Layout, MissingRatings, Report, TokenizeOptions};
+pub use reader::Reader;
+pub use tokenizer::{Message, Tokenizer, TokenizerInfo};

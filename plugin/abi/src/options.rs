@@ -122,11 +122,11 @@ pub struct ScheduleOptions {
     pub num_dimensions: usize,
     /// α of the Dirichlet distribution, above 0.
     pub alpha: f64,
-    /// [M] (fixed) or [rows, M] (table), row-major; each row must come to 1 within 1e-3 and is renormalised.
+    /// `[M]` (fixed) or `[rows, M]` (table), row-major; each row must come to 1 within 1e-3 and is renormalised.
     pub weights: *const f64,
     /// Rows of `weights` (table); 1 for fixed.
     pub num_rows: usize,
-    /// [rows] sampling weights of the table's rows, at least 0, not all 0.
+    /// `[rows]` sampling weights of the table's rows, at least 0, not all 0.
     pub probabilities: *const f64,
 }
 

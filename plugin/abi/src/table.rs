@@ -98,7 +98,8 @@ pub struct Api {
     ) -> Status,
     /// Gives JSON: `vocab_size`, `bos_token_id`, `eos_token_id`, `pad_token_id` (null where there is none),
     /// `has_chat_template`.
-    pub tokenizer_info: unsafe extern "C" fn(tokenizer: *const Tokenizer, info: *mut Bytes, error: *mut Error) -> Status,
+    pub tokenizer_info:
+        unsafe extern "C" fn(tokenizer: *const Tokenizer, info: *mut Bytes, error: *mut Error) -> Status,
     /// Renders messages (a JSON list of `{role, content}`) with the chat template.
     pub tokenizer_render: unsafe extern "C" fn(
         tokenizer: *const Tokenizer,
@@ -107,14 +108,10 @@ pub struct Api {
         text: *mut Bytes,
         error: *mut Error,
     ) -> Status,
-    /// Encodes text as it stands (special tokens in it are recognised, none are added) to [num_tokens] int64.
-    pub tokenizer_encode: unsafe extern "C" fn(
-        tokenizer: *const Tokenizer,
-        text: Str,
-        ids: *mut Tensor,
-        error: *mut Error,
-    ) -> Status,
-    /// Decodes [num_tokens] int64 to text.
+    /// Encodes text as it stands (special tokens in it are recognised, none are added) to `[num_tokens]` int64.
+    pub tokenizer_encode:
+        unsafe extern "C" fn(tokenizer: *const Tokenizer, text: Str, ids: *mut Tensor, error: *mut Error) -> Status,
+    /// Decodes `[num_tokens]` int64 to text.
     pub tokenizer_decode: unsafe extern "C" fn(
         tokenizer: *const Tokenizer,
         ids: Tensor,
@@ -136,7 +133,7 @@ pub struct Api {
     ) -> Status,
     /// Frees a tokenised sample.
     pub tokenized_sample_free: unsafe extern "C" fn(sample: *mut TokenizedSample),
-    /// Collates samples; `lambda` is [num_samples, M] (NULL where M = 0). Free with `batch_free`.
+    /// Collates samples; `lambda` is `[num_samples, M]` (NULL where M = 0). Free with `batch_free`.
     pub collate: unsafe extern "C" fn(
         samples: *const *const TokenizedSample,
         num_samples: usize,
@@ -161,9 +158,10 @@ pub struct Api {
     pub dataset_len: unsafe extern "C" fn(dataset: *const Dataset) -> u64,
     /// Gives JSON: `dimensions` (names in order) and `report` (as `reader_report`, with truncated and dropped ones).
     pub dataset_info: unsafe extern "C" fn(dataset: *const Dataset, info: *mut Bytes, error: *mut Error) -> Status,
-    /// Gives [len, 3] int64: each sample's record index, number of responses, and number of tokens (prompt once).
-    pub dataset_samples: unsafe extern "C" fn(dataset: *const Dataset, samples: *mut Tensor, error: *mut Error) -> Status,
-    /// Collates the samples at `indices` (each below the length); `lambda` is [num_indices, M]. Free with `batch_free`.
+    /// Gives `[len, 3]` int64: each sample's record index, number of responses, and number of tokens (prompt once).
+    pub dataset_samples:
+        unsafe extern "C" fn(dataset: *const Dataset, samples: *mut Tensor, error: *mut Error) -> Status,
+    /// Collates the samples at `indices` (each below the length); `lambda` is `[num_indices, M]`. Free with `batch_free`.
     pub dataset_batch: unsafe extern "C" fn(
         dataset: *const Dataset,
         indices: *const u64,
@@ -182,7 +180,7 @@ pub struct Api {
         schedule: *mut *mut Schedule,
         error: *mut Error,
     ) -> Status,
-    /// Draws λ [M] for one prompt instance: a pure function of its arguments.
+    /// Draws λ `[M]` for one prompt instance: a pure function of its arguments.
     pub schedule_draw_instance: unsafe extern "C" fn(
         schedule: *const Schedule,
         seed: u64,
@@ -191,7 +189,7 @@ pub struct Api {
         lambda: *mut f64,
         error: *mut Error,
     ) -> Status,
-    /// Draws λ [M] for one optimiser step: a pure function of its arguments.
+    /// Draws λ `[M]` for one optimiser step: a pure function of its arguments.
     pub schedule_draw_step: unsafe extern "C" fn(
         schedule: *const Schedule,
         seed: u64,
@@ -202,7 +200,7 @@ pub struct Api {
     /// Frees a schedule.
     pub schedule_free: unsafe extern "C" fn(schedule: *mut Schedule),
 
-    /// Token log-probs [K] and sequence log-probs [S] without a loss; `options.reduction` holds, no gradient is kept.
+    /// Token log-probs `[K]` and sequence log-probs `[S]` without a loss; `options.reduction` holds, no gradient is kept.
     pub log_probs: unsafe extern "C" fn(
         inputs: *const LossInputs,
         options: *const LossOptions,
@@ -234,4 +232,3 @@ pub struct Api {
 // The table is immutable and its pointers are functions.
 // SAFETY: nothing in it can be written through.
 unsafe impl Sync for Api {}
-

@@ -89,44 +89,44 @@ pub type Tensor = *mut DLManagedTensorVersioned;
 pub struct Batch {
     /// `sizeof` of this struct as the caller knows it.
     pub struct_size: usize,
-    /// [R, T] token ids; the pad id where there is no token.
+    /// `[R, T]` token ids; the pad id where there is no token.
     pub input_ids: Tensor,
-    /// [R, T] 1 at tokens, 0 at padding.
+    /// `[R, T]` 1 at tokens, 0 at padding.
     pub attention_mask: Tensor,
-    /// [R, T] position of each token in its own sequence (restarts after the prompt for each packed response).
+    /// `[R, T]` position of each token in its own sequence (restarts after the prompt for each packed response).
     pub position_ids: Tensor,
-    /// [R, T] the token itself where it is a target, −100 elsewhere.
+    /// `[R, T]` the token itself where it is a target, −100 elsewhere.
     pub labels: Tensor,
-    /// [R, T] which prompt of the batch a token belongs to, −1 at padding.
+    /// `[R, T]` which prompt of the batch a token belongs to, −1 at padding.
     pub prompt_ids: Tensor,
-    /// [R, T] which sequence a response token belongs to, −1 at prompt tokens and padding.
+    /// `[R, T]` which sequence a response token belongs to, −1 at prompt tokens and padding.
     ///
     /// A token attends to itself and to those before it in its row that have the same prompt id and either the same
     /// sequence id or −1.
     pub sequence_ids: Tensor,
-    /// [K] index into the flattened [R·T] of the position whose hidden state predicts each target.
+    /// `[K]` index into the flattened `[R·T]` of the position whose hidden state predicts each target.
     pub target_positions: Tensor,
-    /// [K] the token to predict.
+    /// `[K]` the token to predict.
     pub target_ids: Tensor,
-    /// [K] the sequence each target belongs to, ascending.
+    /// `[K]` the sequence each target belongs to, ascending.
     pub target_sequences: Tensor,
-    /// [S] number of target tokens of each sequence.
+    /// `[S]` number of target tokens of each sequence.
     pub sequence_num_tokens: Tensor,
-    /// [S] which prompt of the batch each sequence answers.
+    /// `[S]` which prompt of the batch each sequence answers.
     pub sequence_prompts: Tensor,
-    /// [S] which response of its record each sequence is, counted before any were dropped.
+    /// `[S]` which response of its record each sequence is, counted before any were dropped.
     pub sequence_responses: Tensor,
-    /// [B + 1] responses of prompt b are the columns `prompt_offsets[b] .. prompt_offsets[b + 1]` of the C.
+    /// `[B + 1]` responses of prompt b are the columns `prompt_offsets[b] .. prompt_offsets[b + 1]` of the C.
     pub prompt_offsets: Tensor,
-    /// [M, C] the sequence that stands for a response in a dimension: the same in all, but for the expanded layout.
+    /// `[M, C]` the sequence that stands for a response in a dimension: the same in all, but for the expanded layout.
     pub sequence_index: Tensor,
-    /// [M, C] float32 target distribution of each dimension over each prompt's responses; 0 where masked.
+    /// `[M, C]` float32 target distribution of each dimension over each prompt's responses; 0 where masked.
     pub pi_target: Tensor,
-    /// [M, C] bool: the dimension counts for this prompt and rates this response.
+    /// `[M, C]` bool: the dimension counts for this prompt and rates this response.
     pub target_mask: Tensor,
-    /// [B, M] float32 λ' : λ renormalised over the dimensions that count for the prompt; all 0 where none has weight.
+    /// `[B, M]` float32 λ' : λ renormalised over the dimensions that count for the prompt; all 0 where none has weight.
     pub lambda: Tensor,
-    /// [B] position of each record in the concatenated inputs.
+    /// `[B]` position of each record in the concatenated inputs.
     pub record_indices: Tensor,
     /// Prompts with a dimension of positive weight: what the loss is a mean over.
     pub num_contributing: u64,
@@ -141,33 +141,33 @@ pub struct Batch {
 pub struct LossInputs {
     /// `sizeof` of this struct as the caller knows it.
     pub struct_size: usize,
-    /// [R, T, H] or [R·T, H] final hidden states, after the last norm.
+    /// `[R, T, H]` or `[R·T, H]` final hidden states, after the last norm.
     pub hidden: Tensor,
-    /// [V, H] weight of the LM head; goes with `hidden`.
+    /// `[V, H]` weight of the LM head; goes with `hidden`.
     pub lm_head: Tensor,
-    /// [R, T, V] or [R·T, V].
+    /// `[R, T, V]` or `[R·T, V]`.
     pub logits: Tensor,
-    /// [S] finished sequence log-probs (sums, or means under the mean reduction); needs no targets.
+    /// `[S]` finished sequence log-probs (sums, or means under the mean reduction); needs no targets.
     pub sequence_log_probs: Tensor,
-    /// [K] int64, see [`Batch`].
+    /// `[K]` int64, see [`Batch`].
     pub target_positions: Tensor,
-    /// [K] int64, see [`Batch`].
+    /// `[K]` int64, see [`Batch`].
     pub target_ids: Tensor,
-    /// [K] int64, see [`Batch`].
+    /// `[K]` int64, see [`Batch`].
     pub target_sequences: Tensor,
     /// S.
     pub num_sequences: u64,
-    /// [S] sequence log-probs under the reference, reduced as the loss is told to; NULL is s^ref = 0.
+    /// `[S]` sequence log-probs under the reference, reduced as the loss is told to; NULL is s^ref = 0.
     pub reference_log_probs: Tensor,
-    /// [B + 1] int64; listwise objective only, as are the following.
+    /// `[B + 1]` int64; listwise objective only, as are the following.
     pub prompt_offsets: Tensor,
-    /// [M, C] int64; NULL where response c is sequence c in every dimension.
+    /// `[M, C]` int64; NULL where response c is sequence c in every dimension.
     pub sequence_index: Tensor,
-    /// [M, C] floating.
+    /// `[M, C]` floating.
     pub pi_target: Tensor,
-    /// [M, C] bool; NULL where every dimension rates every response.
+    /// `[M, C]` bool; NULL where every dimension rates every response.
     pub target_mask: Tensor,
-    /// [B, M] floating.
+    /// `[B, M]` floating.
     pub lambda: Tensor,
 }
 
@@ -177,25 +177,25 @@ pub struct LossInputs {
 pub struct LossOutputs {
     /// `sizeof` of this struct as the caller knows it.
     pub struct_size: usize,
-    /// [] float64 the loss, divided by the normaliser.
+    /// `[]` float64 the loss, divided by the normaliser.
     pub loss: Tensor,
-    /// [K] float32 (float64 for float64 inputs); NULL where sequence log-probs came in.
+    /// `[K]` float32 (float64 for float64 inputs); NULL where sequence log-probs came in.
     pub token_log_probs: Tensor,
-    /// [S] sums (or means under the mean reduction), dtype as above.
+    /// `[S]` sums (or means under the mean reduction), dtype as above.
     pub sequence_log_probs: Tensor,
-    /// [S] float64 β (s − s^ref); NULL for the SFT objective, as are the following.
+    /// `[S]` float64 β (s − s^ref); NULL for the SFT objective, as are the following.
     pub rewards: Tensor,
-    /// [B] float64 Σ_k λ'_k L^(k); 0 for a prompt that does not contribute.
+    /// `[B]` float64 Σ_k λ'_k L^(k); 0 for a prompt that does not contribute.
     pub prompt_losses: Tensor,
-    /// [B, M] float64 L^(k); 0 where the dimension does not count for the prompt.
+    /// `[B, M]` float64 L^(k); 0 where the dimension does not count for the prompt.
     pub dimension_losses: Tensor,
-    /// [B, M] bool: the dimension counts for the prompt.
+    /// `[B, M]` bool: the dimension counts for the prompt.
     pub dimension_mask: Tensor,
-    /// [B] float64: 1 where the response of highest reward is best under λ', ties sharing the credit.
+    /// `[B]` float64: 1 where the response of highest reward is best under λ', ties sharing the credit.
     pub accuracies: Tensor,
-    /// [B, M] float64: the same under each dimension's own target.
+    /// `[B, M]` float64: the same under each dimension's own target.
     pub dimension_accuracies: Tensor,
-    /// [B] float64 reward of the best minus reward of the worst response under λ'.
+    /// `[B]` float64 reward of the best minus reward of the worst response under λ'.
     pub margins: Tensor,
 }
 
@@ -207,11 +207,11 @@ pub struct LossGradients {
     pub struct_size: usize,
     /// Shape of `hidden`.
     pub hidden: Tensor,
-    /// [V, H].
+    /// `[V, H]`.
     pub lm_head: Tensor,
     /// Shape of `logits`.
     pub logits: Tensor,
-    /// [S].
+    /// `[S]`.
     pub sequence_log_probs: Tensor,
 }
 

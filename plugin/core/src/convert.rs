@@ -1,8 +1,38 @@
-//! Stage 2: [`Record`](crate::Record) → [`Sample`].
+//! Stage 2: [`Record`] → [`Sample`].
+//!
+//! | module | what |
+//! |---|---|
+//! | `sample` | a sample as JSON |
+//! | `report` | what was read, left out and found missing |
+//! | `dimensions` | the names of the dimensions that files use |
+//! | `reader` | stages 1 and 2 as one stream |
+
+mod dimensions;
+mod reader;
+mod report;
+mod sample;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
 
 use ndarray::Array2;
 
-use crate::record::Prompt;
+use crate::record::{Body, Completion, Prompt, Rating, Record};
+use crate::{Error, Format, Result};
+
+pub use reader::SampleReader;
+pub use report::{MissingRatings, Report, Skipped};
+pub use sample::Sample;
+
+/// A sample, or why there is none.
+type Outcome = std::result::Result<Sample, Skipped>;
+
+/// The one dimension of a pair.
+pub const PREFERENCE: &str = "preference";
+
+/// Mean ratings that differ by no more than this tie: sums in another order differ by less.
+const TIE: f64 = 1e-9;
 
 /// What stands in for a rating that a response does not have.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,7 +47,7 @@ pub enum MissingRating {
 #[derive(Clone, Debug)]
 pub struct ConvertOptions {
     /// Schema of the files.
-    pub format: crate::Format,
+    pub format: Format,
     /// Reduce each rated record to its best and worst response under the mean rating.
     pub best_worst_pairs: bool,
     /// Names in order; None takes every name that the inputs use, sorted.
@@ -34,36 +64,252 @@ pub struct ConvertOptions {
     pub keep_all: bool,
 }
 
-/// A prompt with its responses and, per dimension, the target distribution over them.
-///
-/// A pair is one dimension, `preference`, with target (1, 0) over (chosen, rejected). A conversation has no responses and
-/// no dimensions: its prompt holds all turns, and every assistant turn is a target.
-///
-/// # Shapes
-///
-/// `ratings` and `pi_target` are [M, N]; NaN where missing and masked (`null` in JSON).
-#[derive(Clone, Debug)]
-pub struct Sample {
-    /// Position of the record in the concatenated inputs.
-    pub record_index: u64,
-    /// The prompt.
-    pub prompt: Prompt,
-    /// N responses.
-    pub responses: Vec<String>,
-    /// M names.
-    pub dimensions: Vec<String>,
-    /// Ratings.
-    pub ratings: Array2<f64>,
-    /// Target distributions p^(k) (13).
-    pub pi_target: Array2<f64>,
+impl ConvertOptions {
+    /// The defaults for a format: every dimension, missing ratings masked, temperature 1, nothing left out.
+    pub fn new(format: Format) -> Self {
+        Self {
+            format,
+            best_worst_pairs: false,
+            dimensions: None,
+            missing_rating: MissingRating::Mask,
+            temperature: 1.0,
+            max_samples: None,
+            exclude_sources: Vec::new(),
+            keep_all: false,
+        }
+    }
+
+    /// Whether a record's ratings become rows of a target distribution.
+    fn uses_dimensions(&self) -> bool {
+        self.format == Format::UltraFeedback && !self.best_worst_pairs
+    }
+
+    fn validate(&self) -> Result<()> {
+        let invalid = |problem: String| Err(Error::InvalidArgument(problem));
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            return invalid(format!("temperature is {}: it must be a finite number above 0", self.temperature));
+        }
+        if let MissingRating::Value(value) = self.missing_rating
+            && !value.is_finite()
+        {
+            return invalid(format!("missing_rating is {value}: it must be \"mask\" or a finite number"));
+        }
+        if self.best_worst_pairs && self.keep_all {
+            return invalid("best_worst_pairs and keep_all contradict each other: ties have no best response".into());
+        }
+        if let Some(names) = &self.dimensions {
+            if names.is_empty() {
+                return invalid("dimensions is empty: name at least one, or leave it out to use all".into());
+            }
+            if let Some(twice) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+                return invalid(format!("dimensions names `{}` twice", twice.1));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Converts records and counts what it leaves out.
 #[derive(Debug)]
-pub struct Converter {}
-/// Counts.
-#[derive(Debug)]
-pub struct Report {}
-/// Stages 1 and 2 as one stream.
-#[derive(Debug)]
-pub struct SampleReader {}
+pub struct Converter {
+    options: ConvertOptions,
+    report: Report,
+    /// Names of dimensions that the records use.
+    seen: BTreeSet<String>,
+}
+
+impl Converter {
+    /// Takes the options. Where they name no dimensions, each record's own names count, sorted.
+    ///
+    /// # Errors
+    ///
+    /// A temperature that is not above 0, a missing rating that is not finite, dimensions named twice, or options that
+    /// contradict each other.
+    pub fn new(options: ConvertOptions) -> Result<Self> {
+        options.validate()?;
+        Ok(Self { options, report: Report::default(), seen: BTreeSet::new() })
+    }
+
+    /// Converts one record; None where the options leave it out, which the report counts.
+    ///
+    /// # Equation
+    ///
+    /// `pi_target[k, i] = softmax_i(rating[k, i] / temperature)` over the rated responses (13).
+    pub fn convert(&mut self, record: Record) -> Option<Sample> {
+        self.report.num_records += 1;
+        if record.source.as_ref().is_some_and(|source| self.options.exclude_sources.contains(source)) {
+            self.report.skip(Skipped::ExcludedSource);
+            return None;
+        }
+        let Record { index, prompt, body, .. } = record;
+        let converted = match body {
+            Body::Rated(completions) => self.convert_rated(index, prompt, completions),
+            Body::Pair { chosen, rejected } => Ok(pair(index, prompt, [chosen, rejected], [f64::NAN; 2])),
+            Body::Conversation => self.convert_conversation(index, prompt),
+        };
+        match converted {
+            Ok(sample) => {
+                self.report.num_samples += 1;
+                Some(sample)
+            }
+            Err(reason) => {
+                self.report.skip(reason);
+                None
+            }
+        }
+    }
+
+    /// The counts so far.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Fails where a dimension that the options name occurs in none of the records converted so far.
+    ///
+    /// # Errors
+    ///
+    /// The name, with those that exist.
+    pub fn check_dimensions(&self) -> Result<()> {
+        let names = self.options.dimensions.as_deref().unwrap_or_default();
+        let read_ratings = self.options.format == Format::UltraFeedback && self.report.num_records > 0;
+        match names.iter().find(|name| read_ratings && !self.options.keep_all && !self.seen.contains(*name)) {
+            None => Ok(()),
+            Some(name) => {
+                let existing: Vec<_> = self.seen.iter().map(String::as_str).collect();
+                let existing = if existing.is_empty() { "none".to_owned() } else { existing.join(", ") };
+                Err(Error::InvalidData(format!(
+                    "no record rates the dimension `{name}`; dimensions in the records: {existing}"
+                )))
+            }
+        }
+    }
+
+    fn convert_rated(&mut self, index: u64, prompt: Prompt, completions: Vec<Completion>) -> Outcome {
+        for name in completions.iter().flat_map(|completion| completion.ratings.keys()) {
+            if !self.seen.contains(name) {
+                self.seen.insert(name.clone());
+            }
+        }
+        let dimensions = self.options.dimensions.clone().unwrap_or_else(|| own_dimensions(&completions));
+        let ratings = self.ratings(index, &dimensions, &completions); // [M, N]
+        let responses: Vec<String> = completions.into_iter().map(|completion| completion.response).collect();
+        if responses.len() < 2 && !self.options.keep_all {
+            return Err(Skipped::FewerThanTwoResponses);
+        }
+        if self.options.best_worst_pairs {
+            return best_and_worst(index, prompt, responses, &ratings);
+        }
+        let pi_target = target_distributions(&ratings, self.options.missing_rating, self.options.temperature);
+        if pi_target.iter().all(|p| p.is_nan()) && !self.options.keep_all {
+            return Err(Skipped::NoRatedDimension);
+        }
+        Ok(Sample { record_index: index, prompt, responses, dimensions, ratings, pi_target })
+    }
+
+    /// `[M, N]`, NaN where missing; each missing one is counted under its kind.
+    fn ratings(&mut self, index: u64, dimensions: &[String], completions: &[Completion]) -> Array2<f64> {
+        let mut ratings = Array2::from_elem((dimensions.len(), completions.len()), f64::NAN);
+        for ((k, i), rating) in ratings.indexed_iter_mut() {
+            match completions[i].ratings.get(&dimensions[k]).unwrap_or(&Rating::Missing("absent")) {
+                Rating::Value(value) => *rating = *value,
+                Rating::Missing(kind) => self.report.missing(kind, index),
+            }
+        }
+        ratings
+    }
+
+    fn convert_conversation(&self, index: u64, prompt: Prompt) -> Outcome {
+        let answered =
+            matches!(&prompt, Prompt::Messages(messages) if messages.iter().any(crate::Message::is_assistant));
+        if !answered && !self.options.keep_all {
+            return Err(Skipped::NoAssistantTurn);
+        }
+        let none = || Array2::zeros((0, 0));
+        Ok(Sample {
+            record_index: index,
+            prompt,
+            responses: Vec::new(),
+            dimensions: Vec::new(),
+            ratings: none(),
+            pi_target: none(),
+        })
+    }
+}
+
+/// Parses and converts one record; None where the options leave it out.
+///
+/// # Errors
+///
+/// Invalid options, or a record that does not parse, named by its index.
+pub fn convert_record(json: &str, record_index: u64, options: &ConvertOptions) -> Result<Option<Sample>> {
+    let mut converter = Converter::new(options.clone())?;
+    let record = Record::parse(json, options.format, record_index)
+        .map_err(|problem| Error::InvalidData(format!("record {record_index}: {problem}")))?;
+    Ok(converter.convert(record))
+}
+
+fn own_dimensions(completions: &[Completion]) -> Vec<String> {
+    let names: BTreeSet<&String> = completions.iter().flat_map(|completion| completion.ratings.keys()).collect();
+    names.into_iter().cloned().collect()
+}
+
+/// A pair: one dimension whose target is (1, 0) over (chosen, rejected).
+fn pair(record_index: u64, prompt: Prompt, responses: [String; 2], ratings: [f64; 2]) -> Sample {
+    let row = |values: [f64; 2]| Array2::from_shape_fn((1, 2), |(_, i)| values[i]);
+    Sample {
+        record_index,
+        prompt,
+        responses: responses.into(),
+        dimensions: vec![PREFERENCE.to_owned()],
+        ratings: row(ratings),
+        pi_target: row([1.0, 0.0]),
+    }
+}
+
+/// The responses with the highest and the lowest mean of their available ratings, the first of each where several are.
+fn best_and_worst(index: u64, prompt: Prompt, mut responses: Vec<String>, ratings: &Array2<f64>) -> Outcome {
+    let mut extremes: Option<[(usize, f64); 2]> = None;
+    let mut num_rated = 0;
+    for (i, column) in ratings.columns().into_iter().enumerate() {
+        let (sum, count) = column.iter().filter(|r| !r.is_nan()).fold((0.0, 0.0), |(sum, n), r| (sum + r, n + 1.0));
+        if count == 0.0 {
+            continue;
+        }
+        num_rated += 1;
+        let mean = sum / count;
+        let [best, worst] = extremes.get_or_insert([(i, mean); 2]);
+        if mean > best.1 + TIE {
+            *best = (i, mean);
+        }
+        if mean < worst.1 - TIE {
+            *worst = (i, mean);
+        }
+    }
+    match extremes {
+        Some([best, worst]) if best.0 != worst.0 => {
+            let answers = [best, worst].map(|(i, _)| std::mem::take(&mut responses[i]));
+            Ok(pair(index, prompt, answers, [best.1, worst.1]))
+        }
+        Some(_) if num_rated > 1 => Err(Skipped::BestAndWorstTie),
+        _ => Err(Skipped::NoRatedDimension),
+    }
+}
+
+/// p^(k) = softmax(rating / temperature) over the rated responses (13); a row with fewer than two is all NaN.
+fn target_distributions(ratings: &Array2<f64>, missing_rating: MissingRating, temperature: f64) -> Array2<f64> {
+    let mut pi_target = match missing_rating {
+        MissingRating::Mask => ratings.clone(),
+        MissingRating::Value(value) => ratings.mapv(|rating| if rating.is_nan() { value } else { rating }),
+    };
+    for mut row in pi_target.rows_mut() {
+        if row.iter().filter(|rating| !rating.is_nan()).count() < 2 {
+            row.fill(f64::NAN);
+            continue;
+        }
+        let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max); // f64::max passes over NaN
+        row.mapv_inplace(|rating| ((rating - max) / temperature).exp());
+        let sum: f64 = row.iter().filter(|weight| !weight.is_nan()).sum();
+        row.mapv_inplace(|weight| weight / sum);
+    }
+    pi_target
+}

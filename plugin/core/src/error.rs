@@ -1,6 +1,6 @@
 //! One error type for the crate; every variant is a full sentence with what a person needs to fix it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -26,7 +26,7 @@ pub enum ErrorKind {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be opened or read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), io_problem(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -60,7 +60,23 @@ pub enum Error {
     Cancelled,
 }
 
+/// Says what an I/O error is without the operating system's error number where the kind alone is clear.
+fn io_problem(source: &std::io::Error) -> String {
+    match source.kind() {
+        std::io::ErrorKind::NotFound if source.get_ref().is_none() => "there is no such file".to_owned(),
+        std::io::ErrorKind::PermissionDenied if source.get_ref().is_none() => {
+            "permission to read it is denied".to_owned()
+        }
+        _ => source.to_string(),
+    }
+}
+
 impl Error {
+    /// An I/O error at `path`.
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+
     /// The kind of this error.
     pub fn kind(&self) -> ErrorKind {
         match self {

@@ -7,9 +7,9 @@
 //! | 1 | read | JSONL / JSON / Parquet row → [`Record`] | [`record`] |
 //! | 2 | convert | [`Record`] → [`Sample`] | [`convert`] |
 //! | 3 | tokenize | [`Sample`] → [`TokenizedSample`] | [`tokenize`] |
-//! | 4 | collate | [`TokenizedSample`]s and λ → [`Batch`] | [`collate`] |
+//! | 4 | collate | [`TokenizedSample`]s and λ → [`Batch`] | [`mod@collate`] |
 //! | 5 | forward | the trainer's own | |
-//! | 6 | log-probs | hidden states, LM head → token and sequence log-probs | [`log_probs`] |
+//! | 6 | log-probs | hidden states, LM head → token and sequence log-probs | [`mod@log_probs`] |
 //! | 7 | loss | log-probs, reference, targets, λ → loss, metrics, gradient | [`loss`] |
 //! | 8 | step | the trainer's own | |
 //!
@@ -37,9 +37,12 @@ pub use collate::{Batch, CollateOptions, Layout, collate};
 pub use convert::{ConvertOptions, Converter, MissingRating, Report, Sample, SampleReader};
 pub use dataset::Dataset;
 pub use error::{Error, ErrorKind, Result};
-pub use lambda::{Schedule, ScheduleKind};
-pub use log_probs::log_probs;
-pub use loss::{LossContext, LossGradients, LossInputs, LossOptions, LossOutputs, Objective, Reduction, Wants, loss_forward};
+pub use lambda::{Schedule, ScheduleKind, ScheduleOptions};
+pub use log_probs::{DEFAULT_LOGITS_BUDGET_BYTES, log_probs};
+pub use loss::{
+    ListwiseOutputs, LossContext, LossGradients, LossInputs, LossOptions, LossOutputs, Objective, Reduction, Wants,
+    loss_forward,
+};
 pub use record::{Format, Message, Prompt, Record, RecordReader};
 pub use tokenize::{TokenizeOptions, TokenizedResponse, TokenizedSample, Tokenizer};
 

@@ -1,11 +1,27 @@
 //! Stage 1: record files → [`Record`]s.
+//!
+//! | module | what |
+//! |---|---|
+//! | `rows` | a file's rows as JSON text, one at a time: JSON lines, a JSON array, Parquet |
+//! | `parse` | one row's JSON → a [`Record`], by [`Format`] |
+//! | `messages` | the shapes in which conversations come |
+//!
+//! Whatever is wrong is told with the file, the line or record, and the field; nothing is skipped in silence.
 
-use std::path::PathBuf;
+mod messages;
+mod parse;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
+use crate::{Error, Result};
+use rows::Rows;
 
 /// The schema of a record file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +43,18 @@ pub struct Message {
     pub content: String,
 }
 
+impl Message {
+    /// A turn of `role` that says `content`.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+
+    /// Whether this is a turn of the model's.
+    pub fn is_assistant(&self) -> bool {
+        self.role == "assistant"
+    }
+}
+
 /// What the model answers: a text (one user turn) or a conversation so far.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -37,13 +65,24 @@ pub enum Prompt {
     Messages(Vec<Message>),
 }
 
+impl Prompt {
+    /// The prompt as turns: a text is one `user` turn.
+    pub fn to_messages(&self) -> Vec<Message> {
+        match self {
+            Self::Text(text) => vec![Message::new("user", text)],
+            Self::Messages(messages) => messages.clone(),
+        }
+    }
+}
+
 /// A rating as found in a record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rating {
     /// A finite number.
     Value(f64),
-    /// Why there is none: `absent`, `null`, `""`, `"N/A"`, `nan`, …; the kind under which it is reported.
-    Missing(String),
+    /// Why there is none, the kind under which it is reported: `absent`, `null`, `empty`, `N/A`, `nan`, `inf`, `text`,
+    /// `boolean`, `list` or `object`.
+    Missing(&'static str),
 }
 
 /// One response of a record, with its ratings by dimension.
@@ -76,7 +115,7 @@ pub enum Body {
 pub struct Record {
     /// Position in the concatenated inputs, before any filtering.
     pub index: u64,
-    /// The row's `source`, where it has one.
+    /// The row's `source` (or `metadata.source`), where it has one.
     pub source: Option<String>,
     /// The prompt, or the whole conversation.
     pub prompt: Prompt,
@@ -84,13 +123,151 @@ pub struct Record {
     pub body: Body,
 }
 
-/// Streams the records of files in order.
+impl Record {
+    /// Parses one row's JSON.
+    ///
+    /// # Errors
+    ///
+    /// The problem as a clause without a place ("`completions` is missing: …"): the caller knows the file and line.
+    pub fn parse(json: &str, format: Format, index: u64) -> std::result::Result<Self, String> {
+        parse::parse(json, format, index).map_err(|problem| problem.to_string())
+    }
+}
+
+/// Where a record stands in the input files: for messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    path: Arc<Path>,
+    /// "line" (JSON lines) or "record" (JSON arrays, Parquet).
+    unit: &'static str,
+    /// Counted from 1.
+    number: u64,
+}
+
+impl Place {
+    /// An error about this record.
+    pub fn error(&self, problem: impl Into<String>) -> Error {
+        Error::InvalidRecord {
+            path: self.path.to_path_buf(),
+            place: format!("{} {}", self.unit, self.number),
+            problem: problem.into(),
+        }
+    }
+}
+
+/// Streams the records of files in order, in memory for one record (Parquet: for one batch of rows).
+///
+/// A file is Parquet where it is named `.parquet` or starts with `PAR1`, a JSON array where its first character is `[`,
+/// and JSON lines otherwise. A byte order mark and blank lines are passed over. The iterator ends after its first error.
 #[derive(Debug)]
-pub struct RecordReader {}
+pub struct RecordReader {
+    format: Format,
+    rows: RowReader,
+}
 
 impl RecordReader {
     /// Opens the first file and checks that the others exist.
-    pub fn open(_paths: &[PathBuf], _format: Format) -> Result<Self> {
-        Ok(Self {})
+    ///
+    /// # Errors
+    ///
+    /// A file that does not exist, is a folder, or cannot be read.
+    pub fn open(paths: &[PathBuf], format: Format) -> Result<Self> {
+        Ok(Self { format, rows: RowReader::open(paths)? })
+    }
+
+    /// Gives the next record together with its place.
+    pub fn next_with_place(&mut self) -> Option<Result<(Place, Record)>> {
+        let row = match self.rows.next()? {
+            Ok(row) => row,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(match parse::parse(&row.json, self.format, row.index) {
+            Ok(record) => Ok((row.place, record)),
+            Err(problem) => {
+                self.rows.stop();
+                Err(row.place.error(problem.text(row.start)))
+            }
+        })
+    }
+}
+
+impl Iterator for RecordReader {
+    type Item = Result<Record>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.next_with_place()?.map(|(_, record)| record))
+    }
+}
+
+/// One row as JSON text.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) index: u64,
+    pub(crate) place: Place,
+    pub(crate) json: String,
+    /// Line and column of the text's first character, both from 1, where the row may span lines.
+    start: Option<(usize, usize)>,
+}
+
+/// Streams the rows of files in order.
+#[derive(Debug)]
+pub(crate) struct RowReader {
+    files: std::vec::IntoIter<Arc<Path>>,
+    rows: Option<(Arc<Path>, Rows)>,
+    next_index: u64,
+}
+
+impl RowReader {
+    pub(crate) fn open(paths: &[PathBuf]) -> Result<Self> {
+        for path in paths {
+            let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
+            if metadata.is_dir() {
+                let source = std::io::Error::other("this is a folder; name the record files in it");
+                return Err(Error::io(path, source));
+            }
+        }
+        let files: Vec<Arc<Path>> = paths.iter().map(|path| Arc::from(path.as_path())).collect();
+        let mut reader = Self { files: files.into_iter(), rows: None, next_index: 0 };
+        reader.open_next_file()?;
+        Ok(reader)
+    }
+
+    fn open_next_file(&mut self) -> Result<()> {
+        self.rows = match self.files.next() {
+            Some(path) => Some((Arc::clone(&path), Rows::open(&path)?)),
+            None => None,
+        };
+        Ok(())
+    }
+
+    /// Ends the stream: nothing sensible follows an error.
+    fn stop(&mut self) {
+        self.files = Vec::new().into_iter();
+        self.rows = None;
+    }
+
+    fn try_next(&mut self) -> Result<Option<Row>> {
+        while let Some((path, rows)) = &mut self.rows {
+            if let Some(row) = rows.next(path)? {
+                let place = Place { path: Arc::clone(path), unit: rows.unit(), number: row.number };
+                let index = self.next_index;
+                self.next_index += 1;
+                return Ok(Some(Row { index, place, json: row.json, start: row.start }));
+            }
+            self.open_next_file()?;
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for RowReader {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let result = self.try_next();
+        if result.is_err() {
+            self.stop();
+        }
+        result.transpose()
     }
 }

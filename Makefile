@@ -1,0 +1,36 @@
+# Tasks. `make` lists them; the work is done by the scripts in ci/.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint fmt header docs install
+
+help: ## list the tasks
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## make .venv (torch 2.11.0) and link .libtorch to it; says what the machine lacks
+	@ci/setup.sh
+
+build: ## build program and plugin into target/release
+	@ci/setup.sh
+	@cargo build --release --locked -p lambda-dpo -p lambda-dpo-cdylib
+
+demo: ## SFT, then λ-DPO, of a tiny Llama; ends with a table of what changed (about 2 minutes)
+	@ci/demo.sh $(DEMO_FLAGS)
+
+test: ## lint and every test, the comparisons with transformers and peft included
+	@ci/test.sh
+
+lint: ## format, clippy, crate walls, generated files
+	@ci/lint.sh
+
+fmt: ## format the code
+	@cargo fmt --all
+
+header: ## generate plugin/include/lambda_dpo.h from plugin/abi
+	@cargo run --quiet -p lambda-dpo-ci -- header
+
+docs: ## API documentation into target/doc
+	@ci/setup.sh
+	@cargo doc --workspace --no-deps
+
+install: ## program, plugin, header and libtorch into PREFIX=DIR, free of this checkout
+	@ci/install.sh "$(PREFIX)"

@@ -1,0 +1,90 @@
+//! Checks the walls between the crates (ARCHITECTURE.md, "Walls"): what each may depend on, and where unsafe code stands.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use cargo_metadata::{MetadataCommand, Package};
+
+/// Each crate of the workspace and the crates of the workspace it may depend on, in any way, dev-dependencies included.
+const ALLOWED: [(&str, &[&str]); 6] = [
+    ("lambda-dpo-abi", &[]),
+    ("lambda-dpo-core", &[]),
+    ("lambda-dpo-cdylib", &["lambda-dpo-abi", "lambda-dpo-core"]),
+    ("lambda-dpo", &["lambda-dpo-abi"]),
+    ("lambda-dpo-tests", &["lambda-dpo-abi", "lambda-dpo-core", "lambda-dpo-cdylib", "lambda-dpo"]),
+    ("lambda-dpo-ci", &[]),
+];
+
+/// Folders of sources that hold no unsafe code, and the parts of them that may.
+const SAFE: [(&str, &[&str]); 2] = [("plugin/core/src", &[]), ("host/src", &["plugin", "libtorch.rs"])];
+
+/// Fails with every breach of the walls.
+pub fn check(root: &Path) -> Result<()> {
+    let metadata = MetadataCommand::new()
+        .manifest_path(root.join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .context("cargo metadata failed")?;
+    let mut breaches = Vec::new();
+    for package in metadata.workspace_packages() {
+        check_package(package, &mut breaches);
+    }
+    for (folder, exceptions) in SAFE {
+        for path in rust_files(&root.join(folder))? {
+            let inside = path.strip_prefix(root.join(folder))?;
+            if !exceptions.iter().any(|exception| inside.starts_with(exception)) {
+                check_safe(&path, inside, folder, &mut breaches)?;
+            }
+        }
+    }
+    if breaches.is_empty() {
+        return Ok(());
+    }
+    bail!("the walls of ARCHITECTURE.md are breached:\n  {}", breaches.join("\n  "))
+}
+
+fn check_package(package: &Package, breaches: &mut Vec<String>) {
+    let name = package.name.as_str();
+    let Some((_, allowed)) = ALLOWED.iter().find(|(crate_name, _)| *crate_name == name) else {
+        breaches.push(format!("{name} is not named in ci/src/walls.rs: say what it may depend on"));
+        return;
+    };
+    for dependency in &package.dependencies {
+        let ours = ALLOWED.iter().any(|(crate_name, _)| *crate_name == dependency.name);
+        if ours && !allowed.contains(&dependency.name.as_str()) {
+            breaches.push(format!("{name} must not depend on {}", dependency.name));
+        }
+        if name == "lambda-dpo-abi" && !dependency.optional {
+            breaches.push(format!("{name} must have no dependency without a feature, but has {}", dependency.name));
+        }
+    }
+    if name == "lambda-dpo-abi" && package.features.contains_key("default") {
+        breaches.push(format!("{name} must have no default feature"));
+    }
+}
+
+fn check_safe(path: &Path, inside: &Path, folder: &str, breaches: &mut Vec<String>) -> Result<()> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
+    for (number, line) in text.lines().enumerate() {
+        let code = line.split("//").next().unwrap_or(line);
+        let starts = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe trait"];
+        if starts.iter().any(|start| code.contains(start)) {
+            breaches.push(format!("{folder}/{}:{} holds unsafe code", inside.display(), number + 1));
+        }
+    }
+    Ok(())
+}
+
+fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| format!("could not list {}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.append(&mut rust_files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Every check: lint, the workspace's tests, and the comparisons with transformers and peft.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+ci/setup.sh --test
+ci/lint.sh
+cargo test --workspace
+PYTHONDONTWRITEBYTECODE=1 .venv/bin/python -m pytest -q -p no:cacheprovider tests/python

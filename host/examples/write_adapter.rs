@@ -1,0 +1,61 @@
+//! Writes a model, an adapter and their logits, for comparing with what `transformers` and `peft` make of them.
+//!
+//! `write_adapter MODEL OUT [bfloat16]` adds a LoRA adapter with random values to the model of the folder MODEL and writes
+//! OUT/adapter, OUT/model (the model without the adapter), OUT/merged (the adapter merged into it) and OUT/values.safetensors:
+//! `input_ids` [1, T], and `base_logits`, `adapter_logits` and `merged_logits`, [1, T, V] float32.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use lambda_dpo_host::model::{LoraConfig, Model, ModelInputs, TargetModules};
+use lambda_dpo_host::safetensors;
+use tch::{Device, Kind, Tensor};
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [source, out, rest @ ..] = arguments.as_slice() else {
+        anyhow::bail!("usage: write_adapter MODEL OUT [bfloat16]");
+    };
+    let kind = if rest.first().is_some_and(|word| word == "bfloat16") { Kind::BFloat16 } else { Kind::Float };
+    let (source, out) = (PathBuf::from(source), PathBuf::from(out));
+    std::fs::create_dir_all(&out).with_context(|| format!("Could not make the folder {}.", out.display()))?;
+
+    let input_ids = Tensor::f_arange_start(3, 27, (Kind::Int64, Device::Cpu))?.f_view([1, -1])?;
+    let mut model = Model::load(&source, Device::Cpu, kind)?;
+    let base_logits = logits(&model, &input_ids)?;
+    model.save(&out.join("model"), &source)?;
+
+    let config =
+        LoraConfig { rank: 4, alpha: 6.0, dropout: 0.05, use_rslora: false, target_modules: TargetModules::AllLinear };
+    model.add_lora(&config, 11)?;
+    tch::manual_seed(11);
+    for (name, parameter) in model.trainable() {
+        if name.ends_with("lora_B.weight") {
+            // B begins at zero, and would add nothing.
+            let _ = tch::no_grad(|| parameter.detach().f_normal_(0.0, 0.2))?;
+        }
+    }
+    let adapter_logits = logits(&model, &input_ids)?;
+    model.save_adapter(&out.join("adapter"), &source.display().to_string())?;
+    model.merge_adapter()?;
+    let merged_logits = logits(&model, &input_ids)?;
+    model.save(&out.join("merged"), &source)?;
+
+    let values = [
+        ("input_ids", &input_ids),
+        ("base_logits", &base_logits),
+        ("adapter_logits", &adapter_logits),
+        ("merged_logits", &merged_logits),
+    ];
+    safetensors::write(Path::new(&out.join("values.safetensors")), values, &[])?;
+    Ok(())
+}
+
+/// [1, T, V] float32.
+fn logits(model: &Model, input_ids: &Tensor) -> anyhow::Result<Tensor> {
+    let zeros = input_ids.f_zeros_like()?;
+    let position_ids = Tensor::f_arange(input_ids.size()[1], (Kind::Int64, Device::Cpu))?.f_view([1, -1])?;
+    let inputs = ModelInputs { input_ids, position_ids: &position_ids, prompt_ids: &zeros, sequence_ids: &zeros };
+    let hidden = model.hidden(&inputs)?;
+    Ok(tch::no_grad(|| hidden.f_linear(model.lm_head(), None::<Tensor>))?.f_to_kind(Kind::Float)?)
+}

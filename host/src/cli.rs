@@ -1,0 +1,151 @@
+//! The command line: names, flags and help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{DType, DataFormat, MissingRating};
+use crate::plugin::Format;
+
+/// λ-weighted listwise preference optimisation of language models.
+#[derive(Debug, Parser)]
+#[command(name = "lambda-dpo", version, about)]
+pub struct Cli {
+    /// The plugin library; without it LAMBDA_DPO_PLUGIN, then beside this program, then ../lib.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub plugin: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train by a run config: stages sft, dpo, lambda_dpo.
+    Train(TrainArgs),
+    /// Turn records into samples with target distributions.
+    Convert(ConvertArgs),
+    /// Write the log-prob of every response of every record.
+    Score(ScoreArgs),
+    /// Continue a prompt.
+    Generate(GenerateArgs),
+}
+
+/// `lambda-dpo train`
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// The run config.
+    #[arg(value_name = "CONFIG.toml")]
+    pub config: PathBuf,
+    /// Keys that take the place of the file's, as in train.learning_rate=1e-4.
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+/// `lambda-dpo convert`
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// Record files (JSON, JSON lines, Parquet), or names of hub datasets.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub records: Vec<PathBuf>,
+    /// The JSON lines to write.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Schema of the records: ultrafeedback, pairs or chat.
+    #[arg(long, default_value = "ultrafeedback")]
+    pub format: DataFormat,
+    /// What a missing rating becomes: mask, or a number (1.0 in the paper).
+    #[arg(long, default_value = "mask", value_name = "mask|NUMBER")]
+    pub missing: MissingRating,
+    /// Temperature of the softmax over ratings.
+    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    pub temperature: f64,
+    /// Dimensions to use, in order; without it every one that occurs.
+    #[arg(long, value_delimiter = ',', value_name = "A,B")]
+    pub dimensions: Option<Vec<String>>,
+}
+
+/// What every command with a model takes.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Model folder in Hugging Face's layout, or its name on the hub.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Adapter folder in PEFT's format.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// A chat template that takes the place of the tokenizer's own.
+    #[arg(long, value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// float32 or bfloat16.
+    #[arg(long, default_value = "float32")]
+    pub dtype: DType,
+}
+
+/// `lambda-dpo score`
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Record files (JSON, JSON lines, Parquet), or names of hub datasets.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub records: Vec<PathBuf>,
+    /// Schema of the records: ultrafeedback, pairs or chat.
+    #[arg(long, default_value = "ultrafeedback")]
+    pub format: DataFormat,
+    /// The JSON lines to write.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// `lambda-dpo generate`
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// No chat template: the BOS token and the prompt as it stands.
+    #[arg(long)]
+    pub raw: bool,
+    /// Tokens to write at most.
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub max_new_tokens: usize,
+    /// 0 takes the most probable token each time; above 0 samples.
+    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    pub temperature: f64,
+    /// Sample among the most probable tokens that together have this probability.
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    pub top_p: f64,
+    /// Of the sampling.
+    #[arg(long, default_value_t = 42, value_name = "S")]
+    pub seed: u64,
+    /// What to continue; may be empty.
+    #[arg(value_name = "PROMPT")]
+    pub prompt: String,
+}
+
+impl DataFormat {
+    /// The plugin's name for it.
+    pub fn format(self) -> Format {
+        match self {
+            Self::UltraFeedback => Format::UltraFeedback,
+            Self::Pairs => Format::Pairs,
+            Self::Chat => Format::Chat,
+        }
+    }
+}
+
+impl DType {
+    /// libtorch's name for it.
+    pub fn kind(self) -> tch::Kind {
+        match self {
+            Self::Float32 => tch::Kind::Float,
+            Self::BFloat16 => tch::Kind::BFloat16,
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! `lambda-dpo convert`: records → samples with their target distributions, stages 1 and 2 alone.
+
+use std::io;
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::atomic;
+use crate::cli::ConvertArgs;
+use crate::hub::Hub;
+use crate::plugin::{ConvertOptions, Plugin, PluginError, Reader};
+use crate::train::data::describe;
+use crate::train::progress::{Progress, say};
+
+pub(super) fn run(args: &ConvertArgs, plugin: Option<&Path>) -> Result<()> {
+    let plugin = Plugin::load(plugin)?;
+    let files = Hub::from_env().record_files(&args.records)?;
+    let options = ConvertOptions {
+        format: args.format.format(),
+        dimensions: args.dimensions.clone(),
+        missing_rating: args.missing.value(),
+        temperature: args.temperature,
+        ..ConvertOptions::default()
+    };
+    let mut reader = plugin.reader(&files, &options)?;
+    write_samples(&mut reader, &args.out)?;
+    let lines = describe(&reader.report()?, 0);
+    say(&format!("{}: {}", args.out.display(), lines.join("; ")));
+    Ok(())
+}
+
+fn write_samples(reader: &mut Reader, out: &Path) -> Result<()> {
+    let mut progress = Progress::new("converting", 0, 0);
+    let mut refused: Option<PluginError> = None;
+    let written = atomic::write_with(out, |file| {
+        let mut num_samples = 0;
+        loop {
+            match reader.next_sample() {
+                Ok(Some(sample)) => writeln!(file, "{sample}")?,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    refused = Some(error);
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+            }
+            num_samples += 1;
+            progress.update(num_samples, 0, "");
+        }
+    });
+    progress.clear();
+    match refused {
+        Some(error) => Err(error.into()),
+        None => Ok(written?),
+    }
+}

@@ -1,0 +1,92 @@
+//! `lambda-dpo score`: the log-prob of every response of every record.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+use tch::{Device, Kind};
+
+use crate::atomic;
+use crate::cli::ScoreArgs;
+use crate::hub::Hub;
+use crate::plugin::{
+    CollateOptions, ConvertOptions, Dataset, Layout, LossOptions, Objective, Reduction, TokenizeOptions, Wants,
+};
+use crate::train::data::uniform;
+use crate::train::progress::Progress;
+use crate::train::reference::sequence_log_probs;
+
+use super::{Opened, open};
+
+/// A line of the output.
+#[derive(Debug, Serialize)]
+struct Score {
+    /// Position of the record in the concatenated inputs.
+    record: u64,
+    /// [N] sums over each response's tokens.
+    log_probs: Vec<f32>,
+    /// [N]
+    num_tokens: Vec<i64>,
+}
+
+pub(super) fn run(args: &ScoreArgs, plugin: Option<&Path>) -> Result<()> {
+    let files = Hub::from_env().record_files(&args.records)?;
+    let opened = open(&args.model, plugin)?;
+    // Nothing is truncated, filtered or left out, and ratings do not matter.
+    let convert = ConvertOptions { format: args.format.format(), keep_all: true, ..ConvertOptions::default() };
+    let tokenize = TokenizeOptions { cutoff_len: None, keep_all: true };
+    let mut progress = Progress::new("reading", 0, 0);
+    let dataset = opened.plugin.dataset(&files, &opened.tokenizer, &convert, &tokenize, &mut |done, total| {
+        progress.update(done, total, "");
+        ControlFlow::Continue(())
+    });
+    progress.clear();
+    let dataset = dataset?;
+
+    let mut progress = Progress::new("scoring", dataset.len() as u64, 0);
+    let mut failed = None;
+    let written = atomic::write_with(&args.out, |file| {
+        for sample in 0..dataset.len() {
+            match score(&opened, &dataset, sample) {
+                Ok(score) => writeln!(file, "{}", serde_json::to_string(&score)?)?,
+                Err(error) => {
+                    failed = Some(error);
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+            }
+            progress.update(sample as u64 + 1, dataset.len() as u64, "");
+        }
+        Ok(())
+    });
+    progress.clear();
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(written?),
+    }
+}
+
+/// One record by itself, so that its figures depend on no other.
+fn score(opened: &Opened, dataset: &Dataset, sample: usize) -> Result<Score> {
+    const OPTIONS: LossOptions = LossOptions {
+        objective: Objective::Listwise,
+        reduction: Reduction::Sum,
+        beta: 1.0,
+        normalizer: None,
+        logits_budget_bytes: 256 << 20,
+        paper_exact: false,
+        wants: Wants { hidden: false, lm_head: false, logits: false, sequence_log_probs: false },
+    };
+    let info = &dataset.samples()[sample];
+    let collate = CollateOptions { layout: Layout::Packed, max_tokens: None, pad_token_id: 0 };
+    // λ plays no part in log-probs.
+    let lambda = uniform(dataset.dimensions().len());
+    let batch = dataset.batch(&[sample], &lambda, &collate)?;
+    let log_probs = sequence_log_probs(&opened.model, &opened.plugin, &batch, &OPTIONS)?;
+    Ok(Score {
+        record: info.record_index,
+        log_probs: Vec::try_from(log_probs.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?)?,
+        num_tokens: Vec::try_from(&batch.sequence_num_tokens)?,
+    })
+}

@@ -1,0 +1,236 @@
+//! Layers, messages, contradictions.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+
+use super::*;
+
+const MINIMAL: &str = r#"
+stage = "lambda_dpo"
+output_dir = "run"
+[model]
+path = "model"
+[data]
+records = ["records.jsonl"]
+"#;
+
+fn load_text(text: &str, environment: &[(&str, &str)], overrides: &[&str]) -> Result<RunConfig, ConfigError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.toml");
+    std::fs::write(&path, text).unwrap();
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+    load(&path, environment, &overrides)
+}
+
+/// The message, with the temporary folder taken out.
+fn message(text: &str, overrides: &[&str]) -> String {
+    let text = load_text(text, &[], overrides).unwrap_err().to_string();
+    match (text.find("/"), text.find("run.toml")) {
+        (Some(start), Some(end)) if start < end => format!("{}{}", &text[..start], &text[end..]),
+        _ => text,
+    }
+}
+
+fn with(section: &str) -> String {
+    format!("{MINIMAL}\n{section}")
+}
+
+#[test]
+fn later_layers_win() {
+    let text = with("[train]\nlearning_rate = 1e-3\nmax_steps = 7\nwarmup_ratio = 0.5");
+    let environment =
+        [("LAMBDA_DPO__TRAIN__LEARNING_RATE", "2e-3"), ("LAMBDA_DPO__SEED", "7"), ("LAMBDA_DPO_PLUGIN", "x")];
+    let config = load_text(&text, &environment, &["train.learning_rate=3e-3"]).unwrap();
+    assert_eq!(config.train.learning_rate, 3e-3);
+    assert_eq!(config.seed, 7);
+    assert_eq!(config.train.max_steps, Some(7));
+    assert_eq!(config.train.max_grad_norm, 1.0);
+    assert_eq!(config.data.format, Some(DataFormat::UltraFeedback));
+}
+
+#[test]
+fn overrides_are_typed() {
+    let overrides = [
+        "loss.paper_exact=false",
+        "data.missing_rating=1.0",
+        "data.dimensions=[honesty, truthfulness]",
+        "data.exclude_sources=[\"truthful_qa\"]",
+        "adapter.target_modules=[\"q_proj\",\"v_proj\"]",
+        "train.resume=auto",
+        "train.save_total_limit=2",
+    ];
+    let config = load_text(MINIMAL, &[], &overrides).unwrap();
+    assert_eq!(config.data.missing_rating, MissingRating::Value(1.0));
+    assert_eq!(config.data.dimensions.unwrap(), ["honesty", "truthfulness"]);
+    assert_eq!(config.data.exclude_sources, ["truthful_qa"]);
+    assert_eq!(config.adapter.unwrap().target_modules, TargetModules::Names(vec!["q_proj".into(), "v_proj".into()]));
+    assert_eq!(config.train.resume, "auto");
+    assert_eq!(config.train.save_total_limit, Some(2));
+}
+
+#[test]
+fn a_table_given_whole_replaces_one_below_it() {
+    let text = with("[lambda]\nschedule = \"fixed\"\nweights = { honesty = 1.0 }");
+    let replaced = load_text(&text, &[], &["lambda.weights={helpfulness=1}"]).unwrap();
+    assert_eq!(replaced.lambda.weights.unwrap(), BTreeMap::from([("helpfulness".into(), 1.0)]));
+    let merged = load_text(&text, &[], &["lambda.weights.honesty=0.25", "lambda.weights.other=0.75"]).unwrap();
+    assert_eq!(merged.lambda.weights.unwrap().len(), 2);
+}
+
+#[test]
+fn paths_are_relative_to_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.toml");
+    let text = MINIMAL.replace("\"model\"", "\"meta-llama/Llama-3.1-8B\"");
+    std::fs::write(&path, text).unwrap();
+    let config = load(&path, std::iter::empty(), &["data.chat_template=here.jinja".to_owned()]).unwrap();
+    assert_eq!(config.output_dir, folder.path().join("run"));
+    assert_eq!(config.data.records, [folder.path().join("records.jsonl")]);
+    assert_eq!(config.model.path, Path::new("meta-llama/Llama-3.1-8B"));
+    assert_eq!(config.data.chat_template.unwrap(), Path::new("here.jinja"));
+}
+
+#[test]
+fn a_resolved_config_reads_back_as_itself() {
+    let text = with(
+        "[adapter]\nrank = 4\n[lambda]\nschedule = \"table\"\n[[lambda.table]]\nprobability = 1\nweights = { a = 1 }",
+    );
+    let config = load_text(&text, &[], &["train.max_steps=3"]).unwrap().absolute().unwrap();
+    let again = load_text(&toml::to_string(&config).unwrap(), &[], &[]).unwrap();
+    assert_eq!(config, again);
+    let paper = load_text(&with("[loss]\npaper_exact = true"), &[], &[]).unwrap().absolute().unwrap();
+    assert_eq!(paper, load_text(&toml::to_string(&paper).unwrap(), &[], &[]).unwrap());
+}
+
+#[test]
+fn unknown_keys_suggest_the_nearest() {
+    assert_eq!(
+        message(&with("[train]\nlearning_rat = 1e-3"), &[]),
+        "run.toml: unknown key `train.learning_rat`; did you mean `train.learning_rate`?"
+    );
+    assert_eq!(
+        message(MINIMAL, &["learning_rate=1e-3"]),
+        "override `learning_rate=1e-3`: unknown key `learning_rate`; did you mean `train.learning_rate`?"
+    );
+    assert_eq!(
+        load_text(MINIMAL, &[("LAMBDA_DPO__LOSS__BETTA", "1")], &[]).unwrap_err().to_string(),
+        "environment variable LAMBDA_DPO__LOSS__BETTA: unknown key `loss.betta`; did you mean `loss.beta`?"
+    );
+    assert_eq!(message(&with("[zzz]\nq = 1"), &[]), "run.toml: unknown key `zzz`");
+}
+
+#[test]
+fn keys_of_later_versions_are_refused() {
+    for (text, key) in [
+        ("[reference]\ncache = true", "reference.cache"),
+        ("[adapter]\nrank_per_dimension = 4", "adapter.rank_per_dimension"),
+    ] {
+        assert_eq!(message(&with(text), &[]), format!("run.toml: `{key}` is not supported by this version: remove it"));
+    }
+    assert_eq!(
+        message(&with("[adapter]\nkind = \"lambda_lora\""), &[]),
+        "run.toml: `adapter.kind` \"lambda_lora\" is not supported by this version; allowed are \"lora\""
+    );
+    assert_eq!(
+        message(MINIMAL, &["reference.kind=onnx"]),
+        "override `reference.kind=onnx`: `reference.kind` \"onnx\" is not supported by this version; allowed are \
+         \"auto\", \"model\", \"adapter_off\" or \"none\""
+    );
+}
+
+#[test]
+fn values_of_a_wrong_type_name_key_and_layer() {
+    for (override_text, problem) in [
+        ("train.learning_rate=fast", "must be a number, not string \"fast\""),
+        ("train.max_steps=1.5", "must be a whole number from 0, not 1.5"),
+        ("train.save_steps=-1", "must be a whole number from 0, not -1"),
+        ("loss.layout=packd", "must be \"packed\", \"rows\" or \"expanded\", not \"packd\""),
+        ("data.missing_rating=nan", "must be \"mask\" or a number, not NaN"),
+        ("adapter.target_modules=all", "must be \"all-linear\" or a list of names, not \"all\""),
+    ] {
+        let key = override_text.split('=').next().unwrap();
+        assert_eq!(message(MINIMAL, &[override_text]), format!("override `{override_text}`: `{key}` {problem}"));
+    }
+    assert_eq!(
+        message("stage = ", &[]).split(':').next().unwrap(),
+        "run.toml, line 1",
+        "a file that is no TOML names its line"
+    );
+    assert_eq!(
+        message(MINIMAL, &["seed"]),
+        "`seed` is not an override: write key=value, as in train.learning_rate=1e-4"
+    );
+    assert_eq!(
+        message("output_dir = \"x\"", &[]),
+        "the run config lacks `stage`: set it to \"sft\", \"dpo\" or \"lambda_dpo\""
+    );
+    assert_eq!(
+        message(&MINIMAL.replace("path = \"model\"", ""), &[]),
+        "the run config lacks `model.path`: set it to a model folder, or to its name on the Hugging Face hub"
+    );
+}
+
+#[test]
+fn contradictions_are_found() {
+    for (section, expected) in [
+        (
+            "[lambda]\nschedule = \"fixed\"\nweights = { a = 0.5, b = 0.4 }",
+            "lambda.weights come to 0.9, not to 1: they may miss it by 0.001 at most",
+        ),
+        (
+            "[lambda]\nweights = { a = 1.0 }",
+            "lambda.weights goes with lambda.schedule = \"fixed\", which is \"dirichlet\"",
+        ),
+        ("[lambda]\nschedule = \"unimodal\"", "lambda.schedule = \"unimodal\" needs lambda.dimension"),
+        ("[reference]\nkind = \"adapter_off\"", "reference.kind = \"adapter_off\" needs an [adapter] section"),
+        (
+            "[reference]\nkind = \"none\"\npath = \"x\"",
+            "reference.path goes with reference.kind = \"model\", not \"none\"",
+        ),
+        (
+            "[loss]\nlayout = \"rows\"\nmax_tokens = 512",
+            "loss.max_tokens goes with loss.layout = \"packed\", not \"rows\"",
+        ),
+        ("[loss]\nbeta = 0", "loss.beta must be a number above 0, not 0"),
+        ("[train]\nlogging_steps = 0", "train.logging_steps must be at least 1, not 0"),
+    ] {
+        assert_eq!(message(&with(section), &[]), expected);
+    }
+    let sft = MINIMAL.replace("lambda_dpo", "sft");
+    assert_eq!(message(&sft, &["data.format=pairs"]), "stage \"sft\" needs data.format = \"chat\", not \"pairs\"");
+}
+
+#[test]
+fn paper_exact_implies_and_refuses() {
+    let text = with("[loss]\npaper_exact = true");
+    let config = load_text(&text, &[], &[]).unwrap();
+    assert_eq!((config.loss.layout, config.loss.reduction), (Layout::Expanded, Reduction::Mean));
+    assert_eq!((config.data.missing_rating, config.data.temperature), (MissingRating::Value(1.0), 1.0));
+    assert_eq!((config.lambda.schedule, config.lambda.per), (Schedule::UniformNormalized, Per::Step));
+    let config = load_text(&text, &[], &["lambda.schedule=dirichlet"]).unwrap();
+    assert_eq!((config.lambda.schedule, config.lambda.per), (Schedule::Dirichlet, Per::Instance));
+    for (key, value, implied) in [
+        ("loss.layout", "packed", "\"expanded\""),
+        ("loss.reduction", "sum", "\"mean\""),
+        ("data.missing_rating", "mask", "1.0"),
+        ("data.temperature", "2.0", "1.0"),
+    ] {
+        assert_eq!(
+            message(&text, &[&format!("{key}={value}")]),
+            format!(
+                "override `{key}={value}`: `{key}` contradicts loss.paper_exact, which implies {implied}: remove one of them"
+            )
+        );
+    }
+}
+
+#[test]
+fn unknown_dimensions_list_the_known_ones() {
+    let dimensions = ["helpfulness".to_owned(), "honesty".to_owned()];
+    let config = load_text(MINIMAL, &[], &["lambda.schedule=fixed", "lambda.weights={helpfullness=1}"]).unwrap();
+    assert_eq!(
+        schedule_options(&config.lambda, &dimensions).unwrap_err().to_string(),
+        "lambda.weights names the dimension `helpfullness`, which the records do not have: they have helpfulness, honesty"
+    );
+}

@@ -1,0 +1,202 @@
+//! What a config may not say. Every message names the key, what is wrong, and what would do.
+
+use std::collections::BTreeMap;
+
+use super::{
+    ConfigError, DataFormat, Init, Layout, Reduction, ReferenceKind, RunConfig, Schedule, Stage, TargetModules,
+};
+
+/// λ weights may miss 1 by this much and are renormalised.
+pub(super) const LAMBDA_TOLERANCE: f64 = 1e-3;
+
+pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
+    required(config)?;
+    stage_and_format(config)?;
+    data(config)?;
+    adapter_and_reference(config)?;
+    lambda(config)?;
+    loss(config)?;
+    train(config)
+}
+
+fn invalid<T>(message: impl Into<String>) -> Result<T, ConfigError> {
+    Err(ConfigError::Invalid(message.into()))
+}
+
+fn check(holds: bool, message: impl FnOnce() -> String) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { invalid(message()) }
+}
+
+fn required(config: &RunConfig) -> Result<(), ConfigError> {
+    let missing = |key: &str, hint: &str| Err(ConfigError::Missing { key: key.into(), hint: hint.into() });
+    if config.output_dir.as_os_str().is_empty() {
+        return missing("output_dir", "set it to the folder that the run writes");
+    }
+    if config.model.path.as_os_str().is_empty() {
+        return missing("model.path", "set it to a model folder, or to its name on the Hugging Face hub");
+    }
+    if config.data.records.is_empty() {
+        return missing("data.records", "set it to a list of record files");
+    }
+    Ok(())
+}
+
+fn stage_and_format(config: &RunConfig) -> Result<(), ConfigError> {
+    let Some(format) = config.data.format else { return Ok(()) };
+    let (fits, wanted) = match config.stage {
+        Stage::Sft => (format == DataFormat::Chat, "\"chat\""),
+        Stage::Dpo => (format != DataFormat::Chat, "\"pairs\" or \"ultrafeedback\""),
+        Stage::LambdaDpo => (format == DataFormat::UltraFeedback, "\"ultrafeedback\""),
+    };
+    check(fits, || format!("stage \"{}\" needs data.format = {wanted}, not \"{format}\"", config.stage))
+}
+
+fn data(config: &RunConfig) -> Result<(), ConfigError> {
+    let data = &config.data;
+    check((0.0..1.0).contains(&data.eval_fraction), || {
+        format!("data.eval_fraction must be at least 0 and below 1, not {}", data.eval_fraction)
+    })?;
+    check(data.eval_fraction == 0.0 || data.eval_records.is_empty(), || {
+        "data.eval_fraction and data.eval_records exclude each other: remove one of them".into()
+    })?;
+    check(data.temperature > 0.0 && data.temperature.is_finite(), || {
+        format!("data.temperature must be a number above 0, not {}", data.temperature)
+    })?;
+    check(data.cutoff_len >= 2, || format!("data.cutoff_len must be at least 2, not {}", data.cutoff_len))?;
+    check(data.max_samples != Some(0), || "data.max_samples must be at least 1: leave it out to read all".into())?;
+    if let Some(dimensions) = &data.dimensions {
+        check(!dimensions.is_empty(), || "data.dimensions is empty: leave it out to use every dimension".into())?;
+        let twice = dimensions.iter().enumerate().find(|(index, name)| dimensions[..*index].contains(name));
+        if let Some((_, name)) = twice {
+            return invalid(format!("data.dimensions names `{name}` twice"));
+        }
+    }
+    Ok(())
+}
+
+fn adapter_and_reference(config: &RunConfig) -> Result<(), ConfigError> {
+    if let Some(adapter) = &config.adapter {
+        check(adapter.rank >= 1, || "adapter.rank must be at least 1, not 0".into())?;
+        check((0.0..1.0).contains(&adapter.dropout), || {
+            format!("adapter.dropout must be at least 0 and below 1, not {}", adapter.dropout)
+        })?;
+        check(adapter.lora_alpha() > 0.0, || format!("adapter.alpha must be above 0, not {}", adapter.lora_alpha()))?;
+        check(adapter.target_modules != TargetModules::Names(Vec::new()), || {
+            "adapter.target_modules is an empty list: name layers, or write \"all-linear\"".into()
+        })?;
+    }
+    let reference = &config.reference;
+    check(reference.kind != ReferenceKind::AdapterOff || config.adapter.is_some(), || {
+        "reference.kind = \"adapter_off\" needs an [adapter] section".into()
+    })?;
+    let takes_path = matches!(reference.kind, ReferenceKind::Auto | ReferenceKind::Model);
+    check(reference.path.is_none() || takes_path, || {
+        format!("reference.path goes with reference.kind = \"model\", not \"{}\"", reference.kind)
+    })?;
+    let random_adapter = config.model.init == Init::Random && config.adapter.is_some();
+    check(!random_adapter, || {
+        "model.init = \"random\" cannot be combined with an [adapter]: the random base would not be saved with it"
+            .into()
+    })
+}
+
+fn lambda(config: &RunConfig) -> Result<(), ConfigError> {
+    let lambda = &config.lambda;
+    check(lambda.alpha > 0.0 && lambda.alpha.is_finite(), || {
+        format!("lambda.alpha must be a number above 0, not {}", lambda.alpha)
+    })?;
+    let goes_with = |is_set: bool, key: &str, schedule: Schedule| {
+        if is_set && lambda.schedule != schedule {
+            return invalid(format!(
+                "lambda.{key} goes with lambda.schedule = \"{schedule}\", which is \"{}\"",
+                lambda.schedule
+            ));
+        }
+        check(is_set || lambda.schedule != schedule, || format!("lambda.schedule = \"{schedule}\" needs lambda.{key}"))
+    };
+    goes_with(lambda.weights.is_some(), "weights", Schedule::Fixed)?;
+    goes_with(lambda.table.is_some(), "table", Schedule::Table)?;
+    goes_with(lambda.dimension.is_some(), "dimension", Schedule::Unimodal)?;
+    if let Some(weights) = &lambda.weights {
+        weights_are_lambda("lambda.weights", weights)?;
+    }
+    let rows = lambda.table.as_deref().unwrap_or_default();
+    check(lambda.table.is_none() || !rows.is_empty(), || "lambda.table has no rows".into())?;
+    for (index, row) in rows.iter().enumerate() {
+        weights_are_lambda(&format!("lambda.table[{index}].weights"), &row.weights)?;
+        check(row.probability >= 0.0 && row.probability.is_finite(), || {
+            format!("lambda.table[{index}].probability must be a number from 0, not {}", row.probability)
+        })?;
+    }
+    let total: f64 = rows.iter().map(|row| row.probability).sum();
+    check(rows.is_empty() || total > 0.0, || "lambda.table gives every row the probability 0".into())
+}
+
+fn weights_are_lambda(key: &str, weights: &BTreeMap<String, f64>) -> Result<(), ConfigError> {
+    if let Some((name, weight)) = weights.iter().find(|(_, weight)| !(weight.is_finite() && **weight >= 0.0)) {
+        return invalid(format!("{key} gives `{name}` the weight {weight}: weights are numbers from 0"));
+    }
+    let total: f64 = weights.values().sum();
+    check((total - 1.0).abs() <= LAMBDA_TOLERANCE, || {
+        format!(
+            "{key} come to {}, not to 1: they may miss it by {LAMBDA_TOLERANCE} at most",
+            (total * 1e6).round() / 1e6
+        )
+    })
+}
+
+fn loss(config: &RunConfig) -> Result<(), ConfigError> {
+    let loss = &config.loss;
+    check(loss.beta > 0.0 && loss.beta.is_finite(), || {
+        format!("loss.beta must be a number above 0, not {}", loss.beta)
+    })?;
+    check(loss.logits_budget_mib >= 1, || "loss.logits_budget_mib must be at least 1".into())?;
+    check(loss.max_tokens != Some(0), || {
+        "loss.max_tokens must be at least 1: leave it out for one prompt a row".into()
+    })?;
+    check(loss.max_tokens.is_none() || loss.layout == Layout::Packed, || {
+        format!("loss.max_tokens goes with loss.layout = \"packed\", not \"{}\"", loss.layout)
+    })?;
+    check(loss.layout != Layout::Expanded || config.stage == Stage::LambdaDpo, || {
+        format!("loss.layout = \"expanded\" is for stage \"lambda_dpo\", not \"{}\"", config.stage)
+    })?;
+    check(!loss.paper_exact || config.stage == Stage::LambdaDpo, || {
+        format!("loss.paper_exact is for stage \"lambda_dpo\", not \"{}\"", config.stage)
+    })?;
+    debug_assert!(!loss.paper_exact || loss.reduction == Reduction::Mean);
+    Ok(())
+}
+
+fn train(config: &RunConfig) -> Result<(), ConfigError> {
+    let train = &config.train;
+    let at_least_one = [
+        ("per_device_train_batch_size", Some(train.per_device_train_batch_size)),
+        ("gradient_accumulation_steps", Some(train.gradient_accumulation_steps)),
+        ("logging_steps", Some(train.logging_steps)),
+        ("max_steps", train.max_steps),
+        ("eval_steps", train.eval_steps),
+        ("save_total_limit", train.save_total_limit),
+    ];
+    for (key, value) in at_least_one {
+        check(value != Some(0), || format!("train.{key} must be at least 1, not 0"))?;
+    }
+    let from_zero = [
+        ("learning_rate", train.learning_rate),
+        ("max_grad_norm", train.max_grad_norm),
+        ("weight_decay", train.weight_decay),
+        ("adam_epsilon", train.adam_epsilon),
+    ];
+    for (key, value) in from_zero {
+        check(value >= 0.0 && value.is_finite(), || format!("train.{key} must be a number from 0, not {value}"))?;
+    }
+    for (key, value) in [("adam_beta1", train.adam_beta1), ("adam_beta2", train.adam_beta2)] {
+        check((0.0..1.0).contains(&value), || format!("train.{key} must be at least 0 and below 1, not {value}"))?;
+    }
+    check((0.0..=1.0).contains(&train.warmup_ratio), || {
+        format!("train.warmup_ratio must be between 0 and 1, not {}", train.warmup_ratio)
+    })?;
+    check(train.num_train_epochs > 0.0 && train.num_train_epochs.is_finite(), || {
+        format!("train.num_train_epochs must be above 0, not {}", train.num_train_epochs)
+    })?;
+    check(!train.resume.is_empty(), || "train.resume must be \"no\", \"auto\" or a checkpoint folder".into())
+}

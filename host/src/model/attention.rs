@@ -1,0 +1,167 @@
+//! Self-attention: masks, grouped queries, and the cache for decoding.
+
+use tch::{Device, Kind, Tensor};
+
+use super::ModelError;
+use super::cache::LayerCache;
+use super::config::ModelConfig;
+use super::decoder::{Context, RmsNorm};
+use super::inputs::{Layout, ModelInputs};
+use super::linear::Linear;
+
+/// Which keys a query sees.
+pub(super) enum Mask {
+    /// Those before it in its row, and itself.
+    Causal,
+    /// All: one new token over its cache.
+    All,
+    /// [R, 1, T, T] in the model's dtype: 0 where it sees, −∞ where not.
+    Additive(Tensor),
+}
+
+/// The masks of one forward pass, made once and shared by all layers.
+pub(super) struct Masks {
+    full: Mask,
+    sliding: Mask,
+    sliding_layers: Vec<bool>,
+}
+
+impl Masks {
+    /// Masks for a batch of rows.
+    ///
+    /// A token sees itself and those before it in its row that have the same prompt id and either the same sequence id or
+    /// −1, in layers of sliding attention those alone whose position is less than a window behind its own. Positions
+    /// restart after the prompt for each packed response, so their difference is the distance in every layout.
+    pub(super) fn of_rows(
+        config: &ModelConfig,
+        inputs: &ModelInputs,
+        layout: Layout,
+        device: Device,
+        kind: Kind,
+    ) -> Result<Masks, ModelError> {
+        let window = config.sliding_window.filter(|&window| window < layout.num_positions);
+        let slides = window.is_some() && config.sliding_layers.contains(&true);
+        if layout.one_sequence_per_row && !slides {
+            return Ok(Masks {
+                full: Mask::Causal,
+                sliding: Mask::Causal,
+                sliding_layers: config.sliding_layers.clone(),
+            });
+        }
+        let visible = visible(inputs, device)?;
+        let sliding = match window {
+            Some(window) if slides => {
+                let near = distances(inputs.position_ids, device)?.f_lt(window)?;
+                Mask::Additive(additive(&visible.f_logical_and(&near)?, kind)?)
+            }
+            _ => Mask::Causal,
+        };
+        let full = if layout.one_sequence_per_row || (slides && !config.sliding_layers.contains(&false)) {
+            Mask::Causal
+        } else {
+            Mask::Additive(additive(&visible, kind)?)
+        };
+        // Without a window in reach every layer is a full one.
+        let sliding_layers = config.sliding_layers.iter().map(|&layer| layer && slides).collect();
+        Ok(Masks { full, sliding, sliding_layers })
+    }
+
+    /// Masks for one new token a row, whose keys are all in the cache.
+    pub(super) fn of_new_token(config: &ModelConfig) -> Masks {
+        Masks { full: Mask::All, sliding: Mask::All, sliding_layers: config.sliding_layers.clone() }
+    }
+
+    fn of_layer(&self, layer: usize) -> &Mask {
+        if self.sliding_layers[layer] { &self.sliding } else { &self.full }
+    }
+}
+
+/// [R, T, T] bool: who sees whom, windows aside.
+fn visible(inputs: &ModelInputs, device: Device) -> Result<Tensor, ModelError> {
+    let prompts = inputs.prompt_ids.f_to_device(device)?;
+    let sequences = inputs.sequence_ids.f_to_device(device)?;
+    let same_prompt = prompts.f_unsqueeze(2)?.f_eq_tensor(&prompts.f_unsqueeze(1)?)?;
+    let same_sequence = sequences.f_unsqueeze(2)?.f_eq_tensor(&sequences.f_unsqueeze(1)?)?;
+    let of_prompt = sequences.f_eq(-1)?.f_unsqueeze(1)?; // [R, 1, T]
+    // Padding sees padding, so that every token sees itself and no row of the softmax is empty.
+    Ok(same_sequence.f_logical_or(&of_prompt)?.f_logical_and(&same_prompt)?.f_tril(0)?)
+}
+
+/// [R, T, T] how far each key's position lies before the query's.
+fn distances(position_ids: &Tensor, device: Device) -> Result<Tensor, ModelError> {
+    let positions = position_ids.f_to_device(device)?;
+    Ok(positions.f_unsqueeze(2)?.f_sub(&positions.f_unsqueeze(1)?)?)
+}
+
+fn additive(visible: &Tensor, kind: Kind) -> Result<Tensor, ModelError> {
+    let mask = Tensor::f_zeros(visible.size(), (kind, visible.device()))?;
+    Ok(mask.f_masked_fill(&visible.f_logical_not()?, f64::NEG_INFINITY)?.f_unsqueeze(1)?)
+}
+
+/// Grouped-query self-attention of one layer.
+#[derive(Debug)]
+pub(super) struct Attention {
+    pub(super) q_proj: Linear,
+    pub(super) k_proj: Linear,
+    pub(super) v_proj: Linear,
+    pub(super) o_proj: Linear,
+    /// Norms of queries and keys, over each head (Qwen 3).
+    pub(super) qk_norm: Option<(RmsNorm, RmsNorm)>,
+    pub(super) layer: usize,
+    pub(super) head_dim: i64,
+    pub(super) num_groups: i64,
+    pub(super) sliding_window: Option<i64>,
+}
+
+impl Attention {
+    /// Attends; with a cache, keys and values are kept there and those of earlier calls are seen.
+    ///
+    /// # Shapes
+    ///
+    /// `hidden` and the result: [R, T, H].
+    pub(super) fn forward(
+        &self,
+        hidden: &Tensor,
+        context: &Context,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<Tensor, ModelError> {
+        let mut query = self.heads(&self.q_proj.forward(hidden, context)?)?;
+        let mut key = self.heads(&self.k_proj.forward(hidden, context)?)?;
+        let mut value = self.heads(&self.v_proj.forward(hidden, context)?)?;
+        if let Some((q_norm, k_norm)) = &self.qk_norm {
+            query = q_norm.forward(&query)?;
+            key = k_norm.forward(&key)?;
+        }
+        query = context.rotary.rotate(&query)?;
+        key = context.rotary.rotate(&key)?;
+        if let Some(cache) = cache {
+            let window = self.sliding_window.filter(|_| context.masks.sliding_layers[self.layer]);
+            (key, value) = cache.extend(&key, &value, window)?;
+        }
+        let attended = self.attend(&query, &key, &value, context.masks.of_layer(self.layer))?; // [R, heads, T, D]
+        drop((query, key, value));
+        let attended = attended.f_transpose(1, 2)?.f_flatten(2, 3)?; // [R, T, heads · D]
+        self.o_proj.forward(&attended, context)
+    }
+
+    /// [R, T, heads · D] to [R, heads, T, D].
+    fn heads(&self, projected: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(projected.f_unflatten(-1, [-1, self.head_dim])?.f_transpose(1, 2)?)
+    }
+
+    fn attend(&self, query: &Tensor, key: &Tensor, value: &Tensor, mask: &Mask) -> Result<Tensor, ModelError> {
+        let (mask, is_causal) = match mask {
+            Mask::Causal => (None, true),
+            Mask::All => (None, false),
+            Mask::Additive(mask) => (Some(mask), false),
+        };
+        let is_grouped = self.num_groups > 1;
+        if is_grouped && mask.is_some() && query.device().is_cuda() {
+            // libtorch's memory-efficient CUDA kernel takes a mask but no groups; its fallback would keep T × T scores.
+            let key = key.f_repeat_interleave_self_int(self.num_groups, 1, None)?;
+            let value = value.f_repeat_interleave_self_int(self.num_groups, 1, None)?;
+            return Ok(Tensor::f_scaled_dot_product_attention(query, &key, &value, mask, 0.0, false, None, false)?);
+        }
+        Ok(Tensor::f_scaled_dot_product_attention(query, key, value, mask, 0.0, is_causal, None, is_grouped)?)
+    }
+}

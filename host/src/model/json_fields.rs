@@ -1,0 +1,105 @@
+//! Fields of a JSON object, with errors that name the file and the field.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::ModelError;
+
+/// A JSON object and the file it stands in.
+#[derive(Clone, Copy)]
+pub(super) struct Fields<'a> {
+    path: &'a Path,
+    map: &'a Map<String, Value>,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(path: &'a Path, map: &'a Map<String, Value>) -> Self {
+        Self { path, map }
+    }
+
+    pub(super) fn error(&self, message: String) -> ModelError {
+        ModelError::Json { path: self.path.to_path_buf(), message }
+    }
+
+    pub(super) fn unsupported(&self, feature: String, way_out: String) -> ModelError {
+        ModelError::Unsupported { path: self.path.to_path_buf(), feature, way_out }
+    }
+
+    fn expected(&self, name: &str, what: &str) -> ModelError {
+        match self.map.get(name) {
+            Some(found) => self.error(format!("`{name}` must be {what}, found {found}")),
+            None => self.error(format!("it has no `{name}` ({what})")),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// A field, null included.
+    pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
+        self.map.get(name)
+    }
+
+    /// A field that is not null.
+    pub(super) fn get_some(&self, name: &str) -> Option<&'a Value> {
+        self.map.get(name).filter(|value| !value.is_null())
+    }
+
+    /// A required integer above 0.
+    pub(super) fn size(&self, name: &str) -> Result<i64, ModelError> {
+        let value = self.get(name).and_then(Value::as_i64).filter(|&value| value > 0);
+        value.ok_or_else(|| self.expected(name, "a positive integer"))
+    }
+
+    /// A required number.
+    pub(super) fn number(&self, name: &str) -> Result<f64, ModelError> {
+        self.get(name).and_then(Value::as_f64).ok_or_else(|| self.expected(name, "a number"))
+    }
+
+    /// A number, `default` where absent or null.
+    pub(super) fn number_or(&self, name: &str, default: f64) -> Result<f64, ModelError> {
+        self.get_some(name).map_or(Ok(default), |_| self.number(name))
+    }
+
+    /// An integer, `default` where absent or null.
+    pub(super) fn integer_or(&self, name: &str, default: i64) -> Result<i64, ModelError> {
+        let Some(value) = self.get_some(name) else { return Ok(default) };
+        value.as_i64().ok_or_else(|| self.expected(name, "an integer"))
+    }
+
+    /// An integer, `default` where absent, `None` where null.
+    pub(super) fn nullable_integer_or(&self, name: &str, default: i64) -> Result<Option<i64>, ModelError> {
+        match self.get(name) {
+            Some(Value::Null) => Ok(None),
+            _ => self.integer_or(name, default).map(Some),
+        }
+    }
+
+    /// A boolean, `default` where absent or null.
+    pub(super) fn flag_or(&self, name: &str, default: bool) -> Result<bool, ModelError> {
+        let Some(value) = self.get_some(name) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| self.expected(name, "true or false"))
+    }
+
+    /// One integer or a list of them; empty where absent or null.
+    pub(super) fn integers(&self, name: &str) -> Result<Vec<i64>, ModelError> {
+        let values = match self.get_some(name) {
+            None => return Ok(Vec::new()),
+            Some(Value::Array(values)) => values.as_slice(),
+            Some(value) => std::slice::from_ref(value),
+        };
+        let integers = values.iter().map(Value::as_i64).collect::<Option<Vec<_>>>();
+        integers.ok_or_else(|| self.expected(name, "an integer or a list of integers"))
+    }
+
+    /// An object within; `None` where absent or null.
+    pub(super) fn object(&self, name: &str) -> Result<Option<Fields<'a>>, ModelError> {
+        match self.get_some(name) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Fields { path: self.path, map })),
+            Some(_) => Err(self.expected(name, "an object")),
+        }
+    }
+}

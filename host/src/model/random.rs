@@ -1,0 +1,74 @@
+//! Random numbers of the host's own: the same on every device, and apart from libtorch's generator.
+
+use std::f64::consts::TAU;
+
+use rand_chacha::ChaCha12Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use tch::Tensor;
+
+/// A generator for one purpose of a seed.
+pub(crate) struct Random(ChaCha12Rng);
+
+impl Random {
+    /// Streams of one seed are independent of each other.
+    pub(crate) fn new(seed: u64, stream: u64) -> Random {
+        let mut generator = ChaCha12Rng::seed_from_u64(seed);
+        generator.set_stream(stream);
+        Random(generator)
+    }
+
+    /// Uniform in [0, 1).
+    pub(crate) fn unit(&mut self) -> f64 {
+        (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Float32 values, uniform within ±`bound`.
+    pub(crate) fn uniform(&mut self, shape: &[i64], bound: f64) -> Result<Tensor, tch::TchError> {
+        let numel = shape.iter().product::<i64>() as usize;
+        let values: Vec<f32> = (0..numel).map(|_| ((2.0 * self.unit() - 1.0) * bound) as f32).collect();
+        Tensor::f_from_slice(&values)?.f_view(shape)
+    }
+
+    /// Float32 values, normal with mean 0 (Box and Muller's pairs).
+    pub(crate) fn normal(&mut self, shape: &[i64], standard_deviation: f64) -> Result<Tensor, tch::TchError> {
+        let numel = shape.iter().product::<i64>() as usize;
+        let mut values = Vec::with_capacity(numel + 1);
+        while values.len() < numel {
+            // 1 − u is never 0, so the logarithm is finite.
+            let radius = standard_deviation * (-2.0 * (1.0 - self.unit()).ln()).sqrt();
+            let (sin, cos) = (TAU * self.unit()).sin_cos();
+            values.extend([(radius * cos) as f32, (radius * sin) as f32]);
+        }
+        Tensor::f_from_slice(&values[..numel])?.f_view(shape)
+    }
+}
+
+/// A seed of its own for each `index` under `seed` (the finaliser of SplitMix64).
+pub(super) fn mix(seed: u64, index: u64) -> u64 {
+    let mut z = seed.wrapping_add((index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn normal_values_have_their_moments() {
+        let values = Random::new(1, 2).normal(&[301, 333], 0.02);
+        let Ok(values) = values else { panic!("{values:?}") };
+        assert!(values.mean(None).double_value(&[]).abs() < 3e-4);
+        assert!((values.std(false).double_value(&[]) - 0.02).abs() < 2e-4);
+    }
+
+    #[test]
+    fn streams_differ_and_repeat() {
+        let draw = |seed, stream| Random::new(seed, stream).unit();
+        assert_eq!(draw(1, 2).to_bits(), draw(1, 2).to_bits());
+        assert_ne!(draw(1, 2).to_bits(), draw(1, 3).to_bits());
+        assert_ne!(draw(1, 2).to_bits(), draw(2, 2).to_bits());
+        assert!((0..1000).all(|stream| (0.0..1.0).contains(&draw(7, stream))));
+    }
+}

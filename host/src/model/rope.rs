@@ -1,0 +1,87 @@
+//! Rotary position embedding.
+
+use std::f32::consts::PI;
+
+use tch::{Device, Kind, Tensor};
+
+use super::ModelError;
+use super::config::{ModelConfig, RopeScaling};
+
+/// The frequencies of a model's rotary embedding.
+#[derive(Debug)]
+pub(super) struct Rope {
+    /// [1, 1, head_dim / 2] float32.
+    inv_freq: Tensor,
+}
+
+/// Cosines and sines of a batch's positions, shared by all layers.
+pub(super) struct Rotary {
+    /// [R, 1, T, head_dim] in the model's dtype.
+    cos: Tensor,
+    /// The same shape.
+    sin: Tensor,
+}
+
+impl Rope {
+    pub(super) fn new(config: &ModelConfig, device: Device) -> Result<Rope, ModelError> {
+        let exponents = Tensor::f_arange_start_step(0, config.head_dim, 2, (Kind::Float, Device::Cpu))?
+            .f_div_scalar(config.head_dim as f64)?;
+        // libtorch's own power, in float32: another's last bit would show at position 100,000.
+        let mut inv_freq = Vec::<f32>::try_from(Tensor::f_pow_scalar(config.rope_theta, &exponents)?.f_reciprocal()?)?;
+        for frequency in &mut inv_freq {
+            *frequency = scaled(*frequency, &config.rope_scaling);
+        }
+        let inv_freq = Tensor::f_from_slice(&inv_freq)?.f_view([1, 1, -1])?.f_to_device(device)?;
+        Ok(Rope { inv_freq })
+    }
+
+    /// Cosines and sines, computed in float32 and rounded to `kind` once.
+    ///
+    /// # Shapes
+    ///
+    /// `position_ids`: [R, T].
+    pub(super) fn at(&self, position_ids: &Tensor, kind: Kind) -> Result<Rotary, ModelError> {
+        let angles = position_ids.f_to_kind(Kind::Float)?.f_unsqueeze(-1)?.f_mul(&self.inv_freq)?; // [R, T, D / 2]
+        let angles = Tensor::f_cat(&[&angles, &angles], -1)?.f_unsqueeze(1)?; // [R, 1, T, D]
+        Ok(Rotary { cos: angles.f_cos()?.f_to_kind(kind)?, sin: angles.f_sin()?.f_to_kind(kind)? })
+    }
+}
+
+/// One frequency under the configuration's scaling.
+///
+/// # Equation
+///
+/// llama3, with wavelength w = 2π / f and the original context C: f where w < C / high, f / factor where w > C / low,
+/// and (1 − s) f / factor + s f between, s = (C / w − low) / (high − low).
+fn scaled(frequency: f32, scaling: &RopeScaling) -> f32 {
+    match *scaling {
+        RopeScaling::Default => frequency,
+        RopeScaling::Linear { factor } => frequency / factor as f32,
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            let wavelength = 2.0 * PI / frequency;
+            let scaled = frequency / factor as f32;
+            if wavelength < (original_max_position_embeddings / high_freq_factor) as f32 {
+                frequency
+            } else if wavelength > (original_max_position_embeddings / low_freq_factor) as f32 {
+                scaled
+            } else {
+                let smooth = (original_max_position_embeddings as f32 / wavelength - low_freq_factor as f32)
+                    / (high_freq_factor - low_freq_factor) as f32;
+                (1.0 - smooth) * scaled + smooth * frequency
+            }
+        }
+    }
+}
+
+impl Rotary {
+    /// Rotates queries or keys.
+    ///
+    /// # Shapes
+    ///
+    /// `heads` and the result: [R, heads, T, D].
+    pub(super) fn rotate(&self, heads: &Tensor) -> Result<Tensor, ModelError> {
+        let halves = heads.f_chunk(2, -1)?;
+        let turned = Tensor::f_cat(&[&halves[1].f_neg()?, &halves[0]], -1)?;
+        Ok(heads.f_mul(&self.cos)?.f_add(&turned.f_mul(&self.sin)?)?)
+    }
+}

@@ -1,0 +1,131 @@
+//! Writes models and adapters as folders that `transformers` and `peft` load.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use tch::Tensor;
+
+use super::config::dtype_name;
+use super::{Model, ModelError, adapter_file};
+use crate::{atomic, safetensors};
+
+/// Larger models are written in several files.
+const MAX_SHARD_BYTES: usize = 5_000_000_000;
+
+/// Files of a model folder that are carried over as they are, where they exist.
+const CARRIED_FILES: [&str; 10] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+];
+
+impl Model {
+    /// Writes the model as a folder in Hugging Face's format; tokenizer and generation files come from `source_folder`.
+    ///
+    /// The folder appears whole or not at all, in exchange for one that stands there. `config.json` is the one that the
+    /// model was made from, with the dtype that the weights have now. A tied LM head is left out.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] when the model has an adapter that is not merged, or the disk refuses; what stood at `folder` then
+    /// still does.
+    pub fn save(&self, folder: &Path, source_folder: &Path) -> Result<(), ModelError> {
+        if self.has_adapter() {
+            return Err(ModelError::Request(
+                "A model with an adapter cannot be saved as a whole; merge the adapter first or save it by itself"
+                    .into(),
+            ));
+        }
+        let parts = atomic::Folder::create(folder)?;
+        write_json(&parts.path().join("config.json"), &self.config_json())?;
+        self.write_weights(parts.path(), MAX_SHARD_BYTES)?;
+        for name in CARRIED_FILES {
+            let source = source_folder.join(name);
+            if source.is_file() {
+                let bytes = fs::read(&source).map_err(ModelError::read(&source))?;
+                atomic::write(&parts.path().join(name), &bytes)?;
+            }
+        }
+        Ok(parts.commit()?)
+    }
+
+    /// Writes the adapter as a folder in PEFT's format, which appears whole or not at all.
+    ///
+    /// `base_name` is what PEFT will call the base model: its folder or hub name.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] when there is no adapter, or the disk refuses.
+    pub fn save_adapter(&self, folder: &Path, base_name: &str) -> Result<(), ModelError> {
+        let Some(adapter) = &self.adapter else {
+            return Err(ModelError::Request("The model has no adapter to save".into()));
+        };
+        adapter_file::write(folder, &adapter.config, &adapter.parameters, base_name)
+    }
+
+    /// The source's `config.json` with the dtype of the weights, in the spelling that it has.
+    fn config_json(&self) -> Map<String, Value> {
+        let mut json = self.config.source.clone();
+        if let Some(name) = dtype_name(self.kind) {
+            let has_new_spelling = json.contains_key("dtype");
+            if has_new_spelling {
+                json.insert("dtype".into(), name.into());
+            }
+            if !has_new_spelling || json.contains_key("torch_dtype") {
+                json.insert("torch_dtype".into(), name.into());
+            }
+        }
+        json
+    }
+
+    /// `model.safetensors`, or numbered files and their index.
+    fn write_weights(&self, folder: &Path, max_shard_bytes: usize) -> Result<(), ModelError> {
+        let mut shards: Vec<Vec<(&str, &Tensor)>> = vec![Vec::new()];
+        let (mut shard_bytes, mut total_bytes) = (0, 0);
+        for (name, tensor) in &self.parameters {
+            let num_bytes = safetensors::num_bytes(tensor);
+            if shard_bytes > 0 && shard_bytes + num_bytes > max_shard_bytes {
+                shards.push(Vec::new());
+                shard_bytes = 0;
+            }
+            shard_bytes += num_bytes;
+            total_bytes += num_bytes;
+            if let Some(shard) = shards.last_mut() {
+                shard.push((name, tensor));
+            }
+        }
+        let num_shards = shards.len();
+        if num_shards == 1 {
+            let tensors = shards.into_iter().flatten();
+            return Ok(safetensors::write(&folder.join("model.safetensors"), tensors, &[("format", "pt")])?);
+        }
+        let mut weight_map = Map::new();
+        for (number, shard) in (1..).zip(shards) {
+            let file = format!("model-{number:05}-of-{num_shards:05}.safetensors");
+            weight_map.extend(shard.iter().map(|(name, _)| ((*name).to_owned(), Value::from(file.as_str()))));
+            safetensors::write(&folder.join(file), shard, &[("format", "pt")])?;
+        }
+        let mut index = Map::new();
+        index.insert("metadata".into(), json!({ "total_size": total_bytes }));
+        index.insert("weight_map".into(), weight_map.into());
+        write_json(&folder.join("model.safetensors.index.json"), &index)
+    }
+}
+
+fn write_json(path: &Path, json: &Map<String, Value>) -> Result<(), ModelError> {
+    let mut text = serde_json::to_string_pretty(json)
+        .map_err(|error| ModelError::Json { path: path.to_path_buf(), message: error.to_string() })?;
+    text.push('\n');
+    Ok(atomic::write(path, text.as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! `lambda-dpo train`: stages `sft`, `dpo` and `lambda_dpo`.
+//!
+//! The journey of a run: [`output`] decides where to start, [`data`] opens the records, [`policy`] the model, [`mod@reference`]
+//! computes s^ref once, [`batches`] makes micro-batches in the order of [`order`], [`step`] turns them into an update,
+//! [`run`] repeats that to the end, [`report`] and [`checkpoint`] write it down.
+//!
+//! # Invariants
+//!
+//! - Data order, λ and dropout are functions of the seed and the step, so a resumed run equals one that never stopped.
+//! - Every file appears whole or not at all; `metrics.jsonl` grows by whole lines and is cut back on resuming.
+
+pub mod order;
+pub mod batches;
+pub mod reference;
+pub mod step;
+mod run;
+pub mod optimizer;
+pub mod lr;
+
+pub mod checkpoint;
+pub mod data;
+mod error;
+pub mod metrics;
+pub mod output;
+pub mod plot;
+pub mod policy;
+pub mod progress;
+pub mod report;
+pub mod signals;
+pub mod tensorboard;
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{self, ReferenceKind, RunConfig, Stage};
+use crate::hub::Hub;
+use crate::libtorch;
+use crate::model::{Model, ModelConfig};
+use crate::plugin::{LossOptions, Objective, Plugin, Reduction, Wants};
+
+pub use error::TrainError;
+
+use checkpoint::{Checkpoint, TrainerState};
+use data::Data;
+use lr::LrSchedule;
+use metrics::Meaning;
+use optimizer::AdamW;
+use output::Start;
+use policy::Policy;
+use progress::say;
+use run::Run;
+use signals::Interrupt;
+use step::Learner;
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The result stands in this folder.
+    Finished(PathBuf),
+    /// A signal stopped it; it can be resumed.
+    Interrupted(i32),
+}
+
+/// Runs a config from where it stands to its end.
+///
+/// # Errors
+///
+/// [`TrainError`]; checkpoints that stood before still do.
+pub fn run(config: &RunConfig, plugin: Option<&Path>) -> Result<Outcome, TrainError> {
+    let interrupt = Interrupt::listen()?;
+    let checkpoint = match output::find_start(config)? {
+        Start::Fresh => None,
+        Start::Resume(checkpoint) => Some(checkpoint),
+        Start::Finished(result) => {
+            say(&format!("this run is finished: its result stands in {}, and nothing was done", result.display()));
+            return Ok(Outcome::Finished(result));
+        }
+    };
+    match train(config, plugin, checkpoint.as_deref(), &interrupt) {
+        // The plugin's way to say that the progress callback asked to stop.
+        Err(TrainError::Plugin(error)) if error.is_cancelled() => Ok(stopped_early(&interrupt)),
+        other => other,
+    }
+}
+
+fn stopped_early(interrupt: &Interrupt) -> Outcome {
+    say("stopped before the first step; there is nothing to save, so start the run again as before");
+    Outcome::Interrupted(interrupt.signal().unwrap_or(signal_hook::consts::SIGINT))
+}
+
+fn train(
+    config: &RunConfig,
+    plugin: Option<&Path>,
+    checkpoint: Option<&Checkpoint>,
+    interrupt: &Interrupt,
+) -> Result<Outcome, TrainError> {
+    let device = libtorch::prepare(&config.model.device)?;
+    if let Some(checkpoint) = checkpoint {
+        libtorch::set_num_threads(checkpoint.state.num_threads);
+    }
+    let plugin = Plugin::load(plugin)?;
+    let hub = Hub::from_env();
+    let folder = hub.model_folder(&config.model.path)?;
+    // Before hours of tokenising: an architecture that is not supported.
+    ModelConfig::load(&folder)?;
+    let data = Data::open(config, &plugin, &hub, &folder, interrupt)?;
+    let (batches, eval) = data.batches(config, &plugin)?;
+    let max_steps = config.train.max_steps.unwrap_or_else(|| batches.plan.max_steps(config.train.num_train_epochs));
+    let settings = checkpoint::settings(&config.absolute()?);
+    if let Some(checkpoint) = checkpoint {
+        checkpoint.check(&settings, &data.hash())?;
+    }
+
+    let mut run = Run {
+        config,
+        interrupt,
+        max_steps,
+        schedule: LrSchedule::new(&config.train, max_steps),
+        dimensions: if config.stage == Stage::LambdaDpo { data.dimensions().to_vec() } else { Vec::new() },
+        state: TrainerState {
+            global_step: checkpoint.map_or(0, |checkpoint| checkpoint.state.global_step),
+            max_steps,
+            epoch: 0.0,
+            step_in_epoch: 0,
+            num_threads: libtorch::num_threads(),
+            seed: config.seed,
+            data_hash: data.hash(),
+            settings,
+        },
+        batches,
+        eval,
+        reference: None,
+        eval_reference: None,
+    };
+    let loss = loss_options(config);
+    if let Some(path) = own_reference(config) {
+        let model = Model::load(&hub.model_folder(path)?, device, policy::kind(config))?;
+        run.compute_references(&model, &plugin, &loss)?;
+    }
+    let base = policy::load_base(config, &folder, device)?;
+    if run.reference.is_none() && has_reference(config) {
+        run.compute_references(&base, &plugin, &loss)?;
+    }
+    if interrupt.signal().is_some() {
+        return Ok(stopped_early(interrupt));
+    }
+    let policy = Policy::start(config, &folder, base, checkpoint)?;
+    let mut optimizer = AdamW::new(policy.model.trainable(), (&config.train).into())?;
+    if let Some(checkpoint) = checkpoint {
+        checkpoint.load_optimizer(&mut optimizer)?;
+        say(&format!("resuming from {} after step {}", checkpoint.folder.display(), checkpoint.state.global_step));
+    }
+    let wants = Wants { hidden: true, lm_head: policy.model.lm_head_trainable(), ..Wants::default() };
+    let learner = Learner {
+        policy,
+        optimizer,
+        plugin,
+        loss: LossOptions { wants, ..loss },
+        meaning: Meaning { beta: loss.beta, reduction: loss.reduction, has_reference: run.reference.is_some() },
+        max_grad_norm: config.train.max_grad_norm,
+        checkpointing: config.train.gradient_checkpointing,
+        dropout_seed: config.adapter.as_ref().filter(|adapter| adapter.dropout > 0.0).map(|_| config.seed),
+    };
+    run.steps(learner, checkpoint)
+}
+
+fn loss_options(config: &RunConfig) -> LossOptions {
+    let loss = &config.loss;
+    LossOptions {
+        objective: if config.stage == Stage::Sft { Objective::Sft } else { Objective::Listwise },
+        reduction: match loss.reduction {
+            config::Reduction::Sum => Reduction::Sum,
+            config::Reduction::Mean => Reduction::Mean,
+        },
+        beta: loss.beta,
+        normalizer: None,
+        logits_budget_bytes: usize::try_from(loss.logits_budget_mib << 20).unwrap_or(usize::MAX),
+        paper_exact: loss.paper_exact,
+        wants: Wants::default(),
+    }
+}
+
+fn has_reference(config: &RunConfig) -> bool {
+    config.stage != Stage::Sft && config.reference.kind != ReferenceKind::None
+}
+
+/// A reference model of its own; without one the policy serves, as it was at the start.
+fn own_reference(config: &RunConfig) -> Option<&Path> {
+    config.reference.path.as_deref().filter(|_| has_reference(config))
+}

@@ -1,0 +1,332 @@
+//! AdamW with decoupled weight decay, its state in float32 whatever the parameters' dtype.
+
+use std::collections::HashMap;
+
+use tch::{Kind, TchError, Tensor};
+
+use crate::config::TrainSection;
+
+/// Hyperparameters, named as in Transformers.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamWOptions {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+}
+
+impl From<&TrainSection> for AdamWOptions {
+    fn from(train: &TrainSection) -> Self {
+        Self {
+            beta1: train.adam_beta1,
+            beta2: train.adam_beta2,
+            epsilon: train.adam_epsilon,
+            weight_decay: train.weight_decay,
+        }
+    }
+}
+
+/// One parameter and its state.
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    /// Shares its storage with the model's.
+    parameter: Tensor,
+    /// The float32 weights of a parameter that is held in less.
+    master: Option<Tensor>,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    decays: bool,
+}
+
+/// AdamW over the trainable parameters of a model.
+///
+/// # Equation
+///
+/// With g the gradient, t the number of updates: m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g²,
+/// w ← (1 − η·decay) w − η · m / (1 − β₁ᵗ) / (√(v / (1 − β₂ᵗ)) + ε).
+///
+/// # Numerics
+///
+/// m, v and the weights that are updated are float32; a bfloat16 parameter is the rounded copy of its master weights.
+#[derive(Debug)]
+pub struct AdamW {
+    slots: Vec<Slot>,
+    options: AdamWOptions,
+    num_updates: u64,
+}
+
+impl AdamW {
+    /// Zero moments for each parameter.
+    ///
+    /// # Errors
+    ///
+    /// What libtorch refuses: out of memory.
+    pub fn new(parameters: Vec<(String, Tensor)>, options: AdamWOptions) -> Result<Self, TchError> {
+        let slots = parameters.into_iter().map(|(name, parameter)| {
+            let weights = parameter.f_detach()?;
+            let zeros = || weights.f_zeros_like()?.f_to_kind(Kind::Float);
+            Ok(Slot {
+                master: if weights.kind() == Kind::Float { None } else { Some(weights.f_to_kind(Kind::Float)?) },
+                exp_avg: zeros()?,
+                exp_avg_sq: zeros()?,
+                decays: decays(&name),
+                name,
+                parameter,
+            })
+        });
+        Ok(Self { slots: slots.collect::<Result<_, TchError>>()?, options, num_updates: 0 })
+    }
+
+    /// Updates done so far.
+    pub fn num_updates(&self) -> u64 {
+        self.num_updates
+    }
+
+    /// The norm of all gradients together, in float64.
+    ///
+    /// # Errors
+    ///
+    /// What libtorch refuses.
+    pub fn grad_norm(&self) -> Result<f64, TchError> {
+        let mut norms = Vec::with_capacity(self.slots.len());
+        for gradient in self.gradients() {
+            norms.push(gradient.f_norm_scalaropt_dtype(2, Kind::Double)?);
+        }
+        if norms.is_empty() {
+            return Ok(0.0);
+        }
+        Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])
+    }
+
+    /// Scales gradients whose norm exceeds `max_norm` down to it, as `torch.nn.utils.clip_grad_norm_`; 0 is off.
+    ///
+    /// # Errors
+    ///
+    /// What libtorch refuses.
+    pub fn clip_grad_norm(&self, norm: f64, max_norm: f64) -> Result<(), TchError> {
+        let scale = max_norm / (norm + 1e-6);
+        if max_norm > 0.0 && scale < 1.0 {
+            for mut gradient in self.gradients() {
+                let _ = gradient.f_mul_scalar_(scale)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One update; gradients are zeroed afterwards.
+    ///
+    /// # Errors
+    ///
+    /// What libtorch refuses.
+    pub fn step(&mut self, learning_rate: f64) -> Result<(), TchError> {
+        self.num_updates += 1;
+        let update = Update::new(&self.options, learning_rate, self.num_updates);
+        tch::no_grad(|| self.slots.iter_mut().try_for_each(|slot| update.apply(slot)))
+    }
+
+    /// Every tensor of the state, under `<parameter>.exp_avg`, `.exp_avg_sq` and `.master`.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let mut state = Vec::new();
+        for slot in &self.slots {
+            state.push((format!("{}.exp_avg", slot.name), slot.exp_avg.shallow_clone()));
+            state.push((format!("{}.exp_avg_sq", slot.name), slot.exp_avg_sq.shallow_clone()));
+            if let Some(master) = &slot.master {
+                state.push((format!("{}.master", slot.name), master.shallow_clone()));
+            }
+        }
+        state
+    }
+
+    /// Takes over a state that [`state`](Self::state) gave. Returns the first entry that is missing or misshapen.
+    ///
+    /// # Errors
+    ///
+    /// What libtorch refuses.
+    pub fn load_state(
+        &mut self,
+        num_updates: u64,
+        state: &HashMap<String, Tensor>,
+    ) -> Result<Option<String>, TchError> {
+        for (name, mut own) in self.state() {
+            match state.get(&name) {
+                Some(saved) if saved.size() == own.size() && saved.kind() == own.kind() => own.f_copy_(saved)?,
+                _ => return Ok(Some(name)),
+            }
+        }
+        self.num_updates = num_updates;
+        Ok(None)
+    }
+
+    fn gradients(&self) -> impl Iterator<Item = Tensor> {
+        self.slots.iter().map(|slot| slot.parameter.grad()).filter(Tensor::defined)
+    }
+}
+
+/// The scalars of one update.
+struct Update {
+    beta1: f64,
+    beta2: f64,
+    epsilon: f64,
+    keep: f64,
+    step_size: f64,
+    root_correction: f64,
+}
+
+impl Update {
+    fn new(options: &AdamWOptions, learning_rate: f64, num_updates: u64) -> Self {
+        let updates = i32::try_from(num_updates).unwrap_or(i32::MAX);
+        Self {
+            beta1: options.beta1,
+            beta2: options.beta2,
+            epsilon: options.epsilon,
+            keep: 1.0 - learning_rate * options.weight_decay,
+            step_size: learning_rate / (1.0 - options.beta1.powi(updates)),
+            root_correction: (1.0 - options.beta2.powi(updates)).sqrt(),
+        }
+    }
+
+    fn apply(&self, slot: &mut Slot) -> Result<(), TchError> {
+        let mut gradient = slot.parameter.grad();
+        if !gradient.defined() {
+            return Ok(());
+        }
+        let g = gradient.f_to_kind(Kind::Float)?;
+        let _ = slot.exp_avg.f_lerp_(&g, 1.0 - self.beta1)?;
+        let _ = slot.exp_avg_sq.f_lerp_(&g.f_square()?, 1.0 - self.beta2)?;
+        let mut denominator = slot.exp_avg_sq.f_sqrt()?;
+        let _ = denominator.f_div_scalar_(self.root_correction)?.f_add_scalar_(self.epsilon)?;
+        let mut change = slot.exp_avg.f_div(&denominator)?;
+        let _ = change.f_mul_scalar_(self.step_size)?;
+
+        let mut weights = slot.master.as_ref().unwrap_or(&slot.parameter).f_detach()?;
+        if slot.decays && self.keep < 1.0 {
+            let _ = weights.f_mul_scalar_(self.keep)?;
+        }
+        let _ = weights.f_sub_(&change)?;
+        if slot.master.is_some() {
+            slot.parameter.f_detach()?.f_copy_(&weights)?;
+        }
+        let _ = gradient.f_zero_()?;
+        Ok(())
+    }
+}
+
+/// Norms and biases do not decay: the rule of Transformers' Trainer, by name.
+fn decays(name: &str) -> bool {
+    let name = name.to_lowercase();
+    let is_norm = |part: &str| part == "norm" || part.ends_with("_norm");
+    !(name.contains("bias") || name.contains("layernorm") || name.contains("rmsnorm") || name.split('.').any(is_norm))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn options() -> AdamWOptions {
+        AdamWOptions { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1 }
+    }
+
+    fn parameter(values: &[f32]) -> Tensor {
+        Tensor::from_slice(values).set_requires_grad(true)
+    }
+
+    fn set_grad(parameter: &Tensor, grad: &[f32]) {
+        (parameter * Tensor::from_slice(grad).to_kind(parameter.kind())).sum(Kind::Float).backward();
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        Vec::try_from(tensor.to_kind(Kind::Float)).unwrap()
+    }
+
+    // p = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
+    // optimizer = torch.optim.AdamW([p], lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)
+    // for grad in ([0.1, -0.2, 0.3], [-0.5, 0.4, 1e-4], [0.2, 0.2, -3.0]):
+    //     p.grad = torch.tensor(grad); optimizer.step(); print(p.tolist())
+    const GRADS: [[f32; 3]; 3] = [[0.1, -0.2, 0.3], [-0.5, 0.4, 1e-4], [0.2, 0.2, -3.0]];
+    #[expect(clippy::excessive_precision, reason = "as PyTorch prints them")]
+    const EXPECTED: [[f32; 3]; 3] = [
+        [0.889_999_986, -1.879_999_995, 0.395_000_011],
+        [0.940_810_919, -1.897_760_749, 0.323_867_142],
+        [0.951_113_641, -1.930_707_574, 0.378_785_163],
+    ];
+
+    #[test]
+    fn updates_are_those_of_pytorch() {
+        let p = parameter(&[1.0, -2.0, 0.5]);
+        let mut optimizer = AdamW::new(vec![("w".into(), p.shallow_clone())], options()).unwrap();
+        for (grad, expected) in GRADS.iter().zip(EXPECTED) {
+            set_grad(&p, grad);
+            optimizer.step(0.1).unwrap();
+            for (value, expected) in values(&p).iter().zip(expected) {
+                assert!((value - expected).abs() < 2e-7, "{value}, not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn bfloat16_parameters_follow_float32_masters() {
+        let p = Tensor::from_slice(&[1.0f32, -2.0, 0.5]).to_kind(Kind::BFloat16).set_requires_grad(true);
+        let mut optimizer = AdamW::new(vec![("w".into(), p.shallow_clone())], options()).unwrap();
+        // Each step is far below bfloat16's resolution at 1.0; together they are not.
+        for _ in 0..200 {
+            set_grad(&p, &[1.0, 1.0, 1.0]);
+            optimizer.step(1e-4).unwrap();
+        }
+        assert_eq!(p.kind(), Kind::BFloat16);
+        assert!(values(&p)[0] < 0.985, "{:?}", values(&p));
+        assert!(optimizer.state().iter().all(|(_, tensor)| tensor.kind() == Kind::Float));
+    }
+
+    #[test]
+    fn a_restored_state_goes_on_bit_for_bit() {
+        let run = |stop: Option<usize>| {
+            let mut p = parameter(&[1.0, -2.0, 0.5]);
+            let mut optimizer = AdamW::new(vec![("w".into(), p.shallow_clone())], options()).unwrap();
+            for (index, grad) in GRADS.iter().enumerate() {
+                if stop == Some(index) {
+                    let state: HashMap<_, _> = optimizer.state().into_iter().map(|(n, t)| (n, t.copy())).collect();
+                    p = parameter(&values(&p));
+                    let updates = optimizer.num_updates();
+                    optimizer = AdamW::new(vec![("w".into(), p.shallow_clone())], options()).unwrap();
+                    assert_eq!(optimizer.load_state(updates, &state).unwrap(), None);
+                }
+                set_grad(&p, grad);
+                optimizer.step(0.1).unwrap();
+            }
+            values(&p)
+        };
+        assert_eq!(run(None), run(Some(2)));
+    }
+
+    #[test]
+    fn clipping_scales_to_the_norm() {
+        let p = parameter(&[0.0, 0.0]);
+        let optimizer = AdamW::new(vec![("w".into(), p.shallow_clone())], options()).unwrap();
+        set_grad(&p, &[3.0, 4.0]);
+        let norm = optimizer.grad_norm().unwrap();
+        assert!((norm - 5.0).abs() < 1e-9);
+        optimizer.clip_grad_norm(norm, 0.0).unwrap();
+        assert_eq!(values(&p.grad()), [3.0, 4.0]);
+        optimizer.clip_grad_norm(norm, 1.0).unwrap();
+        assert!((optimizer.grad_norm().unwrap() - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn norms_and_biases_do_not_decay() {
+        for name in
+            ["model.norm.weight", "model.layers.0.input_layernorm.weight", "model.layers.0.self_attn.q_norm.weight"]
+        {
+            assert!(!decays(name), "{name}");
+        }
+        assert!(!decays("model.layers.0.self_attn.q_proj.bias"));
+        assert!(decays("model.layers.0.self_attn.q_proj.weight"));
+        assert!(decays("model.embed_tokens.weight"));
+    }
+}

@@ -1,0 +1,189 @@
+//! DLPack ↔ [`tch::Tensor`], without copies.
+//!
+//! The rules of the table: inputs are borrowed for a call ([`borrow`]), outputs are owned by who receives them
+//! ([`export`], then [`import`]).
+
+extern crate std;
+
+use std::borrow::ToOwned;
+use std::ffi::CStr;
+use std::format;
+use std::string::String;
+
+use core::ffi::c_char;
+use core::ptr::NonNull;
+
+use torch_sys::C_tensor;
+
+use crate::{
+    DL_BFLOAT, DL_BOOL, DL_CPU, DL_CUDA, DL_FLOAT, DL_INT, DLDataType, DLManagedTensorVersioned, DLPACK_VERSION,
+};
+
+/// Version of torch that this build is compiled against; a process must hold exactly this one.
+pub const TORCH_VERSION: &str = env!("LAMBDA_DPO_TORCH_VERSION");
+
+unsafe extern "C" {
+    fn ldpo_tensor_import(source: *mut DLManagedTensorVersioned, out: *mut *mut C_tensor) -> *mut c_char;
+    fn ldpo_tensor_borrow(source: *mut DLManagedTensorVersioned, out: *mut *mut C_tensor) -> *mut c_char;
+    fn ldpo_tensor_export(tensor: *const C_tensor, out: *mut *mut DLManagedTensorVersioned) -> *mut c_char;
+    fn free(pointer: *mut core::ffi::c_void);
+}
+
+/// Takes the message that the C++ side allocated.
+fn check(message: *mut c_char) -> Result<(), String> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a non-NULL message is a NUL-terminated string from strdup, and ours to free.
+    unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        free(message.cast());
+        Err(text)
+    }
+}
+
+/// An exported tensor; frees it unless [`into_raw`](Self::into_raw) hands it on.
+#[derive(Debug)]
+pub struct Exported(NonNull<DLManagedTensorVersioned>);
+
+impl Exported {
+    /// The tensor, still owned by this value: lend it for a call.
+    pub fn as_raw(&self) -> *mut DLManagedTensorVersioned {
+        self.0.as_ptr()
+    }
+
+    /// The tensor, now owned by the caller.
+    pub fn into_raw(self) -> *mut DLManagedTensorVersioned {
+        let raw = self.0.as_ptr();
+        core::mem::forget(self);
+        raw
+    }
+}
+
+impl Drop for Exported {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from `export` and was not handed on.
+        unsafe { free_tensor(self.0.as_ptr()) }
+    }
+}
+
+/// Calls a tensor's deleter; does nothing for NULL.
+///
+/// # Safety
+/// `raw` is NULL or an owned tensor that nobody uses afterwards.
+pub unsafe fn free_tensor(raw: *mut DLManagedTensorVersioned) {
+    if raw.is_null() {
+        return;
+    }
+    // SAFETY: owned by the caller, who promises not to use it again.
+    unsafe {
+        if let Some(deleter) = (*raw).deleter {
+            deleter(raw);
+        }
+    }
+}
+
+/// Shares a tensor's memory as DLPack; keeps the memory alive.
+///
+/// # Errors
+/// What libtorch says of a tensor that DLPack cannot express (sparse, quantised).
+pub fn export(tensor: &tch::Tensor) -> Result<Exported, String> {
+    let mut raw = core::ptr::null_mut();
+    // SAFETY: `tensor` is a live at::Tensor; `raw` is written on success.
+    check(unsafe { ldpo_tensor_export(tensor.as_ptr().cast(), &mut raw) })?;
+    NonNull::new(raw).map(Exported).ok_or_else(|| "libtorch exported no tensor".to_owned())
+}
+
+/// Takes an owned tensor over: its deleter runs with the last handle to the result.
+///
+/// # Errors
+/// As [`borrow`]; the tensor is then still the caller's.
+///
+/// # Safety
+/// `raw` is a valid, owned tensor, and is not used again after success.
+pub unsafe fn import(raw: *mut DLManagedTensorVersioned) -> Result<tch::Tensor, String> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        validate(raw)?;
+        let mut tensor = core::ptr::null_mut();
+        check(ldpo_tensor_import(raw, &mut tensor))?;
+        Ok(tch::Tensor::from_ptr(tensor))
+    }
+}
+
+/// Views a borrowed tensor. The result, and everything that shares its memory, must be gone before `raw` is.
+///
+/// # Errors
+/// A DLPack major other than 1, a dtype or device outside the table's, a NULL pointer where memory is needed, a negative
+/// size.
+///
+/// # Safety
+/// `raw` points to a tensor that is valid as long as the result lives.
+pub unsafe fn borrow(raw: *mut DLManagedTensorVersioned) -> Result<tch::Tensor, String> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        validate(raw)?;
+        let mut tensor = core::ptr::null_mut();
+        check(ldpo_tensor_borrow(raw, &mut tensor))?;
+        Ok(tch::Tensor::from_ptr(tensor))
+    }
+}
+
+/// Checks what libtorch would take on trust.
+///
+/// # Safety
+/// `raw` is NULL or points to a readable struct whose shape has `ndim` entries.
+unsafe fn validate(raw: *mut DLManagedTensorVersioned) -> Result<(), String> {
+    // SAFETY: the caller's promise, after the NULL check.
+    let managed = unsafe { raw.as_ref() }.ok_or_else(|| "the tensor is NULL".to_owned())?;
+    if managed.version.major != DLPACK_VERSION.major {
+        let (found, known) = (managed.version.major, DLPACK_VERSION.major);
+        return Err(format!("DLPack major version {found} is not supported, only {known}"));
+    }
+    let tensor = &managed.dl_tensor;
+    if !matches!(tensor.device.device_type, DL_CPU | DL_CUDA) {
+        return Err(format!("DLPack device type {} is not supported, only CPU and CUDA", tensor.device.device_type));
+    }
+    let DLDataType { code, bits, lanes } = tensor.dtype;
+    match (code, bits, lanes) {
+        (DL_FLOAT, 16 | 32 | 64, 1) | (DL_BFLOAT, 16, 1) | (DL_INT, 64, 1) | (DL_BOOL, 8, 1) => {}
+        _ => {
+            return Err(format!(
+                "dtype {} is not supported, only float32, float64, float16, bfloat16, int64 and bool",
+                dtype_name(tensor.dtype)
+            ));
+        }
+    }
+    let ndim = usize::try_from(tensor.ndim).map_err(|_| format!("ndim {} is negative", tensor.ndim))?;
+    if ndim > 0 && tensor.shape.is_null() {
+        return Err("the tensor's shape is NULL".to_owned());
+    }
+    let shape = if ndim == 0 {
+        &[][..]
+    } else {
+        // SAFETY: non-NULL, and the caller promises `ndim` entries.
+        unsafe { core::slice::from_raw_parts(tensor.shape, ndim) }
+    };
+    if let Some(size) = shape.iter().find(|size| **size < 0) {
+        return Err(format!("the tensor has a negative size, {size}"));
+    }
+    if tensor.data.is_null() && !shape.contains(&0) {
+        return Err("the tensor's data is NULL though it is not empty".to_owned());
+    }
+    Ok(())
+}
+
+/// A dtype as people write it: `float32`, `uint8`, ….
+fn dtype_name(dtype: DLDataType) -> String {
+    let kind = match dtype.code {
+        DL_INT => "int",
+        crate::DL_UINT => "uint",
+        DL_FLOAT => "float",
+        DL_BFLOAT => "bfloat",
+        DL_BOOL => "bool",
+        5 => "complex",
+        code => return format!("with DLPack code {code} ({} bits)", dtype.bits),
+    };
+    let lanes = if dtype.lanes == 1 { String::new() } else { format!("x{}", dtype.lanes) };
+    format!("{kind}{}{lanes}", dtype.bits)
+}

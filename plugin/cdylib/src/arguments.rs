@@ -1,0 +1,149 @@
+//! Pointers from C to references, each checked and named.
+
+use std::path::PathBuf;
+
+use lambda_dpo_abi as abi;
+
+use crate::guard::{Failure, Outcome};
+
+fn not_null<T>(pointer: *const T, name: &str) -> Outcome {
+    if pointer.is_null() {
+        return Err(Failure::argument(format!("argument `{name}` is NULL")));
+    }
+    if !pointer.is_aligned() {
+        return Err(Failure::argument(format!("argument `{name}` is not aligned")));
+    }
+    Ok(())
+}
+
+/// Borrows a value.
+///
+/// # Safety
+/// `pointer` is NULL or points to a valid `T` that outlives `'a`.
+pub unsafe fn reference<'a, T>(pointer: *const T, name: &str) -> Outcome<&'a T> {
+    not_null(pointer, name)?;
+    // SAFETY: not NULL, aligned, and the caller's promise.
+    Ok(unsafe { &*pointer })
+}
+
+/// Borrows a value to write to.
+///
+/// # Safety
+/// `pointer` is NULL or points to a valid `T` that outlives `'a` and that nobody else uses meanwhile.
+pub unsafe fn reference_mut<'a, T>(pointer: *mut T, name: &str) -> Outcome<&'a mut T> {
+    not_null(pointer, name)?;
+    // SAFETY: not NULL, aligned, and the caller's promise.
+    Ok(unsafe { &mut *pointer })
+}
+
+/// Checks the `struct_size` that a struct of the ABI starts with: all of revision 1's fields must be there.
+///
+/// # Safety
+/// `pointer` is NULL or points to at least its first field.
+unsafe fn check_size<T>(pointer: *const T, name: &str) -> Outcome {
+    not_null(pointer, name)?;
+    // SAFETY: the struct starts with a readable usize.
+    let found = unsafe { *pointer.cast::<usize>() };
+    let needed = size_of::<T>();
+    if found < needed {
+        return Err(Failure::argument(format!(
+            "argument `{name}` has struct_size {found}, this version needs {needed}: set it to the struct's sizeof"
+        )));
+    }
+    Ok(())
+}
+
+/// Borrows a struct that starts with `struct_size`.
+///
+/// # Safety
+/// As [`reference`], `T` being such a struct.
+pub unsafe fn sized<'a, T>(pointer: *const T, name: &str) -> Outcome<&'a T> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        check_size(pointer, name)?;
+        reference(pointer, name)
+    }
+}
+
+/// Borrows a struct that starts with `struct_size`, to write to.
+///
+/// # Safety
+/// As [`reference_mut`], `T` being such a struct.
+pub unsafe fn sized_mut<'a, T>(pointer: *mut T, name: &str) -> Outcome<&'a mut T> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        check_size(pointer, name)?;
+        reference_mut(pointer, name)
+    }
+}
+
+/// Writes an output.
+///
+/// # Safety
+/// `pointer` is NULL or writable.
+pub unsafe fn write<T>(pointer: *mut T, value: T, name: &str) -> Outcome {
+    not_null(pointer, name)?;
+    // SAFETY: not NULL, aligned, and the caller's promise; whatever stood there belongs to the caller.
+    unsafe { pointer.write(value) };
+    Ok(())
+}
+
+/// Borrows an array; NULL is an empty one where `len` is 0.
+///
+/// # Safety
+/// `pointer` is NULL or points to `len` valid values that outlive `'a`.
+pub unsafe fn slice<'a, T>(pointer: *const T, len: usize, name: &str) -> Outcome<&'a [T]> {
+    if len == 0 {
+        return Ok(&[]);
+    }
+    not_null(pointer, name)?;
+    if len > isize::MAX as usize / size_of::<T>().max(1) {
+        return Err(Failure::argument(format!("argument `{name}` has the impossible length {len}")));
+    }
+    // SAFETY: not NULL, aligned, of a possible length, and the caller's promise.
+    Ok(unsafe { std::slice::from_raw_parts(pointer, len) })
+}
+
+/// Borrows text.
+///
+/// # Safety
+/// `text` holds NULL or `len` readable bytes that outlive `'a`.
+pub unsafe fn text<'a>(text: abi::Str, name: &str) -> Outcome<&'a str> {
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { slice(text.data, text.len, name) }?;
+    std::str::from_utf8(bytes).map_err(|error| {
+        Failure::argument(format!("argument `{name}` is not valid UTF-8: byte {} is out of place", error.valid_up_to()))
+    })
+}
+
+/// Copies a list of texts.
+///
+/// # Safety
+/// As [`slice`] and [`text`].
+pub unsafe fn texts(pointer: *const abi::Str, len: usize, name: &str) -> Outcome<Vec<String>> {
+    // SAFETY: the caller's promise.
+    unsafe { slice(pointer, len, name)?.iter().map(|item| Ok(text(*item, name)?.to_owned())).collect() }
+}
+
+/// Copies a list of paths.
+///
+/// # Safety
+/// As [`slice`] and [`text`].
+pub unsafe fn paths(pointer: *const abi::Str, len: usize, name: &str) -> Outcome<Vec<PathBuf>> {
+    // SAFETY: the caller's promise.
+    Ok(unsafe { texts(pointer, len, name) }?.into_iter().map(PathBuf::from).collect())
+}
+
+/// Lends text to C.
+pub fn str_of(text: &'static str) -> abi::Str {
+    abi::Str { data: text.as_ptr(), len: text.len() }
+}
+
+/// A flag of the ABI.
+pub fn flag(value: u32, name: &str) -> Outcome<bool> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(Failure::argument(format!("`{name}` is {other}, expected 0 or 1"))),
+    }
+}

@@ -1,0 +1,130 @@
+//! Stage 4: batches as DLPack tensors.
+
+use lambda_dpo_abi as abi;
+use lambda_dpo_abi::tensor::free_tensor;
+use lambda_dpo_core::{Batch, CollateOptions, Layout, TokenizedSample};
+
+use crate::arguments::{sized, sized_mut, slice};
+use crate::guard::{Failure, Outcome, call, release};
+use crate::tensors::export;
+use crate::tokenize::TokenizedHandle;
+
+/// Reads the options.
+///
+/// # Safety
+/// `options` is NULL or valid.
+pub unsafe fn collate_options(options: *const abi::CollateOptions) -> Outcome<CollateOptions> {
+    // SAFETY: the caller's promise.
+    let options = unsafe { sized(options, "options") }?;
+    let layout = match options.layout {
+        abi::LAYOUT_EXPANDED => Layout::Expanded,
+        abi::LAYOUT_ROWS => Layout::Rows,
+        abi::LAYOUT_PACKED => Layout::Packed,
+        other => return Err(Failure::argument(format!("`layout` is {other}, expected 0, 1 or 2"))),
+    };
+    let tokens = |value: u64, name: &str| {
+        usize::try_from(value)
+            .map_err(|_| Failure::argument(format!("`{name}` is {value}, more than this machine can count")))
+    };
+    let max_tokens = tokens(options.max_tokens, "max_tokens")?;
+    let pad_to_multiple_of = tokens(options.pad_to_multiple_of, "pad_to_multiple_of")?;
+    Ok(CollateOptions {
+        layout,
+        max_tokens: (max_tokens > 0).then_some(max_tokens),
+        pad_to_multiple_of: if pad_to_multiple_of == 0 { 8 } else { pad_to_multiple_of },
+        pad_token_id: options.pad_token_id,
+    })
+}
+
+/// Writes a batch out, all of it or nothing.
+///
+/// # Safety
+/// `out` is NULL or valid.
+pub unsafe fn give_batch(batch: &Batch, out: *mut abi::Batch) -> Outcome {
+    // SAFETY: the caller's promise.
+    let out = unsafe { sized_mut(out, "batch") }?;
+    macro_rules! give {
+        ($($field:ident),* $(,)?) => {{
+            $(let $field = export(&batch.$field)?;)*
+            $(out.$field = $field.into_raw();)*
+        }};
+    }
+    give!(
+        input_ids,
+        attention_mask,
+        position_ids,
+        labels,
+        prompt_ids,
+        sequence_ids,
+        target_positions,
+        target_ids,
+        target_sequences,
+        sequence_num_tokens,
+        sequence_prompts,
+        sequence_responses,
+        prompt_offsets,
+        sequence_index,
+        pi_target,
+        target_mask,
+        lambda,
+        record_indices,
+    );
+    out.num_contributing = batch.num_contributing;
+    Ok(())
+}
+
+/// See [`abi::Api::collate`].
+pub unsafe extern "C" fn collate(
+    samples: *const *const abi::TokenizedSample,
+    num_samples: usize,
+    lambda: *const f64,
+    options: *const abi::CollateOptions,
+    batch: *mut abi::Batch,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let options = collate_options(options)?;
+        let mut parts: Vec<TokenizedSample> = Vec::new();
+        for (i, sample) in slice(samples, num_samples, "samples")?.iter().enumerate() {
+            TokenizedHandle::with(*sample, &format!("samples[{i}]"), |sample| {
+                parts.extend(sample.iter().cloned());
+                Ok(())
+            })?;
+        }
+        let num_dimensions = parts.first().map_or(0, |part| part.pi_target.nrows());
+        let lambda = slice(lambda, parts.len() * num_dimensions, "lambda")?;
+        let parts: Vec<&TokenizedSample> = parts.iter().collect();
+        give_batch(&lambda_dpo_core::collate(&parts, lambda, &options)?, batch)
+    })
+}
+
+/// See [`abi::Api::batch_free`].
+pub unsafe extern "C" fn batch_free(batch: *mut abi::Batch) {
+    // SAFETY: NULL or a batch whose non-NULL tensors are owned by the caller.
+    release(|| unsafe {
+        let Some(batch) = batch.as_mut() else { return };
+        for tensor in [
+            &mut batch.input_ids,
+            &mut batch.attention_mask,
+            &mut batch.position_ids,
+            &mut batch.labels,
+            &mut batch.prompt_ids,
+            &mut batch.sequence_ids,
+            &mut batch.target_positions,
+            &mut batch.target_ids,
+            &mut batch.target_sequences,
+            &mut batch.sequence_num_tokens,
+            &mut batch.sequence_prompts,
+            &mut batch.sequence_responses,
+            &mut batch.prompt_offsets,
+            &mut batch.sequence_index,
+            &mut batch.pi_target,
+            &mut batch.target_mask,
+            &mut batch.lambda,
+            &mut batch.record_indices,
+        ] {
+            free_tensor(std::mem::replace(tensor, std::ptr::null_mut()));
+        }
+    });
+}

@@ -1,0 +1,124 @@
+//! Stages 1 and 2: single records, and streams of record files.
+
+use std::sync::Mutex;
+
+use lambda_dpo_abi as abi;
+use lambda_dpo_core::convert::convert_record as core_convert_record;
+use lambda_dpo_core::{ConvertOptions, Format, MissingRating, SampleReader};
+
+use crate::arguments::{flag, paths, sized, text, texts};
+use crate::guard::{Failure, Outcome, call};
+use crate::handle::Handle;
+use crate::tensors::{give_json, give_text};
+
+/// Reads the options.
+///
+/// # Safety
+/// `options` is NULL or valid, with the arrays it names.
+pub unsafe fn convert_options(options: *const abi::ConvertOptions) -> Outcome<ConvertOptions> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let options = sized(options, "options")?;
+        let format = match options.format {
+            abi::FORMAT_ULTRAFEEDBACK => Format::UltraFeedback,
+            abi::FORMAT_PAIRS => Format::Pairs,
+            abi::FORMAT_CHAT => Format::Chat,
+            other => return Err(Failure::argument(format!("`format` is {other}, expected 0, 1 or 2"))),
+        };
+        let dimensions = if options.dimensions.is_null() {
+            None
+        } else {
+            Some(texts(options.dimensions, options.num_dimensions, "dimensions")?)
+        };
+        let missing_rating = if options.missing_rating.is_nan() {
+            MissingRating::Mask
+        } else {
+            MissingRating::Value(options.missing_rating)
+        };
+        Ok(ConvertOptions {
+            format,
+            best_worst_pairs: flag(options.best_worst_pairs, "best_worst_pairs")?,
+            dimensions,
+            missing_rating,
+            temperature: options.temperature,
+            max_samples: (options.max_samples > 0).then_some(options.max_samples),
+            exclude_sources: texts(options.exclude_sources, options.num_exclude_sources, "exclude_sources")?,
+            keep_all: flag(options.keep_all, "keep_all")?,
+        })
+    }
+}
+
+/// See [`abi::Api::convert_record`].
+pub unsafe extern "C" fn convert_record(
+    record: abi::Str,
+    record_index: u64,
+    options: *const abi::ConvertOptions,
+    sample: *mut abi::Bytes,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let options = convert_options(options)?;
+        match core_convert_record(text(record, "record")?, record_index, &options)? {
+            Some(converted) => give_json(&converted, sample, "sample"),
+            None => give_text(None, sample, "sample"),
+        }
+    })
+}
+
+type Reader = Handle<Mutex<SampleReader>>;
+
+/// See [`abi::Api::reader_open`].
+pub unsafe extern "C" fn reader_open(
+    files: *const abi::Str,
+    num_files: usize,
+    options: *const abi::ConvertOptions,
+    reader: *mut *mut abi::Reader,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let opened = SampleReader::open(&paths(files, num_files, "paths")?, convert_options(options)?)?;
+        Reader::give(Mutex::new(opened), reader, "reader")
+    })
+}
+
+/// See [`abi::Api::reader_next`].
+pub unsafe extern "C" fn reader_next(
+    reader: *mut abi::Reader,
+    sample: *mut abi::Bytes,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let next = Reader::with(reader, "reader", |reader| Ok(locked(reader)?.next().transpose()?))?;
+        match next {
+            Some(next) => give_json(&next, sample, "sample"),
+            None => give_text(None, sample, "sample"),
+        }
+    })
+}
+
+/// See [`abi::Api::reader_report`].
+pub unsafe extern "C" fn reader_report(
+    reader: *const abi::Reader,
+    report: *mut abi::Bytes,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        Reader::with(reader, "reader", |reader| give_json(&locked(reader)?.report(), report, "report"))
+    })
+}
+
+fn locked(reader: &Mutex<SampleReader>) -> Outcome<std::sync::MutexGuard<'_, SampleReader>> {
+    reader
+        .lock()
+        .map_err(|_| Failure::new(abi::STATUS_POISONED, "`reader` was left in an unknown state by an earlier defect"))
+}
+
+/// See [`abi::Api::reader_free`].
+pub unsafe extern "C" fn reader_free(reader: *mut abi::Reader) {
+    // SAFETY: the caller keeps the table's rules.
+    unsafe { Reader::free(reader) }
+}

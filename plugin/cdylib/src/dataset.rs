@@ -1,0 +1,128 @@
+//! Stages 1 to 4 behind one handle.
+
+use std::ops::ControlFlow;
+
+use lambda_dpo_abi as abi;
+use lambda_dpo_core::Dataset;
+use lambda_dpo_core::dataset::SampleInfo;
+use tch::Tensor;
+
+use crate::arguments::{paths, sized, slice, write};
+use crate::collate::{collate_options, give_batch};
+use crate::convert::convert_options;
+use crate::guard::{Failure, call};
+use crate::handle::Handle;
+use crate::tensors::{export, give_json};
+use crate::tokenize::{TokenizerHandle, tokenize_options};
+
+type DatasetHandle = Handle<Dataset>;
+
+/// See [`abi::Api::dataset_open`].
+pub unsafe extern "C" fn dataset_open(
+    files: *const abi::Str,
+    num_files: usize,
+    tokenizer: *const abi::Tokenizer,
+    options: *const abi::DatasetOptions,
+    dataset: *mut *mut abi::Dataset,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let files = paths(files, num_files, "paths")?;
+        let options = sized(options, "options")?;
+        let convert = convert_options(options.convert)?;
+        let tokenize = tokenize_options(options.tokenize)?;
+        let mut progress = |done, total| match options.progress {
+            Some(progress) if progress(options.progress_user, done, total) != 0 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        };
+        let opened = TokenizerHandle::with(tokenizer, "tokenizer", |tokenizer| {
+            Ok(Dataset::open(&files, tokenizer, &convert, &tokenize, &mut progress)?)
+        })?;
+        DatasetHandle::give(opened, dataset, "dataset")
+    })
+}
+
+/// See [`abi::Api::dataset_len`].
+pub unsafe extern "C" fn dataset_len(dataset: *const abi::Dataset) -> u64 {
+    let mut len = 0;
+    // SAFETY: the caller keeps the table's rules.
+    call(std::ptr::null_mut(), || unsafe {
+        len = DatasetHandle::with(dataset, "dataset", |dataset| Ok(dataset.len() as u64))?;
+        Ok(())
+    });
+    len
+}
+
+/// See [`abi::Api::dataset_info`].
+pub unsafe extern "C" fn dataset_info(
+    dataset: *const abi::Dataset,
+    info: *mut abi::Bytes,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        DatasetHandle::with(dataset, "dataset", |dataset| {
+            let value = serde_json::json!({ "dimensions": dataset.dimensions(), "report": dataset.report() });
+            give_json(&value, info, "info")
+        })
+    })
+}
+
+/// See [`abi::Api::dataset_samples`].
+pub unsafe extern "C" fn dataset_samples(
+    dataset: *const abi::Dataset,
+    samples: *mut abi::Tensor,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let rows: Vec<i64> = DatasetHandle::with(dataset, "dataset", |dataset| {
+            let count = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+            let describe = |info: SampleInfo| {
+                [
+                    i64::try_from(info.record_index).unwrap_or(i64::MAX),
+                    count(info.num_responses),
+                    count(info.num_tokens),
+                ]
+            };
+            Ok(dataset.samples().into_iter().flat_map(describe).collect())
+        })?;
+        let exported = export(&Tensor::f_from_slice(&rows)?.f_view([-1, 3])?)?;
+        write(samples, exported.as_raw(), "samples")?;
+        exported.into_raw();
+        Ok(())
+    })
+}
+
+/// See [`abi::Api::dataset_batch`].
+pub unsafe extern "C" fn dataset_batch(
+    dataset: *const abi::Dataset,
+    indices: *const u64,
+    num_indices: usize,
+    lambda: *const f64,
+    options: *const abi::CollateOptions,
+    batch: *mut abi::Batch,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let options = collate_options(options)?;
+        let indices = slice(indices, num_indices, "indices")?
+            .iter()
+            .map(|index| usize::try_from(*index))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| Failure::argument("`indices` holds a number that this machine cannot count to"))?;
+        let collated = DatasetHandle::with(dataset, "dataset", |dataset| {
+            let lambda = slice(lambda, indices.len() * dataset.dimensions().len(), "lambda")?;
+            Ok(dataset.batch(&indices, lambda, &options)?)
+        })?;
+        give_batch(&collated, batch)
+    })
+}
+
+/// See [`abi::Api::dataset_free`].
+pub unsafe extern "C" fn dataset_free(dataset: *mut abi::Dataset) {
+    // SAFETY: the caller keeps the table's rules.
+    unsafe { DatasetHandle::free(dataset) }
+}

@@ -1,0 +1,233 @@
+//! Stages 6 and 7: log-probs and loss on borrowed tensors.
+
+use std::sync::Mutex;
+
+use lambda_dpo_abi as abi;
+use lambda_dpo_core::{DEFAULT_LOGITS_BUDGET_BYTES, LossContext, LossInputs, LossOptions, Objective, Reduction, Wants};
+use tch::Tensor;
+
+use crate::arguments::{flag, reference_mut, sized, sized_mut, write};
+use crate::guard::{Failure, Outcome, call};
+use crate::handle::Handle;
+use crate::tensors::{borrow, copied, export, export_option, raw_option};
+
+/// The inputs of one call as tensors. The large ones are views that must not outlive it; the small ones are copies.
+struct Inputs {
+    hidden: Option<Tensor>,
+    lm_head: Option<Tensor>,
+    logits: Option<Tensor>,
+    sequence_log_probs: Option<Tensor>,
+    target_positions: Option<Tensor>,
+    target_ids: Option<Tensor>,
+    target_sequences: Option<Tensor>,
+    num_sequences: i64,
+    reference_log_probs: Option<Tensor>,
+    prompt_offsets: Option<Tensor>,
+    sequence_index: Option<Tensor>,
+    pi_target: Option<Tensor>,
+    target_mask: Option<Tensor>,
+    lambda: Option<Tensor>,
+}
+
+impl Inputs {
+    /// # Safety
+    /// `inputs` is NULL or valid, with its tensors, as long as the result lives.
+    unsafe fn read(inputs: *const abi::LossInputs) -> Outcome<Self> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let inputs = sized(inputs, "inputs")?;
+            let num_sequences = i64::try_from(inputs.num_sequences).map_err(|_| {
+                Failure::argument(format!("`num_sequences` is {}, which is impossible", inputs.num_sequences))
+            })?;
+            Ok(Self {
+                hidden: borrow(inputs.hidden, "hidden")?,
+                lm_head: borrow(inputs.lm_head, "lm_head")?,
+                logits: borrow(inputs.logits, "logits")?,
+                sequence_log_probs: copied(inputs.sequence_log_probs, "sequence_log_probs")?,
+                target_positions: copied(inputs.target_positions, "target_positions")?,
+                target_ids: copied(inputs.target_ids, "target_ids")?,
+                target_sequences: copied(inputs.target_sequences, "target_sequences")?,
+                num_sequences,
+                reference_log_probs: copied(inputs.reference_log_probs, "reference_log_probs")?,
+                prompt_offsets: copied(inputs.prompt_offsets, "prompt_offsets")?,
+                sequence_index: copied(inputs.sequence_index, "sequence_index")?,
+                pi_target: copied(inputs.pi_target, "pi_target")?,
+                target_mask: copied(inputs.target_mask, "target_mask")?,
+                lambda: copied(inputs.lambda, "lambda")?,
+            })
+        }
+    }
+
+    fn as_core(&self) -> LossInputs<'_> {
+        LossInputs {
+            hidden: self.hidden.as_ref(),
+            lm_head: self.lm_head.as_ref(),
+            logits: self.logits.as_ref(),
+            sequence_log_probs: self.sequence_log_probs.as_ref(),
+            target_positions: self.target_positions.as_ref(),
+            target_ids: self.target_ids.as_ref(),
+            target_sequences: self.target_sequences.as_ref(),
+            num_sequences: self.num_sequences,
+            reference_log_probs: self.reference_log_probs.as_ref(),
+            prompt_offsets: self.prompt_offsets.as_ref(),
+            sequence_index: self.sequence_index.as_ref(),
+            pi_target: self.pi_target.as_ref(),
+            target_mask: self.target_mask.as_ref(),
+            lambda: self.lambda.as_ref(),
+        }
+    }
+}
+
+const ALL_WANTS: u32 = abi::WANTS_HIDDEN | abi::WANTS_LM_HEAD | abi::WANTS_LOGITS | abi::WANTS_SEQUENCE_LOG_PROBS;
+
+/// Reads the options.
+///
+/// # Safety
+/// `options` is NULL or valid.
+unsafe fn loss_options(options: *const abi::LossOptions) -> Outcome<LossOptions> {
+    // SAFETY: the caller's promise.
+    let options = unsafe { sized(options, "options") }?;
+    let objective = match options.objective {
+        abi::OBJECTIVE_LISTWISE => Objective::Listwise,
+        abi::OBJECTIVE_SFT => Objective::Sft,
+        other => return Err(Failure::argument(format!("`objective` is {other}, expected 0 or 1"))),
+    };
+    let reduction = match options.reduction {
+        abi::REDUCTION_SUM => Reduction::Sum,
+        abi::REDUCTION_MEAN => Reduction::Mean,
+        other => return Err(Failure::argument(format!("`reduction` is {other}, expected 0 or 1"))),
+    };
+    if options.wants & !ALL_WANTS != 0 {
+        return Err(Failure::argument(format!("`wants` is {:#x}, which has unknown bits", options.wants)));
+    }
+    if !options.normalizer.is_finite() || options.normalizer < 0.0 {
+        return Err(Failure::argument(format!(
+            "`normalizer` is {}, expected a number of at least 0",
+            options.normalizer
+        )));
+    }
+    let wants = |bit| options.wants & bit != 0;
+    Ok(LossOptions {
+        objective,
+        reduction,
+        beta: options.beta,
+        normalizer: (options.normalizer > 0.0).then_some(options.normalizer),
+        logits_budget_bytes: match usize::try_from(options.logits_budget_bytes) {
+            Ok(0) => DEFAULT_LOGITS_BUDGET_BYTES,
+            Ok(bytes) => bytes,
+            Err(_) => usize::MAX,
+        },
+        paper_exact: flag(options.paper_exact, "paper_exact")?,
+        wants: Wants {
+            hidden: wants(abi::WANTS_HIDDEN),
+            lm_head: wants(abi::WANTS_LM_HEAD),
+            logits: wants(abi::WANTS_LOGITS),
+            sequence_log_probs: wants(abi::WANTS_SEQUENCE_LOG_PROBS),
+        },
+    })
+}
+
+/// See [`abi::Api::log_probs`].
+pub unsafe extern "C" fn log_probs(
+    inputs: *const abi::LossInputs,
+    options: *const abi::LossOptions,
+    token_log_probs: *mut abi::Tensor,
+    sequence_log_probs: *mut abi::Tensor,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let inputs = Inputs::read(inputs)?;
+        let options = loss_options(options)?;
+        let (token, sequence) = lambda_dpo_core::log_probs(&inputs.as_core(), &options)?;
+        let (token, sequence) = (export_option(token.as_ref())?, export(&sequence)?);
+        let token_out = reference_mut(token_log_probs, "token_log_probs")?;
+        write(sequence_log_probs, sequence.into_raw(), "sequence_log_probs")?;
+        *token_out = raw_option(token);
+        Ok(())
+    })
+}
+
+/// The context lives in the handle until its one backward takes it.
+type ContextHandle = Handle<Mutex<Option<LossContext>>>;
+
+/// See [`abi::Api::loss_forward`].
+pub unsafe extern "C" fn loss_forward(
+    inputs: *const abi::LossInputs,
+    options: *const abi::LossOptions,
+    outputs: *mut abi::LossOutputs,
+    context: *mut *mut abi::LossContext,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let inputs = Inputs::read(inputs)?;
+        let options = loss_options(options)?;
+        let outputs = sized_mut(outputs, "outputs")?;
+        if options.wants != Wants::default() && context.is_null() {
+            return Err(Failure::argument("argument `context` is NULL though `wants` asks for gradients"));
+        }
+        let (result, kept) = lambda_dpo_core::loss_forward(&inputs.as_core(), &options)?;
+        let loss = export(&result.loss)?;
+        let token_log_probs = export_option(result.token_log_probs.as_ref())?;
+        let sequence_log_probs = export(&result.sequence_log_probs)?;
+        let listwise = result.listwise.as_ref();
+        macro_rules! listwise {
+            ($($field:ident),*) => {
+                $(let $field = export_option(listwise.map(|listwise| &listwise.$field))?;)*
+                if !context.is_null() {
+                    match kept {
+                        Some(kept) => ContextHandle::give(Mutex::new(Some(kept)), context, "context")?,
+                        None => write(context, std::ptr::null_mut(), "context")?,
+                    }
+                }
+                $(outputs.$field = raw_option($field);)*
+            };
+        }
+        listwise!(rewards, prompt_losses, dimension_losses, dimension_mask, accuracies, dimension_accuracies, margins);
+        outputs.loss = loss.into_raw();
+        outputs.token_log_probs = raw_option(token_log_probs);
+        outputs.sequence_log_probs = sequence_log_probs.into_raw();
+        Ok(())
+    })
+}
+
+/// See [`abi::Api::loss_backward`].
+pub unsafe extern "C" fn loss_backward(
+    context: *mut abi::LossContext,
+    inputs: *const abi::LossInputs,
+    grad_output: f64,
+    gradients: *mut abi::LossGradients,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let gradients = sized_mut(gradients, "gradients")?;
+        let inputs = Inputs::read(inputs)?;
+        let taken = ContextHandle::with(context, "context", |context| {
+            Ok(context.lock().ok().and_then(|mut context| context.take()))
+        })?;
+        let Some(taken) = taken else {
+            return Err(Failure::new(
+                abi::STATUS_POISONED,
+                "`context` has served its one backward; run the forward again",
+            ));
+        };
+        let result = taken.backward(&inputs.as_core(), grad_output)?;
+        let hidden = export_option(result.hidden.as_ref())?;
+        let lm_head = export_option(result.lm_head.as_ref())?;
+        let logits = export_option(result.logits.as_ref())?;
+        let sequence_log_probs = export_option(result.sequence_log_probs.as_ref())?;
+        gradients.hidden = raw_option(hidden);
+        gradients.lm_head = raw_option(lm_head);
+        gradients.logits = raw_option(logits);
+        gradients.sequence_log_probs = raw_option(sequence_log_probs);
+        Ok(())
+    })
+}
+
+/// See [`abi::Api::loss_context_free`].
+pub unsafe extern "C" fn loss_context_free(context: *mut abi::LossContext) {
+    // SAFETY: the caller keeps the table's rules.
+    unsafe { ContextHandle::free(context) }
+}

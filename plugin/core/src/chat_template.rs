@@ -1,0 +1,163 @@
+//! Chat templates: conversations → the text that a model was trained on.
+//!
+//! Templates are Jinja2 in the environment that Transformers gives them (`trim_blocks`, `lstrip_blocks`, loop controls,
+//! `raise_exception`, its `tojson`, Python's string methods, `{% generation %}`), rendered by minijinja. One thing
+//! differs: `strftime_now` tells the same day always, so that a template that prints the date gives a run that is resumed
+//! tomorrow, or a reference cached yesterday, the same tokens.
+
+mod json;
+mod strftime;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use minijinja::value::ValueKind;
+use minijinja::{Environment, ErrorKind, Output, State, Value, context};
+use minijinja_contrib::pycompat::unknown_method_callback;
+
+use crate::{Error, Message, Result};
+
+const NAME: &str = "chat_template";
+
+/// A compiled chat template with the special tokens that it may print.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    /// Where the template came from, for messages.
+    origin: String,
+    special_tokens: BTreeMap<String, Value>,
+}
+
+impl fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatTemplate").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+/// The message that a template gave to `raise_exception`.
+#[derive(Debug)]
+struct Raised(String);
+
+impl fmt::Display for Raised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Raised {}
+
+impl ChatTemplate {
+    /// Compiles a template.
+    ///
+    /// `origin` is the file it came from, and `special_tokens` are the variables that it may print besides the
+    /// conversation (`bos_token`, `eos_token`, …).
+    ///
+    /// # Errors
+    ///
+    /// A template that is not valid Jinja2, with the line.
+    pub fn new(
+        source: &str,
+        origin: impl Into<String>,
+        special_tokens: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self> {
+        let origin = origin.into();
+        let mut environment = environment();
+        environment.add_template_owned(NAME, without_generation_tags(source)).map_err(|error| {
+            Error::InvalidData(format!("{origin}: not a valid chat template: {}", describe(&error)))
+        })?;
+        let special_tokens = special_tokens.into_iter().map(|(name, token)| (name, Value::from(token))).collect();
+        Ok(Self { environment, origin, special_tokens })
+    }
+
+    /// Renders a conversation, with the assistant's header at the end where `add_generation_prompt` is set.
+    ///
+    /// # Errors
+    ///
+    /// The problem as a clause: what the template raised, or where it failed.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> std::result::Result<String, String> {
+        let special_tokens = Value::from_serialize(&self.special_tokens);
+        let variables = context! {
+            messages => Value::from_serialize(messages),
+            tools => Value::from(()),
+            documents => Value::from(()),
+            add_generation_prompt,
+            ..special_tokens
+        };
+        let rendered = self.environment.get_template(NAME).and_then(|template| template.render(variables));
+        rendered.map_err(|error| match raised(&error) {
+            Some(message) => format!("the chat template ({}) refuses this conversation: {message}", self.origin),
+            None => format!("the chat template ({}) fails on this conversation: {}", self.origin, describe(&error)),
+        })
+    }
+}
+
+/// The environment of Transformers' `apply_chat_template`.
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_unknown_method_callback(unknown_method_callback);
+    environment.set_formatter(format_like_python);
+    // Python's answers where minijinja's own tests differ: None is not iterable, texts and mappings are sequences.
+    environment.add_test("iterable", |value: &Value| {
+        !matches!(value.kind(), ValueKind::None | ValueKind::Bool | ValueKind::Number)
+    });
+    environment.add_test("sequence", |value: &Value| {
+        matches!(value.kind(), ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Map)
+    });
+    environment.add_filter("tojson", json::tojson);
+    environment.add_function("strftime_now", strftime::strftime_now);
+    environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
+    });
+    environment
+}
+
+/// Prints `True`, `False` and `None` as Jinja2 does.
+fn format_like_python(out: &mut Output, state: &State, value: &Value) -> std::result::Result<(), minijinja::Error> {
+    match value.kind() {
+        ValueKind::Bool => Ok(out.write_str(if value.is_true() { "True" } else { "False" })?),
+        ValueKind::None => Ok(out.write_str("None")?),
+        _ => minijinja::escape_formatter(out, state, value),
+    }
+}
+
+fn raised(error: &minijinja::Error) -> Option<String> {
+    let mut source = Some(error as &(dyn std::error::Error + 'static));
+    while let Some(error) = source {
+        if let Some(raised) = error.downcast_ref::<Raised>() {
+            return Some(raised.to_string());
+        }
+        source = error.source();
+    }
+    None
+}
+
+fn describe(error: &minijinja::Error) -> String {
+    let detail = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
+    let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
+    format!("{}{detail}{line}", error.kind())
+}
+
+/// `{% generation %} … {% endgeneration %}` marks what the model says and renders as its content: it becomes a block
+/// that minijinja knows and that renders the same.
+fn without_generation_tags(source: &str) -> String {
+    let mut text = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else { break };
+        let (tag, after) = (&rest[start + 2..start + length], start + length + 2);
+        let name = tag.trim_matches(['-', '+']).trim();
+        text.push_str(&rest[..start]);
+        match name {
+            "generation" => text.push_str(&rest[start..after].replace("generation", "if true")),
+            "endgeneration" => text.push_str(&rest[start..after].replace("endgeneration", "endif")),
+            _ => text.push_str(&rest[start..after]),
+        }
+        rest = &rest[after..];
+    }
+    text.push_str(rest);
+    text
+}

@@ -1,0 +1,108 @@
+//! The names of the dimensions that files use: a first pass that reads nothing else.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+use crate::record::{Body, RowReader};
+use crate::{Format, Record, Result};
+
+/// What a first pass over the inputs found.
+pub(super) struct Found {
+    /// Names, sorted.
+    pub(super) dimensions: Vec<String>,
+    pub(super) num_records: u64,
+}
+
+/// Collects the names of at most `max_records` records whose source is not excluded.
+///
+/// A row that does not parse ends the pass: the second one meets it too and tells what is wrong.
+pub(super) fn find(paths: &[PathBuf], max_records: Option<u64>, exclude_sources: &[String]) -> Result<Found> {
+    let mut found = BTreeSet::new();
+    let mut num_records = 0;
+    let limit = usize::try_from(max_records.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    for row in RowReader::open(paths)?.take(limit) {
+        let Some((source, names)) = names_of(&row?.json) else { break };
+        num_records += 1;
+        if source.is_none_or(|source| !exclude_sources.contains(&source)) {
+            found.extend(names);
+        }
+    }
+    Ok(Found { dimensions: found.into_iter().collect(), num_records })
+}
+
+/// The source and the names of one record, read without keeping its texts; None where it is no record.
+fn names_of(json: &str) -> Option<(Option<String>, Vec<String>)> {
+    if let Ok(projection) = serde_json::from_str::<Projection>(json) {
+        let source = projection.source.or_else(|| projection.metadata?.get("source").cloned());
+        let names = projection.completions.into_iter().flat_map(|completion| completion.annotations.0);
+        return Some((source.and_then(|source| source.as_str().map(str::to_owned)), names.collect()));
+    }
+    // What the projection is too strict for (a key given twice) may still be a record.
+    let record = Record::parse(json, Format::UltraFeedback, 0).ok()?;
+    let Body::Rated(completions) = record.body else { return None };
+    Some((record.source, completions.into_iter().flat_map(|completion| completion.ratings.into_keys()).collect()))
+}
+
+/// The part of a record that names its dimensions.
+#[derive(Deserialize)]
+struct Projection {
+    source: Option<Value>,
+    metadata: Option<Value>,
+    completions: Vec<Completion>,
+}
+
+#[derive(Deserialize)]
+struct Completion {
+    #[serde(default)]
+    annotations: Names,
+}
+
+/// The keys of an object of annotations, or the `Type`s of the older list.
+#[derive(Default)]
+struct Names(Vec<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(NamesVisitor)
+    }
+}
+
+struct NamesVisitor;
+
+impl<'de> Visitor<'de> for NamesVisitor {
+    type Value = Names;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("annotations")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Names, A::Error> {
+        let mut names = Vec::new();
+        while let Some((name, IgnoredAny)) = map.next_entry()? {
+            names.push(name);
+        }
+        Ok(Names(names))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Names, A::Error> {
+        #[derive(Deserialize)]
+        struct Typed {
+            #[serde(rename = "Type")]
+            name: String,
+        }
+        let mut names = Vec::new();
+        while let Some(Typed { name }) = list.next_element()? {
+            names.push(name);
+        }
+        Ok(Names(names))
+    }
+
+    fn visit_unit<E>(self) -> std::result::Result<Names, E> {
+        Ok(Names::default())
+    }
+}

@@ -1,0 +1,79 @@
+//! What was read, left out and found missing.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// Why a record, or a part of it, gave no sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Skipped {
+    /// Its source is one of those to leave out.
+    ExcludedSource,
+    /// It has one response or none, or truncation left no more.
+    FewerThanTwoResponses,
+    /// No dimension rates two of its responses.
+    NoRatedDimension,
+    /// Its best and worst responses have the same mean rating.
+    BestAndWorstTie,
+    /// A conversation in which the model says nothing.
+    NoAssistantTurn,
+    /// A conversation whose answers all lie beyond the cutoff.
+    NoTargetLeft,
+    /// The chat template renders its prompt to no token, so that nothing predicts the first one of a response.
+    EmptyPrompt,
+}
+
+impl Skipped {
+    /// The reason's name in a report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ExcludedSource => "excluded_source",
+            Self::FewerThanTwoResponses => "fewer_than_two_responses",
+            Self::NoRatedDimension => "no_rated_dimension",
+            Self::BestAndWorstTie => "best_and_worst_tie",
+            Self::NoAssistantTurn => "no_assistant_turn",
+            Self::NoTargetLeft => "no_target_left",
+            Self::EmptyPrompt => "empty_prompt",
+        }
+    }
+}
+
+/// Missing ratings of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MissingRatings {
+    /// How many.
+    pub count: u64,
+    /// Index of the first record that has one.
+    pub first_record: u64,
+}
+
+/// Counts of reading, conversion and (in a dataset) tokenisation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Records read.
+    pub num_records: u64,
+    /// Samples given; a conversation may give several (see [`Tokenizer::tokenize`](crate::Tokenizer::tokenize)).
+    pub num_samples: u64,
+    /// What was left out, by reason.
+    pub skipped: BTreeMap<&'static str, u64>,
+    /// Missing ratings, by kind (see [`Rating::Missing`](crate::record::Rating::Missing)).
+    pub missing_ratings: BTreeMap<&'static str, MissingRatings>,
+    /// Samples that the cutoff shortened.
+    pub num_truncated: u64,
+    /// Responses dropped because no token of theirs was left.
+    pub num_dropped_responses: u64,
+}
+
+impl Report {
+    pub(crate) fn skip(&mut self, reason: Skipped) {
+        *self.skipped.entry(reason.name()).or_default() += 1;
+    }
+
+    pub(crate) fn missing(&mut self, kind: &'static str, record_index: u64) {
+        let missing =
+            self.missing_ratings.entry(kind).or_insert(MissingRatings { count: 0, first_record: record_index });
+        missing.count += 1;
+        missing.first_record = missing.first_record.min(record_index);
+    }
+}

@@ -1,0 +1,150 @@
+//! A sample as JSON: what `convert` writes and what the finer calls of the ABI exchange.
+
+use ndarray::Array2;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::record::Prompt;
+use crate::{Error, Result};
+
+/// Rows of a target that a caller brings must come to 1 within this.
+const PI_TOLERANCE: f64 = 1e-3;
+
+/// A prompt with its responses and, per dimension, the target distribution over them.
+///
+/// A pair is one dimension, `preference`, with target (1, 0) over (chosen, rejected). A conversation has no responses and
+/// no dimensions: its prompt holds all turns, and every assistant turn is a target.
+///
+/// # Shapes
+///
+/// `ratings` and `pi_target` are `[M, N]`; NaN (`null` in JSON) where a rating is missing and where a target is masked.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Position of the record in the concatenated inputs.
+    pub record_index: u64,
+    /// The prompt.
+    pub prompt: Prompt,
+    /// N responses.
+    pub responses: Vec<String>,
+    /// M names.
+    pub dimensions: Vec<String>,
+    /// Ratings.
+    pub ratings: Array2<f64>,
+    /// Target distributions p^(k) (13).
+    pub pi_target: Array2<f64>,
+}
+
+impl Sample {
+    /// The sample as one line of JSON. Numbers are written so that they read back to the last bit.
+    ///
+    /// # Errors
+    ///
+    /// None in practice: every sample can be written.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self)
+            .map_err(|error| Error::InvalidData(format!("the sample cannot be written: {error}")))
+    }
+
+    /// Reads a sample back. `ratings` may be left out (all missing), and `record` (0).
+    ///
+    /// # Errors
+    ///
+    /// Invalid JSON, or fields whose shapes do not agree.
+    pub fn from_json(json: &str) -> Result<Self> {
+        serde_json::from_str(json).map_err(|error| Error::InvalidData(format!("not a valid sample: {error}")))
+    }
+
+    /// Whether this is a conversation, in which every assistant turn is a target.
+    pub fn is_conversation(&self) -> bool {
+        self.responses.is_empty() && self.dimensions.is_empty()
+    }
+}
+
+type Rows = Vec<Vec<Option<f64>>>;
+
+/// Fields in the order in which they are written.
+#[derive(Serialize)]
+struct Written<'a> {
+    prompt: &'a Prompt,
+    responses: &'a [String],
+    dimensions: &'a [String],
+    ratings: Rows,
+    pi_target: Rows,
+    record: u64,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    prompt: Prompt,
+    responses: Vec<String>,
+    dimensions: Vec<String>,
+    ratings: Option<Rows>,
+    pi_target: Rows,
+    #[serde(default)]
+    record: u64,
+}
+
+impl Serialize for Sample {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let written = Written {
+            prompt: &self.prompt,
+            responses: &self.responses,
+            dimensions: &self.dimensions,
+            ratings: to_rows(&self.ratings),
+            pi_target: to_rows(&self.pi_target),
+            record: self.record_index,
+        };
+        written.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Sample {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        Read::deserialize(deserializer)?.into_sample().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Read {
+    fn into_sample(self) -> std::result::Result<Sample, String> {
+        let shape = (self.dimensions.len(), self.responses.len());
+        let ratings = match self.ratings {
+            Some(rows) => to_array(rows, shape, "ratings")?,
+            None => Array2::from_elem(shape, f64::NAN),
+        };
+        let pi_target = to_array(self.pi_target, shape, "pi_target")?;
+        for (row, name) in pi_target.rows().into_iter().zip(&self.dimensions) {
+            let targets = || row.iter().filter(|p| !p.is_nan());
+            if targets().any(|&p| p < 0.0) {
+                return Err(format!("`pi_target` of `{name}` holds a negative number"));
+            }
+            let sum: f64 = targets().sum();
+            if targets().count() > 0 && (sum - 1.0).abs() > PI_TOLERANCE {
+                return Err(format!("`pi_target` of `{name}` comes to {sum}: a distribution comes to 1"));
+            }
+        }
+        Ok(Sample {
+            record_index: self.record,
+            prompt: self.prompt,
+            responses: self.responses,
+            dimensions: self.dimensions,
+            ratings,
+            pi_target,
+        })
+    }
+}
+
+fn to_rows(array: &Array2<f64>) -> Rows {
+    let value = |&value: &f64| value.is_finite().then_some(value);
+    array.rows().into_iter().map(|row| row.iter().map(value).collect()).collect()
+}
+
+fn to_array(rows: Rows, shape: (usize, usize), field: &str) -> std::result::Result<Array2<f64>, String> {
+    let (m, n) = shape;
+    if rows.len() != m {
+        return Err(format!("`{field}` has {} rows for {m} dimensions", rows.len()));
+    }
+    if let Some((k, row)) = rows.iter().enumerate().find(|(_, row)| row.len() != n) {
+        return Err(format!("`{field}[{k}]` has {} numbers for {n} responses", row.len()));
+    }
+    let values = rows.into_iter().flatten().map(|value| value.unwrap_or(f64::NAN)).collect();
+    Array2::from_shape_vec(shape, values).map_err(|error| error.to_string())
+}

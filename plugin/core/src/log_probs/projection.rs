@@ -1,0 +1,294 @@
+//! The vocabulary projection, a chunk of target positions at a time, forward and backward.
+
+use tch::{Kind, Tensor};
+
+use super::checks::{check_floating, dtype_name, invalid};
+use super::targets::{Chunk, TargetPlan};
+use crate::{LossGradients, LossInputs, Result, Wants};
+
+/// Where logits come from, flattened to one row per position.
+pub(crate) enum Projection<'a> {
+    /// logits = hidden · lm_headᵀ.
+    Head {
+        /// `[R·T, H]`
+        hidden: Tensor,
+        /// `[V, H]`
+        lm_head: &'a Tensor,
+    },
+    /// `[R·T, V]`, finished.
+    Logits(Tensor),
+}
+
+/// What forward and backward have in common.
+pub(crate) struct Pass<'a> {
+    /// The targets.
+    pub(crate) plan: &'a TargetPlan,
+    /// Bytes of logits that may be alive at once.
+    pub(crate) budget_bytes: usize,
+    /// The gradients that are, or will be, asked for.
+    pub(crate) wants: Wants,
+}
+
+/// What the forward leaves for the backward.
+#[derive(Debug)]
+pub(crate) enum Kept {
+    /// Chunks are projected again.
+    Nothing,
+    /// `[K, V]` 1[v = y] − softmax(z)_v of the only chunk: it fits the budget.
+    Residuals(Tensor),
+    /// `[K, H]` unscaled ∂/∂hidden of every target: the LM head is frozen, so the vocabulary is done with.
+    HiddenRows(Tensor),
+}
+
+impl<'a> Projection<'a> {
+    /// Takes whichever of hidden states and logits was given; None where neither was.
+    pub(crate) fn new(inputs: &LossInputs<'a>) -> Result<Option<Self>> {
+        match (inputs.hidden, inputs.lm_head, inputs.logits) {
+            (None, None, None) => Ok(None),
+            (None, None, Some(logits)) => Ok(Some(Self::Logits(rows("logits", logits)?))),
+            (Some(hidden), Some(lm_head), None) => Self::from_head(hidden, lm_head).map(Some),
+            (Some(_), None, None) => invalid("lm_head is missing: hidden states need it".into()),
+            (None, Some(_), _) => invalid("hidden is missing: lm_head was given without it".into()),
+            (Some(_), _, Some(_)) => invalid("hidden and logits were both given: give one of them".into()),
+        }
+    }
+
+    fn from_head(hidden: &Tensor, lm_head: &'a Tensor) -> Result<Self> {
+        let flat = rows("hidden", hidden)?;
+        check_floating("lm_head", lm_head)?;
+        let (hidden_kind, head_kind) = (hidden.f_kind()?, lm_head.f_kind()?);
+        if hidden_kind != head_kind {
+            return invalid(format!(
+                "hidden is {}, but lm_head is {}: cast one to the other's dtype",
+                dtype_name(hidden_kind),
+                dtype_name(head_kind)
+            ));
+        }
+        if hidden.device() != lm_head.device() {
+            return invalid(format!("hidden is on {:?}, but lm_head is on {:?}", hidden.device(), lm_head.device()));
+        }
+        if lm_head.dim() != 2 || lm_head.size()[1] != flat.size()[1] {
+            return invalid(format!(
+                "lm_head has shape {:?}, but it must have shape [vocabulary, {}] for hidden states of shape {:?}",
+                lm_head.size(),
+                flat.size()[1],
+                hidden.size()
+            ));
+        }
+        Ok(Self::Head { hidden: flat, lm_head })
+    }
+
+    /// The tensor that fixes device and dtype: hidden states or logits.
+    pub(crate) fn input(&self) -> &Tensor {
+        match self {
+            Self::Head { hidden, .. } => hidden,
+            Self::Logits(logits) => logits,
+        }
+    }
+
+    /// R·T
+    pub(crate) fn num_positions(&self) -> i64 {
+        self.input().size()[0]
+    }
+
+    /// V
+    pub(crate) fn vocab_size(&self) -> i64 {
+        match self {
+            Self::Head { lm_head, .. } => lm_head.size()[0],
+            Self::Logits(logits) => logits.size()[1],
+        }
+    }
+
+    /// The dtype of log-probs and of gradients while they are summed: float64 for float64 inputs, else float32.
+    pub(crate) fn accumulation(&self) -> Kind {
+        if self.input().kind() == Kind::Double { Kind::Double } else { Kind::Float }
+    }
+
+    /// Chunks whose logits stay within the budget: at the peak the accumulation dtype is held twice (a softmax and what
+    /// it is computed from), and a 16-bit dtype once more.
+    fn chunks(&self, pass: &Pass) -> Vec<Chunk> {
+        let (accumulation, input) = (self.accumulation(), self.input().kind());
+        let bytes =
+            2 * accumulation.elt_size_in_bytes() + if input == accumulation { 0 } else { input.elt_size_in_bytes() };
+        pass.plan.chunks((pass.budget_bytes / (bytes * self.vocab_size().max(1) as usize)).max(1))
+    }
+
+    /// Log-probs of the targets, `[K]` in the caller's order, and what the wanted backward needs.
+    ///
+    /// # Numerics
+    ///
+    /// The matrix product runs in the inputs' dtype, everything after it in the accumulation dtype.
+    pub(crate) fn forward(&self, pass: &Pass) -> Result<(Tensor, Kept)> {
+        let (plan, wants, chunks) = (pass.plan, pass.wants, self.chunks(pass));
+        let options = (self.accumulation(), self.input().device());
+        let sorted = Tensor::f_empty([plan.len() as i64], options)?;
+        let mut kept = match self {
+            Self::Head { hidden, .. } if wants.hidden && !wants.lm_head => {
+                let shape = [plan.len() as i64, hidden.size()[1]];
+                Kept::HiddenRows(Tensor::f_empty(shape, (hidden.kind(), hidden.device()))?)
+            }
+            _ => Kept::Nothing,
+        };
+        let keep_residuals = matches!(self, Self::Head { .. }) && wants.lm_head && chunks.len() == 1;
+        for chunk in &chunks {
+            let log_probs = self.log_softmax(plan, chunk)?;
+            chunk.of_targets(&sorted)?.f_copy_(&target_log_probs(&log_probs, plan, chunk)?)?;
+            match (&mut kept, self) {
+                (Kept::HiddenRows(rows), Self::Head { lm_head, .. }) => {
+                    let residuals = residuals(log_probs, plan, chunk)?.f_to_kind(lm_head.kind())?;
+                    let _ = residuals.f_mm_out(&chunk.of_targets(rows)?, &lm_head.f_detach()?)?;
+                }
+                _ if keep_residuals => kept = Kept::Residuals(residuals(log_probs, plan, chunk)?),
+                _ => {}
+            }
+        }
+        Ok((plan.unsort(&sorted)?, kept))
+    }
+
+    /// [p, V] log-softmax at the positions of a chunk.
+    fn log_softmax(&self, plan: &TargetPlan, chunk: &Chunk) -> Result<Tensor> {
+        let rows = self.input().f_index_select(0, &chunk.positions(plan)?)?;
+        let logits = match self {
+            Self::Logits(_) => rows,
+            Self::Head { lm_head, .. } => mm(&rows, &lm_head.f_detach()?.f_transpose(0, 1)?)?,
+        };
+        Ok(logits.f_log_softmax(-1, self.accumulation())?)
+    }
+
+    /// Gradients of Σ_targets c · log p, with c `[K]` in the plan's order.
+    ///
+    /// # Equation
+    ///
+    /// ∂/∂z_v = c (1[v = y] − softmax(z)_v) for each target (METHOD, "Loss and gradient").
+    pub(crate) fn backward(&self, pass: &Pass, kept: Kept, coefficients: &[f64]) -> Result<LossGradients> {
+        match (self, kept) {
+            (Self::Head { hidden, .. }, Kept::HiddenRows(rows)) => {
+                let coefficients = self.column(coefficients)?;
+                let grad = zeros_like(hidden, self.accumulation())?;
+                let scaled = rows.f_to_kind(self.accumulation())?.f_mul(&coefficients)?;
+                drop(rows);
+                add_rows(&grad, pass.plan.target_positions(), &scaled)?;
+                Ok(LossGradients { hidden: Some(grad.f_to_kind(hidden.kind())?), ..LossGradients::default() })
+            }
+            (Self::Head { hidden, lm_head }, kept) => self.backward_head(hidden, lm_head, pass, kept, coefficients),
+            (Self::Logits(logits), _) => self.backward_logits(logits, pass, coefficients),
+        }
+    }
+
+    /// Both gradients of a trained LM head, from residuals that were kept or are computed again.
+    fn backward_head(
+        &self,
+        hidden: &Tensor,
+        lm_head: &Tensor,
+        pass: &Pass,
+        kept: Kept,
+        coefficients: &[f64],
+    ) -> Result<LossGradients> {
+        let (plan, accumulation) = (pass.plan, self.accumulation());
+        // c is scaled to at most 1 for the 16-bit product, where it would otherwise fall below float16's range.
+        let largest = coefficients.iter().fold(0.0, |largest: f64, c| largest.max(c.abs()));
+        let scale = if largest > 0.0 { largest } else { 1.0 };
+        let coefficients = self.column(&coefficients.iter().map(|c| c / scale).collect::<Vec<_>>())?;
+        let mut grad_hidden = if pass.wants.hidden { Some(zeros_like(hidden, accumulation)?) } else { None };
+        let mut grad_head = if pass.wants.lm_head { Some(zeros_like(lm_head, accumulation)?) } else { None };
+        let mut kept = if let Kept::Residuals(residuals) = kept { Some(residuals) } else { None };
+        for chunk in self.chunks(pass) {
+            let residuals = match kept.take() {
+                Some(residuals) => residuals,
+                None => residuals(self.log_softmax(plan, &chunk)?, plan, &chunk)?,
+            };
+            let residuals = residuals.f_to_kind(hidden.kind())?; // [t, V]
+            let coefficients = chunk.of_targets(&coefficients)?; // [t, 1]
+            let positions = chunk.target_positions(plan)?; // [t]
+            if let Some(grad) = &grad_hidden {
+                let rows = mm(&residuals, &lm_head.f_detach()?)?.f_to_kind(accumulation)?;
+                add_rows(grad, &positions, &rows.f_mul(&coefficients)?)?;
+            }
+            if let Some(grad) = &mut grad_head {
+                let rows = hidden.f_index_select(0, &positions)?.f_to_kind(accumulation)?.f_mul(&coefficients)?;
+                add_product(grad, &residuals.f_transpose(0, 1)?, &rows.f_to_kind(hidden.kind())?)?;
+            }
+        }
+        let finish = |grad: Option<Tensor>| -> Result<Option<Tensor>> {
+            grad.map(|mut grad| Ok(grad.f_mul_scalar_(scale)?.f_to_kind(hidden.kind())?)).transpose()
+        };
+        Ok(LossGradients {
+            hidden: finish(grad_hidden.take())?,
+            lm_head: finish(grad_head)?,
+            ..LossGradients::default()
+        })
+    }
+
+    fn backward_logits(&self, logits: &Tensor, pass: &Pass, coefficients: &[f64]) -> Result<LossGradients> {
+        let (plan, coefficients) = (pass.plan, self.column(coefficients)?);
+        let mut grad = zeros_like(logits, logits.kind())?;
+        for chunk in self.chunks(pass) {
+            let mut rows = residuals(self.log_softmax(plan, &chunk)?, plan, &chunk)?;
+            let _ = rows.f_mul_(&chunk.of_targets(&coefficients)?)?;
+            if chunk.has_shared_positions() {
+                // Summed here, so that a 16-bit gradient is rounded once.
+                let summed = Tensor::f_zeros([chunk.num_rows(), self.vocab_size()], (rows.kind(), rows.device()))?;
+                add_rows(&summed, &chunk.target_rows(plan)?, &rows)?;
+                rows = summed;
+            }
+            let _ = grad.f_index_copy_(0, &chunk.positions(plan)?, &rows.f_to_kind(logits.kind())?)?;
+        }
+        Ok(LossGradients { logits: Some(grad), ..LossGradients::default() })
+    }
+
+    /// [K, 1] in the accumulation dtype, beside the inputs.
+    fn column(&self, values: &[f64]) -> Result<Tensor> {
+        let column = Tensor::f_from_slice(values)?.f_unsqueeze(1)?;
+        Ok(column.f_to_kind(self.accumulation())?.f_to_device(self.input().device())?)
+    }
+}
+
+/// [t] log-probs of a chunk's targets, out of [p, V].
+fn target_log_probs(log_probs: &Tensor, plan: &TargetPlan, chunk: &Chunk) -> Result<Tensor> {
+    let places = chunk.target_rows(plan)?.f_mul_scalar(log_probs.size()[1])?.f_add(&chunk.target_ids(plan)?)?;
+    Ok(log_probs.f_view([-1])?.f_index_select(0, &places)?)
+}
+
+/// [t, V] 1[v = y] − softmax(z)_v for each target, in the memory of its log-softmax [p, V] where no position is shared.
+fn residuals(mut log_probs: Tensor, plan: &TargetPlan, chunk: &Chunk) -> Result<Tensor> {
+    let _ = log_probs.f_exp_()?.f_neg_()?;
+    if chunk.has_shared_positions() {
+        log_probs = log_probs.f_index_select(0, &chunk.target_rows(plan)?)?;
+    }
+    let ids = chunk.target_ids(plan)?.f_unsqueeze(1)?;
+    let ones = Tensor::f_ones(ids.size(), (log_probs.kind(), log_probs.device()))?;
+    Ok(log_probs.f_scatter_add_(1, &ids, &ones)?)
+}
+
+/// A matrix product in the operands' dtype, whatever autocast the caller has on: it does not reach `out` variants.
+fn mm(left: &Tensor, right: &Tensor) -> Result<Tensor> {
+    let out = Tensor::f_empty([left.size()[0], right.size()[1]], (left.kind(), left.device()))?;
+    Ok(left.f_mm_out(&out, right)?)
+}
+
+/// grad += left · right, where the product is in the operands' dtype and the sum in `grad`'s.
+fn add_product(grad: &mut Tensor, left: &Tensor, right: &Tensor) -> Result<()> {
+    let _ = if grad.kind() == left.kind() { grad.f_addmm_(left, right)? } else { grad.f_add_(&mm(left, right)?)? };
+    Ok(())
+}
+
+/// Adds row j to row `positions[j]` of the gradient.
+fn add_rows(grad: &Tensor, positions: &Tensor, rows: &Tensor) -> Result<()> {
+    let _ = grad.shallow_clone().f_index_add_(0, positions, rows)?;
+    Ok(())
+}
+
+fn zeros_like(tensor: &Tensor, kind: Kind) -> Result<Tensor> {
+    Ok(Tensor::f_zeros(tensor.size(), (kind, tensor.device()))?)
+}
+
+/// `[R, T, X]` or `[R·T, X]` as `[R·T, X]`.
+fn rows(field: &str, tensor: &Tensor) -> Result<Tensor> {
+    check_floating(field, tensor)?;
+    let size = tensor.size();
+    match size[..] {
+        [_, _] => Ok(tensor.f_detach()?),
+        [rows, tokens, width] => Ok(tensor.f_detach()?.f_reshape([rows * tokens, width])?),
+        _ => invalid(format!("{field} has shape {size:?}, but it must have 2 or 3 dimensions")),
+    }
+}

@@ -1,0 +1,172 @@
+//! Target tokens in the order in which the vocabulary projection visits them.
+
+use std::ops::Range;
+
+use tch::{Device, Tensor};
+
+use super::checks::{invalid, read_indices, required};
+use crate::{LossInputs, Result};
+
+/// The targets of a batch, sorted by the position that predicts them.
+///
+/// A packed prompt's last token predicts the first token of each of its responses: sorted, such targets stand together,
+/// so that a position goes through the projection once and its gradient is summed before it is rounded.
+///
+/// # Shapes
+///
+/// K targets of P ≤ K positions; "sorted" fields are in the plan's order, others in the caller's.
+#[derive(Debug)]
+pub(crate) struct TargetPlan {
+    /// `[P]` the distinct positions, ascending.
+    positions: Tensor,
+    /// `[P + 1]` the sorted targets of position p are `first_target[p] .. first_target[p + 1]`.
+    first_target: Vec<usize>,
+    /// `[K]` sorted: position of each target.
+    target_positions: Tensor,
+    /// `[K]` sorted: which of the P positions each target belongs to.
+    target_rows: Tensor,
+    /// `[K]` sorted: token to predict.
+    target_ids: Tensor,
+    /// `[K]` the place of each of the caller's targets among the sorted ones.
+    sorted_places: Tensor,
+    /// `[K]` sorted: sequence of each target, in main memory.
+    sorted_sequences: Vec<i64>,
+    /// `[K]` sequence of each target.
+    pub(crate) sequences: Tensor,
+    /// `[S]` number of targets of each sequence.
+    pub(crate) sequence_lengths: Vec<u64>,
+}
+
+/// Positions, and with them all their targets, that are projected together.
+pub(crate) struct Chunk {
+    /// Of the P positions.
+    rows: Range<usize>,
+    /// Of the K sorted targets.
+    targets: Range<usize>,
+}
+
+impl TargetPlan {
+    /// Reads and checks the target fields, and sorts them.
+    pub(crate) fn new(inputs: &LossInputs, num_positions: i64, vocab_size: i64, device: Device) -> Result<Self> {
+        let reason = "a loss from hidden states or logits";
+        let field = |name, tensor, below| read_indices(name, required(name, tensor, reason)?, below);
+        let positions = field("target_positions", inputs.target_positions, num_positions)?;
+        let ids = field("target_ids", inputs.target_ids, vocab_size)?;
+        let sequences = field("target_sequences", inputs.target_sequences, inputs.num_sequences)?;
+        if ids.len() != positions.len() || sequences.len() != positions.len() {
+            return invalid(format!(
+                "target_positions, target_ids and target_sequences must be of one length, but they have {}, {} and {}",
+                positions.len(),
+                ids.len(),
+                sequences.len()
+            ));
+        }
+        let mut order: Vec<usize> = (0..positions.len()).collect();
+        order.sort_by_key(|target| positions[*target]);
+        let mut plan = Layout::default();
+        for (place, &target) in order.iter().enumerate() {
+            if plan.positions.last() != Some(&positions[target]) {
+                plan.positions.push(positions[target]);
+                plan.first_target.push(place);
+            }
+            plan.rows.push(plan.positions.len() as i64 - 1);
+        }
+        plan.first_target.push(order.len());
+        let mut places = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(place, target)| places[*target] = place as i64);
+        let mut sequence_lengths = vec![0; inputs.num_sequences as usize];
+        sequences.iter().for_each(|sequence| sequence_lengths[*sequence as usize] += 1);
+
+        let sorted = |values: &[i64]| order.iter().map(|target| values[*target]).collect::<Vec<_>>();
+        let on_device = |values: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(values)?.f_to_device(device)?) };
+        Ok(Self {
+            positions: on_device(&plan.positions)?,
+            first_target: plan.first_target,
+            target_positions: on_device(&sorted(&positions))?,
+            target_rows: on_device(&plan.rows)?,
+            target_ids: on_device(&sorted(&ids))?,
+            sorted_places: on_device(&places)?,
+            sorted_sequences: sorted(&sequences),
+            sequences: on_device(&sequences)?,
+            sequence_lengths,
+        })
+    }
+
+    /// K.
+    pub(crate) fn len(&self) -> usize {
+        self.sorted_sequences.len()
+    }
+
+    /// Cuts the positions into chunks of at most `max_targets` targets, but at least one position.
+    pub(crate) fn chunks(&self, max_targets: usize) -> Vec<Chunk> {
+        let num_rows = self.first_target.len() - 1;
+        let (mut chunks, mut start) = (Vec::new(), 0);
+        while start < num_rows {
+            let limit = self.first_target[start].saturating_add(max_targets);
+            let end = self.first_target.partition_point(|first| *first <= limit).saturating_sub(1).max(start + 1);
+            chunks.push(Chunk { rows: start..end, targets: self.first_target[start]..self.first_target[end] });
+            start = end;
+        }
+        chunks
+    }
+
+    /// `[K]` in the caller's order, from sorted.
+    pub(crate) fn unsort(&self, sorted: &Tensor) -> Result<Tensor> {
+        Ok(sorted.f_index_select(0, &self.sorted_places)?)
+    }
+
+    /// `[K]` sorted: the value of each target's sequence.
+    pub(crate) fn per_target(&self, by_sequence: &[f64]) -> Vec<f64> {
+        self.sorted_sequences.iter().map(|sequence| by_sequence[*sequence as usize]).collect()
+    }
+
+    /// `[K]` sorted: position of each target.
+    pub(crate) fn target_positions(&self) -> &Tensor {
+        &self.target_positions
+    }
+}
+
+/// The plan's fields while they are being built.
+#[derive(Default)]
+struct Layout {
+    positions: Vec<i64>,
+    first_target: Vec<usize>,
+    rows: Vec<i64>,
+}
+
+impl Chunk {
+    /// [p] the positions to project.
+    pub(crate) fn positions(&self, plan: &TargetPlan) -> Result<Tensor> {
+        Ok(plan.positions.f_narrow(0, self.rows.start as i64, self.rows.len() as i64)?)
+    }
+
+    /// [t] the position of each target.
+    pub(crate) fn target_positions(&self, plan: &TargetPlan) -> Result<Tensor> {
+        self.of_targets(&plan.target_positions)
+    }
+
+    /// [t] which row of the chunk predicts each target.
+    pub(crate) fn target_rows(&self, plan: &TargetPlan) -> Result<Tensor> {
+        Ok(self.of_targets(&plan.target_rows)?.f_sub_scalar(self.rows.start as i64)?)
+    }
+
+    /// [t] the token to predict.
+    pub(crate) fn target_ids(&self, plan: &TargetPlan) -> Result<Tensor> {
+        self.of_targets(&plan.target_ids)
+    }
+
+    /// The chunk's part of a [K, …] tensor in the plan's order, as a view.
+    pub(crate) fn of_targets(&self, sorted: &Tensor) -> Result<Tensor> {
+        Ok(sorted.f_narrow(0, self.targets.start as i64, self.targets.len() as i64)?)
+    }
+
+    /// Whether a position of the chunk has more than one target.
+    pub(crate) fn has_shared_positions(&self) -> bool {
+        self.targets.len() > self.rows.len()
+    }
+
+    /// p
+    pub(crate) fn num_rows(&self) -> i64 {
+        self.rows.len() as i64
+    }
+}

@@ -1,0 +1,290 @@
+//! A file's rows as JSON text, one at a time.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use arrow_array::RecordBatch;
+use arrow_json::writer::{LineDelimited, WriterBuilder};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+
+use super::Place;
+use crate::{Error, Result};
+
+/// A record this long is a missing quote or bracket, not a record: reading on would fill the memory.
+const MAX_RECORD_BYTES: usize = 256 << 20;
+const BUFFER_BYTES: usize = 256 << 10;
+const PARQUET_BATCH_ROWS: usize = 256;
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// One row of one file.
+pub(super) struct FileRow {
+    /// Its line or its position in the file, from 1.
+    pub(super) number: u64,
+    pub(super) json: String,
+    /// Line and column at which the text starts, where the row may span lines.
+    pub(super) start: Option<(usize, usize)>,
+}
+
+/// The rows of one file.
+#[derive(Debug)]
+pub(super) enum Rows {
+    Lines(Lines),
+    Array(Array),
+    Parquet(Box<Parquet>),
+}
+
+impl Rows {
+    /// Opens a file and finds out what it is.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let io = |source| Error::io(path, source);
+        let file = File::open(path).map_err(io)?;
+        let mut reader = BufReader::with_capacity(BUFFER_BYTES, file);
+        let start = reader.fill_buf().map_err(io)?;
+        let named_parquet = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"));
+        if named_parquet || start.starts_with(b"PAR1") {
+            return Ok(Self::Parquet(Box::new(Parquet::open(path)?)));
+        }
+        if start.starts_with(BYTE_ORDER_MARK) {
+            reader.consume(BYTE_ORDER_MARK.len());
+        }
+        let first = reader.fill_buf().map_err(io)?.iter().find(|byte| !byte.is_ascii_whitespace());
+        Ok(match first {
+            Some(b'[') => Self::Array(Array::new(reader)),
+            _ => Self::Lines(Lines { reader, number: 0 }),
+        })
+    }
+
+    /// What a row's number counts.
+    pub(super) fn unit(&self) -> &'static str {
+        match self {
+            Self::Lines(_) => "line",
+            Self::Array(_) | Self::Parquet(_) => "record",
+        }
+    }
+
+    pub(super) fn next(&mut self, path: &Path) -> Result<Option<FileRow>> {
+        match self {
+            Self::Lines(lines) => lines.next(path),
+            Self::Array(array) => array.next(path),
+            Self::Parquet(parquet) => parquet.next(path),
+        }
+    }
+}
+
+fn fail(path: &Path, unit: &'static str, number: u64, problem: impl Into<String>) -> Error {
+    Place { path: path.into(), unit, number }.error(problem)
+}
+
+fn too_long() -> String {
+    format!("longer than {} MiB: a quote, bracket or line break is missing", MAX_RECORD_BYTES >> 20)
+}
+
+fn into_text(bytes: Vec<u8>) -> std::result::Result<String, String> {
+    String::from_utf8(bytes)
+        .map_err(|error| format!("not valid UTF-8 at byte {}", error.utf8_error().valid_up_to() + 1))
+}
+
+/// JSON lines.
+#[derive(Debug)]
+pub(super) struct Lines {
+    reader: BufReader<File>,
+    number: u64,
+}
+
+impl Lines {
+    fn next(&mut self, path: &Path) -> Result<Option<FileRow>> {
+        loop {
+            let mut line = Vec::new();
+            let mut limited = self.reader.by_ref().take(MAX_RECORD_BYTES as u64 + 1);
+            limited.read_until(b'\n', &mut line).map_err(|source| Error::io(path, source))?;
+            if line.is_empty() {
+                return Ok(None);
+            }
+            self.number += 1;
+            let number = self.number;
+            if line.len() > MAX_RECORD_BYTES {
+                return Err(fail(path, "line", number, too_long()));
+            }
+            if !line.trim_ascii().is_empty() {
+                let json = into_text(line).map_err(|problem| fail(path, "line", number, problem))?;
+                return Ok(Some(FileRow { number, json, start: None }));
+            }
+        }
+    }
+}
+
+/// A JSON array: finds where each element ends without parsing it, so that one element is in memory at a time.
+#[derive(Debug)]
+pub(super) struct Array {
+    reader: BufReader<File>,
+    number: u64,
+    line: usize,
+    column: usize,
+    ended: bool,
+}
+
+impl Array {
+    fn new(reader: BufReader<File>) -> Self {
+        Self { reader, number: 0, line: 1, column: 1, ended: false }
+    }
+
+    fn next(&mut self, path: &Path) -> Result<Option<FileRow>> {
+        if self.ended {
+            return Ok(None);
+        }
+        let io = |source| Error::io(path, source);
+        // Before the first element stands `[`; before the others a comma; after the last `]`.
+        let separator = self.skip_whitespace().map_err(io)?;
+        let problem = match (separator, self.number) {
+            (Some(b'['), 0) => {
+                self.consume_one();
+                if self.skip_whitespace().map_err(io)? == Some(b']') {
+                    return self.end(path);
+                }
+                None
+            }
+            (Some(b','), 1..) => {
+                self.consume_one();
+                None
+            }
+            (Some(b']'), _) => return self.end(path),
+            (None, _) => Some("the file ends before the array's closing `]`: it was cut short"),
+            (Some(_), _) => Some("expected `,` or `]` after this record"),
+        };
+        if let Some(problem) = problem {
+            return Err(fail(path, "record", self.number.max(1), problem));
+        }
+        self.skip_whitespace().map_err(io)?;
+        self.number += 1;
+        let start = Some((self.line, self.column));
+        let json = self.element().map_err(io)?.map_err(|problem| fail(path, "record", self.number, problem))?;
+        Ok(Some(FileRow { number: self.number, json, start }))
+    }
+
+    /// Takes the closing bracket; only white space may follow it.
+    fn end(&mut self, path: &Path) -> Result<Option<FileRow>> {
+        self.consume_one();
+        self.ended = true;
+        match self.skip_whitespace().map_err(|source| Error::io(path, source))? {
+            None => Ok(None),
+            Some(_) => Err(fail(path, "record", self.number.max(1), "text follows the array's closing `]`")),
+        }
+    }
+
+    /// Reads up to the comma or bracket that follows the element.
+    fn element(&mut self) -> std::io::Result<std::result::Result<String, String>> {
+        let mut text = Vec::new();
+        let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+        loop {
+            let chunk = self.reader.fill_buf()?;
+            if chunk.is_empty() {
+                return Ok(Err(
+                    "the file ends inside this record: it was cut short, or a quote or bracket is missing".into()
+                ));
+            }
+            let end = chunk.iter().position(|&byte| {
+                match byte {
+                    _ if escaped => escaped = false,
+                    b'\\' if in_string => escaped = true,
+                    b'"' => in_string = !in_string,
+                    _ if in_string => {}
+                    b'{' | b'[' => depth += 1,
+                    b',' | b']' if depth == 0 => return true,
+                    b'}' | b']' => depth = depth.saturating_sub(1),
+                    _ => {}
+                }
+                false
+            });
+            let taken = end.unwrap_or(chunk.len());
+            text.extend_from_slice(&chunk[..taken]);
+            self.reader.consume(taken);
+            if text.len() > MAX_RECORD_BYTES {
+                return Ok(Err(too_long()));
+            }
+            if end.is_some() {
+                break;
+            }
+        }
+        for &byte in &text {
+            self.advance(byte);
+        }
+        Ok(into_text(text))
+    }
+
+    /// The next byte that is not white space, left in the reader; None at the end of the file.
+    fn skip_whitespace(&mut self) -> std::io::Result<Option<u8>> {
+        loop {
+            match self.reader.fill_buf()?.first().copied() {
+                Some(byte) if byte.is_ascii_whitespace() => {
+                    self.reader.consume(1);
+                    self.advance(byte);
+                }
+                other => return Ok(other),
+            }
+        }
+    }
+
+    fn consume_one(&mut self) {
+        self.reader.consume(1);
+        self.column += 1;
+    }
+
+    fn advance(&mut self, byte: u8) {
+        if byte == b'\n' {
+            self.line += 1;
+            self.column = 1;
+        } else {
+            self.column += 1;
+        }
+    }
+}
+
+/// Parquet, by batches of rows that are written as JSON.
+#[derive(Debug)]
+pub(super) struct Parquet {
+    batches: ParquetRecordBatchReader,
+    rows: VecDeque<String>,
+    number: u64,
+}
+
+impl Parquet {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|source| Error::io(path, source))?;
+        let batches = ParquetRecordBatchReaderBuilder::try_new(file)
+            .and_then(|builder| builder.with_batch_size(PARQUET_BATCH_ROWS).build())
+            .map_err(|error| {
+                Error::InvalidData(format!("{}: not a Parquet file that can be read: {error}", path.display()))
+            })?;
+        Ok(Self { batches, rows: VecDeque::new(), number: 0 })
+    }
+
+    fn next(&mut self, path: &Path) -> Result<Option<FileRow>> {
+        while self.rows.is_empty() {
+            let Some(batch) = self.batches.next() else { return Ok(None) };
+            self.rows =
+                batch.map_err(|error| error.to_string()).and_then(|batch| to_json(&batch)).map_err(|problem| {
+                    fail(
+                        path,
+                        "record",
+                        self.number + 1,
+                        format!("this batch of Parquet rows cannot be read: {problem}"),
+                    )
+                })?;
+        }
+        let Some(json) = self.rows.pop_front() else { return Ok(None) };
+        self.number += 1;
+        Ok(Some(FileRow { number: self.number, json, start: None }))
+    }
+}
+
+/// One line of JSON per row. Nulls are written, so that a rating of null is told from an absent one.
+fn to_json(batch: &RecordBatch) -> std::result::Result<VecDeque<String>, String> {
+    let mut bytes = Vec::new();
+    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut bytes);
+    writer.write(batch).and_then(|()| writer.finish()).map_err(|error| error.to_string())?;
+    drop(writer);
+    let text = into_text(bytes)?;
+    Ok(text.lines().map(str::to_owned).collect())
+}

@@ -1,0 +1,130 @@
+//! A prompt with its responses.
+
+use ndarray::{Array2, Axis};
+
+use super::{Outcome, TokenizeOptions, Tokenized, TokenizedResponse, TokenizedSample, Tokenizer, truncate};
+use crate::convert::Skipped;
+use crate::{Message, Sample};
+
+/// The prompt is encoded once, and so is each whole conversation of prompt and response.
+pub(super) fn tokenize(tokenizer: &Tokenizer, sample: &Sample, options: &TokenizeOptions) -> Outcome<Tokenized> {
+    let mut messages = sample.prompt.to_messages();
+    let mut prompt = Prompt::new(tokenizer, &messages)?;
+    let mut responses = Vec::with_capacity(sample.responses.len());
+    for (response_index, response) in sample.responses.iter().enumerate() {
+        messages.push(Message::new("assistant", response));
+        let ids = prompt.answer(tokenizer, &messages)?;
+        messages.pop();
+        responses.push(TokenizedResponse { response_index, ids, is_target: None });
+    }
+
+    let mut tokenized = Tokenized::default();
+    if let Some(cutoff_len) = options.cutoff_len {
+        tokenized.num_truncated = truncate::truncate(&mut prompt.ids, &mut responses, cutoff_len).into();
+    }
+    let num_responses = responses.len();
+    if !options.keep_all {
+        responses.retain(|response| !response.ids.is_empty());
+    }
+    tokenized.num_dropped_responses = (num_responses - responses.len()) as u64;
+    let pi_target = kept_targets(&sample.pi_target, &responses);
+    match reason_to_skip(&prompt.ids, &responses, &pi_target).filter(|_| !options.keep_all) {
+        Some(reason) => tokenized.skipped.push(reason),
+        None => tokenized.samples.push(TokenizedSample {
+            record_index: sample.record_index,
+            prompt: prompt.ids,
+            responses,
+            pi_target,
+        }),
+    }
+    Ok(tokenized)
+}
+
+fn reason_to_skip(prompt: &[i64], responses: &[TokenizedResponse], pi_target: &Array2<f32>) -> Option<Skipped> {
+    if responses.len() < 2 {
+        Some(Skipped::FewerThanTwoResponses)
+    } else if prompt.is_empty() {
+        Some(Skipped::EmptyPrompt)
+    } else {
+        pi_target.iter().all(|p| p.is_nan()).then_some(Skipped::NoRatedDimension)
+    }
+}
+
+/// The columns of the responses kept, each row renormalised; a row with fewer than two entries left is all NaN.
+fn kept_targets(pi_target: &Array2<f64>, responses: &[TokenizedResponse]) -> Array2<f32> {
+    let kept: Vec<usize> = responses.iter().map(|response| response.response_index).collect();
+    let mut targets = pi_target.select(Axis(1), &kept); // [M, N]
+    for mut row in targets.rows_mut() {
+        let finite = || row.iter().filter(|p| p.is_finite());
+        let (count, sum) = (finite().count(), finite().sum::<f64>());
+        // A target that lies wholly on dropped responses says nothing about the others.
+        let scale = if count < 2 || sum <= 0.0 { f64::NAN } else { sum.recip() };
+        if kept.len() < pi_target.ncols() || scale.is_nan() {
+            row.mapv_inplace(|p| p * scale);
+        }
+    }
+    targets.mapv(|p| p as f32)
+}
+
+/// A prompt as text and as tokens.
+pub(super) struct Prompt {
+    messages: Vec<Message>,
+    text: String,
+    pub(super) ids: Vec<i64>,
+}
+
+impl Prompt {
+    pub(super) fn new(tokenizer: &Tokenizer, messages: &[Message]) -> Outcome<Self> {
+        let text = tokenizer.render_text(messages, true)?;
+        let ids = tokenizer.encode_text(&text)?;
+        Ok(Self { messages: messages.to_vec(), text, ids })
+    }
+
+    /// The tokens that the last of `messages` adds to this prompt.
+    fn answer(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Outcome<Vec<i64>> {
+        self.added(tokenizer, &tokenizer.render_text(messages, false)?)
+    }
+
+    /// The tokens that `whole`, the rendered conversation, adds to this prompt: what follows the prompt's own tokens in
+    /// the encoded conversation, or, where those do not start it, the added text encoded by itself.
+    pub(super) fn added(&self, tokenizer: &Tokenizer, whole: &str) -> Outcome<Vec<i64>> {
+        match whole.strip_prefix(&self.text) {
+            Some(text) => continuation(tokenizer, &self.ids, whole, text),
+            None => tokenizer.encode_text(self.beyond_header(tokenizer, whole)?),
+        }
+    }
+
+    /// The text of an answer, where the template's header for an answer to come is not that of a given one (it opens a
+    /// thinking block, say): the answer follows what any two given answers have in common, which must hold the whole
+    /// conversation before them.
+    fn beyond_header<'a>(&self, tokenizer: &Tokenizer, whole: &'a str) -> Outcome<&'a str> {
+        let given = |answer: &str| {
+            let messages = [self.messages.as_slice(), &[Message::new("assistant", answer)]].concat();
+            tokenizer.render_text(&messages, false)
+        };
+        let (probe, other) = (given("A")?, given("B")?);
+        let header = &probe[..common_prefix(&probe, &other)];
+        let conversation = tokenizer.render_text(&self.messages, false)?;
+        let holds_conversation = common_prefix(&self.text, header) >= common_prefix(&self.text, &conversation);
+        whole.strip_prefix(header).filter(|_| holds_conversation).ok_or_else(|| {
+            "the chat template renders the prompt otherwise once an answer follows it; name one that does not as \
+             `data.chat_template`"
+                .to_owned()
+        })
+    }
+}
+
+/// The tokens of `added`, the end of `whole`, after the tokens of what precedes it.
+pub(super) fn continuation(tokenizer: &Tokenizer, before: &[i64], whole: &str, added: &str) -> Outcome<Vec<i64>> {
+    let ids = tokenizer.encode_text(whole)?;
+    match ids.strip_prefix(before) {
+        Some(after) => Ok(after.to_vec()),
+        None => tokenizer.encode_text(added),
+    }
+}
+
+/// Bytes that two texts have in common, up to a character's start.
+fn common_prefix(a: &str, b: &str) -> usize {
+    let pairs = a.char_indices().zip(b.chars());
+    pairs.take_while(|((_, a), b)| a == b).last().map_or(0, |((i, c), _)| i + c.len_utf8())
+}

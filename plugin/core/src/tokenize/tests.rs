@@ -1,0 +1,341 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::path::PathBuf;
+
+use ndarray::array;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::record::Prompt;
+
+fn workspace() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn fixtures() -> PathBuf {
+    workspace().join("fixtures/chat_templates")
+}
+
+pub(crate) fn tokenizer(template: &str) -> Tokenizer {
+    let template = fixtures().join(format!("templates/{template}.jinja"));
+    Tokenizer::open(&fixtures().join("tokenizer"), Some(&template)).unwrap()
+}
+
+fn sample(prompt: &str, responses: &[&str], pi_target: Array2<f64>) -> Sample {
+    Sample {
+        record_index: 5,
+        prompt: Prompt::Text(prompt.into()),
+        responses: responses.iter().map(|&response| response.into()).collect(),
+        dimensions: (0..pi_target.nrows()).map(|k| format!("d{k}")).collect(),
+        ratings: pi_target.clone(),
+        pi_target,
+    }
+}
+
+fn conversation(turns: &[(&str, &str)]) -> Sample {
+    let messages = turns.iter().map(|(role, content)| Message::new(*role, *content)).collect();
+    Sample { prompt: Prompt::Messages(messages), ..sample("", &[], Array2::zeros((0, 0))) }
+}
+
+fn one(tokenized: Tokenized) -> TokenizedSample {
+    assert_eq!(tokenized.samples.len(), 1, "{tokenized:?}");
+    tokenized.samples.into_iter().next().unwrap()
+}
+
+/// A conversation's tokens as text, targets in `{}`.
+fn marked(tokenizer: &Tokenizer, sample: &TokenizedSample) -> String {
+    let decode = |ids: &[i64]| tokenizer.decode(ids, false).unwrap();
+    let response = &sample.responses[0];
+    let all = vec![true; response.ids.len()];
+    let is_target = response.is_target.as_ref().unwrap_or(&all);
+    let mut text = decode(&sample.prompt);
+    let tokens: Vec<(i64, bool)> = response.ids.iter().copied().zip(is_target.iter().copied()).collect();
+    for run in tokens.chunk_by(|a, b| a.1 == b.1) {
+        let run_text = decode(&run.iter().map(|token| token.0).collect::<Vec<_>>());
+        text += &if run[0].1 { format!("{{{run_text}}}") } else { run_text };
+    }
+    text
+}
+
+#[test]
+fn tokens_are_those_of_the_golden_script() {
+    let goldens: Value = serde_json::from_str(&fs::read_to_string(fixtures().join("goldens.json")).unwrap()).unwrap();
+    for golden in goldens["tokens"].as_array().unwrap() {
+        let template = golden["template"].as_str().unwrap();
+        let responses: Vec<String> = serde_json::from_value(golden["answers"].clone()).unwrap();
+        let pi_target = Array2::from_elem((1, responses.len()), 1.0 / responses.len() as f64);
+        let prompt = serde_json::from_value(golden["prompt"].clone()).unwrap();
+        let sample = Sample { prompt, responses, ..sample("", &[], pi_target) };
+        let tokenized = one(tokenizer(template).tokenize(&sample, &TokenizeOptions::default()).unwrap());
+        assert_eq!(json!(tokenized.prompt), golden["prompt_ids"], "{template}");
+        let ids: Vec<_> = tokenized.responses.iter().map(|response| &response.ids).collect();
+        assert_eq!(json!(ids), golden["response_ids"], "{template}");
+    }
+}
+
+#[test]
+fn a_token_across_the_border_is_split_there() {
+    // The answer's leading space would join the header's end; "The" alone encodes by itself.
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(fixtures().join("tokenizer/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    let template = "{% for m in messages %}{{ m.content }}{% if m.role == 'user' %} H{% endif %}{% endfor %}";
+    fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let tokenizer = Tokenizer::open(folder.path(), None).unwrap();
+    let whole = tokenizer.encode("x Hello").unwrap();
+    let prompt = tokenizer.encode("x H").unwrap();
+    assert!(!whole.starts_with(&prompt), "the fixture no longer merges across the border");
+    let sample = sample("x", &["ello", "i"], array![[0.5, 0.5]]);
+    let tokenized = one(tokenizer.tokenize(&sample, &TokenizeOptions::default()).unwrap());
+    assert_eq!(tokenized.prompt, prompt);
+    assert_eq!(tokenized.responses[0].ids, tokenizer.encode("ello").unwrap());
+
+    let turns = conversation(&[("user", "x"), ("assistant", "ello"), ("user", "y"), ("assistant", "ello")]);
+    let tokenized = one(tokenizer.tokenize(&turns, &TokenizeOptions::default()).unwrap());
+    assert_eq!(marked(&tokenizer, &tokenized), "x H{ello}y H{ello}");
+}
+
+#[test]
+fn the_split_is_llama_factorys() {
+    // (prompt, longest response, cutoff) -> (prompt, response), computed with its infer_seqlen.
+    let cases = [
+        ((100, 10, 50), (40, 10)),
+        ((10, 100, 50), (10, 40)),
+        ((100, 100, 50), (25, 25)),
+        ((60, 30, 50), (34, 16)),
+        ((25, 26, 50), (26 - 1, 25)),
+        ((24, 100, 50), (24, 26)),
+        ((100, 24, 50), (26, 24)),
+        ((100, 25, 50), (40, 10)),
+        ((5, 5, 1), (1, 0)),
+        ((0, 10, 5), (0, 5)),
+        ((7, 3, 0), (0, 0)),
+    ];
+    for ((prompt, response, cutoff), expected) in cases {
+        assert_eq!(truncate::split(prompt, response, cutoff), expected, "{prompt} {response} {cutoff}");
+    }
+}
+
+#[test]
+fn truncation_keeps_the_prompts_end_and_the_responses_start() {
+    let tokenizer = tokenizer("chatml");
+    let long = "one two three four five six seven eight nine ten ".repeat(4);
+    let sample = sample(&long, &["Blue.", &long], array![[0.25, 0.75]]);
+    let whole = one(tokenizer.tokenize(&sample, &TokenizeOptions::default()).unwrap());
+    let options = TokenizeOptions { cutoff_len: Some(40), keep_all: false };
+    let tokenized = tokenizer.tokenize(&sample, &options).unwrap();
+    assert_eq!(tokenized.num_truncated, 1);
+    let cut = one(tokenized);
+    assert!(whole.prompt.ends_with(&cut.prompt));
+    assert!(tokenizer.decode(&cut.prompt, false).unwrap().ends_with("<|im_start|>assistant\n"));
+    assert_eq!(cut.responses[0], whole.responses[0]);
+    assert!(whole.responses[1].ids.starts_with(&cut.responses[1].ids));
+    assert_eq!(cut.prompt.len() + cut.responses[1].ids.len(), 40);
+    let fits = TokenizeOptions { cutoff_len: Some(whole.prompt.len() + whole.responses[1].ids.len()), keep_all: false };
+    assert_eq!(tokenizer.tokenize(&sample, &fits).unwrap().num_truncated, 0);
+}
+
+/// A template that ends an answer with nothing, so that an empty answer has no token.
+fn bare() -> (tempfile::TempDir, Tokenizer) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(fixtures().join("tokenizer/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    let template = "{% for m in messages %}{{ m.content }}{% if m.role == 'user' and m.content %}<|im_end|>{% endif %}{% endfor %}";
+    let config =
+        json!({"chat_template": [{"name": "tools", "template": "x"}, {"name": "default", "template": template}]});
+    fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let tokenizer = Tokenizer::open(folder.path(), None).unwrap();
+    (folder, tokenizer)
+}
+
+#[test]
+fn responses_without_a_token_are_dropped() {
+    let (_folder, tokenizer) = bare();
+    let nan = f64::NAN;
+    let pi_target = array![[0.25, 0.5, 0.25], [nan, 0.5, 0.5], [0.5, 0.5, nan]];
+    let tokenized = tokenizer.tokenize(&sample("q", &["a", "", "b"], pi_target), &TokenizeOptions::default()).unwrap();
+    assert_eq!((tokenized.num_dropped_responses, tokenized.skipped.len()), (1, 0));
+    let kept = one(tokenized);
+    assert_eq!(kept.responses.iter().map(|response| response.response_index).collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(kept.pi_target.row(0).to_vec(), [0.5, 0.5]);
+    assert!([1, 2].iter().all(|&k| kept.pi_target.row(k).iter().all(|p| p.is_nan())));
+
+    let skips = |prompt: &str, responses: &[&str], pi_target| {
+        let tokenized = tokenizer.tokenize(&sample(prompt, responses, pi_target), &TokenizeOptions::default()).unwrap();
+        assert!(tokenized.samples.is_empty());
+        tokenized.skipped
+    };
+    assert_eq!(skips("q", &["a", ""], array![[0.5, 0.5]]), [Skipped::FewerThanTwoResponses]);
+    assert_eq!(skips("q", &["a", "", "b"], array![[nan, 0.5, 0.5]]), [Skipped::NoRatedDimension]);
+    assert_eq!(skips("", &["a", "b"], array![[0.5, 0.5]]), [Skipped::EmptyPrompt]);
+
+    let keep = TokenizeOptions { keep_all: true, ..TokenizeOptions::default() };
+    let all = one(tokenizer.tokenize(&sample("q", &["a", ""], array![[0.5, 0.5]]), &keep).unwrap());
+    assert_eq!(all.responses.len(), 2);
+    assert_eq!(all.num_tokens(), 3);
+}
+
+#[test]
+fn every_assistant_turn_is_a_target() {
+    let turns = [
+        ("system", "s"),
+        ("user", "a"),
+        ("assistant", "b"),
+        ("user", "c"),
+        ("assistant", " d\n"),
+        ("user", "never answered"),
+    ];
+    let cases = [
+        (
+            "chatml",
+            "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n{b<|im_end|>\n}\
+             <|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n{ d\n<|im_end|>\n}",
+        ),
+        ("llama2", "<s>[INST] <<SYS>>\ns\n<</SYS>>\n\na [/INST]{ b </s>}<s>[INST] c [/INST]{ d </s>}"),
+        (
+            "llama3",
+            "<s><|start_header_id|>system<|end_header_id|>\n\nToday is 26 Jul 2024.\n\ns<|eot_id|>\
+             <|start_header_id|>user<|end_header_id|>\n\na<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n{b<|eot_id|>}\
+             <|start_header_id|>user<|end_header_id|>\n\nc<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n{d<|eot_id|>}",
+        ),
+    ];
+    for (template, expected) in cases {
+        let tokenizer = tokenizer(template);
+        let sample = one(tokenizer.tokenize(&conversation(&turns), &TokenizeOptions::default()).unwrap());
+        assert_eq!(marked(&tokenizer, &sample), expected);
+        assert_eq!(sample.pi_target.dim(), (0, 1));
+        let prompt = &expected[..expected.find('{').unwrap()];
+        assert_eq!(sample.prompt, tokenizer.encode(prompt).unwrap());
+        let whole = [&sample.prompt[..], &sample.responses[0].ids].concat();
+        let at_once = tokenizer.encode(&expected.replace(['{', '}'], "")).unwrap();
+        // Line breaks that end a text are one token here and two before a word: what the model sees when it answers is one.
+        assert_eq!(whole == at_once, template != "llama3", "{template}");
+    }
+}
+
+#[test]
+fn turns_that_the_template_rewrites_have_samples_of_their_own() {
+    let turns = [("user", "a"), ("assistant", "<think>\nx\n</think>\n\nb"), ("user", "c"), ("assistant", "d")];
+    let tokenizer = tokenizer("qwen3");
+    let tokenized = tokenizer.tokenize(&conversation(&turns), &TokenizeOptions::default()).unwrap();
+    let texts: Vec<String> = tokenized.samples.iter().map(|sample| marked(&tokenizer, sample)).collect();
+    let (user, assistant) = ("<|im_start|>user\n", "<|im_start|>assistant\n");
+    assert_eq!(
+        texts,
+        [
+            format!("{user}a<|im_end|>\n{assistant}{{<think>\nx\n</think>\n\nb<|im_end|>\n}}"),
+            format!(
+                "{user}a<|im_end|>\n{assistant}b<|im_end|>\n{user}c<|im_end|>\n{assistant}{{<think>\n\n</think>\n\nd<|im_end|>\n}}"
+            ),
+        ]
+    );
+    let one_each =
+        tokenizer_with_thinking_header().tokenize(&conversation(&turns), &TokenizeOptions::default()).unwrap();
+    assert_eq!(one_each.samples.len(), 2);
+}
+
+fn tokenizer_with_thinking_header() -> Tokenizer {
+    tokenizer("opens_thinking")
+}
+
+#[test]
+fn long_conversations_keep_their_start() {
+    let tokenizer = tokenizer("chatml");
+    let turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")];
+    let whole = one(tokenizer.tokenize(&conversation(&turns), &TokenizeOptions::default()).unwrap());
+    let cut = |cutoff_len| {
+        let options = TokenizeOptions { cutoff_len: Some(cutoff_len), keep_all: false };
+        tokenizer.tokenize(&conversation(&turns), &options).unwrap()
+    };
+    assert_eq!(cut(whole.num_tokens()).num_truncated, 0);
+    let tokenized = cut(whole.num_tokens() - 4);
+    assert_eq!(tokenized.num_truncated, 1);
+    let shorter = one(tokenized);
+    assert!(
+        marked(&tokenizer, &shorter).ends_with("<|im_start|>assistant\n{b<|im_end|>\n}"),
+        "what follows is of no use"
+    );
+    assert_eq!(shorter.responses[0].is_target, None);
+    let nothing = cut(whole.prompt.len());
+    assert_eq!((nothing.samples.len(), nothing.skipped, nothing.num_truncated), (0, vec![Skipped::NoTargetLeft], 1));
+    let unanswered = tokenizer.tokenize(&conversation(&turns[..1]), &TokenizeOptions::default()).unwrap();
+    assert_eq!(unanswered.skipped, [Skipped::NoAssistantTurn]);
+}
+
+#[test]
+fn problems_name_the_record_and_the_way_out() {
+    let turns = [("user", "a"), ("user", "b"), ("assistant", "c")];
+    let error = tokenizer("mistral").tokenize(&conversation(&turns), &TokenizeOptions::default()).unwrap_err();
+    let path = fixtures().join("templates/mistral.jinja");
+    let expected = "refuses this conversation: Turns of user and assistant must alternate";
+    assert_eq!(error.to_string(), format!("record 5: the chat template ({}) {expected}", path.display()));
+
+    let folder = fixtures().join("tokenizer");
+    let plain = Tokenizer::open(&folder, None).unwrap();
+    assert!(!plain.info().has_chat_template);
+    let error = plain.render(&[Message::new("user", "x")], true).unwrap_err();
+    let way_out = "the tokenizer has no chat template; name a file with one as `data.chat_template`";
+    assert_eq!(error.to_string(), format!("{}: {way_out}", folder.display()));
+}
+
+#[test]
+fn folders_that_hold_no_tokenizer_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        Tokenizer::open(folder.path(), None).unwrap_err().to_string().replace(&folder.path().display().to_string(), "F")
+    };
+    assert_eq!(
+        open(),
+        "F: there is no tokenizer.json in this folder; copy the model's, or write one with \
+         `AutoTokenizer.from_pretrained(…).save_pretrained(…)`"
+    );
+    fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
+    assert!(open().starts_with("F/tokenizer.json: not a valid tokenizer: "), "{}", open());
+    fs::copy(fixtures().join("tokenizer/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    fs::write(folder.path().join("tokenizer_config.json"), "[]").unwrap();
+    assert_eq!(open(), "F/tokenizer_config.json: expected a JSON object");
+    fs::write(folder.path().join("tokenizer_config.json"), r#"{"chat_template": 1}"#).unwrap();
+    assert!(open().starts_with("F/tokenizer_config.json: `chat_template` is neither"), "{}", open());
+    let missing = Tokenizer::open(&PathBuf::from("no/folder"), None).unwrap_err();
+    assert_eq!(missing.to_string(), "no/folder: there is no such model folder");
+    let missing = Tokenizer::open(&fixtures().join("tokenizer"), Some(&PathBuf::from("no.jinja"))).unwrap_err();
+    assert_eq!(missing.to_string(), "no.jinja: there is no such file");
+}
+
+#[test]
+fn info_encode_and_decode() {
+    let tokenizer = tokenizer("chatml");
+    let info = serde_json::to_string(tokenizer.info()).unwrap();
+    assert_eq!(
+        info,
+        r#"{"vocab_size":420,"bos_token_id":0,"eos_token_id":1,"pad_token_id":2,"has_chat_template":true}"#
+    );
+    let ids = tokenizer.encode("<s>Hello 你好</s>").unwrap();
+    assert_eq!((ids[0], ids[ids.len() - 1]), (0, 1));
+    assert_eq!(tokenizer.decode(&ids, true).unwrap(), "Hello 你好");
+    assert_eq!(tokenizer.decode(&ids, false).unwrap(), "<s>Hello 你好</s>");
+    assert_eq!(tokenizer.decode(&[4_000_000], false).unwrap(), "");
+    assert_eq!(tokenizer.decode(&[-1], false).unwrap_err().to_string(), "-1 is not a token id");
+}
+
+#[test]
+fn saved_truncation_and_padding_are_ignored_and_named_tokens_added() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut saved: Value =
+        serde_json::from_str(&fs::read_to_string(fixtures().join("tokenizer/tokenizer.json")).unwrap()).unwrap();
+    saved["truncation"] = json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+    saved["padding"] = json!({"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+        "pad_type_id": 0, "pad_token": "<s>"});
+    fs::write(folder.path().join("tokenizer.json"), saved.to_string()).unwrap();
+    let config = json!({"eos_token": {"content": "<end>", "lstrip": false}, "bos_token": null});
+    fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    fs::write(folder.path().join("special_tokens_map.json"), r#"{"bos_token": "<s>", "pad_token": "<pad>"}"#).unwrap();
+    let tokenizer = Tokenizer::open(folder.path(), None).unwrap();
+    let info = tokenizer.info();
+    assert_eq!(
+        (info.vocab_size, info.bos_token_id, info.eos_token_id, info.pad_token_id),
+        (421, None, Some(420), Some(2))
+    );
+    assert_eq!(tokenizer.encode("a b c<end>").unwrap().last(), Some(&420));
+    assert!(tokenizer.encode("a b c d e f").unwrap().len() > 2);
+    assert_eq!(tokenizer.encode("").unwrap().len(), 0);
+}

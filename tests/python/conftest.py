@@ -1,0 +1,11 @@
+"""What every test here needs: sums that come out alike, and no network."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch  # noqa: E402  (after the environment is set)
+
+# The number of threads changes sums in their last bits.
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)

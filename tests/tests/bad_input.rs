@@ -1,0 +1,289 @@
+//! What a person reads when something is wrong: one sentence each, exactly.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod trainer;
+
+use std::fs;
+use std::path::Path;
+
+use trainer::{Run, metrics, stderr};
+
+/// A record of the demo's schema with one dimension; each response comes with the JSON of its rating.
+fn record(responses: &[(&str, &str)]) -> String {
+    let completions: Vec<String> = responses
+        .iter()
+        .map(|(text, rating)| format!(r#"{{"response": "{text}", "annotations": {{"honesty": {rating}}}}}"#))
+        .collect();
+    format!(r#"{{"instruction": "Tell me.", "completions": [{}]}}"#, completions.join(", "))
+}
+
+const FOUR: &str = r#"{"Rating": "4"}"#;
+const ONE: &str = r#"{"Rating": "1"}"#;
+
+fn with_records(stage: &str, lines: &[String]) -> Run {
+    let run = Run::new(stage);
+    fs::write(run.path("records.jsonl"), lines.join("\n")).unwrap();
+    run
+}
+
+/// Trains, which must fail with this message, in which `{}` stands for the run's folder; nothing is left behind.
+#[track_caller]
+fn refuses(run: &Run, overrides: &[&str], message: &str) {
+    let output = run.try_train(overrides);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let expected =
+        format!("error: {}", message.replace("{}", run.path("").display().to_string().trim_end_matches('/')));
+    assert_eq!(text.lines().last().unwrap(), expected);
+    assert!(!run.output_dir().join("model").exists());
+}
+
+/// Trains a step, and gives the line that tells what became of the records.
+#[track_caller]
+fn counts(run: &Run, overrides: &[&str]) -> String {
+    let mut all = vec!["train.max_steps=1"];
+    all.extend(overrides);
+    let output = run.train(&all);
+    stderr(&output).lines().find(|line| line.starts_with("data.records: ")).unwrap().to_owned()
+}
+
+#[test]
+fn files_that_do_not_exist() {
+    let output = Run::program(&["train", "no/such/run.toml"]);
+    assert_eq!(
+        stderr(&output).trim_end(),
+        "error: cannot read the run config no/such/run.toml: No such file or directory (os error 2)"
+    );
+    let run = Run::new("sft");
+    let hint = "give a path, or the name of a Hugging Face repository as owner/name";
+    refuses(&run, &["data.records=[no/such/file.jsonl]"], &format!("no/such/file.jsonl does not exist: {hint}"));
+    refuses(&run, &["model.path=no/such/model"], &format!("no/such/model does not exist: {hint}"));
+    fs::remove_file(run.path("records.jsonl")).unwrap();
+    refuses(&run, &[], &format!("{{}}/records.jsonl does not exist: {hint}"));
+}
+
+#[test]
+fn records_that_do_not_parse() {
+    let good = record(&[("a", FOUR), ("b", ONE)]);
+    let run = with_records("lambda_dpo", &[good.clone(), good.clone(), r#"{"instruction": "#.into(), good.clone()]);
+    refuses(
+        &run,
+        &[],
+        "{}/records.jsonl, line 3: not valid JSON: EOF while parsing a value at column 15; in JSON lines a whole record \
+         stands on one line",
+    );
+    let run = with_records("lambda_dpo", &[good, r#"{"instruction": "Tell me."}"#.into()]);
+    refuses(
+        &run,
+        &[],
+        "{}/records.jsonl, line 2: `completions` is missing: expected a list of {response, annotations} objects",
+    );
+}
+
+#[test]
+fn missing_ratings_are_counted_by_kind() {
+    let kinds = [r#"{"Rating": "N/A"}"#, r#"{"Rating": "nan"}"#, r#"{"Rating": ""}"#, r#"{"Rating": null}"#, "{}"];
+    let mut responses = vec![("good", FOUR), ("bad", ONE)];
+    responses.extend(kinds.iter().map(|kind| ("unrated", *kind)));
+    let run = with_records("lambda_dpo", &[record(&[("a", FOUR), ("b", ONE)]), record(&responses)]);
+    assert_eq!(
+        counts(&run, &[]),
+        "data.records: 2 records; 2 samples; 1 rating missing (N/A, first in record 1); 1 rating missing (absent, first in \
+         record 1); 1 rating missing (empty, first in record 1); 1 rating missing (nan, first in record 1); 1 rating \
+         missing (null, first in record 1)"
+    );
+}
+
+#[test]
+fn a_single_response_is_nothing_to_compare() {
+    let single = record(&[("alone", FOUR)]);
+    let run = with_records("lambda_dpo", &[single.clone(), record(&[("a", FOUR), ("b", ONE)])]);
+    assert_eq!(counts(&run, &[]), "data.records: 2 records; 1 sample; 1 skipped: fewer than two responses");
+    let run = with_records("lambda_dpo", &[single]);
+    refuses(
+        &run,
+        &[],
+        "no sample is left of data.records (1 record; 0 samples; 1 skipped: fewer than two responses): check data.format, \
+         data.dimensions and data.exclude_sources",
+    );
+}
+
+#[test]
+fn an_empty_response_trains() {
+    // The end of its turn is left of it: it has a log-prob.
+    let run = with_records("lambda_dpo", &[record(&[("a", FOUR), ("", ONE)])]);
+    assert_eq!(counts(&run, &[]), "data.records: 1 record; 1 sample");
+    assert!(metrics(&run.output_dir())[0]["loss"].as_f64().unwrap().is_finite());
+}
+
+#[test]
+fn long_prompts_are_truncated_and_counted() {
+    let long = "word ".repeat(300);
+    let text = record(&[("a", FOUR), ("b", ONE)]).replace("Tell me.", long.trim_end());
+    let run = with_records("lambda_dpo", &[text, record(&[("a", FOUR), ("b", ONE)])]);
+    assert_eq!(counts(&run, &["data.cutoff_len=48"]), "data.records: 2 records; 2 samples; 1 truncated to 48 tokens");
+}
+
+#[test]
+fn keys_and_weights() {
+    let run = Run::new("lambda_dpo");
+    refuses(
+        &run,
+        &["train.learning_rat=1e-3"],
+        "override `train.learning_rat=1e-3`: unknown key `train.learning_rat`; did you mean `train.learning_rate`?",
+    );
+    let fixed = "lambda.schedule=fixed";
+    refuses(
+        &run,
+        &[fixed, "lambda.weights={ honesty = 0.5, helpfulness = 0.4 }"],
+        "lambda.weights come to 0.9, not to 1: they may miss it by 0.001 at most",
+    );
+    refuses(
+        &run,
+        &[fixed, "lambda.weights={ honest = 1.0 }"],
+        "lambda.weights names the dimension `honest`, which the records do not have: they have helpfulness, honesty, \
+         instruction_following, truthfulness",
+    );
+}
+
+#[test]
+fn models_that_cannot_be_loaded() {
+    let run = Run::new("sft");
+    let weights = run.path("model/model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() - 100]).unwrap();
+    refuses(
+        &run,
+        &[],
+        &format!(
+            "{{}}/model/model.safetensors is cut short: it has {} bytes, but its header promises {}; copy or download it \
+             again.",
+            whole.len() - 100,
+            whole.len()
+        ),
+    );
+
+    let run = Run::new("sft");
+    fs::remove_file(run.path("model/tokenizer.json")).unwrap();
+    refuses(
+        &run,
+        &[],
+        "{}/model: there is no tokenizer.json in this folder; copy the model's, or write one with \
+         `AutoTokenizer.from_pretrained(…).save_pretrained(…)`",
+    );
+
+    let run = Run::new("sft");
+    let config = run.path("model/config.json");
+    let text = fs::read_to_string(&config)
+        .unwrap()
+        .replace("LlamaForCausalLM", "GPT2LMHeadModel")
+        .replace("\"llama\"", "\"gpt2\"");
+    fs::write(&config, text).unwrap();
+    refuses(
+        &run,
+        &[],
+        "{}/model/config.json: architecture GPT2LMHeadModel is not supported; supported are LlamaForCausalLM, \
+         MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM.",
+    );
+}
+
+#[test]
+fn an_adapter_for_another_model() {
+    let small = Run::new("sft");
+    small.train(&["train.max_steps=1", "adapter.rank=2"]);
+    let adapter = small.output_dir().join("adapter");
+    let large = lambda_dpo_tests::fixture("golden/models/llama31");
+    let other = small.path("other");
+    fs::create_dir(&other).unwrap();
+    for (from, name) in
+        [(&large, "config.json"), (&large, "model.safetensors"), (&small.path("model"), "tokenizer.json")]
+    {
+        fs::copy(from.join(name), other.join(name)).unwrap();
+    }
+    let text = |path: &Path| path.display().to_string();
+    let output = Run::program(&[
+        "generate",
+        "--device",
+        "cpu",
+        "--raw",
+        "--model",
+        &text(&other),
+        "--adapter",
+        &text(&adapter),
+        "hi",
+    ]);
+    let message = stderr(&output);
+    let expected = format!("error: The adapter {} does not fit the model {}: ", text(&adapter), text(&other));
+    assert!(message.starts_with(&expected), "{message}");
+}
+
+#[test]
+fn cuda_where_there_is_none() {
+    if Path::new("/dev/nvidia0").exists() {
+        return;
+    }
+    let run = Run::new("sft");
+    let output = run.try_train(&["model.device=cuda"]);
+    let text = stderr(&output);
+    assert!(text.starts_with("error: device = \"cuda\" asks for CUDA, but no CUDA device is available ("), "{text}");
+    assert!(text.trim_end().ends_with("); use \"cpu\" or \"auto\"."), "{text}");
+}
+
+#[test]
+fn a_loss_that_is_no_number() {
+    let run = Run::new("lambda_dpo");
+    let checkpoint = run.output_dir().join("checkpoint-1");
+    let output = run.try_train(&["train.learning_rate=1e30", "train.save_steps=1", "train.max_steps=3"]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let message = text.lines().last().unwrap();
+    let (start, rest) =
+        message.split_once(" is NaN at step 2, before which the run stopped; its records were ").unwrap();
+    assert!(["error: the loss", "error: the gradient"].contains(&start), "{message}");
+    let (records, rest) = rest.split_once("; the last checkpoint is ").unwrap();
+    let records: Vec<u64> = records.split(", ").map(|record| record.parse().unwrap()).collect();
+    assert_eq!(records.len(), 2, "{message}");
+    assert!(records.iter().all(|record| *record < 12), "{message}");
+    let way_out = "lower train.learning_rate or look at these records";
+    assert_eq!(rest, format!("{}; {way_out}", checkpoint.display()));
+    assert!(checkpoint.join("trainer_state.json").exists());
+    // No line for the step that was not taken.
+    assert_eq!(metrics(&run.output_dir()).len(), 1);
+}
+
+#[test]
+fn a_full_disk_while_saving_leaves_the_last_checkpoint() {
+    let run = Run::new("sft");
+    run.train(&["train.max_steps=4", "train.save_steps=2"]);
+    let dir = run.output_dir();
+    for name in ["model", "checkpoint-4"] {
+        fs::remove_dir_all(dir.join(name)).unwrap();
+    }
+    let before = fs::read(dir.join("checkpoint-2/model.safetensors")).unwrap();
+
+    // A limit on file sizes stands in for a full disk: both fail in the middle of a write.
+    let command = run.command(&["train.max_steps=4", "train.save_steps=2", "train.resume=auto"]);
+    let words: Vec<String> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| format!("'{}'", word.to_str().unwrap()))
+        .collect();
+    let script = format!("trap '' XFSZ; ulimit -f 16; exec {}", words.join(" "));
+    let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let message = text.lines().last().unwrap();
+    assert!(message.starts_with("error: Could not write "), "{message}");
+    assert!(message.contains("checkpoint-4") && message.contains("the file would exceed the size limit"), "{message}");
+
+    let mut names: Vec<String> = fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("checkpoint"))
+        .collect();
+    names.sort();
+    assert_eq!(names, ["checkpoint-2"]);
+    assert_eq!(fs::read(dir.join("checkpoint-2/model.safetensors")).unwrap(), before);
+    // With room again the run goes on from it.
+    run.train(&["train.max_steps=4", "train.save_steps=2", "train.resume=auto"]);
+    assert_eq!(metrics(&dir).len(), 4);
+}

@@ -1,0 +1,48 @@
+//! Every run config that the project shows is one that the program takes.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+
+use lambda_dpo_host::config::{self, RunConfig, Stage};
+use lambda_dpo_tests::{fixture, root};
+
+fn load(path: &Path) -> RunConfig {
+    config::load(path, std::iter::empty(), &[]).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn the_demo_trains_on_the_model_of_its_first_stage() {
+    let sft = load(&fixture("demo/sft.toml"));
+    let lambda_dpo = load(&fixture("demo/lambda_dpo.toml"));
+    assert_eq!((sft.stage, lambda_dpo.stage), (Stage::Sft, Stage::LambdaDpo));
+    assert_eq!(lambda_dpo.model.path, sft.output_dir.join("model"));
+}
+
+#[test]
+fn examples_are_valid() {
+    for entry in std::fs::read_dir(root().join("docs/examples")).unwrap() {
+        load(&entry.unwrap().path());
+    }
+}
+
+#[test]
+fn the_readme_shows_a_valid_config_and_names_every_key() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, rest) = readme.split_once("```toml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("readme.toml");
+    std::fs::write(&file, example).unwrap();
+    let config = load(&file);
+
+    // The example has an adapter, so no section is absent.
+    let (_, keys) = readme.split_once("## Config keys").unwrap();
+    let serde_json::Value::Object(sections) = serde_json::to_value(&config).unwrap() else { panic!("not a table") };
+    for (section, value) in sections {
+        let serde_json::Value::Object(entries) = value else { continue };
+        for key in entries.keys().filter(|key| *key != "kind") {
+            let named = [format!("`{section}.{key}`"), format!("`{key}`")].iter().any(|name| keys.contains(name));
+            assert!(named, "README.md does not name {section}.{key}");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The decoder against Transformers: log-probs, gradients, checkpointing, and what bad model folders say.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod golden_model;
+
+use std::fs;
+use std::path::Path;
+
+use golden_model::{FAMILIES, Golden, difference, folder, inputs, load, log_probs, relative};
+use lambda_dpo_host::generate::{GenerateOptions, generate};
+use lambda_dpo_host::model::{ForwardOptions, KvCache, Model};
+use tch::{Device, Kind, Tensor};
+
+/// Float32 against Transformers, absolute per token. The contract is 1e-4; measured 6e-6.
+const TOLERANCE: f32 = 2e-5;
+
+#[test]
+fn log_probs_are_those_of_transformers() {
+    for family in FAMILIES {
+        let (model, golden) = (load(family), Golden::of(family));
+        let expected = golden.log_probs("");
+        let rows = golden.rows();
+        let hidden = model.hidden(&inputs(&rows.tensors())).unwrap();
+        let found = log_probs(&model, &golden, &hidden, &golden.predictors(&rows, 0)[..]);
+        assert!(difference(&found, &expected) < TOLERANCE, "{family}: {}", difference(&found, &expected));
+
+        let packed = golden.packed();
+        let hidden = model.hidden(&inputs(&packed.tensors())).unwrap();
+        for prompt in 0..2 {
+            let found = log_probs(&model, &golden, &hidden, &golden.predictors(&packed, prompt));
+            assert!(difference(&found, &expected) < TOLERANCE, "{family}, packed: {}", difference(&found, &expected));
+        }
+    }
+}
+
+/// Every gradient of the golden file, by parameter name.
+fn check_gradients(model: &Model, golden: &Golden, prefix: &str, what: &str) {
+    let trainable = model.trainable();
+    let mut num_checked = 0;
+    for (name, parameter) in &trainable {
+        let Some(expected) = golden.values.get(&format!("{prefix}grad.{name}")) else {
+            assert_eq!(name, "lm_head.weight", "{what}: no golden gradient");
+            continue;
+        };
+        let found = relative(&parameter.grad(), expected);
+        assert!(found < 1e-5, "{what}: {name}: {found:e}");
+        num_checked += 1;
+    }
+    assert_eq!(num_checked, golden.values.keys().filter(|name| name.starts_with(&format!("{prefix}grad."))).count());
+}
+
+#[test]
+fn gradients_are_those_of_pytorch() {
+    for family in FAMILIES {
+        let golden = Golden::of(family);
+        for checkpointing in [false, true] {
+            let model = load(family);
+            let tensors = golden.rows().tensors();
+            let options = ForwardOptions { checkpointing, dropout_seed: None };
+            let activations = model.forward(&inputs(&tensors), &options).unwrap();
+            let mask = golden.values["grad_hidden"].not_equal(0).to_kind(Kind::Float);
+            assert!(relative(&(activations.hidden() * mask), &golden.values["hidden"]) < 1e-5, "{family}");
+            assert!(!activations.hidden().requires_grad());
+            activations.backward(&golden.values["grad_hidden"]).unwrap();
+            check_gradients(&model, &golden, "", &format!("{family}, checkpointing {checkpointing}"));
+        }
+    }
+}
+
+/// Each prompt's responses in one row give the same gradient as in rows of their own.
+#[test]
+fn packed_gradients_are_those_of_rows() {
+    for family in FAMILIES {
+        let golden = Golden::of(family);
+        let gradients = |is_packed: bool, checkpointing: bool| {
+            let model = load(family);
+            let rows = if is_packed { golden.packed() } else { golden.rows() };
+            let tensors = rows.tensors();
+            let options = ForwardOptions { checkpointing, dropout_seed: None };
+            let activations = model.forward(&inputs(&tensors), &options).unwrap();
+            let hidden_size = model.config().hidden_size;
+            let grad = Tensor::zeros(activations.hidden().size(), (Kind::Float, Device::Cpu));
+            let predictors = Tensor::from_slice(&golden.predictors(&rows, 0));
+            let values = golden.values["grad_hidden"].view([-1, hidden_size]).narrow(0, 0, predictors.size()[0]);
+            let _ = grad.view([-1, hidden_size]).index_add_(0, &predictors, &values);
+            activations.backward(&grad).unwrap();
+            model.trainable()
+        };
+        let (expected, found) = (gradients(false, false), gradients(true, false));
+        let again = gradients(true, true);
+        for (((name, expected), (_, found)), (_, again)) in expected.iter().zip(&found).zip(&again) {
+            if name != "lm_head.weight" {
+                let difference = relative(&found.grad(), &expected.grad());
+                assert!(difference < 1e-5, "{family}: {name}: {difference:e}");
+                assert_eq!(found.grad(), again.grad(), "{family}: {name} with checkpointing");
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_accumulate_and_the_head_has_its_own() {
+    let golden = Golden::of("qwen2");
+    let model = load("qwen2");
+    let head_grad = Tensor::randn(model.lm_head().size(), (Kind::Float, Device::Cpu));
+    assert!(model.lm_head_trainable());
+    let tensors = golden.rows().tensors();
+    for _ in 0..2 {
+        model.accumulate_lm_head_grad(&head_grad).unwrap();
+        let activations = model.forward(&inputs(&tensors), &ForwardOptions::default()).unwrap();
+        activations.backward(&golden.values["grad_hidden"]).unwrap();
+    }
+    // The head of this model is its embedding: both gradients add up.
+    let expected = (&golden.values["grad.model.embed_tokens.weight"] + head_grad) * 2;
+    assert!(relative(&model.lm_head().grad(), &expected) < 1e-5);
+
+    model.freeze();
+    assert!(model.trainable().is_empty());
+    let message = model.accumulate_lm_head_grad(&Tensor::zeros([1, 1], (Kind::Float, Device::Cpu))).unwrap_err();
+    assert!(message.to_string().contains("trainable: false"), "{message}");
+}
+
+#[test]
+fn bfloat16_is_close() {
+    for family in FAMILIES {
+        let golden = Golden::of(family);
+        let model = Model::load(&folder(family), Device::Cpu, Kind::BFloat16).unwrap();
+        let packed = golden.packed();
+        let tensors = packed.tensors();
+        let options = ForwardOptions { checkpointing: true, dropout_seed: None };
+        let activations = model.forward(&inputs(&tensors), &options).unwrap();
+        assert_eq!(activations.hidden().kind(), Kind::BFloat16);
+        let wide = model.lm_head().to_kind(Kind::Float);
+        let rows =
+            activations.hidden().view([-1, 32]).index_select(0, &Tensor::from_slice(&golden.predictors(&packed, 1)));
+        let logits = tch::no_grad(|| rows.to_kind(Kind::Float).linear(&wide, None::<Tensor>));
+        let targets = Tensor::from_slice(&golden.responses.concat()).unsqueeze(1);
+        let found = Vec::<f32>::try_from(logits.log_softmax(-1, Kind::Float).gather(1, &targets, false).squeeze_dim(1));
+        let expected = golden.log_probs("");
+        // Log-probs lie around −6; bfloat16 has 8 bits.
+        assert!(difference(&found.unwrap(), &expected) < 0.5, "{family}");
+        activations
+            .backward(&Tensor::ones([1, packed.columns[0].len() as i64, 32], (Kind::Float, Device::Cpu)))
+            .unwrap();
+        for (name, parameter) in model.trainable() {
+            assert!(
+                name == "lm_head.weight" || parameter.grad().isfinite().all().int64_value(&[]) == 1,
+                "{family}: {name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_cache_changes_nothing() {
+    for family in FAMILIES {
+        let (model, golden) = (load(family), Golden::of(family));
+        let expected = &golden.values["hidden"];
+        let sequence = [golden.prompt.clone(), golden.responses[1].clone()].concat();
+        for num_at_once in [1, golden.prompt.len()] {
+            let mut cache = KvCache::new(model.config(), sequence.len());
+            let (start, rest) = sequence.split_at(num_at_once);
+            let mut hidden = model.extend(&mut cache, &Tensor::from_slice(start).unsqueeze(0)).unwrap();
+            for &token in rest {
+                hidden = model.extend(&mut cache, &Tensor::from_slice(&[token]).view([1, 1])).unwrap();
+            }
+            let last = expected.get(1).get(sequence.len() as i64 - 1).unsqueeze(0);
+            assert!(relative(&hidden, &last) < 1e-5, "{family}");
+            assert!(model.extend(&mut cache, &Tensor::from_slice(&[1_i64]).view([1, 1])).is_err(), "the cache is full");
+        }
+    }
+}
+
+#[test]
+fn random_models_repeat_and_follow_the_configuration() {
+    let make = |seed| Model::random(&folder("qwen2"), Device::Cpu, Kind::Float, seed).unwrap();
+    let (one, same, other) = (make(1).trainable(), make(1).trainable(), make(2).trainable());
+    for ((name, one), ((_, same), (_, other))) in one.iter().zip(same.iter().zip(&other)) {
+        assert_eq!(one, same, "{name}");
+        let is_constant = name.ends_with("norm.weight") || name.ends_with(".bias");
+        assert_eq!(one == other, is_constant, "{name}");
+    }
+    let find = |name: &str| one.iter().find(|(found, _)| found == name).map(|(_, tensor)| tensor.detach()).unwrap();
+    assert_eq!(find("model.norm.weight").sum(Kind::Float).double_value(&[]), 32.0);
+    assert_eq!(find("model.layers.0.self_attn.q_proj.bias").abs().max().double_value(&[]), 0.0);
+    let embedding = find("model.embed_tokens.weight");
+    assert_eq!(embedding.get(0).abs().max().double_value(&[]), 0.0, "the padding token's row");
+    assert!((embedding.std(true).double_value(&[]) - 0.02).abs() < 1e-3);
+}
+
+/// A copy of a golden model, for breaking.
+fn copy(family: &str) -> tempfile::TempDir {
+    let target = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(folder(family).join(name), target.path().join(name)).unwrap();
+    }
+    target
+}
+
+fn message(folder: &Path) -> String {
+    let message = Model::load(folder, Device::Cpu, Kind::Float).err().unwrap().to_string();
+    message.replace(&folder.display().to_string(), "MODEL")
+}
+
+fn edit_config(folder: &Path, from: &str, to: &str) {
+    let path = folder.join("config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from));
+    fs::write(path, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn bad_folders_say_what_is_wrong() {
+    assert_eq!(
+        message(Path::new("no/such/model")),
+        "MODEL is not a folder; give a model folder with config.json and safetensors weights."
+    );
+    let model = copy("llama2");
+    fs::remove_file(model.path().join("config.json")).unwrap();
+    assert_eq!(
+        message(model.path()),
+        "MODEL has no config.json; a model folder has config.json, safetensors weights and tokenizer files."
+    );
+    let model = copy("llama2");
+    fs::remove_file(model.path().join("model.safetensors")).unwrap();
+    assert!(message(model.path()).starts_with("MODEL has no model.safetensors; weights are read from"));
+
+    let model = copy("llama2");
+    let weights = fs::read(model.path().join("model.safetensors")).unwrap();
+    fs::write(model.path().join("model.safetensors"), &weights[..50_000]).unwrap();
+    assert_eq!(
+        message(model.path()),
+        format!(
+            "MODEL/model.safetensors is cut short: it has 50000 bytes, but its header promises {}; copy or download it again.",
+            weights.len()
+        )
+    );
+
+    let model = copy("llama2");
+    edit_config(model.path(), "LlamaForCausalLM", "GemmaForCausalLM");
+    assert_eq!(
+        message(model.path()),
+        "MODEL/config.json: architecture GemmaForCausalLM is not supported; supported are LlamaForCausalLM, \
+         MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM."
+    );
+}
+
+#[test]
+fn weights_that_do_not_fit_are_named() {
+    let model = copy("llama2");
+    edit_config(model.path(), "\"mlp_bias\": true", "\"mlp_bias\": false");
+    assert!(message(model.path()).starts_with("MODEL/model.safetensors has a tensor `model.layers."));
+    let model = copy("llama2");
+    edit_config(model.path(), "\"attention_bias\": false", "\"attention_bias\": true");
+    assert_eq!(
+        message(model.path()),
+        "MODEL/model.safetensors has no tensor `model.layers.0.self_attn.q_proj.bias` of shape [32], which config.json \
+         calls for."
+    );
+    let model = copy("llama2");
+    edit_config(model.path(), "\"vocab_size\": 128", "\"vocab_size\": 130");
+    let found = message(model.path());
+    assert!(found.starts_with("MODEL/model.safetensors: tensor `"), "{found}");
+    assert!(found.ends_with("has shape [128, 32], but config.json calls for [130, 32]."), "{found}");
+}
+
+#[test]
+fn stories_go_on_as_they_should() {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/stories260k"));
+    if !folder.exists() {
+        return;
+    }
+    let model = Model::load(folder, Device::Cpu, Kind::Float).unwrap();
+    let text = fs::read_to_string(folder.join("tokenizer.json")).unwrap();
+    let tokenizer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let pieces = tokenizer["model"]["vocab"].as_object().unwrap();
+    let options = GenerateOptions {
+        max_new_tokens: 60,
+        temperature: 0.0,
+        top_p: 1.0,
+        seed: 0,
+        eos_token_ids: model.config().eos_token_id.clone(),
+    };
+    let mut streamed = Vec::new();
+    let ids = generate(&model, &[model.config().bos_token_id.unwrap()], &options, &mut |token| {
+        streamed.push(token);
+        std::ops::ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(ids, streamed);
+    let piece = |id: &i64| pieces.iter().find(|(_, value)| value.as_i64() == Some(*id)).unwrap().0.replace('▁', " ");
+    let found: String = ids.iter().map(piece).collect();
+    let expected = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.";
+    assert!(found.trim_start().starts_with(expected), "{found}");
+}

@@ -1,0 +1,282 @@
+//! `lambda-dpo train`, end to end: accumulation, layouts, stages, interruption and resuming.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod trainer;
+
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use trainer::{Run, close, metrics, stderr};
+
+/// Metrics that differ between two runs of the same config.
+const CLOCKS: &[&str] = &["tokens_per_second", "step_secs", "peak_memory_bytes"];
+
+fn without_clocks(output_dir: &Path) -> Vec<Value> {
+    let mut rows = metrics(output_dir);
+    for row in &mut rows {
+        row.as_object_mut().unwrap().retain(|key, _| !CLOCKS.contains(&key.as_str()));
+    }
+    rows
+}
+
+fn keys(row: &Value) -> Vec<&str> {
+    row.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn a_run_writes_what_the_design_says() {
+    let run = Run::new("lambda_dpo");
+    run.train(&["train.max_steps=2", "train.save_steps=1", "data.eval_fraction=0.2"]);
+    let dir = run.output_dir();
+    for file in ["run.toml", "loss.svg", "model/config.json", "model/model.safetensors", "model/tokenizer.json"] {
+        assert!(dir.join(file).is_file(), "{file}");
+    }
+    for file in ["model.safetensors", "optimizer.safetensors", "trainer_state.json"] {
+        assert!(dir.join("checkpoint-2").join(file).is_file(), "{file}");
+    }
+    assert_eq!(fs::read_dir(dir.join("tensorboard")).unwrap().count(), 1);
+
+    let rows = metrics(&dir);
+    let steps: Vec<u64> = rows.iter().map(|row| row["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [0, 1, 2, 2]);
+    let dimensions = ["helpfulness", "honesty", "instruction_following", "truthfulness"];
+    let each = |prefix: &str| dimensions.map(|name| format!("{prefix}/{name}"));
+    let mut expected = vec!["step".to_owned(), "epoch".into(), "loss".into()];
+    expected.extend(each("loss"));
+    expected.extend(["rewards/accuracies", "rewards/margins", "kl", "grad_norm", "learning_rate"].map(str::to_owned));
+    expected.extend(each("lambda"));
+    expected.extend(CLOCKS.iter().map(|name| (*name).to_owned()));
+    assert_eq!(keys(&rows[1]), expected);
+    let mut expected = vec!["step".to_owned(), "epoch".into(), "eval_loss".into()];
+    expected.extend(each("eval_loss"));
+    expected.push("eval_rewards/accuracies".into());
+    expected.extend(each("eval_rewards/accuracies"));
+    expected.extend(["eval_rewards/margins", "eval_kl"].map(str::to_owned));
+    assert_eq!(keys(&rows[0]), expected);
+
+    // Policy and reference are equal before step 1, to the last bit: no reward, ties everywhere.
+    assert_eq!(rows[0]["eval_kl"], 0.0);
+    assert_eq!(rows[1]["kl"], 0.0);
+    assert_eq!(rows[1]["rewards/margins"], 0.0);
+    let lambda: f64 = dimensions.iter().map(|name| rows[1][format!("lambda/{name}")].as_f64().unwrap()).sum();
+    assert!((lambda - 1.0).abs() < 1e-9, "{lambda}");
+}
+
+#[test]
+fn fields_without_a_meaning_are_left_out() {
+    let run = Run::new("sft");
+    run.train(&["train.max_steps=1"]);
+    let mut expected = vec!["step", "epoch", "loss", "grad_norm", "learning_rate"];
+    expected.extend(CLOCKS);
+    assert_eq!(keys(&metrics(&run.output_dir())[0]), expected);
+
+    let run = Run::new("dpo");
+    run.train(&["train.max_steps=1", "reference.kind=none", "data.format=ultrafeedback"]);
+    let mut expected =
+        vec!["step", "epoch", "loss", "rewards/accuracies", "rewards/margins", "grad_norm", "learning_rate"];
+    expected.extend(CLOCKS);
+    assert_eq!(keys(&metrics(&run.output_dir())[0]), expected);
+}
+
+#[test]
+fn four_prompts_at_once_and_four_times_one_are_the_same_step() {
+    for stage in ["sft", "dpo", "lambda_dpo"] {
+        let mut seen = Vec::new();
+        for (batch_size, accumulation) in [(4, 1), (1, 4), (2, 2)] {
+            let run = Run::new(stage);
+            run.train(&[
+                "train.max_steps=1",
+                &format!("train.per_device_train_batch_size={batch_size}"),
+                &format!("train.gradient_accumulation_steps={accumulation}"),
+            ]);
+            seen.push(metrics(&run.output_dir())[0].clone());
+        }
+        for row in &seen[1..] {
+            for key in ["loss", "grad_norm"] {
+                assert!(close(&row[key], &seen[0][key], 1e-6), "{stage} {key}: {} and {}", row[key], seen[0][key]);
+            }
+        }
+    }
+}
+
+#[test]
+fn layouts_and_checkpointing_change_nothing() {
+    let mut seen = Vec::new();
+    for overrides in [
+        &["loss.layout=packed"][..],
+        &["loss.layout=packed", "loss.max_tokens=512"],
+        &["loss.layout=rows"],
+        &["loss.layout=expanded"],
+        &["train.gradient_checkpointing=true"],
+    ] {
+        let run = Run::new("lambda_dpo");
+        let mut all = vec!["train.max_steps=2", "train.learning_rate=1e-3"];
+        all.extend(overrides);
+        run.train(&all);
+        seen.push(metrics(&run.output_dir()));
+    }
+    for rows in &seen[1..] {
+        for (row, first) in rows.iter().zip(&seen[0]) {
+            assert!(close(&row["loss"], &first["loss"], 1e-5), "{} and {}", row["loss"], first["loss"]);
+            assert!(
+                close(&row["grad_norm"], &first["grad_norm"], 1e-4),
+                "{} and {}",
+                row["grad_norm"],
+                first["grad_norm"]
+            );
+        }
+    }
+}
+
+#[test]
+fn every_schedule_trains() {
+    let table = "lambda.table=[{ probability = 1, weights = { helpfulness = 1 } }]";
+    for overrides in [
+        &["lambda.schedule=uniform_normalized", "lambda.per=step"][..],
+        &["lambda.schedule=gaussian", "lambda.normalization=abs"],
+        &["lambda.schedule=unimodal", "lambda.dimension=honesty"],
+        &["lambda.schedule=unimodal", "lambda.dimension=cycle"],
+        &["lambda.schedule=fixed", "lambda.weights={ honesty = 0.7, truthfulness = 0.3005 }"],
+        &["lambda.schedule=table", table],
+        &["loss.paper_exact=true"],
+    ] {
+        let run = Run::new("lambda_dpo");
+        let mut all = vec!["train.max_steps=1"];
+        all.extend(overrides);
+        run.train(&all);
+        let row = metrics(&run.output_dir())[0].clone();
+        if overrides[0].ends_with("=fixed") {
+            // Renormalised: the weights came to 1.0005.
+            assert!(close(&row["lambda/honesty"], &(0.7 / 1.0005).into(), 1e-9), "{row}");
+        }
+        if overrides[0].ends_with("=table") {
+            assert_eq!(row["lambda/helpfulness"], 1.0);
+        }
+    }
+}
+
+#[test]
+fn a_run_killed_and_resumed_equals_one_that_never_stopped() {
+    let adapter = ["adapter.kind=lora", "adapter.rank=2", "adapter.dropout=0.2"];
+    for adapter in [&[][..], &adapter] {
+        let mut overrides = vec![
+            "train.max_steps=9",
+            "train.save_steps=2",
+            "train.eval_steps=3",
+            "data.eval_fraction=0.2",
+            "train.gradient_accumulation_steps=2",
+            "train.learning_rate=1e-2",
+        ];
+        overrides.extend(adapter);
+        let whole = Run::new("lambda_dpo");
+        whole.train(&overrides);
+
+        let killed = Run::new("lambda_dpo");
+        let mut process = killed.spawn(&overrides);
+        while metrics(&killed.output_dir()).len() < 6 && process.try_wait().unwrap().is_none() {
+            sleep(Duration::from_millis(5));
+        }
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let resumed: Vec<&str> = overrides.iter().copied().chain(["train.resume=auto"]).collect();
+        let output = killed.train(&resumed);
+        assert!(stderr(&output).contains("resuming from"), "{}", stderr(&output));
+
+        assert_eq!(without_clocks(&killed.output_dir()), without_clocks(&whole.output_dir()));
+        let weights = if adapter.is_empty() { "model/model.safetensors" } else { "adapter/adapter_model.safetensors" };
+        let read = |run: &Run| fs::read(run.output_dir().join(weights)).unwrap();
+        assert!(read(&killed) == read(&whole), "the final weights differ");
+
+        let again = killed.train(&resumed);
+        assert!(stderr(&again).contains("this run is finished"), "{}", stderr(&again));
+    }
+}
+
+#[test]
+fn a_signal_ends_a_run_after_its_step_with_a_checkpoint() {
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let run = Run::new("sft");
+        let overrides = ["train.max_steps=100000", "train.save_steps=0"];
+        let process = run.spawn(&overrides);
+        while metrics(&run.output_dir()).len() < 2 {
+            sleep(Duration::from_millis(5));
+        }
+        let pid = process.id().to_string();
+        assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let output = process.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+
+        let steps = metrics(&run.output_dir()).len();
+        let checkpoint = run.output_dir().join(format!("checkpoint-{steps}"));
+        assert!(checkpoint.is_dir(), "no {}", checkpoint.display());
+        let text = stderr(&output);
+        let last = text.lines().last().unwrap();
+        assert_eq!(
+            last,
+            format!(
+                "stopped after step {steps} of 100000 with {}; go on with: lambda-dpo train {} train.resume=auto",
+                checkpoint.display(),
+                run.output_dir().join("run.toml").display()
+            )
+        );
+        // The sentence is true: run.toml is a config like any other.
+        let config = run.output_dir().join("run.toml");
+        let refused = Run::program(&["train", config.to_str().unwrap(), "train.resume=auto", "train.max_steps=3"]);
+        assert!(stderr(&refused).contains("the run was started with train.max_steps 100000, and now has 3"));
+    }
+}
+
+#[test]
+fn an_output_folder_with_a_run_is_not_overwritten() {
+    let run = Run::new("sft");
+    run.train(&["train.max_steps=1"]);
+    let output = run.try_train(&["train.max_steps=1"]);
+    assert_eq!(
+        stderr(&output).trim_end(),
+        format!(
+            "error: {} already holds a run (model): resume it with train.resume=auto, choose another output_dir, or \
+             delete the folder",
+            run.output_dir().display()
+        )
+    );
+}
+
+#[test]
+fn old_checkpoints_leave_after_new_ones() {
+    let run = Run::new("sft");
+    run.train(&["train.max_steps=5", "train.save_steps=1", "train.save_total_limit=2"]);
+    let mut names: Vec<String> = fs::read_dir(run.output_dir())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("checkpoint"))
+        .collect();
+    names.sort();
+    assert_eq!(names, ["checkpoint-4", "checkpoint-5"]);
+}
+
+#[test]
+fn a_second_model_can_be_the_reference() {
+    let first = Run::new("sft");
+    first.train(&["train.max_steps=1"]);
+    let reference = format!("reference.path={}", first.output_dir().join("model").display());
+    let run = Run::new("lambda_dpo");
+    run.train(&["train.max_steps=1", &reference]);
+    assert_ne!(metrics(&run.output_dir())[0]["kl"], 0.0);
+}
+
+#[test]
+fn bfloat16_trains_and_resumes() {
+    let overrides = ["train.max_steps=3", "model.dtype=bfloat16", "train.save_steps=2"];
+    let whole = Run::new("lambda_dpo");
+    whole.train(&overrides);
+    // As if it had been stopped after the checkpoint.
+    fs::remove_dir_all(whole.output_dir().join("model")).unwrap();
+    let before = without_clocks(&whole.output_dir());
+    let resumed: Vec<&str> = overrides.iter().copied().chain(["train.resume=auto"]).collect();
+    whole.train(&resumed);
+    assert_eq!(without_clocks(&whole.output_dir()), before);
+}
