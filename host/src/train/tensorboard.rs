@@ -1,21 +1,55 @@
-//! TensorBoard's event file: length-prefixed, checksummed protobuf messages, of which scalars need six fields.
+//! TensorBoard's event file: TFRecord frames around protobuf messages, of which scalars need six fields.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-// Field numbers of tensorflow/core/util/event.proto and framework/summary.proto.
-const EVENT_WALL_TIME: u8 = 1;
-const EVENT_STEP: u8 = 2;
-const EVENT_FILE_VERSION: u8 = 3;
-const EVENT_SUMMARY: u8 = 5;
-const EVENT_SESSION_LOG: u8 = 7;
-const SUMMARY_VALUE: u8 = 1;
-const VALUE_TAG: u8 = 1;
-const VALUE_SIMPLE_VALUE: u8 = 2;
-const SESSION_LOG_STATUS: u8 = 1;
-const STATUS_START: u64 = 1;
+use prost::{Message, Oneof};
+
+/// Of tensorflow/core/util/event.proto.
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(oneof = "What", tags = "3, 5, 7")]
+    what: Option<What>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum What {
+    #[prost(string, tag = "3")]
+    FileVersion(String),
+    #[prost(message, tag = "5")]
+    Summary(Summary),
+    #[prost(message, tag = "7")]
+    SessionLog(SessionLog),
+}
+
+/// Of event.proto; status 1 is START.
+#[derive(Clone, PartialEq, Message)]
+struct SessionLog {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+/// Of tensorflow/core/framework/summary.proto.
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Value>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Value {
+    #[prost(string, tag = "1")]
+    tag: String,
+    /// Optional, so that a zero is written too.
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
+}
 
 /// Appends scalars to an event file of its own.
 #[derive(Debug)]
@@ -34,10 +68,8 @@ impl EventWriter {
         std::fs::create_dir_all(folder)?;
         let name = format!("events.out.tfevents.{:010}.lambda-dpo.{}", wall_time() as u64, std::process::id());
         let mut writer = Self { file: File::create(folder.join(name))? };
-        writer.write_event(0, |event| bytes_field(event, EVENT_FILE_VERSION, b"brain.Event:2"))?;
-        let mut session = Vec::new();
-        varint_field(&mut session, SESSION_LOG_STATUS, STATUS_START);
-        writer.write_event(first_step, |event| bytes_field(event, EVENT_SESSION_LOG, &session))?;
+        writer.write(0, What::FileVersion("brain.Event:2".into()))?;
+        writer.write(first_step, What::SessionLog(SessionLog { status: 1 }))?;
         Ok(writer)
     }
 
@@ -47,23 +79,13 @@ impl EventWriter {
     ///
     /// The disk refuses.
     pub fn scalars<'a>(&mut self, step: u64, scalars: impl Iterator<Item = (&'a str, f64)>) -> io::Result<()> {
-        let mut summary = Vec::new();
-        for (tag, value) in scalars {
-            let mut entry = Vec::new();
-            bytes_field(&mut entry, VALUE_TAG, tag.as_bytes());
-            entry.push(VALUE_SIMPLE_VALUE << 3 | 5);
-            entry.extend((value as f32).to_le_bytes());
-            bytes_field(&mut summary, SUMMARY_VALUE, &entry);
-        }
-        self.write_event(step, |event| bytes_field(event, EVENT_SUMMARY, &summary))
+        let value = scalars.map(|(tag, value)| Value { tag: tag.into(), simple_value: Some(value as f32) }).collect();
+        self.write(step, What::Summary(Summary { value }))
     }
 
-    fn write_event(&mut self, step: u64, fill: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
-        let mut event = vec![EVENT_WALL_TIME << 3 | 1];
-        event.extend(wall_time().to_le_bytes());
-        varint_field(&mut event, EVENT_STEP, step);
-        fill(&mut event);
-        self.file.write_all(&frame(&event))
+    fn write(&mut self, step: u64, what: What) -> io::Result<()> {
+        let event = Event { wall_time: wall_time(), step: step.cast_signed(), what: Some(what) };
+        self.file.write_all(&frame(&event.encode_to_vec()))
     }
 }
 
@@ -79,33 +101,7 @@ fn frame(data: &[u8]) -> Vec<u8> {
 
 /// CRC-32C, rotated and shifted as TFRecord does, so that checksums of checksums stay strong.
 fn masked_crc(data: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
-    for byte in data {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0x82f6_3b78 & 0u32.wrapping_sub(crc & 1));
-        }
-    }
-    (!crc).rotate_right(15).wrapping_add(0xa282_ead8)
-}
-
-fn bytes_field(message: &mut Vec<u8>, field: u8, bytes: &[u8]) {
-    message.push(field << 3 | 2);
-    varint(message, bytes.len() as u64);
-    message.extend(bytes);
-}
-
-fn varint_field(message: &mut Vec<u8>, field: u8, value: u64) {
-    message.push(field << 3);
-    varint(message, value);
-}
-
-fn varint(message: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        message.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    message.push(value as u8);
+    crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 fn wall_time() -> f64 {
@@ -117,13 +113,6 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
-
-    #[test]
-    fn checksums_are_those_of_tfrecord() {
-        // CRC-32C("123456789") = 0xe3069283
-        let crc: u32 = 0xe306_9283;
-        assert_eq!(masked_crc(b"123456789"), crc.rotate_right(15).wrapping_add(0xa282_ead8));
-    }
 
     #[test]
     fn an_event_file_holds_version_session_and_scalars() {
@@ -143,7 +132,8 @@ mod tests {
             events.push(record[12 + 9..12 + length].to_vec());
             rest = tail;
         }
-        assert_eq!(events[0], b"\x10\x00\x1a\x0dbrain.Event:2");
+        // A step of 0 is protobuf's default and takes no byte.
+        assert_eq!(events[0], b"\x1a\x0dbrain.Event:2");
         assert_eq!(events[1], b"\x10\xad\x02\x3a\x02\x08\x01");
         assert_eq!(events[2], b"\x10\xad\x02\x2a\x0d\x0a\x0b\x0a\x04loss\x15\x00\x00\x00\x3f");
     }
