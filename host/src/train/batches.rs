@@ -104,7 +104,7 @@ pub struct EvalBatches<'a> {
     pub dataset: &'a Dataset,
     /// Those to evaluate on.
     pub samples: Vec<usize>,
-    /// λ [M]: uniform unless the schedule is fixed.
+    /// λ, `[M]`: uniform unless the schedule is fixed.
     pub lambda: Vec<f64>,
     /// Layout and padding.
     pub collate: CollateOptions,
