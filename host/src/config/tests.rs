@@ -89,6 +89,16 @@ fn paths_are_relative_to_the_file() {
     assert_eq!(config.data.records, [folder.path().join("records.jsonl")]);
     assert_eq!(config.model.path, Path::new("meta-llama/Llama-3.1-8B"));
     assert_eq!(config.data.chat_template.unwrap(), Path::new("here.jinja"));
+    let nested = folder.path().join("a/b");
+    std::fs::create_dir_all(&nested).unwrap();
+    std::fs::write(nested.join("run.toml"), MINIMAL.replace("\"run\"", "\"../../run\"")).unwrap();
+    let config = load(&nested.join("run.toml"), std::iter::empty(), &[]).unwrap();
+    assert_eq!(config.output_dir, folder.path().join("run"));
+    // Where a folder is a link, `..` is what the system makes of it.
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&nested, &link).unwrap();
+    let config = load(&link.join("run.toml"), std::iter::empty(), &[]).unwrap();
+    assert_eq!(config.output_dir, link.join("../../run"));
 }
 
 #[test]
