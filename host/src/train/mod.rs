@@ -31,6 +31,7 @@ pub mod tensorboard;
 
 use std::path::{Path, PathBuf};
 
+use crate::cache::CacheFolder;
 use crate::config::{self, ReferenceKind, RunConfig, Stage};
 use crate::hub::Hub;
 use crate::libtorch;
@@ -47,6 +48,7 @@ use optimizer::AdamW;
 use output::Start;
 use policy::Policy;
 use progress::say;
+use reference::{Reference, ReferenceCache};
 use run::Run;
 use signals::Interrupt;
 use step::Learner;
@@ -99,15 +101,16 @@ fn train(
     }
     let plugin = Plugin::load(plugin)?;
     let hub = Hub::from_env();
+    let cache = CacheFolder::from_env()?;
     let folder = hub.model_folder(&config.model.path)?;
     // Before hours of tokenising: an architecture that is not supported.
     ModelConfig::load(&folder)?;
-    let data = Data::open(config, &plugin, &hub, &folder, interrupt)?;
+    let data = Data::open(config, &plugin, &hub, &folder, &cache, interrupt)?;
     let (batches, eval) = data.batches(config, &plugin)?;
     let max_steps = config.train.max_steps.unwrap_or_else(|| batches.plan.max_steps(config.train.num_train_epochs));
     let settings = checkpoint::settings(&config.absolute()?);
     if let Some(checkpoint) = checkpoint {
-        checkpoint.check(&settings, &data.hash())?;
+        checkpoint.check(&settings, data.hash())?;
     }
 
     let mut run = Run {
@@ -123,7 +126,7 @@ fn train(
             step_in_epoch: 0,
             num_threads: libtorch::num_threads(),
             seed: config.seed,
-            data_hash: data.hash(),
+            data_hash: data.hash().to_owned(),
             settings,
         },
         batches,
@@ -132,13 +135,21 @@ fn train(
         eval_reference: None,
     };
     let loss = loss_options(config);
+    let compute_references = |run: &mut Run, model: &Model, folder: &Path| {
+        let cache = if config.reference.cache {
+            Some(ReferenceCache::open(&cache.reference(), &reference::model_key(model, folder)?)?)
+        } else {
+            None
+        };
+        run.compute_references(&Reference { model, plugin: &plugin, loss, cache, interrupt })
+    };
     if let Some(path) = own_reference(config) {
-        let model = Model::load(&hub.model_folder(path)?, device, policy::kind(config))?;
-        run.compute_references(&model, &plugin, &loss)?;
+        let folder = hub.model_folder(path)?;
+        compute_references(&mut run, &Model::load(&folder, device, policy::kind(config))?, &folder)?;
     }
     let base = policy::load_base(config, &folder, device)?;
     if run.reference.is_none() && has_reference(config) {
-        run.compute_references(&base, &plugin, &loss)?;
+        compute_references(&mut run, &base, &folder)?;
     }
     if interrupt.signal().is_some() {
         return Ok(stopped_early(interrupt));
