@@ -10,7 +10,9 @@ const VARIABLE: &str = "LAMBDA_DPO_CACHE";
 
 /// The environment names no folder.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no folder for cached results, since {VARIABLE}, XDG_CACHE_HOME and HOME are all unset: set {VARIABLE}")]
+#[error(
+    "there is no folder for cached results, since {VARIABLE}, XDG_CACHE_HOME and HOME are all unset: set {VARIABLE}"
+)]
 pub struct NoCacheFolder;
 
 /// The folder of cached results; its parts are made when something is written to them.

@@ -771,7 +771,7 @@ typedef struct LambdaDpoDatasetOptions {
      */
     const struct LambdaDpoTokenizeOptions *tokenize;
     /**
-     * Told the number of records done; may be NULL.
+     * Told the number of records done, now and then (0 while files are hashed for the cache); may be NULL.
      */
     LambdaDpoProgress progress;
     /**

@@ -26,7 +26,8 @@ fn write_records(path: &Path, bytes: u64) {
     let completions = record["completions"].as_array_mut().unwrap();
     assert_eq!(completions.len(), 4);
     for completion in completions {
-        let response = completion["response"].as_str().unwrap().repeat(2000 / completion["response"].as_str().unwrap().len());
+        let response =
+            completion["response"].as_str().unwrap().repeat(2000 / completion["response"].as_str().unwrap().len());
         completion["response"] = json!(response);
     }
     let mut file = BufWriter::new(File::create(path).unwrap());

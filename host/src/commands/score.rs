@@ -13,7 +13,8 @@ use crate::cache::CacheFolder;
 use crate::cli::ScoreArgs;
 use crate::hub::Hub;
 use crate::plugin::{
-    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Objective, Reduction, TokenizeOptions, Wants,
+    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Objective, Reduction,
+    TokenizeOptions, Wants,
 };
 use crate::train::data::uniform;
 use crate::train::progress::Progress;

@@ -210,19 +210,13 @@ impl Reference<'_> {
         self.save(&mut pass)?;
         pass.progress.clear();
         if self.interrupt.signal().is_none() {
-            let from_cache =
-                if self.cache.is_some() { format!(", {num_found} from the cache") } else { String::new() };
+            let from_cache = if self.cache.is_some() { format!(", {num_found} from the cache") } else { String::new() };
             say(&format!("reference: {total} log-probs{from_cache}"));
         }
         Ok(found)
     }
 
-    fn compute(
-        &self,
-        wanted: &Wanted,
-        log_probs: &mut ReferenceLogProbs,
-        pass: &mut Pass,
-    ) -> Result<(), TrainError> {
+    fn compute(&self, wanted: &Wanted, log_probs: &mut ReferenceLogProbs, pass: &mut Pass) -> Result<(), TrainError> {
         let is_known = |sample: usize| !log_probs.of_sample(sample).iter().any(|known| known.log_prob_sum.is_nan());
         let batches = wanted.batches(is_known);
         let mut batches = batches.iter().peekable();

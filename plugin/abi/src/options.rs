@@ -85,7 +85,7 @@ pub struct DatasetOptions {
     pub convert: *const ConvertOptions,
     /// Borrowed for the call.
     pub tokenize: *const TokenizeOptions,
-    /// Told the number of records done; may be NULL.
+    /// Told the number of records done, now and then (0 while files are hashed for the cache); may be NULL.
     pub progress: Progress,
     /// Passed to `progress`.
     pub progress_user: *mut c_void,

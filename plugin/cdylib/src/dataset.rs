@@ -156,9 +156,10 @@ pub unsafe extern "C" fn dataset_batch(
 ) -> abi::Status {
     // SAFETY: the caller keeps the table's rules.
     call(error, || unsafe {
-        let collated = with_request(dataset, indices, num_indices, lambda, options, |dataset, indices, lambda, options| {
-            Ok(dataset.batch(indices, lambda, options)?)
-        })?;
+        let collated =
+            with_request(dataset, indices, num_indices, lambda, options, |dataset, indices, lambda, options| {
+                Ok(dataset.batch(indices, lambda, options)?)
+            })?;
         give_batch(&collated, batch)
     })
 }

@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 
 use crate::convert::SampleReader;
-use crate::record::Place;
+use crate::record::{Place, check_files};
 use crate::{
     Batch, CollateOptions, ConvertOptions, Error, Report, Result, Sample, TokenizeOptions, TokenizedSample, Tokenizer,
     collate,
@@ -126,6 +126,7 @@ impl Dataset {
     ) -> Result<Self> {
         let DatasetOptions { convert, tokenize, tokens } = options;
         convert.validate()?;
+        check_files(paths)?;
         let stamp = key::Stamp::of(paths)?;
         let (key, mut writer, cache) = match tokens {
             TokenFolder::Scratch(folder) => (blake3::Hash::from([0; 32]), Writer::unnamed(folder)?, None),

@@ -176,6 +176,18 @@ impl Row {
     }
 }
 
+/// Fails where a path is not that of a file.
+pub(crate) fn check_files(paths: &[PathBuf]) -> Result<()> {
+    for path in paths {
+        let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
+        if metadata.is_dir() {
+            let source = std::io::Error::other("this is a folder; name the record files in it");
+            return Err(Error::io(path, source));
+        }
+    }
+    Ok(())
+}
+
 /// Streams the rows of files in order, in memory for one row (Parquet: for one batch of rows).
 ///
 /// A file is Parquet where it is named `.parquet` or starts with `PAR1`, a JSON array where its first character is `[`,
@@ -190,13 +202,7 @@ pub(crate) struct RowReader {
 impl RowReader {
     /// Opens the first file and checks that the others exist.
     pub(crate) fn open(paths: &[PathBuf]) -> Result<Self> {
-        for path in paths {
-            let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
-            if metadata.is_dir() {
-                let source = std::io::Error::other("this is a folder; name the record files in it");
-                return Err(Error::io(path, source));
-            }
-        }
+        check_files(paths)?;
         let files: Vec<Arc<Path>> = paths.iter().map(|path| Arc::from(path.as_path())).collect();
         let mut reader = Self { files: files.into_iter(), rows: None, next_index: 0 };
         reader.open_next_file()?;

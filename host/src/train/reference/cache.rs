@@ -51,7 +51,6 @@ impl ReferenceCache {
     pub fn open(folder: &Path, key: &blake3::Hash) -> Result<Self, TrainError> {
         let key = key.to_string();
         let cache = Self { path: folder.join(format!("{key}.log_probs")), key };
-        fs::create_dir_all(folder).map_err(|source| TrainError::Cache { path: folder.to_path_buf(), source })?;
         cache.lock()?;
         Ok(cache)
     }
@@ -86,6 +85,7 @@ impl ReferenceCache {
     fn lock(&self) -> Result<File, TrainError> {
         let path = self.path.with_file_name(LOCK_FILE);
         let lock = || -> io::Result<File> {
+            path.parent().map_or(Ok(()), fs::create_dir_all)?;
             let file = File::create(&path)?;
             file.lock()?;
             Ok(file)
@@ -166,7 +166,7 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         let error = ReferenceCache::open(&file.join("reference"), &blake3::hash(b"model")).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("{}/reference: cannot be written: ", file.display())), "{error}");
+        assert!(error.starts_with(&format!("{}/reference/.lock: cannot be written: ", file.display())), "{error}");
         assert!(error.ends_with("; set LAMBDA_DPO_CACHE to another folder, or reference.cache = false"), "{error}");
     }
 }

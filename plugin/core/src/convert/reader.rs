@@ -150,9 +150,10 @@ impl Converter {
     {
         let mut chunk = Chunk { items: Vec::with_capacity(rows.len()), error: None };
         for row in rows {
-            let item = row.parse(self.options.format).map(|record| self.convert(record)).and_then(|sample| {
-                sample.map(|sample| then(&row.place, sample, &mut self.report)).transpose()
-            });
+            let item = row
+                .parse(self.options.format)
+                .map(|record| self.convert(record))
+                .and_then(|sample| sample.map(|sample| then(&row.place, sample, &mut self.report)).transpose());
             match item {
                 Ok(item) => chunk.items.extend(item),
                 Err(error) => {

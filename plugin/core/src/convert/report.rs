@@ -76,10 +76,8 @@ impl Report {
     }
 
     fn add_missing(&mut self, kind: Cow<'static, str>, more: &MissingRatings) {
-        let missing = self
-            .missing_ratings
-            .entry(kind)
-            .or_insert(MissingRatings { count: 0, first_record: more.first_record });
+        let missing =
+            self.missing_ratings.entry(kind).or_insert(MissingRatings { count: 0, first_record: more.first_record });
         missing.count += more.count;
         missing.first_record = missing.first_record.min(more.first_record);
     }

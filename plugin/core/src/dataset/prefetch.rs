@@ -126,9 +126,8 @@ fn work(shared: &Shared, samples: &Samples) {
         slot.state = State::Working;
         let request = Arc::clone(&slot.request);
         drop(queue);
-        let collated = catch_unwind(AssertUnwindSafe(|| {
-            samples.collate(&request.indices, &request.lambda, &request.options)
-        }));
+        let collated =
+            catch_unwind(AssertUnwindSafe(|| samples.collate(&request.indices, &request.lambda, &request.options)));
         queue = shared.queue();
         if let Some(at) = queue.slots.iter().position(|slot| Arc::ptr_eq(&slot.request, &request)) {
             match collated {

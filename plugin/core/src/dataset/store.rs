@@ -161,10 +161,7 @@ fn read_tail(file: &File) -> io::Result<std::result::Result<Tail, &'static str>>
 }
 
 /// BLAKE3 of what a reader gives; `tick` is called between blocks and may stop it.
-pub(super) fn hash_file(
-    reader: &mut impl Read,
-    tick: &mut dyn FnMut() -> io::Result<()>,
-) -> io::Result<blake3::Hash> {
+pub(super) fn hash_file(reader: &mut impl Read, tick: &mut dyn FnMut() -> io::Result<()>) -> io::Result<blake3::Hash> {
     // Blocks large enough to be hashed on several threads.
     let mut block = Vec::with_capacity(BLOCK_BYTES);
     let mut hasher = blake3::Hasher::new();
@@ -275,14 +272,8 @@ impl Writer {
 
     fn new(file: File, path: &Path, named: Option<(NamedTempFile, PathBuf)>) -> Result<Self> {
         let out = BufWriter::with_capacity(BUFFER_BYTES, Summed { file, hasher: blake3::Hasher::new() });
-        let mut writer = Self {
-            out,
-            named,
-            path: path.to_owned(),
-            entries: Vec::new(),
-            end: 0,
-            samples: blake3::Hasher::new(),
-        };
+        let mut writer =
+            Self { out, named, path: path.to_owned(), entries: Vec::new(), end: 0, samples: blake3::Hasher::new() };
         writer.write(MAGIC)?;
         Ok(writer)
     }

@@ -44,9 +44,10 @@ fn read(files: &[(&str, &[u8])], format: Format) -> Vec<std::result::Result<Reco
 /// The records of files, up to the first error.
 fn records(paths: &[PathBuf], format: Format) -> impl Iterator<Item = Result<Record>> {
     let mut failed = false;
-    RowReader::open(paths).unwrap().map(move |row| row?.parse(format)).take_while(move |record| {
-        !std::mem::replace(&mut failed, record.is_err())
-    })
+    RowReader::open(paths)
+        .unwrap()
+        .map(move |row| row?.parse(format))
+        .take_while(move |record| !std::mem::replace(&mut failed, record.is_err()))
 }
 
 fn last_error(name: &str, text: &str) -> String {
@@ -362,8 +363,7 @@ fn parquet_rows_are_records() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.parquet");
     write_parquet(&path);
-    let found: Vec<Record> =
-        records(std::slice::from_ref(&path), Format::UltraFeedback).map(|r| r.unwrap()).collect();
+    let found: Vec<Record> = records(std::slice::from_ref(&path), Format::UltraFeedback).map(|r| r.unwrap()).collect();
     assert_eq!(found.len(), 600);
     assert_eq!(found[599].prompt, Prompt::Text("question 599".into()));
     let Body::Rated(completions) = &found[0].body else { panic!() };

@@ -38,7 +38,14 @@ pub(super) fn open(folder: &Path, chat_template: Option<&Path>) -> Result<Tokeni
     };
     let added = encoder.get_added_tokens_decoder();
     let special_ids: HashSet<u32> = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
-    Ok(Tokenizer { encoder, template, special_ids, info, folder: folder.display().to_string(), hash: contents.0.finalize() })
+    Ok(Tokenizer {
+        encoder,
+        template,
+        special_ids,
+        info,
+        folder: folder.display().to_string(),
+        hash: contents.0.finalize(),
+    })
 }
 
 /// Hashes the contents of files, so that no two lists of them give the same hash.
