@@ -123,6 +123,7 @@ fn refuses_null_arguments_by_name() {
         refused(told(|e| (api.reader_next)(null_mut(), &mut bytes, e)), "reader");
         refused(told(|e| (api.tokenizer_info)(null(), &mut bytes, e)), "tokenizer");
         refused(told(|e| (api.dataset_info)(null(), &mut bytes, e)), "dataset");
+        refused(told(|e| (api.dataset_prefetch)(null(), null(), 0, null(), null(), e)), "options");
         refused(told(|e| (api.schedule_new)(null(), null_mut(), e)), "options");
         refused(told(|e| (api.schedule_draw_step)(null(), 0, 0, null_mut(), e)), "schedule");
         refused(told(|e| (api.loss_forward)(null(), null(), null_mut(), null_mut(), e)), "inputs");

@@ -104,7 +104,7 @@ fn c_and_rust_agree_on_layout() {
         }
         TokenizeOptions { struct_size, cutoff_len, keep_all }
         CollateOptions { struct_size, layout, max_tokens, pad_to_multiple_of, pad_token_id }
-        DatasetOptions { struct_size, convert, tokenize, progress, progress_user }
+        DatasetOptions { struct_size, convert, tokenize, progress, progress_user, cache_dir }
         ScheduleOptions { struct_size, kind, dimension, num_dimensions, alpha, weights, num_rows, probabilities }
         LossOptions { struct_size, objective, reduction, beta, normalizer, logits_budget_bytes, paper_exact, wants }
         Batch { struct_size, input_ids, sequence_ids, target_positions, lambda, record_indices, num_contributing }

@@ -120,11 +120,13 @@ pub struct ReferenceSection {
     pub kind: ReferenceKind,
     /// A model of its own for kind `model`.
     pub path: Option<PathBuf>,
+    /// Keep its log-probs on disk for later runs.
+    pub cache: bool,
 }
 
 impl Default for ReferenceSection {
     fn default() -> Self {
-        Self { kind: ReferenceKind::Auto, path: None }
+        Self { kind: ReferenceKind::Auto, path: None, cache: true }
     }
 }
 

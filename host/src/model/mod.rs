@@ -267,8 +267,8 @@ impl Model {
         }
     }
 
-    /// All parameters, the adapter's last, by name.
-    fn named_parameters(&self) -> impl Iterator<Item = (&String, &Tensor)> {
+    /// All parameters, the adapter's last, by name, always in the same order.
+    pub fn named_parameters(&self) -> impl Iterator<Item = (&String, &Tensor)> {
         self.parameters.iter().chain(self.adapter.iter().flat_map(|adapter| &adapter.parameters))
     }
 

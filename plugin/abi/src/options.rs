@@ -85,11 +85,18 @@ pub struct DatasetOptions {
     pub convert: *const ConvertOptions,
     /// Borrowed for the call.
     pub tokenize: *const TokenizeOptions,
-    /// Told the number of records done; may be NULL.
+    /// Told the number of records done, now and then (0 while files are hashed for the cache); may be NULL.
     pub progress: Progress,
     /// Passed to `progress`.
     pub progress_user: *mut c_void,
+    /// Folder of files that hold tokenised records for later openings, under a hash of the records' contents, the
+    /// tokenizer and all options; made where it is missing. One file may serve any number of processes. Empty: the tokens
+    /// lie in a file without a name in the system's folder for temporary files, and go with the dataset.
+    pub cache_dir: Str,
 }
+
+/// Batches that a dataset holds collated ahead.
+pub const PREFETCH_CAPACITY: usize = 64;
 
 /// λ = u / Σ u with u uniform on (0, 1)^M.
 pub const SCHEDULE_UNIFORM_NORMALIZED: u32 = 0;

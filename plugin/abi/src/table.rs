@@ -145,7 +145,8 @@ pub struct Api {
     /// Frees the tensors that are still in a batch, and sets them to NULL.
     pub batch_free: unsafe extern "C" fn(batch: *mut Batch),
 
-    /// Reads, converts and tokenises record files, in parallel. Free with `dataset_free`.
+    /// Reads, converts and tokenises record files, in parallel, or takes what an earlier opening left in
+    /// `options.cache_dir`. The samples stay on disk. Free with `dataset_free`.
     pub dataset_open: unsafe extern "C" fn(
         paths: *const Str,
         num_paths: usize,
@@ -156,12 +157,17 @@ pub struct Api {
     ) -> Status,
     /// Gives the number of samples, or 0 for NULL.
     pub dataset_len: unsafe extern "C" fn(dataset: *const Dataset) -> u64,
-    /// Gives JSON: `dimensions` (names in order) and `report` (as `reader_report`, with truncated and dropped ones).
+    /// Gives JSON: `dimensions` (names in order), `report` (as `reader_report`, with truncated and dropped ones), `hash` (of
+    /// all samples, targets included) and `cache`: null, or `path`, `was_read` (the tokens came from it) and `damage` (why a
+    /// file that stood there was made anew, or null).
     pub dataset_info: unsafe extern "C" fn(dataset: *const Dataset, info: *mut Bytes, error: *mut Error) -> Status,
-    /// Gives `[len, 3]` int64: each sample's record index, number of responses, and number of tokens (prompt once).
+    /// Gives `[len, 5]` int64: each sample's record index, number of responses, number of tokens (prompt once), and the two
+    /// halves of a 128-bit hash of its tokens and their targets, ratings aside: all that log-probs are a function of besides
+    /// the model.
     pub dataset_samples:
         unsafe extern "C" fn(dataset: *const Dataset, samples: *mut Tensor, error: *mut Error) -> Status,
-    /// Collates the samples at `indices` (each below the length); `lambda` is `[num_indices, M]`. Free with `batch_free`.
+    /// Collates the samples at `indices` (each below the length), or takes what `dataset_prefetch` has collated of the same
+    /// arguments; `lambda` is `[num_indices, M]`. Free with `batch_free`.
     pub dataset_batch: unsafe extern "C" fn(
         dataset: *const Dataset,
         indices: *const u64,
@@ -171,7 +177,18 @@ pub struct Api {
         batch: *mut Batch,
         error: *mut Error,
     ) -> Status,
-    /// Frees a dataset.
+    /// Asks for a batch to be collated ahead, on a thread of the dataset's, for a `dataset_batch` of the same arguments
+    /// soon; returns at once. Up to [`PREFETCH_CAPACITY`](crate::PREFETCH_CAPACITY) batches are held, of more the oldest are
+    /// given up. Nothing depends on it but time: what is wrong with a batch is told by `dataset_batch`.
+    pub dataset_prefetch: unsafe extern "C" fn(
+        dataset: *const Dataset,
+        indices: *const u64,
+        num_indices: usize,
+        lambda: *const f64,
+        options: *const CollateOptions,
+        error: *mut Error,
+    ) -> Status,
+    /// Frees a dataset, after its thread has ended.
     pub dataset_free: unsafe extern "C" fn(dataset: *mut Dataset),
 
     /// Makes a λ schedule. Free with `schedule_free`.

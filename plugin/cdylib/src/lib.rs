@@ -50,6 +50,7 @@ static API: abi::Api = abi::Api {
     dataset_info: dataset::dataset_info,
     dataset_samples: dataset::dataset_samples,
     dataset_batch: dataset::dataset_batch,
+    dataset_prefetch: dataset::dataset_prefetch,
     dataset_free: dataset::dataset_free,
     schedule_new: lambda::schedule_new,
     schedule_draw_instance: lambda::schedule_draw_instance,
