@@ -8,8 +8,7 @@ c      the floor: an SFT step over the same unique tokens, [prompt][y1]..[yN] as
 c-hf   the same floor with Transformers' decoder, to see that c's own is no slower
 
 a and b run Transformers' LlamaForCausalLM with scaled_dot_product_attention, the paper's setting, and PEFT for adapters.
-All update with the fused AdamW and clip to the same norm. A worker answers each line "step" on its standard input with a
-line of JSON: seconds, loss, gradient norm before clipping, and the bytes of gradients that it holds between steps.
+All update with the fused AdamW and clip to the same norm. `serving.py` says what the process answers.
 """
 
 import json
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
 from floor import Floor
+from serving import serve
 
 IGNORE_INDEX = -100
 NUM_DIMENSIONS = NUM_RESPONSES = 4
@@ -146,7 +146,7 @@ def make_oracle(name: str, folder: Path):
 
 
 class Learner:
-    """What all oracles do with their loss."""
+    """What every oracle does with its loss."""
 
     def __init__(self, oracle, settings: dict):
         self.oracle, self.max_grad_norm = oracle, settings["max_grad_norm"]
@@ -163,18 +163,8 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - started
-        return {"seconds": seconds, "loss": loss.item(), "grad_norm": grad_norm.item(), "gradient_bytes": 0}
-
-
-def main() -> None:
-    oracle, settings = make_oracle(sys.argv[1], Path(sys.argv[2]))
-    learner = Learner(oracle, settings)
-    print(json.dumps({"threads": torch.get_num_threads()}), flush=True)
-    for line in sys.stdin:
-        if line.strip() != "step":
-            raise SystemExit(f"{line!r} is no command: the only one is step.")
-        print(json.dumps(learner.step()), flush=True)
+        return {"seconds": seconds, "loss": loss.item(), "grad_norm": grad_norm.item()}
 
 
 if __name__ == "__main__":
-    main()
+    serve({"step": Learner(*make_oracle(sys.argv[1], Path(sys.argv[2]))).step})

@@ -63,6 +63,26 @@ class Scenario:
         """Parameters of the decoder layers' matrices."""
         return self.num_layers * (4 * self.hidden_size**2 + 3 * self.hidden_size * self.intermediate_size)
 
+    @property
+    def num_parameters(self) -> int:
+        norms = (2 * self.num_layers + 1) * self.hidden_size
+        return self.layer_parameters + norms + 2 * self.vocab_size * self.hidden_size
+
+    @property
+    def num_trained(self) -> int:
+        """All parameters, or the adapter's."""
+        if not self.lora_rank:
+            return self.num_parameters
+        inputs_and_outputs = 4 * 2 * self.hidden_size + 3 * (self.hidden_size + self.intermediate_size)
+        return self.num_layers * self.lora_rank * inputs_and_outputs
+
+    def state_bytes(self, side: str) -> int:
+        """Weights (the reference model's too, where a side keeps one) and the optimiser's two moments, in float32."""
+        num_adapter = self.num_trained if self.lora_rank else 0
+        has_reference_model = side != "ours" and not self.lora_rank
+        num_weights = self.num_parameters * (2 if has_reference_model else 1) + num_adapter
+        return 4 * (num_weights + 2 * self.num_trained)
+
     def step_flops(self, num_pairs: int) -> int:
         """FLOPs of a full fine-tuning step's matrix products, none computed twice: 2 a multiply-add, backward = 2 forwards.
 

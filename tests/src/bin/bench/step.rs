@@ -22,7 +22,7 @@ use tch::{Device, Tensor};
 
 use crate::memory;
 
-/// Answers `step`, `breakdown`, `trim` and `drop` until standard input ends.
+/// Answers `step`, `breakdown`, `reference`, `trim` and `drop` until standard input ends.
 ///
 /// # Errors
 ///
@@ -30,12 +30,12 @@ use crate::memory;
 pub fn serve(folder: &Path) -> Result<()> {
     libtorch::prepare("cpu")?;
     let mut session = Some(Session::open(folder)?);
-    let reference_seconds = session.as_ref().map_or(0.0, |session| session.reference_seconds);
-    println!("{}", json!({ "threads": tch::get_num_threads(), "reference_seconds": reference_seconds }));
+    println!("{}", json!({ "threads": libtorch::num_threads() }));
     for line in stdin().lock().lines() {
         let answer = match (line?.trim(), &mut session) {
             ("step", Some(session)) => session.step()?,
             ("breakdown", Some(session)) => session.breakdown()?,
+            ("reference", Some(session)) => session.reference()?,
             ("trim", _) => {
                 memory::trim();
                 json!({})
@@ -45,7 +45,7 @@ pub fn serve(folder: &Path) -> Result<()> {
                 memory::trim();
                 json!({})
             }
-            (word, _) => bail!("`{word}` is no command here; there are step, breakdown, trim and drop"),
+            (word, _) => bail!("`{word}` is no command here; there are step, breakdown, reference, trim and drop"),
         };
         println!("{answer}");
     }
@@ -57,7 +57,6 @@ struct Session {
     learner: Learner,
     micro_batches: Vec<MicroBatch>,
     reference: ReferenceLogProbs,
-    reference_seconds: f64,
     learning_rate: f64,
     num_steps: u64,
 }
@@ -75,9 +74,7 @@ impl Session {
         let has_adapter = adapter.exists();
         let reference_path = config.reference.path.clone().context("run.toml names no reference model")?;
         let own = if has_adapter { None } else { Some(Model::load(&reference_path, Device::Cpu, policy::kind(&config))?) };
-        let started = Instant::now();
         reference.compute(own.as_ref().unwrap_or(&base), &plugin, &micro_batch, &loss)?;
-        let reference_seconds = started.elapsed().as_secs_f64();
         drop(own);
         if has_adapter {
             base.load_adapter(&adapter)?;
@@ -100,7 +97,6 @@ impl Session {
             learner,
             micro_batches: vec![micro_batch],
             reference,
-            reference_seconds,
             learning_rate: config.train.learning_rate,
             num_steps: 0,
         })
@@ -113,6 +109,19 @@ impl Session {
         let seconds = started.elapsed().as_secs_f64();
         self.num_steps += 1;
         Ok(json!({ "seconds": seconds, "loss": report.totals.loss, "grad_norm": report.grad_norm }))
+    }
+
+    /// The reference's log-probs once more, by the policy with its adapter off: the cost is the same for any weights.
+    fn reference(&mut self) -> Result<Value> {
+        let Learner { policy, plugin, loss, .. } = &mut self.learner;
+        let loss = LossOptions { wants: Wants::default(), ..*loss };
+        let micro_batch = &self.micro_batches[0];
+        policy.model.set_adapter_enabled(false);
+        let started = Instant::now();
+        ReferenceLogProbs::new(micro_batch.samples.len()).compute(&policy.model, plugin, micro_batch, &loss)?;
+        let seconds = started.elapsed().as_secs_f64();
+        policy.model.set_adapter_enabled(true);
+        Ok(json!({ "seconds": seconds }))
     }
 
     /// One more step, its parts timed one by one: what [`Learner::step`] does, in its order.
