@@ -1,11 +1,13 @@
 //! The Rust sides of `make bench`; the scripts in tests/bench run them beside PyTorch's.
 //!
 //! ```text
-//! bench step SCENARIO        serves training steps, a line of JSON for each line on standard input
+//! bench step SCENARIO                     a whole training step
+//! bench log-probs FILE frozen|trained     log-probs and their backward, with the LM head frozen or trained
 //! ```
 #![expect(clippy::print_stdout, reason = "answers go to standard output")]
 
-mod memory;
+mod log_probs;
+mod serving;
 mod step;
 
 use std::path::Path;
@@ -15,7 +17,9 @@ use anyhow::{Result, bail};
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["step", scenario] => step::serve(Path::new(scenario)),
-        _ => bail!("usage: bench step SCENARIO"),
+        ["step", scenario] => step::run(Path::new(scenario)),
+        ["log-probs", file, "frozen"] => log_probs::run(Path::new(file), false),
+        ["log-probs", file, "trained"] => log_probs::run(Path::new(file), true),
+        _ => bail!("usage: bench step SCENARIO | log-probs FILE frozen|trained"),
     }
 }

@@ -1,10 +1,9 @@
 //! A training step as the program does it: plugin through its table, host model, its optimiser.
 
-use std::io::{BufRead as _, stdin};
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use lambda_dpo_host::config::{self, RunConfig, schedule_options};
 use lambda_dpo_host::libtorch;
 use lambda_dpo_host::model::{ForwardOptions, Model};
@@ -20,36 +19,26 @@ use lambda_dpo_host::train::step::Learner;
 use serde_json::{Value, json};
 use tch::{Device, Tensor};
 
-use crate::memory;
+use crate::serving::{Command, serve};
 
-/// Answers `step`, `breakdown`, `reference`, `trim` and `drop` until standard input ends.
+/// Answers `step`, `breakdown` (a step's parts, timed one by one) and `reference` (its log-probs computed anew).
 ///
 /// # Errors
 ///
-/// A scenario that does not load, a step that fails, a word that is none of these.
-pub fn serve(folder: &Path) -> Result<()> {
+/// A scenario that does not load, a step that fails.
+pub fn run(folder: &Path) -> Result<()> {
     libtorch::prepare("cpu")?;
     let mut session = Some(Session::open(folder)?);
-    println!("{}", json!({ "threads": libtorch::num_threads() }));
-    for line in stdin().lock().lines() {
-        let answer = match (line?.trim(), &mut session) {
-            ("step", Some(session)) => session.step()?,
-            ("breakdown", Some(session)) => session.breakdown()?,
-            ("reference", Some(session)) => session.reference()?,
-            ("trim", _) => {
-                memory::trim();
-                json!({})
-            }
-            ("drop", session) => {
-                *session = None;
-                memory::trim();
-                json!({})
-            }
-            (word, _) => bail!("`{word}` is no command here; there are step, breakdown, reference, trim and drop"),
-        };
-        println!("{answer}");
-    }
-    Ok(())
+    serve(|command| match (command, &mut session) {
+        (Command::Drop, session) => {
+            *session = None;
+            Ok(None)
+        }
+        (Command::Word("step"), Some(session)) => session.step().map(Some),
+        (Command::Word("breakdown"), Some(session)) => session.breakdown().map(Some),
+        (Command::Word("reference"), Some(session)) => session.reference().map(Some),
+        (Command::Word(_), _) => Ok(None),
+    })
 }
 
 /// A learner with the one batch that it takes every step on.
