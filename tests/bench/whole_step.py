@@ -1,5 +1,6 @@
 """Whole training steps side by side: figures 1 to 3, 5 and 6."""
 
+import shutil
 import statistics
 from pathlib import Path
 
@@ -101,9 +102,11 @@ def sweep(scenarios: list[tuple[int, Scenario]], scratch: Path, num_rounds: int)
     """Step times of ours and (c) over a range; each entry is (where on the axis, scenario)."""
     points = {"ours": [], "c": []}
     for at, scenario in scenarios:
-        sides = open_sides(list(points), scenario.write(scratch))
+        folder = scenario.write(scratch)
+        sides = open_sides(list(points), folder)
         timings = alternate(sides, num_rounds)
         close(sides)
+        shutil.rmtree(folder)
         for name, timing in timings.items():
             points[name].append([at, timing.median])
     return {"points": points, "r_squared": {name: r_squared(of_side) for name, of_side in points.items()}}
