@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-big lint fmt header docs install
+.PHONY: help setup build demo test test-big lint bench fmt header docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +25,9 @@ test-big: ## 2 GB of records under 1 GiB of memory (needs 6 GB of disk and an ho
 
 lint: ## format, clippy, crate walls, generated files
 	@ci/lint.sh
+
+bench: ## criterion and the comparison with PyTorch; writes docs/benchmarks.md (20 minutes; BENCH_FLAGS=--quick for 4)
+	@ci/bench.sh $(BENCH_FLAGS)
 
 fmt: ## format the code
 	@cargo fmt --all

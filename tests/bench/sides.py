@@ -1,0 +1,137 @@
+"""The processes that are compared: started once, run in turn, each idle while another works."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+PROGRAM = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "bench"
+NUM_THREADS = 2
+
+
+class Side:
+    """A process that answers commands; see serving.py."""
+
+    def __init__(self, name: str, command: list):
+        self.name = name
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("LAMBDA_DPO")}
+        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+            environment[variable] = str(NUM_THREADS)
+        environment["TOKENIZERS_PARALLELISM"] = "false"
+        self.process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Progress bars of libraries; shown where the process fails.
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.about = self.answer()
+        if self.about["threads"] != NUM_THREADS:
+            raise SystemExit(f"{name} runs on {self.about['threads']} threads instead of {NUM_THREADS}.")
+
+    def answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended before it answered:\n{self.process.stderr.read()}")
+        return json.loads(line)
+
+    def ask(self, word: str) -> dict:
+        """Sends a command; adds the CPU seconds that all threads of the process took."""
+        before = self.cpu_seconds()
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+        answer = self.answer()
+        answer["cpu_seconds"] = self.cpu_seconds() - before
+        return answer
+
+    def cpu_seconds(self) -> float:
+        """On-CPU time of the threads that live; the pools keep theirs."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+
+    def status_bytes(self, key: str) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith(key + ":"))
+        return int(line.split()[1]) * 1024
+
+    def peak_bytes(self, word: str = "step") -> int:
+        """The largest resident set while a command runs, free memory given back before it."""
+        self.ask("trim")
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        self.ask(word)
+        return self.status_bytes("VmHWM")
+
+    def empty_bytes(self) -> int:
+        """The resident set once everything that was built is dropped; the process is of no use after it."""
+        self.ask("drop")
+        return self.status_bytes("VmRSS")
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+def python_side(name: str, script: str, *arguments) -> Side:
+    return Side(name, [sys.executable, HERE / script, *arguments])
+
+
+def rust_side(name: str, *arguments) -> Side:
+    return Side(name, [PROGRAM, *arguments])
+
+
+@dataclass
+class Timings:
+    """What a side took, run by run."""
+
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    answers: list[dict] = field(default_factory=list)
+
+    def add(self, answer: dict) -> None:
+        self.answers.append(answer)
+        self.seconds.append(answer["seconds"])
+        self.cpu_seconds.append(answer["cpu_seconds"])
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def summary(self) -> dict:
+        return {
+            "median": self.median,
+            "min": min(self.seconds),
+            "max": max(self.seconds),
+            "cpu_median": statistics.median(self.cpu_seconds),
+            "num_runs": len(self.seconds),
+        }
+
+
+def alternate(sides: list[Side], num_rounds: int, num_warm: int = 1, word: str = "step") -> dict[str, Timings]:
+    """Runs `word` on each side in turn, again and again; the warm-up rounds do not count."""
+    timings = {side.name: Timings() for side in sides}
+    for turn in range(num_warm + num_rounds):
+        for side in sides:
+            answer = side.ask(word)
+            if turn >= num_warm:
+                timings[side.name].add(answer)
+    return timings
+
+
+def ratio(slow: Timings, fast: Timings) -> dict:
+    """Ratio of medians, and of the runs of each round."""
+    rounds = [a / b for a, b in zip(slow.seconds, fast.seconds)]
+    return {
+        "median": slow.median / fast.median,
+        "min": min(rounds),
+        "max": max(rounds),
+        "cpu_median": statistics.median(slow.cpu_seconds) / statistics.median(fast.cpu_seconds),
+    }

@@ -1,0 +1,173 @@
+//! The core's stages by themselves: convert, tokenize, collate, log-probs, loss.
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has nothing to report")]
+
+use std::hint::black_box;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use lambda_dpo_core::{
+    CollateOptions, ConvertOptions, Format, Layout, LossInputs, LossOptions, Objective, Reduction, Sample, SampleReader,
+    TokenizeOptions, TokenizedResponse, TokenizedSample, Tokenizer, Wants, collate, loss_forward,
+};
+use lambda_dpo_tests::fixture;
+use ndarray::Array2;
+use tch::{Device, Kind, Tensor};
+
+const VOCAB: i64 = 32_000;
+const HIDDEN: i64 = 256;
+const NUM_DIMENSIONS: usize = 4;
+const LENGTHS: [usize; 4] = [150, 240, 310, 380];
+
+fn short() -> Criterion {
+    Criterion::default().sample_size(15).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
+}
+
+fn records() -> [PathBuf; 1] {
+    [fixture("demo/records.jsonl")]
+}
+
+fn read() -> Vec<Sample> {
+    let reader = SampleReader::open(&records(), ConvertOptions::new(Format::UltraFeedback)).unwrap();
+    reader.collect::<Result<_, _>>().unwrap()
+}
+
+fn convert(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("convert");
+    group.throughput(Throughput::Bytes(records()[0].metadata().unwrap().len()));
+    group.bench_function("demo records", |bencher| bencher.iter(read));
+    group.finish();
+}
+
+fn tokenize(criterion: &mut Criterion) {
+    let tokenizer = Tokenizer::open(&fixture("demo/model"), None).unwrap();
+    let (samples, options) = (read(), TokenizeOptions::default());
+    let mut group = criterion.benchmark_group("tokenize");
+    group.throughput(Throughput::Elements(samples.len() as u64));
+    group.bench_function("demo records, one thread", |bencher| {
+        bencher.iter(|| samples.iter().map(|sample| tokenizer.tokenize(sample, &options).unwrap()).collect::<Vec<_>>());
+    });
+    group.finish();
+}
+
+/// A prompt of 200 tokens with four responses of UltraFeedback-like lengths.
+fn sample(record_index: u64) -> TokenizedSample {
+    let tokens = |len: usize, salt: usize| (0..len).map(|at| ((at * 7919 + salt) % 31_000 + 3) as i64).collect();
+    let responses = LENGTHS.iter().enumerate().map(|(response_index, &length)| TokenizedResponse {
+        response_index,
+        ids: tokens(length, response_index),
+        is_target: None,
+    });
+    TokenizedSample {
+        record_index,
+        prompt: tokens(200, 9),
+        responses: responses.collect(),
+        pi_target: Array2::from_elem((NUM_DIMENSIONS, LENGTHS.len()), 0.25),
+    }
+}
+
+fn collate_layouts(criterion: &mut Criterion) {
+    let samples: Vec<_> = (0..8).map(sample).collect();
+    let samples: Vec<_> = samples.iter().collect();
+    let lambda = vec![0.25; samples.len() * NUM_DIMENSIONS];
+    let mut group = criterion.benchmark_group("collate 8 prompts");
+    for layout in [Layout::Packed, Layout::Rows, Layout::Expanded] {
+        let options = CollateOptions { layout, max_tokens: None, pad_to_multiple_of: 8, pad_token_id: 0 };
+        group.bench_function(BenchmarkId::from_parameter(format!("{layout:?}")), |bencher| {
+            bencher.iter(|| collate(&samples, &lambda, &options).unwrap());
+        });
+    }
+    group.finish();
+}
+
+fn options(objective: Objective, wants: Wants) -> LossOptions {
+    LossOptions {
+        objective,
+        reduction: Reduction::Sum,
+        beta: 0.1,
+        normalizer: None,
+        logits_budget_bytes: lambda_dpo_core::DEFAULT_LOGITS_BUDGET_BYTES,
+        paper_exact: false,
+        wants,
+    }
+}
+
+const NO_INPUTS: LossInputs = LossInputs {
+    hidden: None,
+    lm_head: None,
+    logits: None,
+    sequence_log_probs: None,
+    target_positions: None,
+    target_ids: None,
+    target_sequences: None,
+    num_sequences: 0,
+    reference_log_probs: None,
+    prompt_offsets: None,
+    sequence_index: None,
+    pi_target: None,
+    target_mask: None,
+    lambda: None,
+};
+
+/// Forward and backward at the whole-step comparison's shape.
+fn log_probs(criterion: &mut Criterion) {
+    tch::manual_seed(1);
+    let num_targets = LENGTHS.iter().sum::<usize>() as i64;
+    let (float, integer) = ((Kind::Float, Device::Cpu), (Kind::Int64, Device::Cpu));
+    let hidden = Tensor::randn([1, num_targets, HIDDEN], float);
+    let lm_head = Tensor::randn([VOCAB, HIDDEN], float) / 16.0;
+    let positions = Tensor::arange(num_targets, integer);
+    let ids = Tensor::randint(VOCAB, [num_targets], integer);
+    let sequences = Tensor::zeros([num_targets], integer);
+    let inputs = LossInputs {
+        hidden: Some(&hidden),
+        lm_head: Some(&lm_head),
+        target_positions: Some(&positions),
+        target_ids: Some(&ids),
+        target_sequences: Some(&sequences),
+        num_sequences: 1,
+        ..NO_INPUTS
+    };
+    let mut group = criterion.benchmark_group("log-probs forward and backward, 1080 targets");
+    for (name, lm_head) in [("frozen head", false), ("trained head", true)] {
+        let options = options(Objective::Sft, Wants { hidden: true, lm_head, ..Wants::default() });
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let (_, context) = loss_forward(&inputs, &options).unwrap();
+                context.unwrap().backward(&inputs, 1.0).unwrap()
+            });
+        });
+    }
+    group.finish();
+}
+
+/// The listwise loss of finished sequence log-probs, 64 prompts, forward and backward.
+fn loss(criterion: &mut Criterion) {
+    tch::manual_seed(2);
+    let (num_prompts, num_responses) = (64, 64 * LENGTHS.len() as i64);
+    let float = (Kind::Float, Device::Cpu);
+    let policy = Tensor::randn([num_responses], float);
+    let reference = Tensor::randn([num_responses], float);
+    let offsets = Tensor::arange(num_prompts + 1, (Kind::Int64, Device::Cpu)) * LENGTHS.len() as i64;
+    let pi_target = Tensor::full([NUM_DIMENSIONS as i64, num_responses], 0.25, float);
+    let lambda = Tensor::full([num_prompts, NUM_DIMENSIONS as i64], 0.25, float);
+    let inputs = LossInputs {
+        sequence_log_probs: Some(&policy),
+        num_sequences: num_responses,
+        reference_log_probs: Some(&reference),
+        prompt_offsets: Some(&offsets),
+        pi_target: Some(&pi_target),
+        lambda: Some(&lambda),
+        ..NO_INPUTS
+    };
+    let options = options(Objective::Listwise, Wants { sequence_log_probs: true, ..Wants::default() });
+    criterion.bench_function("loss/64 prompts", |bencher| {
+        bencher.iter(|| {
+            let (_, context) = loss_forward(black_box(&inputs), &options).unwrap();
+            context.unwrap().backward(&inputs, 1.0).unwrap()
+        });
+    });
+}
+
+criterion_group! { name = benches; config = short(); targets = convert, tokenize, collate_layouts, log_probs, loss }
+criterion_main!(benches);

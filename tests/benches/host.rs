@@ -1,0 +1,103 @@
+//! The program's stages by themselves: attention and a decoder layer over packed rows, the optimiser.
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has nothing to report")]
+
+use std::fs;
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use lambda_dpo_core::{Batch, CollateOptions, Layout, TokenizedResponse, TokenizedSample, collate};
+use lambda_dpo_host::model::{ForwardOptions, Model, ModelInputs};
+use lambda_dpo_host::train::optimizer::{AdamW, AdamWOptions};
+use ndarray::Array2;
+use serde_json::json;
+use tch::{Device, Kind, Tensor};
+
+const LENGTHS: [usize; 4] = [150, 240, 310, 380];
+
+fn short() -> Criterion {
+    Criterion::default().sample_size(15).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
+}
+
+/// One layer of the whole-step comparison's model, with an MLP of next to no width where attention is to stand alone.
+fn one_layer(intermediate_size: i64) -> Model {
+    let folder = tempfile::tempdir().unwrap();
+    let config = json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 64, "hidden_size": 256,
+        "intermediate_size": intermediate_size, "num_hidden_layers": 1, "num_attention_heads": 8,
+        "num_key_value_heads": 8, "max_position_embeddings": 8192, "rms_norm_eps": 1e-6, "rope_theta": 10_000.0,
+        "tie_word_embeddings": false, "hidden_act": "silu"
+    });
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    Model::random(folder.path(), Device::Cpu, Kind::Float, 1).unwrap()
+}
+
+/// Prompts of 200 tokens with their responses, a row each.
+fn packed(num_prompts: u64) -> Batch {
+    let sample = |record_index| TokenizedSample {
+        record_index,
+        prompt: vec![5; 200],
+        responses: (0..LENGTHS.len())
+            .map(|at| TokenizedResponse { response_index: at, ids: vec![6; LENGTHS[at]], is_target: None })
+            .collect(),
+        pi_target: Array2::from_elem((1, LENGTHS.len()), 0.25),
+    };
+    let samples: Vec<_> = (0..num_prompts).map(sample).collect();
+    let samples: Vec<_> = samples.iter().collect();
+    let options = CollateOptions { layout: Layout::Packed, max_tokens: None, pad_to_multiple_of: 8, pad_token_id: 0 };
+    collate(&samples, &vec![1.0; samples.len()], &options).unwrap()
+}
+
+fn layer(criterion: &mut Criterion) {
+    let batch = packed(1);
+    let inputs = ModelInputs {
+        input_ids: &batch.input_ids,
+        position_ids: &batch.position_ids,
+        prompt_ids: &batch.prompt_ids,
+        sequence_ids: &batch.sequence_ids,
+    };
+    let (rows, tokens) = batch.input_ids.size2().unwrap();
+    let grad = Tensor::ones([rows, tokens, 256], (Kind::Float, Device::Cpu));
+    for (name, intermediate_size) in [("attention", 8), ("decoder layer", 688)] {
+        let model = one_layer(intermediate_size);
+        let mut group = criterion.benchmark_group(format!("{name}, packed prompt of 1280 tokens"));
+        group.bench_function("forward", |bencher| bencher.iter(|| model.hidden(&inputs).unwrap()));
+        group.bench_function("forward and backward", |bencher| {
+            bencher.iter(|| {
+                let activations = model.forward(&inputs, &ForwardOptions::default()).unwrap();
+                activations.backward(&grad).unwrap();
+            });
+        });
+        group.finish();
+    }
+}
+
+/// Norm, clipping and update of 21 million parameters in as many tensors as the model has.
+fn optimizer(criterion: &mut Criterion) {
+    let mut shapes = vec![vec![32_000, 256], vec![32_000, 256]];
+    for _ in 0..6 {
+        shapes.extend([vec![256, 256], vec![256, 256], vec![256, 256], vec![256, 256]]);
+        shapes.extend([vec![688, 256], vec![688, 256], vec![256, 688], vec![256], vec![256]]);
+    }
+    let parameters: Vec<Tensor> = shapes
+        .iter()
+        .map(|shape| Tensor::ones(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true))
+        .collect();
+    let named = parameters.iter().enumerate().map(|(at, tensor)| (format!("weight_{at}"), tensor.shallow_clone()));
+    let options = AdamWOptions { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+    let mut optimizer = AdamW::new(named.collect(), options).unwrap();
+    let set_gradients = || parameters.iter().for_each(|parameter| parameter.sum(Kind::Float).backward());
+    criterion.bench_function("optimiser/norm, clip and update", |bencher| {
+        bencher.iter_batched(
+            set_gradients,
+            |()| {
+                let norm = optimizer.grad_norm().unwrap();
+                optimizer.clip_grad_norm(norm, 1.0).unwrap();
+                optimizer.step(1e-6).unwrap();
+            },
+            BatchSize::PerIteration,
+        );
+    });
+}
+
+criterion_group! { name = benches; config = short(); targets = layer, optimizer }
+criterion_main!(benches);

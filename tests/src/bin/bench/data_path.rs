@@ -1,0 +1,133 @@
+//! Records to batches: conversion and collation by themselves, and the whole path through the plugin.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use lambda_dpo_core as core;
+use lambda_dpo_core::{Batch, Format, Layout, MissingRating, SampleReader, TokenizedSample};
+use lambda_dpo_host::libtorch;
+use lambda_dpo_host::plugin::{self, Plugin};
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor};
+
+use crate::serving::{Command, serve};
+
+/// Prompts in a batch.
+const BATCH_SIZE: usize = 8;
+const DIMENSIONS: [&str; 4] = ["helpfulness", "honesty", "instruction_following", "truthfulness"];
+
+/// A file of records, converted as the paper does it.
+struct DataPath {
+    plugin: Plugin,
+    records: PathBuf,
+    model: PathBuf,
+    /// All of the file, for collation alone.
+    tokenized: Vec<TokenizedSample>,
+}
+
+/// Answers `without-tokenising`, `expanded` (the same collated in the paper's layout) and `with-tokenising`.
+///
+/// # Errors
+///
+/// Records or a tokenizer that do not load.
+pub fn run(records: &Path, model: &Path) -> Result<()> {
+    libtorch::prepare("cpu")?;
+    let data_path = DataPath::open(records, model)?;
+    serve(|command| match command {
+        Command::Word("without-tokenising") => data_path.without_tokenising(Layout::Packed).map(Some),
+        Command::Word("expanded") => data_path.without_tokenising(Layout::Expanded).map(Some),
+        Command::Word("with-tokenising") => data_path.with_tokenising().map(Some),
+        _ => Ok(None),
+    })
+}
+
+impl DataPath {
+    fn open(records: &Path, model: &Path) -> Result<Self> {
+        let tokenizer = core::Tokenizer::open(model, None)?;
+        let options = core::TokenizeOptions::default();
+        let mut tokenized = Vec::new();
+        for sample in reader(records)? {
+            tokenized.extend(tokenizer.tokenize(&sample?, &options)?.samples);
+        }
+        let (records, model) = (records.to_path_buf(), model.to_path_buf());
+        Ok(Self { plugin: Plugin::load(None)?, records, model, tokenized })
+    }
+
+    fn without_tokenising(&self, layout: Layout) -> Result<Value> {
+        let started = Instant::now();
+        let samples = reader(&self.records)?.collect::<core::Result<Vec<_>>>()?;
+        let convert_seconds = started.elapsed().as_secs_f64();
+        drop(samples);
+        let (collate_seconds, first) = self.collate(layout)?;
+        Ok(json!({
+            "seconds": convert_seconds + collate_seconds,
+            "convert_seconds": convert_seconds,
+            "collate_seconds": collate_seconds,
+            "digest": if layout == Layout::Expanded { digest(&first)? } else { Value::Null },
+        }))
+    }
+
+    /// Seconds for all batches, and the first of them.
+    fn collate(&self, layout: Layout) -> Result<(f64, Batch)> {
+        let options = core::CollateOptions { layout, max_tokens: None, pad_to_multiple_of: 8, pad_token_id: 0 };
+        let lambda = vec![0.25; BATCH_SIZE * DIMENSIONS.len()];
+        let mut first = None;
+        let started = Instant::now();
+        for samples in self.tokenized.chunks(BATCH_SIZE) {
+            let samples: Vec<_> = samples.iter().collect();
+            let batch = core::collate(&samples, &lambda[..samples.len() * DIMENSIONS.len()], &options)?;
+            first.get_or_insert(batch);
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        Ok((seconds, first.context("there are no records")?))
+    }
+
+    /// Opens the records through the plugin and takes every batch of them once.
+    fn with_tokenising(&self) -> Result<Value> {
+        let convert = plugin::ConvertOptions {
+            dimensions: Some(DIMENSIONS.map(String::from).to_vec()),
+            missing_rating: Some(1.0),
+            ..plugin::ConvertOptions::default()
+        };
+        let collate = plugin::CollateOptions { layout: plugin::Layout::Packed, max_tokens: None, pad_token_id: 0 };
+        let lambda = vec![0.25; BATCH_SIZE * DIMENSIONS.len()];
+        let started = Instant::now();
+        let tokenizer = self.plugin.tokenizer(&self.model, None)?;
+        let (files, tokenize) = ([self.records.clone()], plugin::TokenizeOptions::default());
+        let progress = &mut |_, _| ControlFlow::Continue(());
+        let dataset = self.plugin.dataset(&files, &tokenizer, &convert, &tokenize, progress)?;
+        let indices: Vec<usize> = (0..dataset.len()).collect();
+        for indices in indices.chunks(BATCH_SIZE) {
+            dataset.batch(indices, &lambda[..indices.len() * DIMENSIONS.len()], &collate)?;
+        }
+        Ok(json!({ "seconds": started.elapsed().as_secs_f64() }))
+    }
+}
+
+fn reader(records: &Path) -> Result<SampleReader> {
+    let options = core::ConvertOptions {
+        dimensions: Some(DIMENSIONS.map(String::from).to_vec()),
+        missing_rating: MissingRating::Value(1.0),
+        ..core::ConvertOptions::new(Format::UltraFeedback)
+    };
+    Ok(SampleReader::open(&[records.to_path_buf()], options)?)
+}
+
+/// Numbers that tell whether the other side made the same expanded batch: each entry weighted by its place.
+fn digest(batch: &Batch) -> Result<Value> {
+    let weighted = |tensor: &Tensor, kind: Kind| -> Result<f64> {
+        let flat = tensor.f_reshape([-1])?.f_to_kind(kind)?;
+        let weights = Tensor::f_arange(flat.size1()?, (kind, Device::Cpu))?.f_fmod(9973.0)?.f_add_scalar(1.0)?;
+        Ok(flat.f_mul(&weights)?.f_sum(kind)?.f_double_value(&[])?)
+    };
+    // [M, C] to the paper's order: prompt, dimension, response.
+    let pi_target = batch.pi_target.f_reshape([4, -1, 4])?.f_permute([1, 0, 2])?;
+    Ok(json!({
+        "input_ids": weighted(&batch.input_ids, Kind::Int64)?,
+        "attention_mask": weighted(&batch.attention_mask, Kind::Int64)?,
+        "labels": weighted(&batch.labels, Kind::Int64)?,
+        "pi_target": weighted(&pi_target, Kind::Double)?,
+    }))
+}

@@ -1,0 +1,213 @@
+//! A training step as the program does it: plugin through its table, host model, its optimiser.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use lambda_dpo_host::config::{self, RunConfig, schedule_options};
+use lambda_dpo_host::libtorch;
+use lambda_dpo_host::model::{ForwardOptions, Model};
+use lambda_dpo_host::plugin::{
+    CollateOptions, ConvertOptions, Layout, LossInputs, LossOptions, Objective, Plugin, Reduction, TokenizeOptions, Wants,
+};
+use lambda_dpo_host::train::batches::MicroBatch;
+use lambda_dpo_host::train::metrics::Meaning;
+use lambda_dpo_host::train::optimizer::AdamW;
+use lambda_dpo_host::train::policy::{self, Policy};
+use lambda_dpo_host::train::reference::{ReferenceLogProbs, model_inputs, targets};
+use lambda_dpo_host::train::step::Learner;
+use serde_json::{Value, json};
+use tch::{Device, Tensor};
+
+use crate::serving::{Command, serve};
+
+/// Answers `step`, `breakdown` (a step's parts, timed one by one) and `reference` (its log-probs computed anew).
+///
+/// # Errors
+///
+/// A scenario that does not load, a step that fails.
+pub fn run(folder: &Path) -> Result<()> {
+    libtorch::prepare("cpu")?;
+    let mut session = Some(Session::open(folder)?);
+    serve(|command| match (command, &mut session) {
+        (Command::Drop, session) => {
+            *session = None;
+            Ok(None)
+        }
+        (Command::Word("step"), Some(session)) => session.step().map(Some),
+        (Command::Word("breakdown"), Some(session)) => session.breakdown().map(Some),
+        (Command::Word("reference"), Some(session)) => session.reference().map(Some),
+        (Command::Word(_), _) => Ok(None),
+    })
+}
+
+/// A learner with the one batch that it takes every step on.
+struct Session {
+    learner: Learner,
+    micro_batches: Vec<MicroBatch>,
+    reference: ReferenceLogProbs,
+    learning_rate: f64,
+    num_steps: u64,
+}
+
+impl Session {
+    fn open(folder: &Path) -> Result<Self> {
+        let config = config::load(&folder.join("run.toml"), std::iter::empty(), &[])?;
+        let plugin = Plugin::load(None)?;
+        let micro_batch = micro_batch(&config, &plugin)?;
+        let loss = loss_options(&config);
+
+        let mut base = policy::load_base(&config, &config.model.path, Device::Cpu)?;
+        let mut reference = ReferenceLogProbs::new(micro_batch.samples.len());
+        let adapter = folder.join("adapter");
+        let has_adapter = adapter.exists();
+        let reference_path = config.reference.path.clone().context("run.toml names no reference model")?;
+        let own = if has_adapter { None } else { Some(Model::load(&reference_path, Device::Cpu, policy::kind(&config))?) };
+        reference.compute(own.as_ref().unwrap_or(&base), &plugin, &micro_batch, &loss)?;
+        drop(own);
+        if has_adapter {
+            base.load_adapter(&adapter)?;
+        }
+
+        let policy = Policy::start(&config, &config.model.path, base, None)?;
+        let optimizer = AdamW::new(policy.model.trainable(), (&config.train).into())?;
+        let wants = Wants { hidden: true, lm_head: policy.model.lm_head_trainable(), ..Wants::default() };
+        let learner = Learner {
+            policy,
+            optimizer,
+            plugin,
+            loss: LossOptions { wants, ..loss },
+            meaning: Meaning { beta: loss.beta, reduction: loss.reduction, has_reference: true },
+            max_grad_norm: config.train.max_grad_norm,
+            checkpointing: config.train.gradient_checkpointing,
+            dropout_seed: None,
+        };
+        Ok(Self {
+            learner,
+            micro_batches: vec![micro_batch],
+            reference,
+            learning_rate: config.train.learning_rate,
+            num_steps: 0,
+        })
+    }
+
+    fn step(&mut self) -> Result<Value> {
+        let started = Instant::now();
+        let report =
+            self.learner.step(self.num_steps, self.learning_rate, &self.micro_batches, Some(&self.reference))?;
+        let seconds = started.elapsed().as_secs_f64();
+        self.num_steps += 1;
+        Ok(json!({ "seconds": seconds, "loss": report.totals.loss, "grad_norm": report.grad_norm }))
+    }
+
+    /// The reference's log-probs once more, by the policy with its adapter off: the cost is the same for any weights.
+    fn reference(&mut self) -> Result<Value> {
+        let Learner { policy, plugin, loss, .. } = &mut self.learner;
+        let loss = LossOptions { wants: Wants::default(), ..*loss };
+        let micro_batch = &self.micro_batches[0];
+        policy.model.set_adapter_enabled(false);
+        let started = Instant::now();
+        ReferenceLogProbs::new(micro_batch.samples.len()).compute(&policy.model, plugin, micro_batch, &loss)?;
+        let seconds = started.elapsed().as_secs_f64();
+        policy.model.set_adapter_enabled(true);
+        Ok(json!({ "seconds": seconds }))
+    }
+
+    /// One more step, its parts timed one by one: what [`Learner::step`] does, in its order.
+    fn breakdown(&mut self) -> Result<Value> {
+        let mut laps = Laps::new();
+        let (learner, micro_batch) = (&mut self.learner, &self.micro_batches[0]);
+        let model = &learner.policy.model;
+        let options = LossOptions { normalizer: Some(micro_batch.batch.num_contributing as f64), ..learner.loss };
+
+        let activations = model.forward(&model_inputs(&micro_batch.batch), &ForwardOptions::default())?;
+        laps.end("model forward");
+        let reference = self.reference.of(micro_batch)?;
+        let hidden = activations.hidden();
+        let inputs = loss_inputs(micro_batch, hidden, model.lm_head(), &reference);
+        let (_, context) = learner.plugin.loss_forward(&inputs, &options)?;
+        laps.end("log-probs and loss forward");
+        let gradients = context.context("the loss kept nothing for its backward")?.backward(&inputs, 1.0)?;
+        laps.end("log-probs and loss backward");
+        if let Some(gradient) = gradients.lm_head {
+            model.accumulate_lm_head_grad(&gradient)?;
+        }
+        laps.end("head gradient");
+        activations.backward(&gradients.hidden.context("no gradient of the hidden states")?)?;
+        laps.end("model backward");
+        let norm = learner.optimizer.grad_norm()?;
+        learner.optimizer.clip_grad_norm(norm, learner.max_grad_norm)?;
+        laps.end("clip");
+        learner.optimizer.step(self.learning_rate)?;
+        laps.end("optimiser");
+        self.num_steps += 1;
+        Ok(laps.0)
+    }
+}
+
+/// Seconds by name, each from the end of the one before.
+struct Laps(Value, Instant);
+
+impl Laps {
+    fn new() -> Self {
+        Self(json!({}), Instant::now())
+    }
+
+    fn end(&mut self, name: &str) {
+        self.0[name] = self.1.elapsed().as_secs_f64().into();
+        self.1 = Instant::now();
+    }
+}
+
+/// All records of a run in one micro-batch, λ from its schedule.
+fn micro_batch(config: &RunConfig, plugin: &Plugin) -> Result<MicroBatch> {
+    let tokenizer = plugin.tokenizer(&config.model.path, None)?;
+    let tokenize = TokenizeOptions { cutoff_len: Some(usize::try_from(config.data.cutoff_len)?), keep_all: false };
+    let progress = &mut |_, _| std::ops::ControlFlow::Continue(());
+    let dataset = plugin.dataset(&config.data.records, &tokenizer, &ConvertOptions::default(), &tokenize, progress)?;
+    let schedule = plugin.schedule(&schedule_options(&config.lambda, dataset.dimensions())?)?;
+    let lambda = schedule.draw_step(config.seed, 0)?.repeat(dataset.len());
+    let collate = CollateOptions {
+        layout: Layout::Packed,
+        max_tokens: config.loss.max_tokens.map(usize::try_from).transpose()?,
+        pad_token_id: tokenizer.info()?.pad_token_id.unwrap_or(0),
+    };
+    let samples: Vec<usize> = (0..dataset.len()).collect();
+    let batch = dataset.batch(&samples, &lambda, &collate)?;
+    Ok(MicroBatch { batch, samples, lambda })
+}
+
+fn loss_options(config: &RunConfig) -> LossOptions {
+    LossOptions {
+        objective: Objective::Listwise,
+        reduction: match config.loss.reduction {
+            config::Reduction::Sum => Reduction::Sum,
+            config::Reduction::Mean => Reduction::Mean,
+        },
+        beta: config.loss.beta,
+        normalizer: None,
+        logits_budget_bytes: (config.loss.logits_budget_mib << 20) as usize,
+        paper_exact: config.loss.paper_exact,
+        wants: Wants::default(),
+    }
+}
+
+fn loss_inputs<'a>(
+    micro_batch: &'a MicroBatch,
+    hidden: &'a Tensor,
+    lm_head: &'a Tensor,
+    reference: &'a Tensor,
+) -> LossInputs<'a> {
+    let batch = &micro_batch.batch;
+    LossInputs {
+        hidden: Some(hidden),
+        lm_head: Some(lm_head),
+        reference_log_probs: Some(reference),
+        prompt_offsets: Some(&batch.prompt_offsets),
+        sequence_index: Some(&batch.sequence_index),
+        pi_target: Some(&batch.pi_target),
+        target_mask: Some(&batch.target_mask),
+        lambda: Some(&batch.lambda),
+        ..targets(batch)
+    }
+}
