@@ -60,6 +60,7 @@ fn convert_options() -> abi::ConvertOptions {
         exclude_sources: null(),
         num_exclude_sources: 0,
         keep_all: 0,
+        reserved: 0,
     }
 }
 

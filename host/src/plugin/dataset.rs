@@ -54,6 +54,7 @@ impl Plugin {
             struct_size: size_of::<abi::TokenizeOptions>(),
             cutoff_len: tokenize.cutoff_len.unwrap_or(0) as u64,
             keep_all: u32::from(tokenize.keep_all),
+            reserved: 0,
         };
         let mut progress = progress;
         let options = abi::DatasetOptions {

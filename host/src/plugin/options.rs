@@ -138,6 +138,7 @@ impl ConvertOptions {
             exclude_sources: sources.as_ptr(),
             num_exclude_sources: sources.len(),
             keep_all: u32::from(self.keep_all),
+            reserved: 0,
         };
         LentConvert { raw, _names: [dimensions.unwrap_or_default(), sources] }
     }

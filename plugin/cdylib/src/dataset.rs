@@ -7,9 +7,10 @@ use lambda_dpo_core::Dataset;
 use lambda_dpo_core::dataset::SampleInfo;
 use tch::Tensor;
 
-use crate::arguments::{paths, sized, slice, write};
+use crate::arguments::{paths, slice, write};
 use crate::collate::{collate_options, give_batch};
 use crate::convert::convert_options;
+use crate::growth;
 use crate::guard::{Failure, call};
 use crate::handle::Handle;
 use crate::tensors::{export, give_json};
@@ -29,7 +30,7 @@ pub unsafe extern "C" fn dataset_open(
     // SAFETY: the caller keeps the table's rules.
     call(error, || unsafe {
         let files = paths(files, num_files, "paths")?;
-        let options = sized(options, "options")?;
+        let options = growth::read(options, "options")?;
         let convert = convert_options(options.convert)?;
         let tokenize = tokenize_options(options.tokenize)?;
         let mut progress = |done, total| match options.progress {

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 use rows::Rows;
+pub(crate) use rows::to_json as rows_to_json;
 
 /// The schema of a record file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -53,6 +53,18 @@ impl Sample {
         serde_json::from_str(json).map_err(|error| Error::InvalidData(format!("not a valid sample: {error}")))
     }
 
+    /// What is written of this sample, with `prompt` for its own.
+    pub(super) fn written<'a>(&'a self, prompt: &'a Prompt) -> Written<'a> {
+        Written {
+            prompt,
+            responses: &self.responses,
+            dimensions: &self.dimensions,
+            ratings: to_rows(&self.ratings),
+            pi_target: to_rows(&self.pi_target),
+            record: self.record_index,
+        }
+    }
+
     /// Whether this is a conversation, in which every assistant turn is a target.
     pub fn is_conversation(&self) -> bool {
         self.responses.is_empty() && self.dimensions.is_empty()
@@ -63,7 +75,7 @@ type Rows = Vec<Vec<Option<f64>>>;
 
 /// Fields in the order in which they are written.
 #[derive(Serialize)]
-struct Written<'a> {
+pub(super) struct Written<'a> {
     prompt: &'a Prompt,
     responses: &'a [String],
     dimensions: &'a [String],
@@ -85,15 +97,7 @@ struct Read {
 
 impl Serialize for Sample {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let written = Written {
-            prompt: &self.prompt,
-            responses: &self.responses,
-            dimensions: &self.dimensions,
-            ratings: to_rows(&self.ratings),
-            pi_target: to_rows(&self.pi_target),
-            record: self.record_index,
-        };
-        written.serialize(serializer)
+        self.written(&self.prompt).serialize(serializer)
     }
 }
 
