@@ -14,7 +14,7 @@ const INTRODUCTION: &str = "\
 /*
  * lambda_dpo.h: the C interface of liblambda_dpo, the lambda-DPO plugin.
  *
- * Generated from plugin/abi by `make header`. Do not edit.
+ * Generated from plugin/abi by `make generate`. Do not edit.
  *
  * Ask for the function table once, then call through it:
  *
@@ -37,6 +37,11 @@ const ARROW_FLAGS: &str = "\
 
 const ENTRY_POINT: &str = "\
 /**
+ * Name of the one exported symbol, for dlsym.
+ */
+#define LAMBDA_DPO_ENTRY_POINT \"lambda_dpo_get_api\"
+
+/**
  * The library's one exported symbol; see LambdaDpoGetApi.
  */
 LambdaDpoStatus lambda_dpo_get_api(uint32_t major,
@@ -58,7 +63,7 @@ pub fn check(root: &Path) -> Result<()> {
     let path = header_path(root);
     let committed = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
     if committed != generate(root)? {
-        bail!("{} is not what plugin/abi gives: run `make header` and commit the result", path.display());
+        bail!("{} is not what plugin/abi gives: run `make generate` and commit the result", path.display());
     }
     Ok(())
 }

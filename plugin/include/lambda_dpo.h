@@ -1,7 +1,7 @@
 /*
  * lambda_dpo.h: the C interface of liblambda_dpo, the lambda-DPO plugin.
  *
- * Generated from plugin/abi by `make header`. Do not edit.
+ * Generated from plugin/abi by `make generate`. Do not edit.
  *
  * Ask for the function table once, then call through it:
  *
@@ -1308,6 +1308,11 @@ typedef LambdaDpoStatus (*LambdaDpoGetApi)(uint32_t major,
  * The progress callback asked to stop.
  */
 #define LAMBDA_DPO_STATUS_CANCELLED 8
+
+/**
+ * Name of the one exported symbol, for dlsym.
+ */
+#define LAMBDA_DPO_ENTRY_POINT "lambda_dpo_get_api"
 
 /**
  * The library's one exported symbol; see LambdaDpoGetApi.

@@ -153,7 +153,7 @@ fn missing_ratings_are_1_in_the_paper() {
     snapshot(&case, "missing_as_in_the_paper", &[Layout::Packed, Layout::Expanded]);
 }
 
-/// 13 prompt tokens and up to 7 of a response in 10: the prompt's beginning and the responses' ends go.
+/// 12 prompt tokens and up to 7 of a response in 10: the prompt's last 7 and each response's first 3 stay.
 #[test]
 fn truncation_at_the_cutoff() {
     let records = [record(

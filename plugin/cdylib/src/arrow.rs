@@ -241,3 +241,25 @@ unsafe extern "C" fn release(stream: *mut abi::ArrowArrayStream) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_panic_inside_a_stream_is_a_code_with_a_sentence() {
+        let samples = std::iter::from_fn(|| -> Option<Result<Sample>> { panic!("on\0purpose") });
+        let mut stream = RELEASED;
+        let mut array = FFI_ArrowArray::empty();
+        // SAFETY: a stream of ours, released once.
+        unsafe {
+            give_stream(Box::new(samples), &mut stream).unwrap();
+            assert_eq!(stream.get_next.unwrap()(&mut stream, (&raw mut array).cast()), EIO);
+            let message = CStr::from_ptr(stream.get_last_error.unwrap()(&mut stream)).to_str().unwrap();
+            assert_eq!(message, "a defect in the plugin stopped this stream, please report it: on\u{fffd}purpose");
+            stream.release.unwrap()(&mut stream);
+        }
+    }
+}

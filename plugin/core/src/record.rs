@@ -5,12 +5,14 @@
 //! | `rows` | a file's rows as JSON text, one at a time: JSON lines, a JSON array, Parquet |
 //! | `parse` | one row's JSON → a [`Record`], by [`Format`] |
 //! | `messages` | the shapes in which conversations come |
+//! | `schema` | the JSON of a record, as a JSON Schema |
 //!
 //! Whatever is wrong is told with the file, the line or record, and the field; nothing is skipped in silence.
 
 mod messages;
 mod parse;
 mod rows;
+mod schema;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -36,7 +39,7 @@ pub enum Format {
 }
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Message {
     /// `system`, `user`, `assistant`, ….
     pub role: String,
@@ -57,7 +60,7 @@ impl Message {
 }
 
 /// What the model answers: a text (one user turn) or a conversation so far.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Prompt {
     /// One user turn.

@@ -1,6 +1,9 @@
 //! A sample as JSON: what `convert` writes and what the finer calls of the ABI exchange.
 
+use std::borrow::Cow;
+
 use ndarray::Array2;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::record::Prompt;
@@ -84,15 +87,33 @@ pub(super) struct Written<'a> {
     record: u64,
 }
 
-#[derive(Deserialize)]
+/// A prompt with N responses and, for each of M dimensions, the target distribution over them.
+#[derive(Deserialize, JsonSchema)]
 struct Read {
+    /// A text (one user turn), or a conversation so far; of a sample without responses, the whole conversation.
     prompt: Prompt,
+    /// N responses.
     responses: Vec<String>,
+    /// M names.
     dimensions: Vec<String>,
+    /// `[M][N]`; null where missing.
+    #[serde(default)]
     ratings: Option<Rows>,
+    /// `[M][N]`; null where masked. What is left of each row comes to 1.
     pi_target: Rows,
+    /// Index of the record in its inputs, from 0.
     #[serde(default)]
     record: u64,
+}
+
+impl JsonSchema for Sample {
+    fn schema_name() -> Cow<'static, str> {
+        "Sample".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Read::json_schema(generator)
+    }
 }
 
 impl Serialize for Sample {
