@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-big lint bench fmt header docs install
+.PHONY: help setup build demo test test-big lint bench fmt generate fuzz docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,8 +32,13 @@ bench: ## criterion and the comparison with PyTorch; writes docs/benchmarks.md (
 fmt: ## format the code
 	@cargo fmt --all
 
-header: ## generate plugin/include/lambda_dpo.h from plugin/abi
+generate: ## write what comes from the sources: lambda_dpo.h, the ABI's layout, the JSON Schemas
 	@cargo run --quiet -p lambda-dpo-ci -- header
+	@cargo run --quiet -p lambda-dpo-ci -- layout
+	@UPDATE_SCHEMAS=1 cargo test --quiet --workspace --test schemas -- the_committed_schemas > /dev/null
+
+fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
+	@ci/fuzz.sh
 
 docs: ## API documentation into target/doc
 	@ci/setup.sh

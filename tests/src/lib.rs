@@ -1,5 +1,7 @@
 //! What the workspace tests share: the program and the library, built once per run, and where the fixtures are.
 
+pub mod table;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;

@@ -268,7 +268,8 @@ fn a_full_disk_while_saving_leaves_the_last_checkpoint() {
         .map(|word| format!("'{}'", word.to_str().unwrap()))
         .collect();
     let script = format!("trap '' XFSZ; ulimit -f 16; exec {}", words.join(" "));
-    let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+    let environment = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let output = std::process::Command::new("bash").args(["-c", &script]).envs(environment).output().unwrap();
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     let message = text.lines().last().unwrap();

@@ -141,6 +141,7 @@ impl TokenizeOptions {
             struct_size: size_of::<abi::TokenizeOptions>(),
             cutoff_len: self.cutoff_len.unwrap_or(0) as u64,
             keep_all: u32::from(self.keep_all),
+            reserved: 0,
         }
     }
 }
@@ -187,6 +188,7 @@ impl ConvertOptions {
             exclude_sources: sources.as_ptr(),
             num_exclude_sources: sources.len(),
             keep_all: u32::from(self.keep_all),
+            reserved: 0,
         };
         LentConvert { raw, _names: [dimensions.unwrap_or_default(), sources] }
     }

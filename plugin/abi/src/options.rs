@@ -1,4 +1,5 @@
-//! Option structs. Each starts with `struct_size`; what a caller's shorter struct leaves out takes its default.
+//! Option structs. Each starts with `struct_size`, and ends without padding: a field put where a caller's compiler left
+//! some would be read from whatever stands there.
 
 use core::ffi::c_void;
 
@@ -38,6 +39,8 @@ pub struct ConvertOptions {
     pub num_exclude_sources: usize,
     /// 1: keep every record that parses, rated or not, whatever its number of responses (scoring needs no ratings).
     pub keep_all: u32,
+    /// 0; kept for a later version.
+    pub reserved: u32,
 }
 
 /// How samples become tokens.
@@ -50,6 +53,8 @@ pub struct TokenizeOptions {
     pub cutoff_len: u64,
     /// 1: keep samples with fewer than two responses, and responses without a token (scoring).
     pub keep_all: u32,
+    /// 0; kept for a later version.
+    pub reserved: u32,
 }
 
 /// M·N padded rows per prompt.

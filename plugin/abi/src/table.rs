@@ -1,8 +1,8 @@
 //! The function table and the opaque handles it works on.
 
 use crate::{
-    Batch, BuildInfo, Bytes, CollateOptions, ConvertOptions, DatasetOptions, Error, LossGradients, LossInputs,
-    LossOptions, LossOutputs, ScheduleOptions, Status, Str, Tensor, TokenizeOptions,
+    ArrowArrayStream, Batch, BuildInfo, Bytes, CollateOptions, ConvertOptions, DatasetOptions, Error, LossGradients,
+    LossInputs, LossOptions, LossOutputs, ScheduleOptions, Status, Str, Tensor, TokenizeOptions,
 };
 
 macro_rules! handles {
@@ -19,7 +19,7 @@ macro_rules! handles {
 }
 
 handles! {
-    /// Streams samples out of record files. One thread at a time.
+    /// Streams samples out of record files or an Arrow stream. One thread at a time.
     Reader,
     /// A tokenizer with its chat template. Any number of threads at once.
     Tokenizer,
@@ -40,6 +40,18 @@ handles! {
 pub type GetApi = unsafe extern "C" fn(major: u32, minor: u32, api: *mut *const Api, error: *mut Error) -> Status;
 
 /// The function table, revision 1.0.
+///
+/// # Growth
+///
+/// The table, and every struct that starts with `struct_size`, only ever grows at its end. A table of a later minor
+/// version serves callers of an earlier one, who do not look beyond what they know.
+///
+/// A caller sets `struct_size` to the struct's `sizeof` in the header it was compiled with, and zeroes what it does not
+/// set. What a shorter struct leaves out counts as zero, which always stands for the behaviour before the field was
+/// added; outputs beyond its end are not written (and nothing is left to free for them). The fields of revision 1.0
+/// cannot be left out. A longer struct, from a header later than the plugin, is accepted where the fields that the
+/// plugin does not know are all zero, and refused with [`STATUS_UNSUPPORTED`](crate::STATUS_UNSUPPORTED) else; of an
+/// output struct the plugin leaves them as they are.
 ///
 /// # Rules for every function
 ///
@@ -80,6 +92,25 @@ pub struct Api {
         reader: *mut *mut Reader,
         error: *mut Error,
     ) -> Status,
+    /// Opens an Arrow C stream of records: structs and lists as Parquet files hold them. Free with `reader_free`.
+    ///
+    /// The plugin takes the stream over, and releases it, even where the call fails, unless `stream` itself is refused
+    /// (NULL, or released already). Its callbacks are called during `reader_next` and by the stream of
+    /// `reader_to_arrow`. Where the options name no dimensions, the schema must: annotations are then a struct.
+    pub reader_open_arrow: unsafe extern "C" fn(
+        stream: *mut ArrowArrayStream,
+        options: *const ConvertOptions,
+        reader: *mut *mut Reader,
+        error: *mut Error,
+    ) -> Status,
+    /// Gives the samples that a reader has left as an Arrow C stream, in batches, read as they are asked for.
+    ///
+    /// Columns: `prompt` (list of {role, content}; a text is one user turn), `responses` and `dimensions` (lists of utf8),
+    /// `ratings` and `pi_target` (`[M][N]` lists of float64, null where missing and where masked), `record` (uint64).
+    /// `stream` is overwritten; the caller calls its `release`. It may outlive the reader; both draw on the same samples.
+    /// A failure inside it is an `errno` code, with the sentence from `get_last_error`; nothing follows it.
+    pub reader_to_arrow:
+        unsafe extern "C" fn(reader: *mut Reader, stream: *mut ArrowArrayStream, error: *mut Error) -> Status,
     /// Gives the next sample as JSON; NULL bytes at the end.
     pub reader_next: unsafe extern "C" fn(reader: *mut Reader, sample: *mut Bytes, error: *mut Error) -> Status,
     /// Gives the counts so far as JSON: records read, samples given, skipped by reason, missing ratings by kind.

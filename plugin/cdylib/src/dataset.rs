@@ -7,9 +7,10 @@ use lambda_dpo_core::dataset::{PREFETCH_CAPACITY, SampleInfo, TokenFolder};
 use lambda_dpo_core::{CollateOptions, Dataset, DatasetOptions};
 use tch::Tensor;
 
-use crate::arguments::{paths, sized, slice, text, write};
+use crate::arguments::{paths, slice, text, write};
 use crate::collate::{collate_options, give_batch};
 use crate::convert::convert_options;
+use crate::growth;
 use crate::guard::{Failure, Outcome, call};
 use crate::handle::Handle;
 use crate::tensors::{export, give_json};
@@ -31,7 +32,7 @@ pub unsafe extern "C" fn dataset_open(
     // SAFETY: the caller keeps the table's rules.
     call(error, || unsafe {
         let files = paths(files, num_files, "paths")?;
-        let options = sized(options, "options")?;
+        let options = growth::read(options, "options")?;
         let cache_dir = text(options.cache_dir, "cache_dir")?;
         let opened = DatasetOptions {
             convert: convert_options(options.convert)?,

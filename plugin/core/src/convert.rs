@@ -6,7 +6,9 @@
 //! | `report` | what was read, left out and found missing |
 //! | `dimensions` | the names of the dimensions that files use |
 //! | `reader` | stages 1 and 2 as one stream |
+//! | `arrow` | the same between streams of Arrow record batches |
 
+mod arrow;
 mod dimensions;
 mod reader;
 mod report;
@@ -23,6 +25,7 @@ use serde::Serialize;
 use crate::record::{Body, Completion, Prompt, Rating, Record};
 use crate::{Error, Format, Result};
 
+pub use arrow::{ArrowReader, SampleBatches};
 pub use reader::SampleReader;
 pub use report::{MissingRatings, Report, Skipped};
 pub use sample::Sample;

@@ -6,6 +6,7 @@
 //! | `parse` | one row's JSON → a [`Record`], by [`Format`] |
 //! | `messages` | the shapes in which conversations come |
 //! | `ahead` | rows read on a thread of their own, by chunks |
+//! | `schema` | the JSON of a record, as a JSON Schema |
 //!
 //! Whatever is wrong is told with the file, the line or record, and the field; nothing is skipped in silence.
 
@@ -13,6 +14,7 @@ mod ahead;
 mod messages;
 mod parse;
 mod rows;
+mod schema;
 #[cfg(test)]
 mod tests;
 
@@ -20,12 +22,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
 pub(crate) use ahead::RowChunks;
 use rows::Rows;
+pub(crate) use rows::to_json as rows_to_json;
 
 /// The schema of a record file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -39,7 +43,7 @@ pub enum Format {
 }
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Message {
     /// `system`, `user`, `assistant`, ….
     pub role: String,
@@ -60,7 +64,7 @@ impl Message {
 }
 
 /// What the model answers: a text (one user turn) or a conversation so far.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Prompt {
     /// One user turn.
