@@ -71,7 +71,7 @@ pub fn check(root: &Path) -> Result<()> {
     check_rules()?;
     let read =
         |path: &Path| std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()));
-    for minor in 0..ABI_MINOR {
+    for minor in (0..).take(ABI_MINOR as usize) {
         let path = layout_path(root, minor);
         let old: Value = serde_json::from_str(&read(&path)?).with_context(|| path.display().to_string())?;
         let broken = broken_promises(&old, &layout());
