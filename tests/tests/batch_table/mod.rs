@@ -78,7 +78,7 @@ fn tokens(text: &mut String, batch: &Batch, tokenizer: &Tokenizer) {
             own.dedup();
             own
         };
-        let name = |s: i64| own.iter().position(|other| *other == s).map_or("-".to_owned(), |at| letter(at));
+        let name = |s: i64| own.iter().position(|other| *other == s).map_or("-".to_owned(), letter);
         let mut lines: Vec<[String; 7]> = Vec::new();
         let mut places: Vec<(usize, usize)> = Vec::new();
         for at in 0..ids[row].len() {

@@ -35,7 +35,7 @@ fn options() -> impl Strategy<Value = Options> {
         dimensions.prop_map(move |names| names.map(owned)),
         select(vec![f64::NAN, 1.0, f64::INFINITY]),
         select(vec![1.0, 0.3, 0.0, -1.0, f64::NAN]),
-        select(vec![vec![], vec!["truthful_qa"]]).prop_map(move |names| owned(names)),
+        select(vec![vec![], vec!["truthful_qa"]]).prop_map(owned),
         prop::bool::weighted(0.2),
     )
         .prop_map(
