@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use lambda_dpo_core::{
-    CollateOptions, ConvertOptions, Format, Layout, LossInputs, LossOptions, Objective, Reduction, Sample, SampleReader,
-    TokenizeOptions, TokenizedResponse, TokenizedSample, Tokenizer, Wants, collate, loss_forward,
+    CollateOptions, ConvertOptions, Format, Layout, LossInputs, LossOptions, Objective, Reduction, Sample,
+    SampleReader, TokenizeOptions, TokenizedResponse, TokenizedSample, Tokenizer, Wants, collate, loss_forward,
 };
 use lambda_dpo_tests::fixture;
 use ndarray::Array2;
@@ -20,7 +20,10 @@ const NUM_DIMENSIONS: usize = 4;
 const LENGTHS: [usize; 4] = [150, 240, 310, 380];
 
 fn short() -> Criterion {
-    Criterion::default().sample_size(15).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
+    Criterion::default()
+        .sample_size(15)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
 }
 
 fn records() -> [PathBuf; 1] {

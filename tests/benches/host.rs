@@ -15,7 +15,10 @@ use tch::{Device, Kind, Tensor};
 const LENGTHS: [usize; 4] = [150, 240, 310, 380];
 
 fn short() -> Criterion {
-    Criterion::default().sample_size(15).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
+    Criterion::default()
+        .sample_size(15)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
 }
 
 /// One layer of the whole-step comparison's model, with an MLP of next to no width where attention is to stand alone.
@@ -78,10 +81,8 @@ fn optimizer(criterion: &mut Criterion) {
         shapes.extend([vec![256, 256], vec![256, 256], vec![256, 256], vec![256, 256]]);
         shapes.extend([vec![688, 256], vec![688, 256], vec![256, 688], vec![256], vec![256]]);
     }
-    let parameters: Vec<Tensor> = shapes
-        .iter()
-        .map(|shape| Tensor::ones(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true))
-        .collect();
+    let parameters: Vec<Tensor> =
+        shapes.iter().map(|shape| Tensor::ones(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true)).collect();
     let named = parameters.iter().enumerate().map(|(at, tensor)| (format!("weight_{at}"), tensor.shallow_clone()));
     let options = AdamWOptions { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
     let mut optimizer = AdamW::new(named.collect(), options).unwrap();

@@ -26,6 +26,8 @@ fn main() -> Result<()> {
         ["log-probs", file, "trained"] => log_probs::run(Path::new(file), true),
         ["data-path", records, model] => data_path::run(Path::new(records), Path::new(model)),
         ["plot", out] => plot::run(Path::new(out)),
-        _ => bail!("usage: bench step SCENARIO | log-probs FILE frozen|trained | data-path RECORDS MODEL | plot OUT.svg"),
+        _ => {
+            bail!("usage: bench step SCENARIO | log-probs FILE frozen|trained | data-path RECORDS MODEL | plot OUT.svg")
+        }
     }
 }

@@ -8,7 +8,8 @@ use lambda_dpo_host::config::{self, RunConfig, schedule_options};
 use lambda_dpo_host::libtorch;
 use lambda_dpo_host::model::{ForwardOptions, Model};
 use lambda_dpo_host::plugin::{
-    CollateOptions, ConvertOptions, Layout, LossInputs, LossOptions, Objective, Plugin, Reduction, TokenizeOptions, Wants,
+    CollateOptions, ConvertOptions, Layout, LossInputs, LossOptions, Objective, Plugin, Reduction, TokenizeOptions,
+    Wants,
 };
 use lambda_dpo_host::train::batches::MicroBatch;
 use lambda_dpo_host::train::metrics::Meaning;
@@ -62,7 +63,8 @@ impl Session {
         let adapter = folder.join("adapter");
         let has_adapter = adapter.exists();
         let reference_path = config.reference.path.clone().context("run.toml names no reference model")?;
-        let own = if has_adapter { None } else { Some(Model::load(&reference_path, Device::Cpu, policy::kind(&config))?) };
+        let own =
+            if has_adapter { None } else { Some(Model::load(&reference_path, Device::Cpu, policy::kind(&config))?) };
         reference.compute(own.as_ref().unwrap_or(&base), &plugin, &micro_batch, &loss)?;
         drop(own);
         if has_adapter {
