@@ -1,4 +1,4 @@
-"""What the benchmarks compare is the same: the program's step and Appendix B in PyTorch, at a shape that takes no time."""
+"""What the benchmarks compare is the same: the program's step and Appendix B in PyTorch, at a tiny shape."""
 
 import math
 import os
