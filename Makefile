@@ -1,10 +1,10 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench fmt header docs install
+.PHONY: help setup build demo test test-big lint bench fmt generate fuzz docs install
 
 help: ## list the tasks
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## make .venv (torch 2.11.0) and link .libtorch to it; says what the machine lacks
 	@ci/setup.sh
@@ -19,6 +19,10 @@ demo: ## SFT, then λ-DPO, of a tiny Llama; ends with a table of what changed (a
 test: ## lint and every test, the comparisons with transformers and peft included
 	@ci/test.sh
 
+test-big: ## 2 GB of records under 1 GiB of memory (needs 6 GB of disk and an hour or less)
+	@ci/setup.sh
+	@.venv/bin/python ci/big_data.py $(BIG_FLAGS)
+
 lint: ## format, clippy, crate walls, generated files
 	@ci/lint.sh
 
@@ -28,8 +32,13 @@ bench: ## criterion and the comparison with PyTorch; writes docs/benchmarks.md (
 fmt: ## format the code
 	@cargo fmt --all
 
-header: ## generate plugin/include/lambda_dpo.h from plugin/abi
+generate: ## write what comes from the sources: lambda_dpo.h, the ABI's layout, the JSON Schemas
 	@cargo run --quiet -p lambda-dpo-ci -- header
+	@cargo run --quiet -p lambda-dpo-ci -- layout
+	@UPDATE_SCHEMAS=1 cargo test --quiet --workspace --test schemas -- the_committed_schemas > /dev/null
+
+fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
+	@ci/fuzz.sh
 
 docs: ## API documentation into target/doc
 	@ci/setup.sh

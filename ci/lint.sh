@@ -9,4 +9,6 @@ cargo clippy --workspace --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 cargo run --quiet -p lambda-dpo-ci -- walls
 cargo run --quiet -p lambda-dpo-ci -- header --check
+cargo run --quiet -p lambda-dpo-ci -- layout --check
 .venv/bin/python fixtures/demo/make_records.py --check
+.venv/bin/python fixtures/words/make_tokenizer.py --check

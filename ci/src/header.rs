@@ -1,7 +1,7 @@
 //! Generates `plugin/include/lambda_dpo.h` from `plugin/abi`, so that the two cannot drift apart.
 //!
-//! Two passes of cbindgen: DLPack's structs, which stand aside where a `dlpack.h` came first, and the ABI itself, whose
-//! Rust names gain the prefixes `LambdaDpo` and `LAMBDA_DPO_`. The handles come from a macro, which cbindgen does not
+//! Passes of cbindgen: DLPack's and Arrow's structs, which stand aside where a header of theirs came first, and the ABI
+//! itself, whose Rust names gain the prefixes `LambdaDpo` and `LAMBDA_DPO_`. The handles come from a macro, which cbindgen does not
 //! expand, so they are read from its text.
 
 use std::collections::HashMap;
@@ -14,20 +14,33 @@ const INTRODUCTION: &str = "\
 /*
  * lambda_dpo.h: the C interface of liblambda_dpo, the lambda-DPO plugin.
  *
- * Generated from plugin/abi by `make header`. Do not edit.
+ * Generated from plugin/abi by `make generate`. Do not edit.
  *
  * Ask for the function table once, then call through it:
  *
  *     const LambdaDpoApi *api = NULL;
  *     LambdaDpoStatus status = lambda_dpo_get_api(LAMBDA_DPO_ABI_MAJOR, LAMBDA_DPO_ABI_MINOR, &api, NULL);
  *
- * Tensors cross as DLPack. This header declares DLPack's structs itself unless a dlpack.h (1.0 or newer) was included
- * before it; include that one first where both are needed.
+ * Tensors cross as DLPack, tables as Arrow C streams. This header declares DLPack's structs itself unless a dlpack.h
+ * (1.0 or newer) was included before it; include that one first where both are needed. Arrow's structs stand in Arrow's
+ * own guards, before or after Arrow's headers.
  *
  * Ownership, threads and errors: see LambdaDpoApi. Valid C11 and C++17.
  */";
 
+/// A header of Arrow's that comes after this one finds its guard defined and leaves these to it.
+const ARROW_FLAGS: &str = "\
+#define ARROW_FLAG_DICTIONARY_ORDERED 1
+#define ARROW_FLAG_NULLABLE 2
+#define ARROW_FLAG_MAP_KEYS_SORTED 4
+";
+
 const ENTRY_POINT: &str = "\
+/**
+ * Name of the one exported symbol, for dlsym.
+ */
+#define LAMBDA_DPO_ENTRY_POINT \"lambda_dpo_get_api\"
+
 /**
  * The library's one exported symbol; see LambdaDpoGetApi.
  */
@@ -50,7 +63,7 @@ pub fn check(root: &Path) -> Result<()> {
     let path = header_path(root);
     let committed = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
     if committed != generate(root)? {
-        bail!("{} is not what plugin/abi gives: run `make header` and commit the result", path.display());
+        bail!("{} is not what plugin/abi gives: run `make generate` and commit the result", path.display());
     }
     Ok(())
 }
@@ -59,13 +72,15 @@ fn header_path(root: &Path) -> PathBuf {
     root.join("plugin/include/lambda_dpo.h")
 }
 
-fn generate(root: &Path) -> Result<String> {
+/// The text of the header.
+pub fn generate(root: &Path) -> Result<String> {
     let folder = root.join("plugin/abi/src");
     let read = |name: &str| {
         let path = folder.join(name);
         std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))
     };
     let dlpack_source = read("dlpack.rs")?;
+    let arrow = arrow_block(&read("arrow.rs")?, &folder.join("arrow.rs"))?;
     let files = ["values.rs", "options.rs", "table.rs"];
     let sources: Vec<String> = files.into_iter().map(read).collect::<Result<_>>()?;
     let handles = read_handles(&sources[2])?;
@@ -83,12 +98,34 @@ fn generate(root: &Path) -> Result<String> {
     let text = format!(
         "{INTRODUCTION}\n\n#ifndef LAMBDA_DPO_H\n#define LAMBDA_DPO_H\n\n#include <stddef.h>\n#include <stdint.h>\n\n\
          #ifdef __cplusplus\nextern \"C\" {{\n#endif\n\n#ifndef DLPACK_DLPACK_H_\n\n{}\n\n#endif /* DLPACK_DLPACK_H_ */\n\n\
-         {}\n\n{forward}{}\n\n{ENTRY_POINT}\n#ifdef __cplusplus\n}} /* extern \"C\" */\n#endif\n\n#endif /* LAMBDA_DPO_H */\n",
+         {}\n\n{arrow}\n\n{forward}{}\n\n{ENTRY_POINT}\n#ifdef __cplusplus\n}} /* extern \"C\" */\n#endif\n\n#endif /* LAMBDA_DPO_H */\n",
         dlpack.trim(),
         dlpack_constants.trim(),
         abi.trim(),
     );
     Ok(names.translate_docs(&text))
+}
+
+/// Arrow's structs, the data interface's and the stream interface's each in the guard that Arrow names for it.
+fn arrow_block(source: &str, file: &Path) -> Result<String> {
+    let structs = public_items(source, &["struct"]);
+    let part = |wanted: &[&str]| {
+        let unwanted = || structs.iter().filter(|name| !wanted.contains(name)).map(|name| (*name).to_owned());
+        // A struct that is left out is declared by its guard, as a tag.
+        let renamed = unwanted().map(|name| (name.clone(), format!("struct {name}"))).collect();
+        let mut config = config(&Names { renamed }, &[source], vec![ItemType::Structs]);
+        config.style = Style::Tag;
+        config.export.exclude.extend(unwanted());
+        bindings(config, &[file.to_owned()])
+    };
+    Ok(format!(
+        "#ifndef ARROW_C_DATA_INTERFACE\n#define ARROW_C_DATA_INTERFACE\n\n{ARROW_FLAGS}\n{}\n\n\
+         #endif /* ARROW_C_DATA_INTERFACE */\n\n\
+         #ifndef ARROW_C_STREAM_INTERFACE\n#define ARROW_C_STREAM_INTERFACE\n\n{}\n\n\
+         #endif /* ARROW_C_STREAM_INTERFACE */",
+        part(&["ArrowSchema", "ArrowArray"])?.trim(),
+        part(&["ArrowArrayStream"])?.trim()
+    ))
 }
 
 /// An opaque handle of the table's `handles!` macro.
@@ -133,6 +170,8 @@ impl Names {
                 renamed.insert(item.to_owned(), format!("LambdaDpo{item}"));
             }
         }
+        // Arrow's headers declare tags alone.
+        renamed.insert("ArrowArrayStream".to_owned(), "struct ArrowArrayStream".to_owned());
         for handle in handles {
             renamed.insert(handle.name.clone(), format!("LambdaDpo{}", handle.name));
         }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// A file or folder could not be written; what stood in its place before still does.
 #[derive(Debug, thiserror::Error)]
-#[error("Could not write {}: {}", path.display(), explain(source))]
+#[error("could not write {}: {}", path.display(), explain(source))]
 pub struct WriteError {
     /// The file or folder that was to appear.
     pub path: PathBuf,
@@ -29,17 +29,17 @@ impl WriteError {
 fn explain(source: &io::Error) -> String {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "the disk is full; nothing was changed there, so free some space or choose another folder and run again.".into()
+            "the disk is full; nothing was changed there, so free some space or choose another folder and run again".into()
         }
         io::ErrorKind::FileTooLarge => {
             "the file would exceed the size limit of this process or file system; nothing was changed there, so raise the \
-             limit or choose another folder."
+             limit or choose another folder"
                 .into()
         }
         io::ErrorKind::PermissionDenied => {
-            "permission denied; choose a folder that you may write to, or change its permissions.".into()
+            "permission denied; choose a folder that you may write to, or change its permissions".into()
         }
-        _ => format!("{source}; nothing was changed there."),
+        _ => format!("{source}; nothing was changed there"),
     }
 }
 
@@ -214,8 +214,8 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "Could not write {}: the disk is full; nothing was changed there, so free some space or choose another \
-                 folder and run again.",
+                "could not write {}: the disk is full; nothing was changed there, so free some space or choose another \
+                 folder and run again",
                 path.display()
             )
         );
@@ -243,6 +243,6 @@ mod tests {
     #[test]
     fn a_missing_folder_is_named() {
         let error = write(Path::new("no/such/folder/a.json"), b"").unwrap_err();
-        assert!(error.to_string().starts_with("Could not write no/such/folder/a.json: No such file"), "{error}");
+        assert!(error.to_string().starts_with("could not write no/such/folder/a.json: No such file"), "{error}");
     }
 }

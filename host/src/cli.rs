@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{DType, DataFormat, MissingRating};
 use crate::plugin::Format;
@@ -30,6 +30,8 @@ pub enum Command {
     Score(ScoreArgs),
     /// Continue a prompt.
     Generate(GenerateArgs),
+    /// Print the JSON Schema of a record, a sample or a run config.
+    Schema(SchemaArgs),
 }
 
 /// `lambda-dpo train`
@@ -127,6 +129,24 @@ pub struct GenerateArgs {
     /// What to continue; may be empty.
     #[arg(value_name = "PROMPT")]
     pub prompt: String,
+}
+
+/// `lambda-dpo schema`
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// What to describe.
+    pub name: SchemaName,
+}
+
+/// The schemas that there are.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum SchemaName {
+    /// What record files hold.
+    Record,
+    /// What `convert` writes.
+    Sample,
+    /// What `train` reads.
+    Config,
 }
 
 impl DataFormat {

@@ -58,7 +58,7 @@ pub fn generate(
 fn check(prompt_ids: &[i64], options: &GenerateOptions) -> Result<(), ModelError> {
     if prompt_ids.is_empty() {
         return Err(ModelError::Request(
-            "There is no token to continue from; give a prompt, or a tokenizer with a BOS token".into(),
+            "there is no token to continue from; give a prompt, or a tokenizer with a BOS token".into(),
         ));
     }
     let GenerateOptions { temperature, top_p, .. } = options;

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod hub;
+pub mod cache;
 
 pub mod libtorch;
 pub mod atomic;

@@ -14,14 +14,14 @@ use tch::{Cuda, Device};
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// The request is no device.
-    #[error("device = \"{request}\" is not a device; use \"auto\", \"cpu\", \"cuda\" or \"cuda:N\" with a number N.")]
+    #[error("device = \"{request}\" is not a device; use \"auto\", \"cpu\", \"cuda\" or \"cuda:N\" with a number N")]
     Unknown {
         /// What was asked for.
         request: String,
     },
     /// CUDA was asked for, and there is none.
     #[error(
-        "device = \"{request}\" asks for CUDA, but no CUDA device is available ({reason}); use \"cpu\" or \"auto\"."
+        "device = \"{request}\" asks for CUDA, but no CUDA device is available ({reason}); use \"cpu\" or \"auto\""
     )]
     NoCuda {
         /// What was asked for.
@@ -32,7 +32,7 @@ pub enum DeviceError {
     /// There are fewer devices than the number asks for.
     #[error(
         "device = \"{request}\" does not exist: this machine has {num_devices} CUDA device(s), numbered from 0; \
-         use a smaller number, \"cpu\" or \"auto\"."
+         use a smaller number, \"cpu\" or \"auto\""
     )]
     NoSuchDevice {
         /// What was asked for.

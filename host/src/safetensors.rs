@@ -22,7 +22,7 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 #[derive(Debug, thiserror::Error)]
 pub enum SafetensorsError {
     /// The file does not exist, or the disk failed.
-    #[error("Could not read {}: {source}.", path.display())]
+    #[error("could not read {}: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -31,7 +31,7 @@ pub enum SafetensorsError {
     },
     /// The file ends before its header says so.
     #[error(
-        "{} is cut short: it has {found_bytes} bytes, but its header promises {expected_bytes}; copy or download it again.",
+        "{} is cut short: it has {found_bytes} bytes, but its header promises {expected_bytes}; copy or download it again",
         path.display()
     )]
     CutShort {
@@ -43,7 +43,7 @@ pub enum SafetensorsError {
         found_bytes: u64,
     },
     /// The header is not that of a safetensors file.
-    #[error("{} is not a safetensors file: {message}.", path.display())]
+    #[error("{} is not a safetensors file: {message}", path.display())]
     Header {
         /// The file.
         path: PathBuf,
@@ -51,7 +51,7 @@ pub enum SafetensorsError {
         message: String,
     },
     /// A tensor that was asked for is not there.
-    #[error("{} has no tensor `{name}`.", path.display())]
+    #[error("{} has no tensor `{name}`", path.display())]
     Missing {
         /// The file.
         path: PathBuf,
@@ -60,7 +60,7 @@ pub enum SafetensorsError {
     },
     /// A dtype that libtorch or this program does not have.
     #[error(
-        "{}: tensor `{name}` is of dtype {dtype}, which is not supported; convert it to float32, bfloat16 or float16.",
+        "{}: tensor `{name}` is of dtype {dtype}, which is not supported; convert it to float32, bfloat16 or float16",
         path.display()
     )]
     Dtype {
@@ -75,7 +75,7 @@ pub enum SafetensorsError {
     #[error(transparent)]
     Write(#[from] WriteError),
     /// libtorch refused, most likely for want of memory.
-    #[error("{}: tensor `{name}` could not be made: {message}.", path.display())]
+    #[error("{}: tensor `{name}` could not be made: {message}", path.display())]
     Torch {
         /// The file.
         path: PathBuf,
@@ -353,7 +353,7 @@ mod tests {
             assert_eq!(
                 SafetensorsFile::open(&path).unwrap_err().to_string(),
                 format!(
-                    "{} is cut short: it has {length} bytes, but its header promises {expected}; copy or download it again.",
+                    "{} is cut short: it has {length} bytes, but its header promises {expected}; copy or download it again",
                     path.display()
                 )
             );

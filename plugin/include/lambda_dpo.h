@@ -1,15 +1,16 @@
 /*
  * lambda_dpo.h: the C interface of liblambda_dpo, the lambda-DPO plugin.
  *
- * Generated from plugin/abi by `make header`. Do not edit.
+ * Generated from plugin/abi by `make generate`. Do not edit.
  *
  * Ask for the function table once, then call through it:
  *
  *     const LambdaDpoApi *api = NULL;
  *     LambdaDpoStatus status = lambda_dpo_get_api(LAMBDA_DPO_ABI_MAJOR, LAMBDA_DPO_ABI_MINOR, &api, NULL);
  *
- * Tensors cross as DLPack. This header declares DLPack's structs itself unless a dlpack.h (1.0 or newer) was included
- * before it; include that one first where both are needed.
+ * Tensors cross as DLPack, tables as Arrow C streams. This header declares DLPack's structs itself unless a dlpack.h
+ * (1.0 or newer) was included before it; include that one first where both are needed. Arrow's structs stand in Arrow's
+ * own guards, before or after Arrow's headers.
  *
  * Ownership, threads and errors: see LambdaDpoApi. Valid C11 and C++17.
  */
@@ -174,8 +175,136 @@ typedef struct DLManagedTensorVersioned {
  */
 #define LAMBDA_DPO_DLPACK_FLAG_READ_ONLY 1
 
+#ifndef ARROW_C_DATA_INTERFACE
+#define ARROW_C_DATA_INTERFACE
+
+#define ARROW_FLAG_DICTIONARY_ORDERED 1
+#define ARROW_FLAG_NULLABLE 2
+#define ARROW_FLAG_MAP_KEYS_SORTED 4
+
 /**
- * Streams samples out of record files. One thread at a time.
+ * Arrow's C data interface: the type of an array.
+ */
+struct ArrowSchema {
+    /**
+     * The type, in Arrow's format strings.
+     */
+    const char *format;
+    /**
+     * Name of the field; may be NULL.
+     */
+    const char *name;
+    /**
+     * Encoded key-value metadata; may be NULL.
+     */
+    const char *metadata;
+    /**
+     * A sum of `ARROW_FLAG_*`.
+     */
+    int64_t flags;
+    /**
+     * How many children.
+     */
+    int64_t n_children;
+    /**
+     * Child types.
+     */
+    struct ArrowSchema **children;
+    /**
+     * Type of the dictionary's values; NULL where there is none.
+     */
+    struct ArrowSchema *dictionary;
+    /**
+     * Called once by the consumer; NULL marks a released struct.
+     */
+    void (*release)(struct ArrowSchema*);
+    /**
+     * The producer's own.
+     */
+    void *private_data;
+};
+
+/**
+ * Arrow's C data interface: an array.
+ */
+struct ArrowArray {
+    /**
+     * Number of items.
+     */
+    int64_t length;
+    /**
+     * Number of nulls; −1 where it is not known.
+     */
+    int64_t null_count;
+    /**
+     * Items before the first one.
+     */
+    int64_t offset;
+    /**
+     * How many buffers.
+     */
+    int64_t n_buffers;
+    /**
+     * How many children.
+     */
+    int64_t n_children;
+    /**
+     * Buffers; which ones depends on the type.
+     */
+    const void **buffers;
+    /**
+     * Child arrays.
+     */
+    struct ArrowArray **children;
+    /**
+     * The dictionary's values; NULL where there is none.
+     */
+    struct ArrowArray *dictionary;
+    /**
+     * Called once by the consumer; NULL marks a released struct, and the end of a stream.
+     */
+    void (*release)(struct ArrowArray*);
+    /**
+     * The producer's own.
+     */
+    void *private_data;
+};
+
+#endif /* ARROW_C_DATA_INTERFACE */
+
+#ifndef ARROW_C_STREAM_INTERFACE
+#define ARROW_C_STREAM_INTERFACE
+
+/**
+ * Arrow's C stream interface: arrays of one schema, one after another. One thread at a time.
+ */
+struct ArrowArrayStream {
+    /**
+     * Gives the schema of every array; 0, or an `errno` code.
+     */
+    int (*get_schema)(struct ArrowArrayStream*, struct ArrowSchema *out);
+    /**
+     * Gives the next array, a released one at the end; 0, or an `errno` code.
+     */
+    int (*get_next)(struct ArrowArrayStream*, struct ArrowArray *out);
+    /**
+     * NUL-terminated text about the last failure, valid until the next call; NULL where there is none.
+     */
+    const char *(*get_last_error)(struct ArrowArrayStream*);
+    /**
+     * Called once by the consumer; NULL marks a released stream.
+     */
+    void (*release)(struct ArrowArrayStream*);
+    /**
+     * The producer's own.
+     */
+    void *private_data;
+};
+
+#endif /* ARROW_C_STREAM_INTERFACE */
+
+/**
+ * Streams samples out of record files or an Arrow stream. One thread at a time.
  */
 typedef struct LambdaDpoReader LambdaDpoReader;
 
@@ -243,6 +372,11 @@ typedef struct LambdaDpoLossContext LambdaDpoLossContext;
  * One row holds one or several prompts, each followed by its responses.
  */
 #define LAMBDA_DPO_LAYOUT_PACKED 2
+
+/**
+ * Batches that a dataset holds collated ahead.
+ */
+#define LAMBDA_DPO_PREFETCH_CAPACITY 64
 
 /**
  * λ = u / Σ u with u uniform on (0, 1)^M.
@@ -703,6 +837,10 @@ typedef struct LambdaDpoConvertOptions {
      * 1: keep every record that parses, rated or not, whatever its number of responses (scoring needs no ratings).
      */
     uint32_t keep_all;
+    /**
+     * 0; kept for a later version.
+     */
+    uint32_t reserved;
 } LambdaDpoConvertOptions;
 
 /**
@@ -721,6 +859,10 @@ typedef struct LambdaDpoTokenizeOptions {
      * 1: keep samples with fewer than two responses, and responses without a token (scoring).
      */
     uint32_t keep_all;
+    /**
+     * 0; kept for a later version.
+     */
+    uint32_t reserved;
 } LambdaDpoTokenizeOptions;
 
 /**
@@ -766,13 +908,19 @@ typedef struct LambdaDpoDatasetOptions {
      */
     const struct LambdaDpoTokenizeOptions *tokenize;
     /**
-     * Told the number of records done; may be NULL.
+     * Told the number of records done, now and then (0 while files are hashed for the cache); may be NULL.
      */
     LambdaDpoProgress progress;
     /**
      * Passed to `progress`.
      */
     void *progress_user;
+    /**
+     * Folder of files that hold tokenised records for later openings, under a hash of the records' contents, the
+     * tokenizer and all options; made where it is missing. One file may serve any number of processes. Empty: the tokens
+     * lie in a file without a name in the system's folder for temporary files, and go with the dataset.
+     */
+    struct LambdaDpoStr cache_dir;
 } LambdaDpoDatasetOptions;
 
 /**
@@ -855,6 +1003,18 @@ typedef struct LambdaDpoLossOptions {
 /**
  * The function table, revision 1.0.
  *
+ * # Growth
+ *
+ * The table, and every struct that starts with `struct_size`, only ever grows at its end. A table of a later minor
+ * version serves callers of an earlier one, who do not look beyond what they know.
+ *
+ * A caller sets `struct_size` to the struct's `sizeof` in the header it was compiled with, and zeroes what it does not
+ * set. What a shorter struct leaves out counts as zero, which always stands for the behaviour before the field was
+ * added; outputs beyond its end are not written (and nothing is left to free for them). The fields of revision 1.0
+ * cannot be left out. A longer struct, from a header later than the plugin, is accepted where the fields that the
+ * plugin does not know are all zero, and refused with LAMBDA_DPO_STATUS_UNSUPPORTED else; of an
+ * output struct the plugin leaves them as they are.
+ *
  * # Rules for every function
  *
  * - Returns a status; on failure fills `error` (which may be NULL) with a sentence and leaves its outputs untouched.
@@ -900,6 +1060,28 @@ typedef struct LambdaDpoApi {
                                    const struct LambdaDpoConvertOptions *options,
                                    LambdaDpoReader **reader,
                                    struct LambdaDpoError *error);
+    /**
+     * Opens an Arrow C stream of records: structs and lists as Parquet files hold them. Free with `reader_free`.
+     *
+     * The plugin takes the stream over, and releases it, even where the call fails, unless `stream` itself is refused
+     * (NULL, or released already). Its callbacks are called during `reader_next` and by the stream of
+     * `reader_to_arrow`. Where the options name no dimensions, the schema must: annotations are then a struct.
+     */
+    LambdaDpoStatus (*reader_open_arrow)(struct ArrowArrayStream *stream,
+                                         const struct LambdaDpoConvertOptions *options,
+                                         LambdaDpoReader **reader,
+                                         struct LambdaDpoError *error);
+    /**
+     * Gives the samples that a reader has left as an Arrow C stream, in batches, read as they are asked for.
+     *
+     * Columns: `prompt` (list of {role, content}; a text is one user turn), `responses` and `dimensions` (lists of utf8),
+     * `ratings` and `pi_target` (`[M][N]` lists of float64, null where missing and where masked), `record` (uint64).
+     * `stream` is overwritten; the caller calls its `release`. It may outlive the reader; both draw on the same samples.
+     * A failure inside it is an `errno` code, with the sentence from `get_last_error`; nothing follows it.
+     */
+    LambdaDpoStatus (*reader_to_arrow)(LambdaDpoReader *reader,
+                                       struct ArrowArrayStream *stream,
+                                       struct LambdaDpoError *error);
     /**
      * Gives the next sample as JSON; NULL bytes at the end.
      */
@@ -986,7 +1168,8 @@ typedef struct LambdaDpoApi {
      */
     void (*batch_free)(struct LambdaDpoBatch *batch);
     /**
-     * Reads, converts and tokenises record files, in parallel. Free with `dataset_free`.
+     * Reads, converts and tokenises record files, in parallel, or takes what an earlier opening left in
+     * `options.cache_dir`. The samples stay on disk. Free with `dataset_free`.
      */
     LambdaDpoStatus (*dataset_open)(const struct LambdaDpoStr *paths,
                                     size_t num_paths,
@@ -999,19 +1182,24 @@ typedef struct LambdaDpoApi {
      */
     uint64_t (*dataset_len)(const LambdaDpoDataset *dataset);
     /**
-     * Gives JSON: `dimensions` (names in order) and `report` (as `reader_report`, with truncated and dropped ones).
+     * Gives JSON: `dimensions` (names in order), `report` (as `reader_report`, with truncated and dropped ones), `hash` (of
+     * all samples, targets included) and `cache`: null, or `path`, `was_read` (the tokens came from it) and `damage` (why a
+     * file that stood there was made anew, or null).
      */
     LambdaDpoStatus (*dataset_info)(const LambdaDpoDataset *dataset,
                                     struct LambdaDpoBytes *info,
                                     struct LambdaDpoError *error);
     /**
-     * Gives `[len, 3]` int64: each sample's record index, number of responses, and number of tokens (prompt once).
+     * Gives `[len, 5]` int64: each sample's record index, number of responses, number of tokens (prompt once), and the two
+     * halves of a 128-bit hash of its tokens and their targets, ratings aside: all that log-probs are a function of besides
+     * the model.
      */
     LambdaDpoStatus (*dataset_samples)(const LambdaDpoDataset *dataset,
                                        LambdaDpoTensor *samples,
                                        struct LambdaDpoError *error);
     /**
-     * Collates the samples at `indices` (each below the length); `lambda` is `[num_indices, M]`. Free with `batch_free`.
+     * Collates the samples at `indices` (each below the length), or takes what `dataset_prefetch` has collated of the same
+     * arguments; `lambda` is `[num_indices, M]`. Free with `batch_free`.
      */
     LambdaDpoStatus (*dataset_batch)(const LambdaDpoDataset *dataset,
                                      const uint64_t *indices,
@@ -1021,7 +1209,18 @@ typedef struct LambdaDpoApi {
                                      struct LambdaDpoBatch *batch,
                                      struct LambdaDpoError *error);
     /**
-     * Frees a dataset.
+     * Asks for a batch to be collated ahead, on a thread of the dataset's, for a `dataset_batch` of the same arguments
+     * soon; returns at once. Up to LAMBDA_DPO_PREFETCH_CAPACITY batches are held, of more the oldest are
+     * given up. Nothing depends on it but time: what is wrong with a batch is told by `dataset_batch`.
+     */
+    LambdaDpoStatus (*dataset_prefetch)(const LambdaDpoDataset *dataset,
+                                        const uint64_t *indices,
+                                        size_t num_indices,
+                                        const double *lambda,
+                                        const struct LambdaDpoCollateOptions *options,
+                                        struct LambdaDpoError *error);
+    /**
+     * Frees a dataset, after its thread has ended.
      */
     void (*dataset_free)(LambdaDpoDataset *dataset);
     /**
@@ -1137,6 +1336,11 @@ typedef LambdaDpoStatus (*LambdaDpoGetApi)(uint32_t major,
  * The progress callback asked to stop.
  */
 #define LAMBDA_DPO_STATUS_CANCELLED 8
+
+/**
+ * Name of the one exported symbol, for dlsym.
+ */
+#define LAMBDA_DPO_ENTRY_POINT "lambda_dpo_get_api"
 
 /**
  * The library's one exported symbol; see LambdaDpoGetApi.

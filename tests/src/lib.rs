@@ -1,5 +1,7 @@
 //! What the workspace tests share: the program and the library, built once per run, and where the fixtures are.
 
+pub mod table;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -20,9 +22,11 @@ pub fn shared_data(path: &str) -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-/// The built program, with the plugin beside it.
-pub fn program() -> PathBuf {
-    target_dir().join("lambda-dpo")
+/// The built program, with the plugin beside it, and `cache` as its cache: none of a person's own.
+pub fn program(cache: &Path) -> Command {
+    let mut command = Command::new(target_dir().join("lambda-dpo"));
+    command.env("LAMBDA_DPO_CACHE", cache);
+    command
 }
 
 /// The built library.

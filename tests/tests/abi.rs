@@ -3,64 +3,16 @@
 
 use std::process::Command;
 use std::ptr::{null, null_mut};
-use std::sync::OnceLock;
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_core as core;
 use lambda_dpo_host::plugin::{self, Plugin};
+use lambda_dpo_tests::table::{self, api, get_api, text, told};
 use lambda_dpo_tests::{fixture, plugin_library};
-use libloading::Library;
 use tch::{Kind, Tensor};
 
-fn library() -> &'static Library {
-    static LIBRARY: OnceLock<Library> = OnceLock::new();
-    // SAFETY: our own library; its initialisers are libstdc++'s and Rust's.
-    LIBRARY.get_or_init(|| unsafe { Library::new(plugin_library()) }.unwrap())
-}
-
-fn get_api(major: u32, minor: u32) -> Result<&'static abi::Api, (abi::Status, String)> {
-    // SAFETY: the symbol has this type.
-    let entry = unsafe { library().get::<abi::GetApi>(abi::ENTRY_POINT.as_bytes()) }.unwrap();
-    let mut api = null();
-    // SAFETY: both pointers are valid.
-    told(|error| unsafe { entry(major, minor, &mut api, error) })?;
-    // SAFETY: the table is static.
-    Ok(unsafe { &*api })
-}
-
-fn api() -> &'static abi::Api {
-    get_api(abi::ABI_MAJOR, abi::ABI_MINOR).unwrap()
-}
-
-/// Makes a call and gives what it told of its failure.
-fn told(call: impl FnOnce(*mut abi::Error) -> abi::Status) -> Result<(), (abi::Status, String)> {
-    let mut buffer = [0_u8; 2048];
-    let mut error =
-        abi::Error { struct_size: size_of::<abi::Error>(), buffer: buffer.as_mut_ptr(), capacity: 2048, len: 0 };
-    match call(&mut error) {
-        abi::STATUS_OK => Ok(()),
-        status => Err((status, String::from_utf8(buffer[..error.len].to_vec()).unwrap())),
-    }
-}
-
-fn text(text: &str) -> abi::Str {
-    abi::Str { data: text.as_ptr(), len: text.len() }
-}
-
 fn convert_options() -> abi::ConvertOptions {
-    abi::ConvertOptions {
-        struct_size: size_of::<abi::ConvertOptions>(),
-        format: abi::FORMAT_ULTRAFEEDBACK,
-        best_worst_pairs: 0,
-        dimensions: null(),
-        num_dimensions: 0,
-        missing_rating: f64::NAN,
-        temperature: 1.0,
-        max_samples: 0,
-        exclude_sources: null(),
-        num_exclude_sources: 0,
-        keep_all: 0,
-    }
+    table::convert_options(abi::FORMAT_ULTRAFEEDBACK)
 }
 
 const RECORD: &str = r#"{"instruction": "Say hello.", "completions": [
@@ -105,43 +57,6 @@ fn names_the_versions_it_was_built_for() {
 }
 
 #[test]
-fn refuses_null_arguments_by_name() {
-    let mut bytes = abi::Bytes { data: null_mut(), len: 0, capacity: 0 };
-    let options = convert_options();
-    let api = api();
-    let refused = |result: Result<(), (abi::Status, String)>, name: &str| {
-        let expected = format!("argument `{name}` is NULL");
-        assert_eq!(result.unwrap_err(), (abi::STATUS_INVALID_ARGUMENT, expected));
-    };
-    // SAFETY: every pointer is NULL or valid, which is what is tested.
-    unsafe {
-        refused(told(|e| (api.build_info)(null_mut(), e)), "info");
-        refused(told(|e| (api.convert_record)(text(RECORD), 0, null(), &mut bytes, e)), "options");
-        refused(told(|e| (api.convert_record)(text(RECORD), 0, &options, null_mut(), e)), "sample");
-        let hole = abi::Str { data: null(), len: 3 };
-        refused(told(|e| (api.convert_record)(hole, 0, &options, &mut bytes, e)), "record");
-        refused(told(|e| (api.reader_next)(null_mut(), &mut bytes, e)), "reader");
-        refused(told(|e| (api.tokenizer_info)(null(), &mut bytes, e)), "tokenizer");
-        refused(told(|e| (api.dataset_info)(null(), &mut bytes, e)), "dataset");
-        refused(told(|e| (api.schedule_new)(null(), null_mut(), e)), "options");
-        refused(told(|e| (api.schedule_draw_step)(null(), 0, 0, null_mut(), e)), "schedule");
-        refused(told(|e| (api.loss_forward)(null(), null(), null_mut(), null_mut(), e)), "inputs");
-        refused(told(|e| (api.loss_backward)(null_mut(), null(), 1.0, null_mut(), e)), "gradients");
-        assert_eq!((api.dataset_len)(null()), 0);
-        // Freeing nothing does nothing.
-        (api.bytes_free)(null_mut());
-        (api.reader_free)(null_mut());
-        (api.tokenizer_free)(null_mut());
-        (api.tokenized_sample_free)(null_mut());
-        (api.batch_free)(null_mut());
-        (api.dataset_free)(null_mut());
-        (api.schedule_free)(null_mut());
-        (api.loss_context_free)(null_mut());
-    }
-    assert!(bytes.data.is_null(), "a failing call must leave its outputs untouched");
-}
-
-#[test]
 fn refuses_short_structs_and_bad_text() {
     let mut bytes = abi::Bytes { data: null_mut(), len: 0, capacity: 0 };
     let short = abi::ConvertOptions { struct_size: 8, ..convert_options() };
@@ -151,9 +66,10 @@ fn refuses_short_structs_and_bad_text() {
     unsafe {
         let (status, message) = told(|e| (api.convert_record)(text(RECORD), 0, &short, &mut bytes, e)).unwrap_err();
         assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
-        let needed = size_of::<abi::ConvertOptions>();
+        let size = size_of::<abi::ConvertOptions>();
+        let sizes = format!("the struct has at least {size} bytes (this version's has {size})");
         let fix = "set it to the struct's sizeof";
-        assert_eq!(message, format!("argument `options` has struct_size 8, this version needs {needed}: {fix}"));
+        assert_eq!(message, format!("argument `options` has struct_size 8, but {sizes}: {fix}"));
 
         let bad = abi::Str { data: b"\"\xff\"".as_ptr(), len: 3 };
         let (_, message) = told(|e| (api.convert_record)(bad, 0, &options, &mut bytes, e)).unwrap_err();

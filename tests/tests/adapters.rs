@@ -94,7 +94,7 @@ fn a_new_adapter_changes_nothing_until_it_is_trained() {
         }
     }
     let message = model.add_lora(&config(0.1), 7).unwrap_err().to_string();
-    assert_eq!(message, "The model has an adapter already; merge or remove it first.");
+    assert_eq!(message, "the model has an adapter already; merge or remove it first");
 }
 
 /// Gradients of one seed of dropout.
@@ -155,7 +155,7 @@ fn a_saved_adapter_is_read_back() {
         let golden = Golden::of(family);
         assert_eq!(packed_log_probs(&again, &golden), packed_log_probs(&model, &golden));
         let message = model.save(&target.path().join("model"), &folder(family)).unwrap_err().to_string();
-        assert!(message.starts_with("A model with an adapter cannot be saved as a whole"), "{message}");
+        assert!(message.starts_with("a model with an adapter cannot be saved as a whole"), "{message}");
     }
 }
 
@@ -181,26 +181,26 @@ fn message(family: &str, base: &str, from: &str, to: &str) -> String {
 fn adapters_for_another_model_are_refused() {
     assert_eq!(
         message("llama31", "qwen3", "\"r\": 2", "\"r\": 2"),
-        "The adapter ADAPTER does not fit the model MODEL: its tensor \
-         `base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight` has shape [32, 2], but the model calls for [64, 2]."
+        "the adapter ADAPTER does not fit the model MODEL: its tensor \
+         `base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight` has shape [32, 2], but the model calls for [64, 2]"
     );
     assert_eq!(
         message("llama31", "llama31", "\"q_proj\"", "\"c_attn\""),
-        "The adapter ADAPTER does not fit the model MODEL: its target `c_attn` is no linear layer of the model's decoder."
+        "the adapter ADAPTER does not fit the model MODEL: its target `c_attn` is no linear layer of the model's decoder"
     );
     assert_eq!(
         message("llama31", "llama31", "\"q_proj\"", "\"k_proj\""),
-        "The adapter ADAPTER does not fit the model MODEL: it has no tensor \
-         `base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight`."
+        "the adapter ADAPTER does not fit the model MODEL: it has no tensor \
+         `base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight`"
     );
     let message = message("llama31", "llama31", "\"down_proj\",", "");
     assert!(message.contains("it has a tensor `base_model.model.model.layers.0.mlp.down_proj.lora_"), "{message}");
-    assert!(message.ends_with("for which the model has no place."), "{message}");
+    assert!(message.ends_with("for which the model has no place"), "{message}");
 }
 
 #[test]
 fn features_of_peft_that_are_missing_are_named() {
-    let way_out = "is not supported; supported are plain LoRA adapters of linear layers, with or without rsLoRA.";
+    let way_out = "is not supported; supported are plain LoRA adapters of linear layers, with or without rsLoRA";
     let cases = [
         ("\"use_dora\": false", "\"use_dora\": true", "`use_dora` = true"),
         ("\"rank_pattern\": {}", "\"rank_pattern\": {\"q_proj\": 4}", "`rank_pattern` = {\"q_proj\":4}"),
@@ -217,7 +217,7 @@ fn features_of_peft_that_are_missing_are_named() {
     assert_eq!(
         message,
         "no/such/adapter has no adapter_config.json; an adapter in PEFT's format has adapter_config.json and \
-         adapter_model.safetensors."
+         adapter_model.safetensors"
     );
     let targets = TargetModules::Names(vec!["q_proj".into(), "lm_head".into()]);
     let message = model.add_lora(&LoraConfig { target_modules: targets, ..config(0.0) }, 1).unwrap_err().to_string();

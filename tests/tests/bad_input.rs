@@ -157,7 +157,7 @@ fn models_that_cannot_be_loaded() {
         &[],
         &format!(
             "{{}}/model/model.safetensors is cut short: it has {} bytes, but its header promises {}; copy or download it \
-             again.",
+             again",
             whole.len() - 100,
             whole.len()
         ),
@@ -183,7 +183,7 @@ fn models_that_cannot_be_loaded() {
         &run,
         &[],
         "{}/model/config.json: architecture GPT2LMHeadModel is not supported; supported are LlamaForCausalLM, \
-         MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM.",
+         MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM",
     );
 }
 
@@ -213,7 +213,7 @@ fn an_adapter_for_another_model() {
         "hi",
     ]);
     let message = stderr(&output);
-    let expected = format!("error: The adapter {} does not fit the model {}: ", text(&adapter), text(&other));
+    let expected = format!("error: the adapter {} does not fit the model {}: ", text(&adapter), text(&other));
     assert!(message.starts_with(&expected), "{message}");
 }
 
@@ -226,7 +226,7 @@ fn cuda_where_there_is_none() {
     let output = run.try_train(&["model.device=cuda"]);
     let text = stderr(&output);
     assert!(text.starts_with("error: device = \"cuda\" asks for CUDA, but no CUDA device is available ("), "{text}");
-    assert!(text.trim_end().ends_with("); use \"cpu\" or \"auto\"."), "{text}");
+    assert!(text.trim_end().ends_with("); use \"cpu\" or \"auto\""), "{text}");
 }
 
 #[test]
@@ -268,11 +268,12 @@ fn a_full_disk_while_saving_leaves_the_last_checkpoint() {
         .map(|word| format!("'{}'", word.to_str().unwrap()))
         .collect();
     let script = format!("trap '' XFSZ; ulimit -f 16; exec {}", words.join(" "));
-    let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+    let environment = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let output = std::process::Command::new("bash").args(["-c", &script]).envs(environment).output().unwrap();
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     let message = text.lines().last().unwrap();
-    assert!(message.starts_with("error: Could not write "), "{message}");
+    assert!(message.starts_with("error: could not write "), "{message}");
     assert!(message.contains("checkpoint-4") && message.contains("the file would exceed the size limit"), "{message}");
 
     let mut names: Vec<String> = fs::read_dir(&dir)

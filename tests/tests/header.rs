@@ -1,12 +1,12 @@
-//! The committed header is what the ABI crate gives, compiles as C11 and C++17 alone and after torch's `dlpack.h`, and
-//! lays its structs out as Rust does.
+//! The committed header is what the ABI crate gives, compiles as C11 and C++17 alone and after other headers of DLPack and
+//! Arrow, and lays its structs out as Rust does.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::mem::{offset_of, size_of};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lambda_dpo_abi as abi;
+use serde_json::Value;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -52,13 +52,15 @@ int use(void) {
 ";
 
 #[test]
-fn the_committed_header_is_what_the_abi_crate_gives() {
-    let output = Command::new(env!("CARGO"))
-        .current_dir(root())
-        .args(["run", "--quiet", "-p", "lambda-dpo-ci", "--", "header", "--check"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+fn the_committed_files_are_what_the_abi_crate_gives() {
+    for task in ["header", "layout"] {
+        let output = Command::new(env!("CARGO"))
+            .current_dir(root())
+            .args(["run", "--quiet", "-p", "lambda-dpo-ci", "--", task, "--check"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]
@@ -76,46 +78,50 @@ fn compiles_twice_in_one_file() {
     compile_as_c_and_cpp(&format!("#include <lambda_dpo.h>\n{USE}"));
 }
 
-/// Size and offset assertions for C, from Rust's layout.
-macro_rules! layout {
-    ($($name:ident { $($field:ident),* $(,)? })*) => {{
-        let mut lines = String::new();
-        $(
-            let c_name = format!("LambdaDpo{}", stringify!($name));
-            lines += &format!("LAYOUT(sizeof({c_name}) == {});\n", size_of::<abi::$name>());
-            $(
-                let offset = offset_of!(abi::$name, $field);
-                lines += &format!("LAYOUT(offsetof({c_name}, {}) == {offset});\n", stringify!($field));
-            )*
-        )*
-        lines
-    }};
+#[test]
+fn compiles_after_an_arrow_header() {
+    let arrow = "#define ARROW_C_DATA_INTERFACE\n#define ARROW_C_STREAM_INTERFACE\n\
+                 struct ArrowSchema { int other; };\nstruct ArrowArray { int other; };\nstruct ArrowArrayStream { int other; };\n";
+    compile_as_c_and_cpp(&format!("{arrow}{USE}"));
 }
 
-#[test]
-fn c_and_rust_agree_on_layout() {
-    let lines = layout! {
-        Str { data, len }
-        Bytes { data, len, capacity }
-        Error { struct_size, buffer, capacity, len }
-        ConvertOptions {
-            struct_size, format, best_worst_pairs, dimensions, num_dimensions, missing_rating, temperature, max_samples,
-            exclude_sources, num_exclude_sources, keep_all,
+/// Every offset, size and constant of a layout file, as assertions for C.
+fn assertions(layout: &Value) -> String {
+    let entries = |value: &Value| value.as_object().unwrap().clone();
+    let mut lines = Vec::new();
+    for (name, item) in entries(&layout["structs"]) {
+        // Arrow's structs are tags.
+        let name = if name.starts_with("Arrow") { format!("struct {name}") } else { name };
+        lines.push(format!("sizeof({name}) >= {}", item["size"]));
+        for (field, place) in entries(&item["fields"]) {
+            lines.push(format!("offsetof({name}, {field}) == {}", place["offset"]));
+            lines.push(format!("sizeof((({name} *)0)->{field}) == {}", place["size"]));
         }
-        TokenizeOptions { struct_size, cutoff_len, keep_all }
-        CollateOptions { struct_size, layout, max_tokens, pad_to_multiple_of, pad_token_id }
-        DatasetOptions { struct_size, convert, tokenize, progress, progress_user }
-        ScheduleOptions { struct_size, kind, dimension, num_dimensions, alpha, weights, num_rows, probabilities }
-        LossOptions { struct_size, objective, reduction, beta, normalizer, logits_budget_bytes, paper_exact, wants }
-        Batch { struct_size, input_ids, sequence_ids, target_positions, lambda, record_indices, num_contributing }
-        LossInputs { struct_size, hidden, sequence_log_probs, num_sequences, reference_log_probs, lambda }
-        LossOutputs { struct_size, loss, sequence_log_probs, rewards, margins }
-        LossGradients { struct_size, hidden, lm_head, logits, sequence_log_probs }
-        BuildInfo { struct_size, version, torch_version }
-        Api { struct_size, major, minor, build_info, dataset_open, loss_forward, loss_context_free }
-    };
-    let c = "#include <lambda_dpo.h>\n#define LAYOUT(x) _Static_assert(x, #x)\n";
-    let cpp = "#include <lambda_dpo.h>\n#define LAYOUT(x) static_assert(x, #x)\n";
-    compile("CC", "cc", "-std=c11", "c", &format!("{c}{lines}"));
-    compile("CXX", "c++", "-std=c++17", "c++", &format!("{cpp}{lines}"));
+    }
+    for (name, value) in entries(&layout["constants"]) {
+        match value {
+            Value::String(text) => lines.push(format!("sizeof({name}) == {}", text.len() + 1)),
+            _ if name == "LAMBDA_DPO_ABI_MINOR" => lines.push(format!("{name} >= {value}")),
+            _ => lines.push(format!("{name} == {value}")),
+        }
+    }
+    lines.into_iter().map(|line| format!("LAYOUT({line});\n")).collect()
+}
+
+/// The layouts of the current revision and of those before it, which later headers keep and add to.
+#[test]
+fn the_header_keeps_the_layout_of_every_revision() {
+    let files = fs::read_dir(root().join("schemas")).unwrap().map(|entry| entry.unwrap().path());
+    let layouts: Vec<PathBuf> =
+        files.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("abi-")).collect();
+    assert!(!layouts.is_empty());
+    for path in layouts {
+        let layout: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        let lines = assertions(&layout);
+        assert!(lines.lines().count() > 400);
+        let c = "#include <lambda_dpo.h>\n#define LAYOUT(x) _Static_assert(x, #x)\n";
+        let cpp = "#include <lambda_dpo.h>\n#define LAYOUT(x) static_assert(x, #x)\n";
+        compile("CC", "cc", "-std=c11", "c", &format!("{c}{lines}"));
+        compile("CXX", "c++", "-std=c++17", "c++", &format!("{cpp}{lines}"));
+    }
 }

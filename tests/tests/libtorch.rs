@@ -16,7 +16,7 @@ fn cuda_is_there_where_libtorch_has_it_and_asking_in_vain_says_so() {
             let message = libtorch::prepare(request).unwrap_err().to_string();
             let start = format!("device = \"{request}\" asks for CUDA, but no CUDA device is available (");
             assert!(message.starts_with(&start), "{message}");
-            assert!(message.ends_with("); use \"cpu\" or \"auto\"."), "{message}");
+            assert!(message.ends_with("); use \"cpu\" or \"auto\""), "{message}");
         }
     } else {
         let message = libtorch::prepare("cuda:99").unwrap_err().to_string();

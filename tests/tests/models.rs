@@ -214,13 +214,13 @@ fn edit_config(folder: &Path, from: &str, to: &str) {
 fn bad_folders_say_what_is_wrong() {
     assert_eq!(
         message(Path::new("no/such/model")),
-        "MODEL is not a folder; give a model folder with config.json and safetensors weights."
+        "MODEL is not a folder; give a model folder with config.json and safetensors weights"
     );
     let model = copy("llama2");
     fs::remove_file(model.path().join("config.json")).unwrap();
     assert_eq!(
         message(model.path()),
-        "MODEL has no config.json; a model folder has config.json, safetensors weights and tokenizer files."
+        "MODEL has no config.json; a model folder has config.json, safetensors weights and tokenizer files"
     );
     let model = copy("llama2");
     fs::remove_file(model.path().join("model.safetensors")).unwrap();
@@ -232,7 +232,7 @@ fn bad_folders_say_what_is_wrong() {
     assert_eq!(
         message(model.path()),
         format!(
-            "MODEL/model.safetensors is cut short: it has 50000 bytes, but its header promises {}; copy or download it again.",
+            "MODEL/model.safetensors is cut short: it has 50000 bytes, but its header promises {}; copy or download it again",
             weights.len()
         )
     );
@@ -242,7 +242,7 @@ fn bad_folders_say_what_is_wrong() {
     assert_eq!(
         message(model.path()),
         "MODEL/config.json: architecture GemmaForCausalLM is not supported; supported are LlamaForCausalLM, \
-         MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM."
+         MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM"
     );
 }
 
@@ -256,13 +256,13 @@ fn weights_that_do_not_fit_are_named() {
     assert_eq!(
         message(model.path()),
         "MODEL/model.safetensors has no tensor `model.layers.0.self_attn.q_proj.bias` of shape [32], which config.json \
-         calls for."
+         calls for"
     );
     let model = copy("llama2");
     edit_config(model.path(), "\"vocab_size\": 128", "\"vocab_size\": 130");
     let found = message(model.path());
     assert!(found.starts_with("MODEL/model.safetensors: tensor `"), "{found}");
-    assert!(found.ends_with("has shape [128, 32], but config.json calls for [130, 32]."), "{found}");
+    assert!(found.ends_with("has shape [128, 32], but config.json calls for [130, 32]"), "{found}");
 }
 
 #[test]

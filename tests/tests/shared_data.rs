@@ -3,13 +3,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use lambda_dpo_tests::{program, shared_data};
 
 /// Runs the program and gives what it wrote to its standard output.
 fn run(arguments: &[&str]) -> String {
-    let output = Command::new(program()).args(arguments).output().unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let output = program(cache.path()).args(arguments).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?} failed:\n{stderr}");
     String::from_utf8(output.stdout).unwrap()

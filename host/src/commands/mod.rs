@@ -2,6 +2,7 @@
 
 mod convert;
 mod generate;
+mod schema;
 mod score;
 mod train;
 
@@ -27,6 +28,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Convert(args) => convert::run(args, plugin).map(|()| 0),
         Command::Score(args) => score::run(args, plugin).map(|()| 0),
         Command::Generate(args) => generate::run(args, plugin).map(|()| 0),
+        Command::Schema(args) => schema::run(args).map(|()| 0),
     }
 }
 

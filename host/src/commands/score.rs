@@ -9,14 +9,16 @@ use serde::Serialize;
 use tch::{Device, Kind};
 
 use crate::atomic;
+use crate::cache::CacheFolder;
 use crate::cli::ScoreArgs;
 use crate::hub::Hub;
 use crate::plugin::{
-    CollateOptions, ConvertOptions, Dataset, Layout, LossOptions, Objective, Reduction, TokenizeOptions, Wants,
+    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Objective, Reduction,
+    TokenizeOptions, Wants,
 };
 use crate::train::data::uniform;
 use crate::train::progress::Progress;
-use crate::train::reference::sequence_log_probs;
+use crate::train::reference::log_probs;
 
 use super::{Opened, open};
 
@@ -37,8 +39,9 @@ pub(super) fn run(args: &ScoreArgs, plugin: Option<&Path>) -> Result<()> {
     // Nothing is truncated, filtered or left out, and ratings do not matter.
     let convert = ConvertOptions { format: args.format.format(), keep_all: true, ..ConvertOptions::default() };
     let tokenize = TokenizeOptions { cutoff_len: None, keep_all: true };
+    let options = DatasetOptions { convert, tokenize, cache_dir: Some(CacheFolder::from_env()?.samples()) };
     let mut progress = Progress::new("reading", 0, 0);
-    let dataset = opened.plugin.dataset(&files, &opened.tokenizer, &convert, &tokenize, &mut |done, total| {
+    let dataset = opened.plugin.dataset(&files, &opened.tokenizer, &options, &mut |done, total| {
         progress.update(done, total, "");
         ControlFlow::Continue(())
     });
@@ -83,7 +86,7 @@ fn score(opened: &Opened, dataset: &Dataset, sample: usize) -> Result<Score> {
     // λ plays no part in log-probs.
     let lambda = uniform(dataset.dimensions().len());
     let batch = dataset.batch(&[sample], &lambda, &collate)?;
-    let log_probs = sequence_log_probs(&opened.model, &opened.plugin, &batch, &OPTIONS)?;
+    let (_, log_probs) = log_probs(&opened.model, &opened.plugin, &batch, &OPTIONS)?;
     Ok(Score {
         record: info.record_index,
         log_probs: Vec::try_from(log_probs.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?)?,

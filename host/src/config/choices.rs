@@ -1,17 +1,17 @@
 //! Values that are one word out of a few. An unknown word is answered with the known ones.
 
-/// Declares an enum whose variants are written as words, with `name`, serde in both directions, and `Display`.
+/// Declares an enum whose variants are written as words, with `name`, serde in both directions, `Display`, and a schema.
 ///
 /// Words after `later:` are those that the documentation speaks of and this version cannot do; they are refused as such.
 macro_rules! choices {
     (
-        $(#[$doc:meta])*
-        $name:ident { $( $(#[$variant_doc:meta])* $variant:ident = $word:literal ),+ $(,)? }
+        $(#[doc = $doc:literal])+
+        $name:ident { $( $(#[doc = $variant_doc:literal])+ $variant:ident = $word:literal ),+ $(,)? }
         $(later: $($later:literal),+)?
     ) => {
-        $(#[$doc])*
+        $(#[doc = $doc])+
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $( $(#[$variant_doc])* $variant ),+ }
+        pub enum $name { $( $(#[doc = $variant_doc])+ $variant ),+ }
 
         impl $name {
             /// Every word that is allowed, in the order of the variants.
@@ -51,6 +51,24 @@ macro_rules! choices {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let word = String::deserialize(deserializer)?;
                 word.parse().map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let words: &[&str] = &[$(concat!($($variant_doc),+)),+];
+                let words: Vec<&str> = words.iter().map(|text| text.trim()).collect();
+                schemars::json_schema!({
+                    "description": concat!($($doc),+).trim(),
+                    "type": "string",
+                    "enum": Self::WORDS,
+                    // Taplo shows these beside the words.
+                    "x-taplo": { "docs": { "enumValues": words } }
+                })
             }
         }
     };

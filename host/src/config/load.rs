@@ -1,6 +1,6 @@
 //! Layers → [`RunConfig`].
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use toml::{Table, Value};
 
@@ -17,7 +17,7 @@ const PATH_KEYS: &[&str] = &["output_dir", "data.chat_template", "train.resume"]
 const PATH_OR_HUB_KEYS: &[&str] = &["model.path", "reference.path", "data.records", "data.eval_records"];
 
 /// Keys of later versions, refused by name.
-const LATER_KEYS: &[&str] = &["model.torchscript", "adapter.rank_per_dimension", "reference.cache"];
+const LATER_KEYS: &[&str] = &["model.torchscript", "adapter.rank_per_dimension"];
 
 /// Keys whose tables are replaced, not merged, by a later layer that gives them whole.
 const WHOLE_TABLES: &[&str] = &["lambda.weights"];
@@ -351,7 +351,7 @@ fn remove(table: &mut Table, key: &str) {
 fn rebase(value: &mut Value, base: &Path, or_hub: bool) {
     match value {
         Value::String(text) if text != "no" && text != "auto" && !text.is_empty() => {
-            let under_base = base.join(&*text);
+            let under_base = under(base, Path::new(&*text));
             if under_base.exists() || !(or_hub && crate::hub::is_repository_name(text)) {
                 *text = under_base.display().to_string();
             }
@@ -359,6 +359,22 @@ fn rebase(value: &mut Value, base: &Path, or_hub: bool) {
         Value::Array(items) => items.iter_mut().for_each(|item| rebase(item, base, or_hub)),
         _ => {}
     }
+}
+
+/// `base` joined with `path`, each leading `..` of which takes a folder off `base` while that is no link: paths that are
+/// read and written as a person would write them.
+fn under(base: &Path, path: &Path) -> PathBuf {
+    let mut folder = base.to_path_buf();
+    let mut rest = path;
+    while let Ok(after) = rest.strip_prefix("..") {
+        let is_named = matches!(folder.components().next_back(), Some(Component::Normal(_)));
+        if !is_named || folder.is_symlink() {
+            break;
+        }
+        folder.pop();
+        rest = after;
+    }
+    folder.join(rest)
 }
 
 fn to_config(value: &Value, origin: &str) -> config::Value {

@@ -7,6 +7,7 @@ mod choices;
 mod error;
 mod lambda;
 mod load;
+mod schema;
 mod validate;
 mod values;
 
@@ -16,6 +17,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use choices::{
@@ -25,12 +27,13 @@ pub use choices::{
 pub use error::ConfigError;
 pub use lambda::schedule_options;
 pub use load::load;
+pub use schema::schema;
 pub use values::{MissingRating, TargetModules};
 
 use values::{number, optional_number, optional_whole, whole};
 
 /// A run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
     /// What the run does.
@@ -68,7 +71,7 @@ fn default_seed() -> u64 {
 }
 
 /// `[model]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelSection {
     /// A folder in Hugging Face's layout, or a name on the hub.
@@ -88,7 +91,7 @@ impl Default for ModelSection {
 }
 
 /// `[adapter]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdapterSection {
     /// The kind.
@@ -113,23 +116,25 @@ impl Default for AdapterSection {
 }
 
 /// `[reference]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReferenceSection {
     /// What s^ref is.
     pub kind: ReferenceKind,
     /// A model of its own for kind `model`.
     pub path: Option<PathBuf>,
+    /// Keep its log-probs on disk for later runs.
+    pub cache: bool,
 }
 
 impl Default for ReferenceSection {
     fn default() -> Self {
-        Self { kind: ReferenceKind::Auto, path: None }
+        Self { kind: ReferenceKind::Auto, path: None, cache: true }
     }
 }
 
 /// `[data]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataSection {
     /// Files, or names of hub datasets, to train on.
@@ -179,7 +184,7 @@ impl Default for DataSection {
 }
 
 /// `[lambda]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LambdaSection {
     /// How λ is drawn.
@@ -214,7 +219,7 @@ impl Default for LambdaSection {
 }
 
 /// A row of `lambda.table`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LambdaRow {
     /// How often the row is drawn, relative to the others.
@@ -225,7 +230,7 @@ pub struct LambdaRow {
 }
 
 /// `[loss]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LossSection {
     /// β (17).
@@ -259,7 +264,7 @@ impl Default for LossSection {
 }
 
 /// `[train]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainSection {
     /// Peak learning rate.

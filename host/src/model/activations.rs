@@ -81,7 +81,7 @@ impl<'m> Activations<'m> {
         let (shape, found) = (hidden.size(), grad_hidden.size());
         if grad_hidden.numel() != hidden.numel() || found.last() != shape.last() {
             return Err(ModelError::Request(format!(
-                "The gradient of hidden states of shape {shape:?} cannot have shape {found:?}"
+                "the gradient of hidden states of shape {shape:?} cannot have shape {found:?}"
             )));
         }
         let grad = grad_hidden.f_detach()?.f_view(shape.as_slice())?.f_to_device(hidden.device())?;

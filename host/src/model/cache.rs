@@ -33,7 +33,7 @@ impl KvCache {
         if self.num_tokens + num_new > self.capacity {
             let (held, capacity) = (self.num_tokens, self.capacity);
             return Err(ModelError::Request(format!(
-                "A cache for {capacity} tokens that holds {held} cannot take {num_new} more"
+                "a cache for {capacity} tokens that holds {held} cannot take {num_new} more"
             )));
         }
         self.num_tokens += num_new;

@@ -10,13 +10,13 @@ use crate::safetensors::SafetensorsError;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The path is no folder.
-    #[error("{} is not a folder; give a model folder with config.json and safetensors weights.", folder.display())]
+    #[error("{} is not a folder; give a model folder with config.json and safetensors weights", folder.display())]
     NoFolder {
         /// What was given.
         folder: PathBuf,
     },
     /// The folder lacks a file.
-    #[error("{} has no {file}; {way_out}.", folder.display())]
+    #[error("{} has no {file}; {way_out}", folder.display())]
     NoFile {
         /// The model's or adapter's folder.
         folder: PathBuf,
@@ -26,7 +26,7 @@ pub enum ModelError {
         way_out: &'static str,
     },
     /// A file could not be read.
-    #[error("Could not read {}: {source}.", path.display())]
+    #[error("could not read {}: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -34,7 +34,7 @@ pub enum ModelError {
         source: io::Error,
     },
     /// A JSON file does not parse, lacks a field, or has one of a wrong type.
-    #[error("{}: {message}.", path.display())]
+    #[error("{}: {message}", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -42,7 +42,7 @@ pub enum ModelError {
         message: String,
     },
     /// Something that the file asks for is not supported.
-    #[error("{}: {feature} is not supported; {way_out}.", path.display())]
+    #[error("{}: {feature} is not supported; {way_out}", path.display())]
     Unsupported {
         /// The file.
         path: PathBuf,
@@ -52,7 +52,7 @@ pub enum ModelError {
         way_out: String,
     },
     /// The weights lack a tensor.
-    #[error("{} has no tensor `{tensor}` of shape {shape:?}, which config.json calls for.", file.display())]
+    #[error("{} has no tensor `{tensor}` of shape {shape:?}, which config.json calls for", file.display())]
     MissingTensor {
         /// The file, or the index of sharded files.
         file: PathBuf,
@@ -62,7 +62,7 @@ pub enum ModelError {
         shape: Vec<i64>,
     },
     /// The weights have a tensor that the model has no place for.
-    #[error("{} has a tensor `{tensor}` that a model of this config.json does not have.", file.display())]
+    #[error("{} has a tensor `{tensor}` that a model of this config.json does not have", file.display())]
     UnexpectedTensor {
         /// The file.
         file: PathBuf,
@@ -70,7 +70,7 @@ pub enum ModelError {
         tensor: String,
     },
     /// A tensor has another shape than the configuration says.
-    #[error("{}: tensor `{tensor}` has shape {found:?}, but {source_of_shape} calls for {expected:?}.", file.display())]
+    #[error("{}: tensor `{tensor}` has shape {found:?}, but {source_of_shape} calls for {expected:?}", file.display())]
     TensorShape {
         /// The file.
         file: PathBuf,
@@ -84,7 +84,7 @@ pub enum ModelError {
         found: Vec<i64>,
     },
     /// The adapter was made for another model.
-    #[error("The adapter {} does not fit the model {}: {message}.", adapter.display(), model.display())]
+    #[error("the adapter {} does not fit the model {}: {message}", adapter.display(), model.display())]
     AdapterMismatch {
         /// The adapter's folder.
         adapter: PathBuf,
@@ -94,7 +94,7 @@ pub enum ModelError {
         message: String,
     },
     /// A request that the model cannot follow.
-    #[error("{0}.")]
+    #[error("{0}")]
     Request(String),
     /// A safetensors file could not be read or written.
     #[error(transparent)]
@@ -103,7 +103,7 @@ pub enum ModelError {
     #[error(transparent)]
     Write(#[from] WriteError),
     /// libtorch refused: out of memory, most likely.
-    #[error("libtorch failed in the model: {0}.")]
+    #[error("libtorch failed in the model: {0}")]
     Torch(String),
 }
 

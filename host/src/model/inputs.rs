@@ -53,7 +53,7 @@ impl ModelInputs<'_> {
         if let Some(at) = input_ids.iter().position(|id| !(0..vocab_size).contains(id)) {
             let (id, row, column) = (input_ids[at], at / width, at % width);
             return Err(ModelError::Request(format!(
-                "Token id {id} (row {row}, column {column}) is not in the model's vocabulary of {vocab_size}; the tokenizer \
+                "token id {id} (row {row}, column {column}) is not in the model's vocabulary of {vocab_size}; the tokenizer \
                  belongs to another model"
             )));
         }
@@ -113,8 +113,8 @@ mod tests {
         let message = inputs.check(128).map_err(|error| error.to_string());
         assert_eq!(
             message,
-            Err("Token id 130 (row 1, column 1) is not in the model's vocabulary of 128; the tokenizer belongs to another \
-                 model."
+            Err("token id 130 (row 1, column 1) is not in the model's vocabulary of 128; the tokenizer belongs to another \
+                 model"
                 .into())
         );
     }

@@ -184,7 +184,7 @@ impl Model {
     ) -> Result<(), ModelError> {
         config.check()?;
         if self.adapter.is_some() {
-            return Err(ModelError::Request("The model has an adapter already; merge or remove it first".into()));
+            return Err(ModelError::Request("the model has an adapter already; merge or remove it first".into()));
         }
         if let Some(name) = config.target_modules.unknown_name(&self.linear_paths()) {
             return Err(ModelError::Request(format!(
@@ -267,8 +267,8 @@ impl Model {
         }
     }
 
-    /// All parameters, the adapter's last, by name.
-    fn named_parameters(&self) -> impl Iterator<Item = (&String, &Tensor)> {
+    /// All parameters, the adapter's last, by name, always in the same order.
+    pub fn named_parameters(&self) -> impl Iterator<Item = (&String, &Tensor)> {
         self.parameters.iter().chain(self.adapter.iter().flat_map(|adapter| &adapter.parameters))
     }
 
@@ -302,7 +302,7 @@ impl Model {
     pub fn accumulate_lm_head_grad(&self, grad: &Tensor) -> Result<(), ModelError> {
         if !self.lm_head_trainable() || grad.size() != self.lm_head.size() {
             return Err(ModelError::Request(format!(
-                "A gradient of shape {:?} does not belong to an LM head of shape {:?} (trainable: {})",
+                "a gradient of shape {:?} does not belong to an LM head of shape {:?} (trainable: {})",
                 grad.size(),
                 self.lm_head.size(),
                 self.lm_head_trainable()
@@ -364,7 +364,7 @@ impl Model {
         let (num_rows, num_new) = input_ids.size2()?;
         if start > 0 && num_new != 1 {
             return Err(ModelError::Request(format!(
-                "A cache that holds tokens is extended by one token at a time, not by {num_new}"
+                "a cache that holds tokens is extended by one token at a time, not by {num_new}"
             )));
         }
         tch::no_grad(|| {

@@ -180,7 +180,7 @@ fn weight_files(folder: &Path) -> Result<(PathBuf, Vec<PathBuf>), ModelError> {
 /// A parameter by name.
 pub(super) fn get(parameters: &Parameters, name: &str) -> Result<Tensor, ModelError> {
     let found = parameters.get(name).map(Tensor::shallow_clone);
-    found.ok_or_else(|| ModelError::Request(format!("The model has no parameter `{name}`")))
+    found.ok_or_else(|| ModelError::Request(format!("the model has no parameter `{name}`")))
 }
 
 /// The embedding, and the LM head (the same tensor where they are tied).

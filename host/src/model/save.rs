@@ -40,7 +40,7 @@ impl Model {
     pub fn save(&self, folder: &Path, source_folder: &Path) -> Result<(), ModelError> {
         if self.has_adapter() {
             return Err(ModelError::Request(
-                "A model with an adapter cannot be saved as a whole; merge the adapter first or save it by itself"
+                "a model with an adapter cannot be saved as a whole; merge the adapter first or save it by itself"
                     .into(),
             ));
         }
@@ -66,7 +66,7 @@ impl Model {
     /// [`ModelError`] when there is no adapter, or the disk refuses.
     pub fn save_adapter(&self, folder: &Path, base_name: &str) -> Result<(), ModelError> {
         let Some(adapter) = &self.adapter else {
-            return Err(ModelError::Request("The model has no adapter to save".into()));
+            return Err(ModelError::Request("the model has no adapter to save".into()));
         };
         adapter_file::write(folder, &adapter.config, &adapter.parameters, base_name)
     }

@@ -9,8 +9,10 @@ use lambda_dpo_abi as abi;
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
-use super::load::{answer, call, handle, lend_strs, no_bytes, parse, path_strings, take};
-use super::{CollateOptions, ConvertOptions, Layout, Plugin, PluginError, Report, TokenizeOptions, Tokenizer};
+use super::load::{answer, call, handle, lend_str, lend_strs, no_bytes, parse, path_strings, take};
+use super::{CacheUse, CollateOptions, DatasetOptions, Plugin, PluginError, Report, Tokenizer};
+
+pub use lambda_dpo_abi::PREFETCH_CAPACITY;
 
 /// What a sampler needs to know of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +23,13 @@ pub struct SampleInfo {
     pub num_responses: usize,
     /// Tokens of the prompt and all responses.
     pub num_tokens: usize,
+    /// Of its tokens and their targets: all that log-probs are a function of besides the model.
+    pub content_hash: u128,
 }
 
 handle!(
     /// Tokenised records, ready to be batched.
-    Dataset, abi::Dataset, dataset_free, dimensions: Vec<String>, report: Report, samples: Vec<SampleInfo>
+    Dataset, abi::Dataset, dataset_free, info: DatasetInfo, samples: Vec<SampleInfo>
 );
 
 // SAFETY: the table allows any number of threads at once on a dataset.
@@ -34,27 +38,24 @@ unsafe impl Send for Dataset {}
 unsafe impl Sync for Dataset {}
 
 impl Plugin {
-    /// Reads, converts and tokenises record files; `progress` hears of records done and, where known, their total.
+    /// Reads, converts and tokenises record files, or takes what an earlier opening left in the cache; `progress` hears of
+    /// records done and, where known, their total.
     ///
     /// # Errors
-    /// A record that does not parse, a tokenizer without a template; [`PluginError::is_cancelled`] where `progress`
-    /// broke off.
+    /// A record that does not parse, a tokenizer without a template, a full disk; [`PluginError::is_cancelled`] where
+    /// `progress` broke off.
     pub fn dataset(
         &self,
         paths: &[PathBuf],
         tokenizer: &Tokenizer,
-        convert: &ConvertOptions,
-        tokenize: &TokenizeOptions,
+        options: &DatasetOptions,
         progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<Dataset, PluginError> {
         let paths = path_strings(paths)?;
         let paths = lend_strs(&paths);
-        let convert = convert.lend();
-        let tokenize = abi::TokenizeOptions {
-            struct_size: size_of::<abi::TokenizeOptions>(),
-            cutoff_len: tokenize.cutoff_len.unwrap_or(0) as u64,
-            keep_all: u32::from(tokenize.keep_all),
-        };
+        let cache_dir = path_strings(options.cache_dir.as_slice())?;
+        let convert = options.convert.lend();
+        let tokenize = options.tokenize.lend();
         let mut progress = progress;
         let options = abi::DatasetOptions {
             struct_size: size_of::<abi::DatasetOptions>(),
@@ -62,6 +63,7 @@ impl Plugin {
             tokenize: &raw const tokenize,
             progress: Some(forward_progress),
             progress_user: (&raw mut progress).cast(),
+            cache_dir: lend_str(cache_dir.first().map_or("", String::as_str)),
         };
         let mut handle = std::ptr::null_mut();
         let open = self.api().dataset_open;
@@ -69,13 +71,7 @@ impl Plugin {
         // SAFETY: all arguments live through the call, which hears of progress on this thread alone.
         call(|error| unsafe { open(paths.as_ptr(), paths.len(), tokenizer, &options, &mut handle, error) })?;
         let handle = NonNull::new(handle).ok_or_else(|| answer("dataset_open", "no dataset"))?;
-        let empty = Dataset {
-            plugin: self.clone(),
-            handle,
-            dimensions: Vec::new(),
-            report: Report::default(),
-            samples: Vec::new(),
-        };
+        let empty = Dataset { plugin: self.clone(), handle, info: DatasetInfo::default(), samples: Vec::new() };
         empty.described()
     }
 }
@@ -90,10 +86,28 @@ unsafe extern "C" fn forward_progress(user: *mut c_void, done: u64, total: u64) 
     i32::from(!matches!(told, Ok(ControlFlow::Continue(()))))
 }
 
-#[derive(Deserialize)]
+/// What the plugin says of a dataset as a whole.
+#[derive(Debug, Default, Deserialize)]
 struct DatasetInfo {
     dimensions: Vec<String>,
     report: Report,
+    hash: String,
+    cache: Option<CacheUse>,
+}
+
+/// Columns of `dataset_samples`.
+const SAMPLE_COLUMNS: usize = 5;
+
+impl SampleInfo {
+    fn from_row(row: &[i64; SAMPLE_COLUMNS]) -> Self {
+        let [record_index, num_responses, num_tokens, low, high] = *row;
+        Self {
+            record_index: record_index.unsigned_abs(),
+            num_responses: usize::try_from(num_responses).unwrap_or(0),
+            num_tokens: usize::try_from(num_tokens).unwrap_or(0),
+            content_hash: u128::from(low as u64) | u128::from(high as u64) << 64,
+        }
+    }
 }
 
 impl Dataset {
@@ -102,24 +116,17 @@ impl Dataset {
         let mut info = no_bytes();
         // SAFETY: the handle is alive.
         call(|error| unsafe { (self.plugin.api().dataset_info)(self.handle.as_ptr(), &mut info, error) })?;
-        let info: DatasetInfo = parse(&self.plugin, info, "dataset_info")?;
+        self.info = parse(&self.plugin, info, "dataset_info")?;
         let mut samples = std::ptr::null_mut();
         // SAFETY: the handle is alive.
         call(|error| unsafe { (self.plugin.api().dataset_samples)(self.handle.as_ptr(), &mut samples, error) })?;
         let samples = take(samples, "dataset_samples")?;
-        if samples.kind() != Kind::Int64 || samples.dim() != 2 || samples.size()[1] != 3 {
+        if samples.kind() != Kind::Int64 || samples.dim() != 2 || samples.size()[1] != SAMPLE_COLUMNS as i64 {
             return Err(answer("dataset_samples", format!("a tensor {:?} {:?}", samples.kind(), samples.size())));
         }
-        let rows: Vec<i64> = Vec::try_from(samples.reshape([-1])).map_err(|error| answer("dataset_samples", error))?;
-        self.samples = rows
-            .chunks_exact(3)
-            .map(|row| SampleInfo {
-                record_index: row[0].unsigned_abs(),
-                num_responses: usize::try_from(row[1]).unwrap_or(0),
-                num_tokens: usize::try_from(row[2]).unwrap_or(0),
-            })
-            .collect();
-        (self.dimensions, self.report) = (info.dimensions, info.report);
+        let numbers: Vec<i64> =
+            Vec::try_from(samples.reshape([-1])).map_err(|error| answer("dataset_samples", error))?;
+        self.samples = numbers.as_chunks().0.iter().map(SampleInfo::from_row).collect();
         Ok(self)
     }
 
@@ -135,12 +142,22 @@ impl Dataset {
 
     /// Names of the M dimensions.
     pub fn dimensions(&self) -> &[String] {
-        &self.dimensions
+        &self.info.dimensions
     }
 
     /// What was read and what was left out.
     pub fn report(&self) -> &Report {
-        &self.report
+        &self.info.report
+    }
+
+    /// Tells other samples, or other targets of theirs, from the same.
+    pub fn hash(&self) -> &str {
+        &self.info.hash
+    }
+
+    /// What came from the cache; None where there is none.
+    pub fn cache(&self) -> Option<&CacheUse> {
+        self.info.cache.as_ref()
     }
 
     /// The samples, in order.
@@ -148,34 +165,44 @@ impl Dataset {
         &self.samples
     }
 
-    /// Collates the samples at `indices`, with `lambda` `[B, M]` in rows.
+    /// Collates the samples at `indices`, with `lambda` `[B, M]` in rows, or takes what [`prefetch`](Self::prefetch) has
+    /// made of them.
     ///
     /// # Errors
     /// An index out of range, a λ that is negative or not finite, or of a wrong length.
     pub fn batch(&self, indices: &[usize], lambda: &[f64], options: &CollateOptions) -> Result<Batch, PluginError> {
-        let expected = indices.len() * self.dimensions.len();
-        if lambda.len() != expected {
-            let message = format!("λ holds {} values, the batch needs {expected}", lambda.len());
-            return Err(PluginError::Call { status: abi::STATUS_INVALID_ARGUMENT, message });
-        }
-        let indices: Vec<u64> = indices.iter().map(|index| *index as u64).collect();
-        let options = abi::CollateOptions {
-            struct_size: size_of::<abi::CollateOptions>(),
-            layout: match options.layout {
-                Layout::Expanded => abi::LAYOUT_EXPANDED,
-                Layout::Rows => abi::LAYOUT_ROWS,
-                Layout::Packed => abi::LAYOUT_PACKED,
-            },
-            max_tokens: options.max_tokens.unwrap_or(0) as u64,
-            pad_to_multiple_of: 0,
-            pad_token_id: options.pad_token_id,
-        };
+        let indices = self.request(indices, lambda)?;
+        let options = options.lend();
         Batch::fill(|batch, error| {
             let make = self.plugin.api().dataset_batch;
             let handle = self.handle.as_ptr();
             // SAFETY: the handle is alive and all arguments live through the call.
             unsafe { make(handle, indices.as_ptr(), indices.len(), lambda.as_ptr(), &options, batch, error) }
         })
+    }
+
+    /// Has a batch collated on the dataset's own thread, for a [`batch`](Self::batch) of the same arguments soon; at most
+    /// [`PREFETCH_CAPACITY`] of them at a time.
+    ///
+    /// # Errors
+    /// A λ of a wrong length; anything else is told by [`batch`](Self::batch).
+    pub fn prefetch(&self, indices: &[usize], lambda: &[f64], options: &CollateOptions) -> Result<(), PluginError> {
+        let indices = self.request(indices, lambda)?;
+        let options = options.lend();
+        let ask = self.plugin.api().dataset_prefetch;
+        let handle = self.handle.as_ptr();
+        // SAFETY: the handle is alive and all arguments live through the call, which copies them.
+        call(|error| unsafe { ask(handle, indices.as_ptr(), indices.len(), lambda.as_ptr(), &options, error) })
+    }
+
+    /// The indices as the table takes them; the table reads M weights for each.
+    fn request(&self, indices: &[usize], lambda: &[f64]) -> Result<Vec<u64>, PluginError> {
+        let expected = indices.len() * self.dimensions().len();
+        if lambda.len() != expected {
+            let message = format!("λ holds {} values, the batch needs {expected}", lambda.len());
+            return Err(PluginError::Call { status: abi::STATUS_INVALID_ARGUMENT, message });
+        }
+        Ok(indices.iter().map(|index| *index as u64).collect())
     }
 }
 

@@ -13,13 +13,15 @@ mod error;
 mod lambda;
 mod load;
 
-pub use dataset::{Batch, Dataset, SampleInfo};
+pub use dataset::{Batch, Dataset, PREFETCH_CAPACITY, SampleInfo};
 pub use error::PluginError;
 pub use lambda::{Schedule, ScheduleKind, ScheduleOptions};
 pub use load::Plugin;
 pub use loss::{
     ListwiseOutputs, LossContext, LossGradients, LossInputs, LossOptions, LossOutputs, Objective, Reduction, Wants,
 };
-pub use options::{CollateOptions, ConvertOptions, Format, Layout, MissingRatings, Report, TokenizeOptions};
+pub use options::{
+    CacheUse, CollateOptions, ConvertOptions, DatasetOptions, Format, Layout, MissingRatings, Report, TokenizeOptions,
+};
 pub use reader::Reader;
 pub use tokenizer::{Message, Tokenizer, TokenizerInfo};

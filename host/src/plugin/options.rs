@@ -1,6 +1,7 @@
 //! Options of stages 1 to 4, and what was left out under them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use lambda_dpo_abi as abi;
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,28 @@ pub struct TokenizeOptions {
     pub keep_all: bool,
 }
 
+/// How a dataset is opened; see the ABI's `DatasetOptions`.
+#[derive(Clone, Debug, Default)]
+pub struct DatasetOptions {
+    /// Stages 1 and 2.
+    pub convert: ConvertOptions,
+    /// Stage 3.
+    pub tokenize: TokenizeOptions,
+    /// Where the tokens are kept for later openings; None keeps them for this one.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// What a dataset had from its cache.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct CacheUse {
+    /// The file.
+    pub path: PathBuf,
+    /// The tokens were read from it; else they were written to it.
+    pub was_read: bool,
+    /// Why a file that stood there could not be used.
+    pub damage: Option<String>,
+}
+
 /// The layout of a batch; see the ABI's `LAYOUT_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -112,6 +135,33 @@ pub struct Report {
     pub num_dropped_responses: u64,
 }
 
+impl TokenizeOptions {
+    pub(super) fn lend(&self) -> abi::TokenizeOptions {
+        abi::TokenizeOptions {
+            struct_size: size_of::<abi::TokenizeOptions>(),
+            cutoff_len: self.cutoff_len.unwrap_or(0) as u64,
+            keep_all: u32::from(self.keep_all),
+            reserved: 0,
+        }
+    }
+}
+
+impl CollateOptions {
+    pub(super) fn lend(&self) -> abi::CollateOptions {
+        abi::CollateOptions {
+            struct_size: size_of::<abi::CollateOptions>(),
+            layout: match self.layout {
+                Layout::Expanded => abi::LAYOUT_EXPANDED,
+                Layout::Rows => abi::LAYOUT_ROWS,
+                Layout::Packed => abi::LAYOUT_PACKED,
+            },
+            max_tokens: self.max_tokens.unwrap_or(0) as u64,
+            pad_to_multiple_of: 0,
+            pad_token_id: self.pad_token_id,
+        }
+    }
+}
+
 /// `abi::ConvertOptions` with what it points to.
 pub(super) struct LentConvert {
     pub(super) raw: abi::ConvertOptions,
@@ -138,6 +188,7 @@ impl ConvertOptions {
             exclude_sources: sources.as_ptr(),
             num_exclude_sources: sources.len(),
             keep_all: u32::from(self.keep_all),
+            reserved: 0,
         };
         LentConvert { raw, _names: [dimensions.unwrap_or_default(), sources] }
     }

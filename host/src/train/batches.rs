@@ -1,9 +1,11 @@
 //! Samples and λ → collated micro-batches.
 
-use crate::config::Per;
-use crate::plugin::{Batch, CollateOptions, Dataset, PluginError, Schedule};
+use std::cmp::Reverse;
 
-use super::order::{Plan, permutation};
+use crate::config::Per;
+use crate::plugin::{Batch, CollateOptions, Dataset, PREFETCH_CAPACITY, PluginError, Schedule};
+
+use super::order::{EpochOrder, Plan};
 
 /// Where λ comes from.
 #[derive(Debug)]
@@ -73,52 +75,111 @@ pub struct TrainBatches<'a> {
     pub collate: CollateOptions,
     /// Steps and micro-batches.
     pub plan: Plan,
-    /// Of the run.
-    pub seed: u64,
+    /// The order of one epoch at a time.
+    pub order: EpochOrder,
 }
 
 impl TrainBatches<'_> {
+    /// The samples of each micro-batch of an optimiser step (from 0): a pure function of the step.
+    ///
+    /// Which samples form the step is the order's to say; among its micro-batches they are shared out by length, the
+    /// longest first, so that rows of similar length stand together. The loss is a mean over the step either way.
+    pub fn samples_of(&self, step: u64) -> Vec<Vec<usize>> {
+        let epoch = self.plan.epoch_of(step);
+        let mut samples: Vec<usize> = self.order.with(epoch, |order| {
+            order[self.plan.positions(step)].iter().map(|position| self.samples[*position]).collect()
+        });
+        sort_by_length(self.dataset, &mut samples);
+        samples.chunks(self.plan.batch_size).map(<[usize]>::to_vec).collect()
+    }
+
     /// The micro-batches of an optimiser step (from 0): a pure function of the step.
     ///
     /// # Errors
     ///
     /// What the plugin refuses.
     pub fn step(&self, step: u64) -> Result<Vec<MicroBatch>, PluginError> {
-        let epoch = self.plan.epoch_of(step);
-        let order = permutation(self.samples.len(), self.seed, epoch);
-        let micro_batches = self.plan.micro_batches(step).into_iter().map(|range| {
-            let samples: Vec<usize> = order[range].iter().map(|position| self.samples[*position]).collect();
-            let records: Vec<u64> = samples.iter().map(|sample| self.dataset.samples()[*sample].record_index).collect();
-            let lambda = self.lambda.draw(epoch, step, &records)?;
+        let micro_batches = self.samples_of(step).into_iter().map(|samples| {
+            let lambda = self.lambda_of(step, &samples)?;
             let batch = self.dataset.batch(&samples, &lambda, &self.collate)?;
             Ok(MicroBatch { batch, samples, lambda })
         });
         micro_batches.collect()
     }
+
+    /// Has the micro-batches of a step collated while the model works on an earlier one.
+    ///
+    /// # Errors
+    ///
+    /// What the plugin refuses.
+    pub fn prefetch(&self, step: u64) -> Result<(), PluginError> {
+        for samples in self.samples_of(step).iter().take(PREFETCH_CAPACITY) {
+            self.dataset.prefetch(samples, &self.lambda_of(step, samples)?, &self.collate)?;
+        }
+        Ok(())
+    }
+
+    fn lambda_of(&self, step: u64, samples: &[usize]) -> Result<Vec<f64>, PluginError> {
+        let records: Vec<u64> = samples.iter().map(|sample| self.dataset.samples()[*sample].record_index).collect();
+        self.lambda.draw(self.plan.epoch_of(step), step, &records)
+    }
+}
+
+/// The longest first; of equal ones, the first.
+fn sort_by_length(dataset: &Dataset, samples: &mut [usize]) {
+    samples.sort_by_key(|sample| (Reverse(dataset.samples()[*sample].num_tokens), *sample));
 }
 
 /// Held-out samples with the λ that judges them.
 #[derive(Debug)]
 pub struct EvalBatches<'a> {
-    /// All samples.
-    pub dataset: &'a Dataset,
-    /// Those to evaluate on.
-    pub samples: Vec<usize>,
+    dataset: &'a Dataset,
+    /// The longest first.
+    samples: Vec<usize>,
     /// λ, `[M]`: uniform unless the schedule is fixed.
-    pub lambda: Vec<f64>,
-    /// Layout and padding.
-    pub collate: CollateOptions,
-    /// Prompts in a batch.
-    pub batch_size: usize,
+    lambda: Vec<f64>,
+    collate: CollateOptions,
+    batch_size: usize,
 }
 
-impl EvalBatches<'_> {
-    /// All batches, in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Result<MicroBatch, PluginError>> + '_ {
-        self.samples.chunks(self.batch_size).map(|samples| {
-            let lambda = self.lambda.repeat(samples.len());
-            let batch = self.dataset.batch(samples, &lambda, &self.collate)?;
-            Ok(MicroBatch { batch, samples: samples.to_vec(), lambda })
+impl<'a> EvalBatches<'a> {
+    /// Batches of `batch_size` of these samples, similar lengths together: an evaluation is a sum over all of them.
+    pub fn new(
+        dataset: &'a Dataset,
+        mut samples: Vec<usize>,
+        lambda: Vec<f64>,
+        collate: CollateOptions,
+        batch_size: usize,
+    ) -> Self {
+        sort_by_length(dataset, &mut samples);
+        Self { dataset, samples, lambda, collate, batch_size }
+    }
+
+    /// All samples of the dataset, not only those to evaluate on.
+    pub fn dataset(&self) -> &'a Dataset {
+        self.dataset
+    }
+
+    /// The samples of each batch.
+    pub fn samples(&self) -> impl ExactSizeIterator<Item = &[usize]> {
+        self.samples.chunks(self.batch_size)
+    }
+
+    /// All batches, in order, each collated while the model works on the one before.
+    pub fn iter(&self) -> impl Iterator<Item = Result<MicroBatch, PluginError>> + '_ {
+        let mut rest = self.samples().peekable();
+        std::iter::from_fn(move || {
+            let samples = rest.next()?;
+            Some(self.batch(samples, rest.peek().copied()))
         })
+    }
+
+    fn batch(&self, samples: &[usize], next: Option<&[usize]>) -> Result<MicroBatch, PluginError> {
+        let lambda = self.lambda.repeat(samples.len());
+        let batch = self.dataset.batch(samples, &lambda, &self.collate)?;
+        if let Some(next) = next {
+            self.dataset.prefetch(next, &self.lambda.repeat(next.len()), &self.collate)?;
+        }
+        Ok(MicroBatch { batch, samples: samples.to_vec(), lambda })
     }
 }

@@ -25,6 +25,7 @@ const PREFIX: &str = "checkpoint-";
 const FREE_KEYS: &[&str] = &[
     "output_dir",
     "model.device",
+    "reference.cache",
     "data.eval_records",
     "loss.logits_budget_mib",
     "train.gradient_checkpointing",
@@ -50,7 +51,7 @@ pub struct TrainerState {
     pub num_threads: i32,
     /// Of data order, λ and dropout; all are functions of it and the step, so no generator's state is kept.
     pub seed: u64,
-    /// SHA-256 over the samples' indices and lengths.
+    /// Of the training samples, their targets included.
     pub data_hash: String,
     /// The settings that the result depends on, by dotted key.
     pub settings: serde_json::Map<String, Value>,

@@ -3,17 +3,16 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
+use crate::cache::CacheFolder;
 use crate::config::{self, DataFormat, RunConfig, Schedule, Stage, schedule_options};
 use crate::hub::Hub;
 use crate::plugin::{
-    CollateOptions, ConvertOptions, Dataset, Format, Layout, Plugin, Report, TokenizeOptions, Tokenizer,
+    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Format, Layout, Plugin, Report, TokenizeOptions, Tokenizer,
 };
 
 use super::TrainError;
 use super::batches::{EvalBatches, LambdaSource, TrainBatches};
-use super::order::{Plan, split};
+use super::order::{EpochOrder, Plan, split};
 use super::progress::{Progress, say};
 use super::signals::Interrupt;
 
@@ -37,16 +36,22 @@ impl Data {
         plugin: &Plugin,
         hub: &Hub,
         model_folder: &Path,
+        cache: &CacheFolder,
         interrupt: &Interrupt,
     ) -> Result<Self, TrainError> {
         let tokenizer = plugin.tokenizer(model_folder, config.data.chat_template.as_deref())?;
         let info = tokenizer.info()?;
-        let open = |key: &'static str, records: &[PathBuf], convert: &ConvertOptions| {
-            let files = hub.record_files(records)?;
-            open_dataset(key, &files, plugin, &tokenizer, convert, config, interrupt)
+        let cutoff_len = Some(count(config.data.cutoff_len));
+        let open = |key: &'static str, records: &[PathBuf], convert: ConvertOptions| {
+            let options = DatasetOptions {
+                convert,
+                tokenize: TokenizeOptions { cutoff_len, keep_all: false },
+                cache_dir: Some(cache.samples()),
+            };
+            open_dataset(key, &hub.record_files(records)?, plugin, &tokenizer, &options, interrupt)
         };
         let mut convert = convert_options(config);
-        let train = open("data.records", &config.data.records, &convert)?;
+        let train = open("data.records", &config.data.records, convert.clone())?;
         let eval = if config.data.eval_records.is_empty() {
             None
         } else {
@@ -54,7 +59,7 @@ impl Data {
             if config.stage == Stage::LambdaDpo {
                 convert.dimensions = Some(train.dimensions().to_vec());
             }
-            Some(open("data.eval_records", &config.data.eval_records, &convert)?)
+            Some(open("data.eval_records", &config.data.eval_records, convert)?)
         };
         let collate = CollateOptions {
             layout: match config.loss.layout {
@@ -111,29 +116,15 @@ impl Data {
             Some(eval) => (eval, (0..eval.len()).collect()),
             None => (&self.train, held_out),
         };
-        let eval = (!eval_samples.is_empty()).then_some(EvalBatches {
-            dataset: eval_dataset,
-            samples: eval_samples,
-            lambda: eval_lambda,
-            collate,
-            batch_size,
-        });
-        Ok((TrainBatches { dataset: &self.train, samples, lambda, collate, plan, seed: config.seed }, eval))
+        let eval = (!eval_samples.is_empty())
+            .then(|| EvalBatches::new(eval_dataset, eval_samples, eval_lambda, collate, batch_size));
+        let order = EpochOrder::new(samples.len(), config.seed);
+        Ok((TrainBatches { dataset: &self.train, samples, lambda, collate, plan, order }, eval))
     }
 
-    /// SHA-256 over the training samples' indices and lengths: tells other records from the same ones.
-    pub fn hash(&self) -> String {
-        let mut hasher = Sha256::new();
-        for name in self.train.dimensions() {
-            hasher.update(name.as_bytes());
-            hasher.update([0]);
-        }
-        for sample in self.train.samples() {
-            for number in [sample.record_index, sample.num_responses as u64, sample.num_tokens as u64] {
-                hasher.update(number.to_le_bytes());
-            }
-        }
-        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    /// Tells other training samples from the same ones.
+    pub fn hash(&self) -> &str {
+        self.train.hash()
     }
 }
 
@@ -171,23 +162,22 @@ fn open_dataset(
     files: &[PathBuf],
     plugin: &Plugin,
     tokenizer: &Tokenizer,
-    convert: &ConvertOptions,
-    config: &RunConfig,
+    options: &DatasetOptions,
     interrupt: &Interrupt,
 ) -> Result<Dataset, TrainError> {
-    let cutoff_len = count(config.data.cutoff_len);
-    let tokenize = TokenizeOptions { cutoff_len: Some(cutoff_len), keep_all: false };
+    let cutoff_len = options.tokenize.cutoff_len.unwrap_or(0);
     let mut progress = Progress::new(&format!("reading {key}"), 0, 0);
-    let dataset = plugin.dataset(files, tokenizer, convert, &tokenize, &mut |done, total| {
+    let dataset = plugin.dataset(files, tokenizer, options, &mut |done, total| {
         progress.update(done, total, "");
         if interrupt.signal().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     progress.clear();
     let dataset = dataset?;
-    let lines = describe(dataset.report(), cutoff_len);
+    let mut lines = describe(dataset.report(), cutoff_len);
     if dataset.is_empty() {
         return Err(TrainError::NoSamples { key, counts: lines.join("; ") });
     }
+    lines.extend(describe_cache(&dataset));
     say(&format!("{key}: {}", lines.join("; ")));
     Ok(dataset)
 }
@@ -209,6 +199,13 @@ pub fn describe(report: &Report, cutoff_len: usize) -> Vec<String> {
         lines.push(format!("{count} missing ({kind}, first in record {})", missing.first_record));
     }
     lines
+}
+
+/// Where the tokens came from, where that is worth a word.
+pub fn describe_cache(dataset: &Dataset) -> Option<String> {
+    let cache = dataset.cache()?;
+    let damage = cache.damage.as_ref().map(|problem| format!("{} made anew, since {problem}", cache.path.display()));
+    if cache.was_read { Some("tokens from the cache".to_owned()) } else { damage }
 }
 
 fn counted(number: u64, noun: &str) -> String {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::atomic::WriteError;
+use crate::cache::NoCacheFolder;
 use crate::config::ConfigError;
 use crate::hub::HubError;
 use crate::libtorch::DeviceError;
@@ -67,6 +68,17 @@ pub enum TrainError {
         /// Why.
         source: std::io::Error,
     },
+    /// The cache of reference log-probs cannot be written.
+    #[error("{}: cannot be written: {source}; set LAMBDA_DPO_CACHE to another folder, or reference.cache = false", path.display())]
+    Cache {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No folder for caches.
+    #[error(transparent)]
+    NoCacheFolder(#[from] NoCacheFolder),
     /// The config.
     #[error(transparent)]
     Config(#[from] ConfigError),

@@ -31,6 +31,9 @@ pub mod tensorboard;
 
 use std::path::{Path, PathBuf};
 
+use tch::Device;
+
+use crate::cache::CacheFolder;
 use crate::config::{self, ReferenceKind, RunConfig, Stage};
 use crate::hub::Hub;
 use crate::libtorch;
@@ -47,6 +50,7 @@ use optimizer::AdamW;
 use output::Start;
 use policy::Policy;
 use progress::say;
+use reference::{Reference, ReferenceCache};
 use run::Run;
 use signals::Interrupt;
 use step::Learner;
@@ -93,74 +97,128 @@ fn train(
     checkpoint: Option<&Checkpoint>,
     interrupt: &Interrupt,
 ) -> Result<Outcome, TrainError> {
-    let device = libtorch::prepare(&config.model.device)?;
-    if let Some(checkpoint) = checkpoint {
-        libtorch::set_num_threads(checkpoint.state.num_threads);
-    }
-    let plugin = Plugin::load(plugin)?;
-    let hub = Hub::from_env();
-    let folder = hub.model_folder(&config.model.path)?;
-    // Before hours of tokenising: an architecture that is not supported.
-    ModelConfig::load(&folder)?;
-    let data = Data::open(config, &plugin, &hub, &folder, interrupt)?;
-    let (batches, eval) = data.batches(config, &plugin)?;
-    let max_steps = config.train.max_steps.unwrap_or_else(|| batches.plan.max_steps(config.train.num_train_epochs));
-    let settings = checkpoint::settings(&config.absolute()?);
-    if let Some(checkpoint) = checkpoint {
-        checkpoint.check(&settings, &data.hash())?;
-    }
-
-    let mut run = Run {
-        config,
-        interrupt,
-        max_steps,
-        schedule: LrSchedule::new(&config.train, max_steps),
-        dimensions: if config.stage == Stage::LambdaDpo { data.dimensions().to_vec() } else { Vec::new() },
-        state: TrainerState {
-            global_step: checkpoint.map_or(0, |checkpoint| checkpoint.state.global_step),
-            max_steps,
-            epoch: 0.0,
-            step_in_epoch: 0,
-            num_threads: libtorch::num_threads(),
-            seed: config.seed,
-            data_hash: data.hash(),
-            settings,
-        },
-        batches,
-        eval,
-        reference: None,
-        eval_reference: None,
-    };
-    let loss = loss_options(config);
-    if let Some(path) = own_reference(config) {
-        let model = Model::load(&hub.model_folder(path)?, device, policy::kind(config))?;
-        run.compute_references(&model, &plugin, &loss)?;
-    }
-    let base = policy::load_base(config, &folder, device)?;
-    if run.reference.is_none() && has_reference(config) {
-        run.compute_references(&base, &plugin, &loss)?;
-    }
+    let setup = Setup::new(config, plugin, checkpoint, interrupt)?;
+    let data = Data::open(config, &setup.plugin, &setup.hub, &setup.folder, &setup.cache, interrupt)?;
+    let mut run = setup.run(&data)?;
+    let base = setup.base_and_references(&mut run)?;
     if interrupt.signal().is_some() {
         return Ok(stopped_early(interrupt));
     }
-    let policy = Policy::start(config, &folder, base, checkpoint)?;
-    let mut optimizer = AdamW::new(policy.model.trainable(), (&config.train).into())?;
-    if let Some(checkpoint) = checkpoint {
-        checkpoint.load_optimizer(&mut optimizer)?;
-        say(&format!("resuming from {} after step {}", checkpoint.folder.display(), checkpoint.state.global_step));
-    }
-    let wants = Wants { hidden: true, lm_head: policy.model.lm_head_trainable(), ..Wants::default() };
-    let learner = Learner {
-        policy,
-        optimizer,
-        plugin,
-        loss: LossOptions { wants, ..loss },
-        meaning: Meaning { beta: loss.beta, reduction: loss.reduction, has_reference: run.reference.is_some() },
-        max_grad_norm: config.train.max_grad_norm,
-        checkpointing: config.train.gradient_checkpointing,
-        dropout_seed: config.adapter.as_ref().filter(|adapter| adapter.dropout > 0.0).map(|_| config.seed),
-    };
+    let learner = setup.learner(base, run.reference.is_some())?;
     run.steps(learner, checkpoint)
+}
+
+/// What a run needs before it has data and a model.
+struct Setup<'a> {
+    config: &'a RunConfig,
+    checkpoint: Option<&'a Checkpoint>,
+    interrupt: &'a Interrupt,
+    device: Device,
+    plugin: Plugin,
+    hub: Hub,
+    cache: CacheFolder,
+    /// Of `model.path`.
+    folder: PathBuf,
+    loss: LossOptions,
+}
+
+impl<'a> Setup<'a> {
+    fn new(
+        config: &'a RunConfig,
+        plugin: Option<&Path>,
+        checkpoint: Option<&'a Checkpoint>,
+        interrupt: &'a Interrupt,
+    ) -> Result<Self, TrainError> {
+        let device = libtorch::prepare(&config.model.device)?;
+        if let Some(checkpoint) = checkpoint {
+            libtorch::set_num_threads(checkpoint.state.num_threads);
+        }
+        let plugin = Plugin::load(plugin)?;
+        let hub = Hub::from_env();
+        let cache = CacheFolder::from_env()?;
+        let folder = hub.model_folder(&config.model.path)?;
+        // Before hours of tokenising: an architecture that is not supported.
+        ModelConfig::load(&folder)?;
+        let loss = loss_options(config);
+        Ok(Self { config, checkpoint, interrupt, device, plugin, hub, cache, folder, loss })
+    }
+
+    /// The run, at its first step or the one after the checkpoint.
+    fn run<'r>(&'r self, data: &'r Data) -> Result<Run<'r>, TrainError> {
+        let Self { config, checkpoint, .. } = *self;
+        let (batches, eval) = data.batches(config, &self.plugin)?;
+        let max_steps = config.train.max_steps.unwrap_or_else(|| batches.plan.max_steps(config.train.num_train_epochs));
+        let settings = checkpoint::settings(&config.absolute()?);
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.check(&settings, data.hash())?;
+        }
+        Ok(Run {
+            config,
+            interrupt: self.interrupt,
+            max_steps,
+            schedule: LrSchedule::new(&config.train, max_steps),
+            dimensions: if config.stage == Stage::LambdaDpo { data.dimensions().to_vec() } else { Vec::new() },
+            state: TrainerState {
+                global_step: checkpoint.map_or(0, |checkpoint| checkpoint.state.global_step),
+                max_steps,
+                epoch: 0.0,
+                step_in_epoch: 0,
+                num_threads: libtorch::num_threads(),
+                seed: config.seed,
+                data_hash: data.hash().to_owned(),
+                settings,
+            },
+            batches,
+            eval,
+            reference: None,
+            eval_reference: None,
+        })
+    }
+
+    /// The model that the policy starts from, and, under a model of its own or under that one, s^ref.
+    fn base_and_references(&self, run: &mut Run) -> Result<Model, TrainError> {
+        if let Some(path) = own_reference(self.config) {
+            let folder = self.hub.model_folder(path)?;
+            let model = Model::load(&folder, self.device, policy::kind(self.config))?;
+            self.compute_references(run, &model, &folder)?;
+        }
+        let base = policy::load_base(self.config, &self.folder, self.device)?;
+        if run.reference.is_none() && has_reference(self.config) {
+            self.compute_references(run, &base, &self.folder)?;
+        }
+        Ok(base)
+    }
+
+    fn compute_references(&self, run: &mut Run, model: &Model, folder: &Path) -> Result<(), TrainError> {
+        let cache = if self.config.reference.cache {
+            Some(ReferenceCache::open(&self.cache.reference(), &reference::model_key(model, folder)?)?)
+        } else {
+            None
+        };
+        let Self { plugin, loss, interrupt, .. } = self;
+        run.compute_references(&Reference { model, plugin, loss: *loss, cache, interrupt })
+    }
+
+    fn learner(&self, base: Model, has_reference: bool) -> Result<Learner, TrainError> {
+        let Self { config, checkpoint, loss, .. } = *self;
+        let policy = Policy::start(config, &self.folder, base, checkpoint)?;
+        let mut optimizer = AdamW::new(policy.model.trainable(), (&config.train).into())?;
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.load_optimizer(&mut optimizer)?;
+            say(&format!("resuming from {} after step {}", checkpoint.folder.display(), checkpoint.state.global_step));
+        }
+        let wants = Wants { hidden: true, lm_head: policy.model.lm_head_trainable(), ..Wants::default() };
+        Ok(Learner {
+            policy,
+            optimizer,
+            plugin: self.plugin.clone(),
+            loss: LossOptions { wants, ..loss },
+            meaning: Meaning { beta: loss.beta, reduction: loss.reduction, has_reference },
+            max_grad_norm: config.train.max_grad_norm,
+            checkpointing: config.train.gradient_checkpointing,
+            dropout_seed: config.adapter.as_ref().filter(|adapter| adapter.dropout > 0.0).map(|_| config.seed),
+        })
+    }
 }
 
 fn loss_options(config: &RunConfig) -> LossOptions {

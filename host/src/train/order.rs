@@ -1,5 +1,8 @@
 //! Which samples a step takes: pure functions of (seed, epoch), so that a resumed run goes on where it stood.
 
+use std::cell::RefCell;
+use std::ops::Range;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -10,6 +13,30 @@ const SPLIT_STREAM: u64 = 1 << 63;
 /// A permutation of `0..len` for one epoch.
 pub fn permutation(len: usize, seed: u64, epoch: u64) -> Vec<usize> {
     shuffled(len, seed, EPOCH_STREAM | epoch)
+}
+
+/// The permutations of a run, of which the last one asked for is kept: making one takes time in a large dataset.
+#[derive(Debug)]
+pub struct EpochOrder {
+    len: usize,
+    seed: u64,
+    last: RefCell<Option<(u64, Vec<usize>)>>,
+}
+
+impl EpochOrder {
+    /// The orders of `0..len`.
+    pub fn new(len: usize, seed: u64) -> Self {
+        Self { len, seed, last: RefCell::new(None) }
+    }
+
+    /// Reads an epoch's order.
+    pub fn with<T>(&self, epoch: u64, read: impl FnOnce(&[usize]) -> T) -> T {
+        let mut last = self.last.borrow_mut();
+        if last.as_ref().is_none_or(|(of, _)| *of != epoch) {
+            *last = Some((epoch, permutation(self.len, self.seed, epoch)));
+        }
+        read(last.as_ref().map_or(&[], |(_, order)| order))
+    }
 }
 
 /// Splits `0..len` into training and held-out samples, both ascending; at least one of each where `fraction` is above 0.
@@ -75,13 +102,12 @@ impl Plan {
         step / self.steps_per_epoch()
     }
 
-    /// The micro-batches of a step, as positions in that epoch's permutation.
-    pub fn micro_batches(&self, step: u64) -> Vec<std::ops::Range<usize>> {
+    /// The samples of a step, as positions in that epoch's permutation.
+    pub fn positions(&self, step: u64) -> Range<usize> {
         let step_in_epoch = (step % self.steps_per_epoch()) as usize;
         let per_step = self.batch_size * self.accumulation_steps;
         let start = step_in_epoch * per_step;
-        let end = (start + per_step).min(self.num_samples);
-        (start..end).step_by(self.batch_size).map(|first| first..(first + self.batch_size).min(end)).collect()
+        start..(start + per_step).min(self.num_samples)
     }
 
     /// Epochs done after so many steps, as metrics report it.
@@ -105,6 +131,10 @@ mod tests {
         assert_eq!(sorted, (0..100).collect::<Vec<_>>());
         // Pinned: a resumed run must meet the order that its first part met.
         assert_eq!(permutation(8, 42, 0), PINNED);
+        let orders = EpochOrder::new(8, 42);
+        for epoch in [0, 1, 1, 0] {
+            assert_eq!(orders.with(epoch, <[usize]>::to_vec), permutation(8, 42, epoch));
+        }
     }
 
     const PINNED: [usize; 8] = [5, 3, 2, 6, 7, 4, 0, 1];
@@ -126,9 +156,7 @@ mod tests {
         let plan = Plan { num_samples: 11, batch_size: 2, accumulation_steps: 2 };
         assert_eq!(plan.steps_per_epoch(), 3);
         assert_eq!(plan.max_steps(1.5), 5);
-        assert_eq!(plan.micro_batches(0), [0..2, 2..4]);
-        assert_eq!(plan.micro_batches(2), [8..10, 10..11]);
-        assert_eq!(plan.micro_batches(3), plan.micro_batches(0));
+        assert_eq!((plan.positions(0), plan.positions(2), plan.positions(3)), (0..4, 8..11, 0..4));
         assert_eq!((plan.epoch_of(2), plan.epoch_of(3)), (0, 1));
     }
 }

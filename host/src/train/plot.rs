@@ -5,6 +5,8 @@ use plotters::prelude::*;
 const SIZE: (u32, u32) = (960, 540);
 /// More points than pixels only make the file larger.
 const MAX_POINTS: usize = 1000;
+/// The share of the past in the moving average, over points as drawn.
+const SMOOTHING: f64 = 0.9;
 const TRAIN: RGBColor = RGBColor(31, 119, 180);
 const EVAL: RGBColor = RGBColor(214, 39, 40);
 
@@ -44,9 +46,10 @@ fn draw(
         .x_label_formatter(&|step| format!("{step:.0}"))
         .light_line_style(WHITE)
         .draw()?;
+    chart.draw_series(LineSeries::new(train.iter().copied(), TRAIN.mix(0.3).stroke_width(1)))?;
     chart
-        .draw_series(LineSeries::new(train.iter().copied(), TRAIN.stroke_width(2)))?
-        .label("training loss")
+        .draw_series(LineSeries::new(smooth(&train), TRAIN.stroke_width(2)))?
+        .label("training loss, raw and smoothed")
         .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], TRAIN.stroke_width(2)));
     if !eval.is_empty() {
         chart
@@ -75,6 +78,17 @@ fn thin(points: &[(u64, f64)]) -> Vec<(f64, f64)> {
         (sums.0 / count, sums.1 / count)
     };
     points.chunks(stretch).map(mean).collect()
+}
+
+/// The exponential moving average, its start corrected for the missing past.
+fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let (mut sum, mut weight) = (0.0, 0.0);
+    let average = |(step, loss): &(f64, f64)| {
+        sum = SMOOTHING * sum + (1.0 - SMOOTHING) * loss;
+        weight = SMOOTHING * weight + (1.0 - SMOOTHING);
+        (*step, sum / weight)
+    };
+    points.iter().map(average).collect()
 }
 
 /// The axes: from the first to the last step, and a little more than the losses span.
@@ -107,6 +121,15 @@ mod tests {
             assert!(svg.contains(text), "{text}");
         }
         assert!(svg.len() < 100_000, "{}", svg.len());
+    }
+
+    #[test]
+    fn the_average_starts_at_the_first_loss_and_forgets() {
+        assert_eq!(smooth(&[(1.0, 3.0)]), [(1.0, 3.0)]);
+        // (0.9 · 0.1 · 1 + 0.1 · 2) / (0.9 · 0.1 + 0.1)
+        let (step, loss) = smooth(&[(1.0, 1.0), (2.0, 2.0)])[1];
+        assert_eq!(step, 2.0);
+        assert!((loss - 0.29 / 0.19).abs() < 1e-12, "{loss}");
     }
 
     #[test]

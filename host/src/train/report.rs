@@ -77,7 +77,7 @@ impl Report {
         let path = self.output_dir.join(PLOT);
         let log_error = |source| TrainError::Log { path: path.clone(), source };
         let rows = self.metrics.rows().map_err(log_error)?;
-        let title = self.output_dir.display().to_string();
+        let title = self.output_dir.file_name().unwrap_or_default().to_string_lossy();
         let svg = loss_svg(&title, &curve(&rows, "loss"), &curve(&rows, "eval_loss"))
             .map_err(|problem| log_error(std::io::Error::other(problem)))?;
         atomic::write(&path, svg.as_bytes())?;

@@ -5,15 +5,13 @@ use std::time::Instant;
 
 use crate::config::RunConfig;
 use crate::libtorch;
-use crate::model::Model;
-use crate::plugin::{LossOptions, Plugin};
 
 use super::batches::{EvalBatches, MicroBatch, TrainBatches};
 use super::checkpoint::{self, Checkpoint, TrainerState};
 use super::lr::LrSchedule;
 use super::metrics::{Meaning, Row, Totals};
 use super::progress::{Progress, say};
-use super::reference::ReferenceLogProbs;
+use super::reference::{Reference, ReferenceLogProbs, Wanted};
 use super::report::{self, Report, show};
 use super::signals::Interrupt;
 use super::step::{Learner, StepReport, count};
@@ -35,44 +33,32 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// s^ref of every sample that the run will meet, in the batches in which it first meets them: at step 1 policy and
-    /// reference are then equal to the last bit, and all rewards 0.
-    pub(super) fn compute_references(
-        &mut self,
-        model: &Model,
-        plugin: &Plugin,
-        options: &LossOptions,
-    ) -> Result<(), TrainError> {
-        let first_epoch = self.batches.plan.steps_per_epoch().min(self.max_steps);
-        let num_eval = self.eval.as_ref().map_or(0, |eval| eval.iter().len());
-        let mut progress = Progress::new("reference log-probs", first_epoch + num_eval as u64, 0);
-        let total = first_epoch + num_eval as u64;
-        let mut done = 0;
-        let mut train = ReferenceLogProbs::new(self.batches.dataset.len());
-        for step in 0..first_epoch {
-            for micro_batch in self.batches.step(step)? {
-                train.compute(model, plugin, &micro_batch, options)?;
-            }
-            done += 1;
-            progress.update(done, total, "");
-            if self.interrupt.signal().is_some() {
-                break;
-            }
-        }
-        self.reference = Some(train);
-        if let Some(eval) = &self.eval {
-            let mut held_out = ReferenceLogProbs::new(eval.dataset.len());
-            for micro_batch in eval.iter() {
-                if self.interrupt.signal().is_some() {
-                    break;
-                }
-                held_out.compute(model, plugin, &micro_batch?, options)?;
-                done += 1;
-                progress.update(done, total, "");
-            }
-            self.eval_reference = Some(held_out);
-        }
-        progress.clear();
+    /// s^ref of every sample that the run will meet.
+    pub(super) fn compute_references(&mut self, reference: &Reference) -> Result<(), TrainError> {
+        let batches = &self.batches;
+        let first_step = batches.samples_of(0);
+        let num_steps = batches.plan.steps_per_epoch().min(self.max_steps);
+        let collate = batches.collate;
+        let longest = batches.dataset.samples().iter().map(|sample| sample.num_tokens).max().unwrap_or(0);
+        // A batch of the longest prompts is one that training may bring anyway, with gradients on top.
+        let max_tokens = batches.plan.batch_size * longest;
+        let mut wanted = vec![Wanted {
+            dataset: batches.dataset,
+            samples: (1..num_steps).flat_map(|step| batches.samples_of(step)).flatten().collect(),
+            as_they_are: first_step,
+            collate,
+            max_tokens,
+        }];
+        wanted.extend(self.eval.as_ref().map(|eval| Wanted {
+            dataset: eval.dataset(),
+            as_they_are: eval.samples().map(<[usize]>::to_vec).collect(),
+            samples: Vec::new(),
+            collate,
+            max_tokens,
+        }));
+        let mut log_probs = reference.log_probs(&wanted)?.into_iter();
+        self.reference = log_probs.next();
+        self.eval_reference = log_probs.next();
         Ok(())
     }
 
@@ -94,6 +80,9 @@ impl Run<'_> {
         for step in first..self.max_steps {
             let started = Instant::now();
             let micro_batches = self.batches.step(step)?;
+            if step + 1 < self.max_steps {
+                self.batches.prefetch(step + 1)?;
+            }
             let learning_rate = self.schedule.at(step);
             let outcome = learner
                 .step(step, learning_rate, &micro_batches, self.reference.as_ref())

@@ -1,4 +1,5 @@
-//! Option structs. Each starts with `struct_size`; what a caller's shorter struct leaves out takes its default.
+//! Option structs. Each starts with `struct_size`, and ends without padding: a field put where a caller's compiler left
+//! some would be read from whatever stands there.
 
 use core::ffi::c_void;
 
@@ -38,6 +39,8 @@ pub struct ConvertOptions {
     pub num_exclude_sources: usize,
     /// 1: keep every record that parses, rated or not, whatever its number of responses (scoring needs no ratings).
     pub keep_all: u32,
+    /// 0; kept for a later version.
+    pub reserved: u32,
 }
 
 /// How samples become tokens.
@@ -50,6 +53,8 @@ pub struct TokenizeOptions {
     pub cutoff_len: u64,
     /// 1: keep samples with fewer than two responses, and responses without a token (scoring).
     pub keep_all: u32,
+    /// 0; kept for a later version.
+    pub reserved: u32,
 }
 
 /// M·N padded rows per prompt.
@@ -85,11 +90,18 @@ pub struct DatasetOptions {
     pub convert: *const ConvertOptions,
     /// Borrowed for the call.
     pub tokenize: *const TokenizeOptions,
-    /// Told the number of records done; may be NULL.
+    /// Told the number of records done, now and then (0 while files are hashed for the cache); may be NULL.
     pub progress: Progress,
     /// Passed to `progress`.
     pub progress_user: *mut c_void,
+    /// Folder of files that hold tokenised records for later openings, under a hash of the records' contents, the
+    /// tokenizer and all options; made where it is missing. One file may serve any number of processes. Empty: the tokens
+    /// lie in a file without a name in the system's folder for temporary files, and go with the dataset.
+    pub cache_dir: Str,
 }
+
+/// Batches that a dataset holds collated ahead.
+pub const PREFETCH_CAPACITY: usize = 64;
 
 /// λ = u / Σ u with u uniform on (0, 1)^M.
 pub const SCHEDULE_UNIFORM_NORMALIZED: u32 = 0;

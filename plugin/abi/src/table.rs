@@ -1,8 +1,8 @@
 //! The function table and the opaque handles it works on.
 
 use crate::{
-    Batch, BuildInfo, Bytes, CollateOptions, ConvertOptions, DatasetOptions, Error, LossGradients, LossInputs,
-    LossOptions, LossOutputs, ScheduleOptions, Status, Str, Tensor, TokenizeOptions,
+    ArrowArrayStream, Batch, BuildInfo, Bytes, CollateOptions, ConvertOptions, DatasetOptions, Error, LossGradients,
+    LossInputs, LossOptions, LossOutputs, ScheduleOptions, Status, Str, Tensor, TokenizeOptions,
 };
 
 macro_rules! handles {
@@ -19,7 +19,7 @@ macro_rules! handles {
 }
 
 handles! {
-    /// Streams samples out of record files. One thread at a time.
+    /// Streams samples out of record files or an Arrow stream. One thread at a time.
     Reader,
     /// A tokenizer with its chat template. Any number of threads at once.
     Tokenizer,
@@ -40,6 +40,18 @@ handles! {
 pub type GetApi = unsafe extern "C" fn(major: u32, minor: u32, api: *mut *const Api, error: *mut Error) -> Status;
 
 /// The function table, revision 1.0.
+///
+/// # Growth
+///
+/// The table, and every struct that starts with `struct_size`, only ever grows at its end. A table of a later minor
+/// version serves callers of an earlier one, who do not look beyond what they know.
+///
+/// A caller sets `struct_size` to the struct's `sizeof` in the header it was compiled with, and zeroes what it does not
+/// set. What a shorter struct leaves out counts as zero, which always stands for the behaviour before the field was
+/// added; outputs beyond its end are not written (and nothing is left to free for them). The fields of revision 1.0
+/// cannot be left out. A longer struct, from a header later than the plugin, is accepted where the fields that the
+/// plugin does not know are all zero, and refused with [`STATUS_UNSUPPORTED`](crate::STATUS_UNSUPPORTED) else; of an
+/// output struct the plugin leaves them as they are.
 ///
 /// # Rules for every function
 ///
@@ -80,6 +92,25 @@ pub struct Api {
         reader: *mut *mut Reader,
         error: *mut Error,
     ) -> Status,
+    /// Opens an Arrow C stream of records: structs and lists as Parquet files hold them. Free with `reader_free`.
+    ///
+    /// The plugin takes the stream over, and releases it, even where the call fails, unless `stream` itself is refused
+    /// (NULL, or released already). Its callbacks are called during `reader_next` and by the stream of
+    /// `reader_to_arrow`. Where the options name no dimensions, the schema must: annotations are then a struct.
+    pub reader_open_arrow: unsafe extern "C" fn(
+        stream: *mut ArrowArrayStream,
+        options: *const ConvertOptions,
+        reader: *mut *mut Reader,
+        error: *mut Error,
+    ) -> Status,
+    /// Gives the samples that a reader has left as an Arrow C stream, in batches, read as they are asked for.
+    ///
+    /// Columns: `prompt` (list of {role, content}; a text is one user turn), `responses` and `dimensions` (lists of utf8),
+    /// `ratings` and `pi_target` (`[M][N]` lists of float64, null where missing and where masked), `record` (uint64).
+    /// `stream` is overwritten; the caller calls its `release`. It may outlive the reader; both draw on the same samples.
+    /// A failure inside it is an `errno` code, with the sentence from `get_last_error`; nothing follows it.
+    pub reader_to_arrow:
+        unsafe extern "C" fn(reader: *mut Reader, stream: *mut ArrowArrayStream, error: *mut Error) -> Status,
     /// Gives the next sample as JSON; NULL bytes at the end.
     pub reader_next: unsafe extern "C" fn(reader: *mut Reader, sample: *mut Bytes, error: *mut Error) -> Status,
     /// Gives the counts so far as JSON: records read, samples given, skipped by reason, missing ratings by kind.
@@ -145,7 +176,8 @@ pub struct Api {
     /// Frees the tensors that are still in a batch, and sets them to NULL.
     pub batch_free: unsafe extern "C" fn(batch: *mut Batch),
 
-    /// Reads, converts and tokenises record files, in parallel. Free with `dataset_free`.
+    /// Reads, converts and tokenises record files, in parallel, or takes what an earlier opening left in
+    /// `options.cache_dir`. The samples stay on disk. Free with `dataset_free`.
     pub dataset_open: unsafe extern "C" fn(
         paths: *const Str,
         num_paths: usize,
@@ -156,12 +188,17 @@ pub struct Api {
     ) -> Status,
     /// Gives the number of samples, or 0 for NULL.
     pub dataset_len: unsafe extern "C" fn(dataset: *const Dataset) -> u64,
-    /// Gives JSON: `dimensions` (names in order) and `report` (as `reader_report`, with truncated and dropped ones).
+    /// Gives JSON: `dimensions` (names in order), `report` (as `reader_report`, with truncated and dropped ones), `hash` (of
+    /// all samples, targets included) and `cache`: null, or `path`, `was_read` (the tokens came from it) and `damage` (why a
+    /// file that stood there was made anew, or null).
     pub dataset_info: unsafe extern "C" fn(dataset: *const Dataset, info: *mut Bytes, error: *mut Error) -> Status,
-    /// Gives `[len, 3]` int64: each sample's record index, number of responses, and number of tokens (prompt once).
+    /// Gives `[len, 5]` int64: each sample's record index, number of responses, number of tokens (prompt once), and the two
+    /// halves of a 128-bit hash of its tokens and their targets, ratings aside: all that log-probs are a function of besides
+    /// the model.
     pub dataset_samples:
         unsafe extern "C" fn(dataset: *const Dataset, samples: *mut Tensor, error: *mut Error) -> Status,
-    /// Collates the samples at `indices` (each below the length); `lambda` is `[num_indices, M]`. Free with `batch_free`.
+    /// Collates the samples at `indices` (each below the length), or takes what `dataset_prefetch` has collated of the same
+    /// arguments; `lambda` is `[num_indices, M]`. Free with `batch_free`.
     pub dataset_batch: unsafe extern "C" fn(
         dataset: *const Dataset,
         indices: *const u64,
@@ -171,7 +208,18 @@ pub struct Api {
         batch: *mut Batch,
         error: *mut Error,
     ) -> Status,
-    /// Frees a dataset.
+    /// Asks for a batch to be collated ahead, on a thread of the dataset's, for a `dataset_batch` of the same arguments
+    /// soon; returns at once. Up to [`PREFETCH_CAPACITY`](crate::PREFETCH_CAPACITY) batches are held, of more the oldest are
+    /// given up. Nothing depends on it but time: what is wrong with a batch is told by `dataset_batch`.
+    pub dataset_prefetch: unsafe extern "C" fn(
+        dataset: *const Dataset,
+        indices: *const u64,
+        num_indices: usize,
+        lambda: *const f64,
+        options: *const CollateOptions,
+        error: *mut Error,
+    ) -> Status,
+    /// Frees a dataset, after its thread has ended.
     pub dataset_free: unsafe extern "C" fn(dataset: *mut Dataset),
 
     /// Makes a λ schedule. Free with `schedule_free`.

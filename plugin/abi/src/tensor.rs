@@ -17,6 +17,7 @@ use torch_sys::C_tensor;
 
 use crate::{
     DL_BFLOAT, DL_BOOL, DL_CPU, DL_CUDA, DL_FLOAT, DL_INT, DLDataType, DLManagedTensorVersioned, DLPACK_VERSION,
+    DLTensor,
 };
 
 /// Version of torch that this build is compiled against; a process must hold exactly this one.
@@ -28,6 +29,9 @@ unsafe extern "C" {
     fn ldpo_tensor_export(tensor: *const C_tensor, out: *mut *mut DLManagedTensorVersioned) -> *mut c_char;
     fn free(pointer: *mut core::ffi::c_void);
 }
+
+/// Dimensions that a tensor may have at most, as in NumPy; libtorch itself knows no bound.
+const MAX_NDIM: usize = 64;
 
 /// Takes the message that the C++ side allocated.
 fn check(message: *mut c_char) -> Result<(), String> {
@@ -115,7 +119,7 @@ pub unsafe fn import(raw: *mut DLManagedTensorVersioned) -> Result<tch::Tensor, 
 ///
 /// # Errors
 /// A DLPack major other than 1, a dtype or device outside the table's, a NULL pointer where memory is needed, a negative
-/// size.
+/// size or stride, memory that is not aligned to its dtype or that no machine has.
 ///
 /// # Safety
 /// `raw` points to a tensor that is valid as long as the result lives.
@@ -144,6 +148,13 @@ unsafe fn validate(raw: *mut DLManagedTensorVersioned) -> Result<(), String> {
     if !matches!(tensor.device.device_type, DL_CPU | DL_CUDA) {
         return Err(format!("DLPack device type {} is not supported, only CPU and CUDA", tensor.device.device_type));
     }
+    if tensor.device.device_type == DL_CUDA {
+        let num_devices = tch::Cuda::device_count();
+        if !(0..num_devices).contains(&i64::from(tensor.device.device_id)) {
+            let device = tensor.device.device_id;
+            return Err(format!("it is on CUDA device {device}, but libtorch has {num_devices} CUDA devices here"));
+        }
+    }
     let DLDataType { code, bits, lanes } = tensor.dtype;
     match (code, bits, lanes) {
         (DL_FLOAT, 16 | 32 | 64, 1) | (DL_BFLOAT, 16, 1) | (DL_INT, 64, 1) | (DL_BOOL, 8, 1) => {}
@@ -154,21 +165,42 @@ unsafe fn validate(raw: *mut DLManagedTensorVersioned) -> Result<(), String> {
             ));
         }
     }
-    let ndim = usize::try_from(tensor.ndim).map_err(|_| format!("ndim {} is negative", tensor.ndim))?;
+    let Some(ndim) = usize::try_from(tensor.ndim).ok().filter(|ndim| *ndim <= MAX_NDIM) else {
+        return Err(format!("ndim is {}, expected 0 to {MAX_NDIM}", tensor.ndim));
+    };
     if ndim > 0 && tensor.shape.is_null() {
         return Err("the tensor's shape is NULL".to_owned());
     }
-    let shape = if ndim == 0 {
-        &[][..]
-    } else {
-        // SAFETY: non-NULL, and the caller promises `ndim` entries.
-        unsafe { core::slice::from_raw_parts(tensor.shape, ndim) }
+    let list = |pointer: *mut i64| {
+        // SAFETY: the caller promises `ndim` entries where the pointer is not NULL.
+        if ndim == 0 || pointer.is_null() { &[][..] } else { unsafe { core::slice::from_raw_parts(pointer, ndim) } }
     };
+    validate_memory(tensor, list(tensor.shape), list(tensor.strides))
+}
+
+/// Checks where a tensor's elements lie. `strides` is empty for a compact tensor.
+fn validate_memory(tensor: &DLTensor, shape: &[i64], strides: &[i64]) -> Result<(), String> {
     if let Some(size) = shape.iter().find(|size| **size < 0) {
         return Err(format!("the tensor has a negative size, {size}"));
     }
-    if tensor.data.is_null() && !shape.contains(&0) {
+    if let Some(stride) = strides.iter().find(|stride| **stride < 0) {
+        return Err(format!("the tensor has a negative stride, {stride}"));
+    }
+    let is_empty = shape.contains(&0);
+    if tensor.data.is_null() && !is_empty {
         return Err("the tensor's data is NULL though it is not empty".to_owned());
+    }
+    let item = i64::from(tensor.dtype.bits) / 8;
+    // Of an empty tensor libtorch works out strides all the same.
+    let elements = shape.iter().try_fold(item, |product, size| product.checked_mul((*size).max(1)));
+    let last = shape.iter().zip(strides).try_fold(0_i64, |last, (size, stride)| {
+        last.checked_add((size - 1).max(0).checked_mul(*stride)?)?.checked_add(1)
+    });
+    if elements.is_none() || last.and_then(|last| last.checked_mul(item)).is_none() {
+        return Err("the tensor's sizes and strides go beyond what memory can hold".to_owned());
+    }
+    if !is_empty && !(tensor.data as u64).wrapping_add(tensor.byte_offset).is_multiple_of(item.unsigned_abs()) {
+        return Err("the tensor's data is not aligned to its dtype".to_owned());
     }
     Ok(())
 }

@@ -6,7 +6,8 @@ use lambda_dpo_abi as abi;
 
 use crate::guard::{Failure, Outcome};
 
-fn not_null<T>(pointer: *const T, name: &str) -> Outcome {
+/// Refuses what cannot be a pointer to a `T`.
+pub fn not_null<T>(pointer: *const T, name: &str) -> Outcome {
     if pointer.is_null() {
         return Err(Failure::argument(format!("argument `{name}` is NULL")));
     }
@@ -34,47 +35,6 @@ pub unsafe fn reference_mut<'a, T>(pointer: *mut T, name: &str) -> Outcome<&'a m
     not_null(pointer, name)?;
     // SAFETY: not NULL, aligned, and the caller's promise.
     Ok(unsafe { &mut *pointer })
-}
-
-/// Checks the `struct_size` that a struct of the ABI starts with: all of revision 1's fields must be there.
-///
-/// # Safety
-/// `pointer` is NULL or points to at least its first field.
-unsafe fn check_size<T>(pointer: *const T, name: &str) -> Outcome {
-    not_null(pointer, name)?;
-    // SAFETY: the struct starts with a readable usize.
-    let found = unsafe { *pointer.cast::<usize>() };
-    let needed = size_of::<T>();
-    if found < needed {
-        return Err(Failure::argument(format!(
-            "argument `{name}` has struct_size {found}, this version needs {needed}: set it to the struct's sizeof"
-        )));
-    }
-    Ok(())
-}
-
-/// Borrows a struct that starts with `struct_size`.
-///
-/// # Safety
-/// As [`reference`], `T` being such a struct.
-pub unsafe fn sized<'a, T>(pointer: *const T, name: &str) -> Outcome<&'a T> {
-    // SAFETY: the caller's promise.
-    unsafe {
-        check_size(pointer, name)?;
-        reference(pointer, name)
-    }
-}
-
-/// Borrows a struct that starts with `struct_size`, to write to.
-///
-/// # Safety
-/// As [`reference_mut`], `T` being such a struct.
-pub unsafe fn sized_mut<'a, T>(pointer: *mut T, name: &str) -> Outcome<&'a mut T> {
-    // SAFETY: the caller's promise.
-    unsafe {
-        check_size(pointer, name)?;
-        reference_mut(pointer, name)
-    }
 }
 
 /// Writes an output.
@@ -137,6 +97,14 @@ pub unsafe fn paths(pointer: *const abi::Str, len: usize, name: &str) -> Outcome
 /// Lends text to C.
 pub fn str_of(text: &'static str) -> abi::Str {
     abi::Str { data: text.as_ptr(), len: text.len() }
+}
+
+/// A field kept for a later version.
+pub fn unused(value: u32, name: &str) -> Outcome {
+    match value {
+        0 => Ok(()),
+        other => Err(Failure::argument(format!("`{name}` is {other}, expected 0"))),
+    }
 }
 
 /// A flag of the ABI.

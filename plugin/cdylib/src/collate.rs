@@ -1,10 +1,13 @@
 //! Stage 4: batches as DLPack tensors.
 
+use std::mem::offset_of;
+
 use lambda_dpo_abi as abi;
 use lambda_dpo_abi::tensor::free_tensor;
 use lambda_dpo_core::{Batch, CollateOptions, Layout, TokenizedSample};
 
-use crate::arguments::{sized, sized_mut, slice};
+use crate::arguments::slice;
+use crate::growth::{self, Output};
 use crate::guard::{Failure, Outcome, call, release};
 use crate::tensors::export;
 use crate::tokenize::TokenizedHandle;
@@ -15,7 +18,7 @@ use crate::tokenize::TokenizedHandle;
 /// `options` is NULL or valid.
 pub unsafe fn collate_options(options: *const abi::CollateOptions) -> Outcome<CollateOptions> {
     // SAFETY: the caller's promise.
-    let options = unsafe { sized(options, "options") }?;
+    let options = unsafe { growth::read(options, "options") }?;
     let layout = match options.layout {
         abi::LAYOUT_EXPANDED => Layout::Expanded,
         abi::LAYOUT_ROWS => Layout::Rows,
@@ -36,41 +39,50 @@ pub unsafe fn collate_options(options: *const abi::CollateOptions) -> Outcome<Co
     })
 }
 
+/// Runs a macro over the names of a batch's tensors.
+macro_rules! for_each_tensor {
+    ($run:ident) => {
+        $run!(
+            input_ids,
+            attention_mask,
+            position_ids,
+            labels,
+            prompt_ids,
+            sequence_ids,
+            target_positions,
+            target_ids,
+            target_sequences,
+            sequence_num_tokens,
+            sequence_prompts,
+            sequence_responses,
+            prompt_offsets,
+            sequence_index,
+            pi_target,
+            target_mask,
+            lambda,
+            record_indices,
+        )
+    };
+}
+
 /// Writes a batch out, all of it or nothing.
 ///
 /// # Safety
 /// `out` is NULL or valid.
 pub unsafe fn give_batch(batch: &Batch, out: *mut abi::Batch) -> Outcome {
-    // SAFETY: the caller's promise.
-    let out = unsafe { sized_mut(out, "batch") }?;
-    macro_rules! give {
-        ($($field:ident),* $(,)?) => {{
-            $(let $field = export(&batch.$field)?;)*
-            $(out.$field = $field.into_raw();)*
-        }};
+    // SAFETY: the caller's promise; the offsets are those of tensors.
+    unsafe {
+        let out = Output::new(out, "batch")?;
+        macro_rules! give {
+            ($($field:ident),* $(,)?) => {{
+                $(let $field = export(&batch.$field)?;)*
+                $(out.put_tensor(offset_of!(abi::Batch, $field), Some($field));)*
+            }};
+        }
+        for_each_tensor!(give);
+        out.put(offset_of!(abi::Batch, num_contributing), batch.num_contributing);
+        Ok(())
     }
-    give!(
-        input_ids,
-        attention_mask,
-        position_ids,
-        labels,
-        prompt_ids,
-        sequence_ids,
-        target_positions,
-        target_ids,
-        target_sequences,
-        sequence_num_tokens,
-        sequence_prompts,
-        sequence_responses,
-        prompt_offsets,
-        sequence_index,
-        pi_target,
-        target_mask,
-        lambda,
-        record_indices,
-    );
-    out.num_contributing = batch.num_contributing;
-    Ok(())
 }
 
 /// See [`abi::Api::collate`].
@@ -103,28 +115,12 @@ pub unsafe extern "C" fn collate(
 pub unsafe extern "C" fn batch_free(batch: *mut abi::Batch) {
     // SAFETY: NULL or a batch whose non-NULL tensors are owned by the caller.
     release(|| unsafe {
-        let Some(batch) = batch.as_mut() else { return };
-        for tensor in [
-            &mut batch.input_ids,
-            &mut batch.attention_mask,
-            &mut batch.position_ids,
-            &mut batch.labels,
-            &mut batch.prompt_ids,
-            &mut batch.sequence_ids,
-            &mut batch.target_positions,
-            &mut batch.target_ids,
-            &mut batch.target_sequences,
-            &mut batch.sequence_num_tokens,
-            &mut batch.sequence_prompts,
-            &mut batch.sequence_responses,
-            &mut batch.prompt_offsets,
-            &mut batch.sequence_index,
-            &mut batch.pi_target,
-            &mut batch.target_mask,
-            &mut batch.lambda,
-            &mut batch.record_indices,
-        ] {
-            free_tensor(std::mem::replace(tensor, std::ptr::null_mut()));
+        let Ok(batch) = Output::new(batch, "batch") else { return };
+        macro_rules! free {
+            ($($field:ident),* $(,)?) => {
+                $(free_tensor(batch.take_tensor(offset_of!(abi::Batch, $field)));)*
+            };
         }
+        for_each_tensor!(free);
     });
 }

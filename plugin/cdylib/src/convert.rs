@@ -1,12 +1,14 @@
-//! Stages 1 and 2: single records, and streams of record files.
+//! Stages 1 and 2: single records, and streams out of record files or Arrow streams.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_core::convert::convert_record as core_convert_record;
-use lambda_dpo_core::{ConvertOptions, Format, MissingRating, SampleReader};
+use lambda_dpo_core::{ArrowReader, ConvertOptions, Format, MissingRating, Report, Sample, SampleReader};
 
-use crate::arguments::{flag, paths, sized, text, texts};
+use crate::arguments::{flag, paths, text, texts, unused};
+use crate::arrow::{ImportedStream, give_stream};
+use crate::growth;
 use crate::guard::{Failure, Outcome, call};
 use crate::handle::Handle;
 use crate::tensors::{give_json, give_text};
@@ -18,7 +20,7 @@ use crate::tensors::{give_json, give_text};
 pub unsafe fn convert_options(options: *const abi::ConvertOptions) -> Outcome<ConvertOptions> {
     // SAFETY: the caller's promise.
     unsafe {
-        let options = sized(options, "options")?;
+        let options = growth::read(options, "options")?;
         let format = match options.format {
             abi::FORMAT_ULTRAFEEDBACK => Format::UltraFeedback,
             abi::FORMAT_PAIRS => Format::Pairs,
@@ -35,6 +37,7 @@ pub unsafe fn convert_options(options: *const abi::ConvertOptions) -> Outcome<Co
         } else {
             MissingRating::Value(options.missing_rating)
         };
+        unused(options.reserved, "reserved")?;
         Ok(ConvertOptions {
             format,
             best_worst_pairs: flag(options.best_worst_pairs, "best_worst_pairs")?,
@@ -66,7 +69,35 @@ pub unsafe extern "C" fn convert_record(
     })
 }
 
-type Reader = Handle<Mutex<SampleReader>>;
+/// Where a reader's samples come from.
+enum Source {
+    Files(SampleReader),
+    Arrow(ArrowReader),
+}
+
+impl Source {
+    fn report(&self) -> &Report {
+        match self {
+            Self::Files(reader) => reader.report(),
+            Self::Arrow(reader) => reader.report(),
+        }
+    }
+}
+
+impl Iterator for Source {
+    type Item = lambda_dpo_core::Result<Sample>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Files(reader) => reader.next(),
+            Self::Arrow(reader) => reader.next(),
+        }
+    }
+}
+
+/// A reader shares its samples with the Arrow streams made of it.
+type Shared = Arc<Mutex<Source>>;
+type Reader = Handle<Shared>;
 
 /// See [`abi::Api::reader_open`].
 pub unsafe extern "C" fn reader_open(
@@ -79,9 +110,43 @@ pub unsafe extern "C" fn reader_open(
     // SAFETY: the caller keeps the table's rules.
     call(error, || unsafe {
         let opened = SampleReader::open(&paths(files, num_files, "paths")?, convert_options(options)?)?;
-        Reader::give(Mutex::new(opened), reader, "reader")
+        Reader::give(Arc::new(Mutex::new(Source::Files(opened))), reader, "reader")
     })
 }
+
+/// See [`abi::Api::reader_open_arrow`].
+pub unsafe extern "C" fn reader_open_arrow(
+    stream: *mut abi::ArrowArrayStream,
+    options: *const abi::ConvertOptions,
+    reader: *mut *mut abi::Reader,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let stream = ImportedStream::take(stream)?;
+        let opened = ArrowReader::new(Box::new(stream), convert_options(options)?)?;
+        Reader::give(Arc::new(Mutex::new(Source::Arrow(opened))), reader, "reader")
+    })
+}
+
+/// See [`abi::Api::reader_to_arrow`].
+pub unsafe extern "C" fn reader_to_arrow(
+    reader: *mut abi::Reader,
+    stream: *mut abi::ArrowArrayStream,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let shared = Reader::with(reader, "reader", |reader| Ok(Arc::clone(reader)))?;
+        let next = move || match shared.lock() {
+            Ok(mut reader) => reader.next(),
+            Err(_) => Some(Err(lambda_dpo_core::Error::InvalidData(POISONED.to_owned()))),
+        };
+        give_stream(Box::new(std::iter::from_fn(next)), stream)
+    })
+}
+
+const POISONED: &str = "the reader was left in an unknown state by an earlier defect; free it and open a new one";
 
 /// See [`abi::Api::reader_next`].
 pub unsafe extern "C" fn reader_next(
@@ -111,10 +176,8 @@ pub unsafe extern "C" fn reader_report(
     })
 }
 
-fn locked(reader: &Mutex<SampleReader>) -> Outcome<std::sync::MutexGuard<'_, SampleReader>> {
-    reader
-        .lock()
-        .map_err(|_| Failure::new(abi::STATUS_POISONED, "`reader` was left in an unknown state by an earlier defect"))
+fn locked(reader: &Shared) -> Outcome<MutexGuard<'_, Source>> {
+    reader.lock().map_err(|_| Failure::new(abi::STATUS_POISONED, POISONED))
 }
 
 /// See [`abi::Api::reader_free`].

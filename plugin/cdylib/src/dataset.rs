@@ -3,19 +3,22 @@
 use std::ops::ControlFlow;
 
 use lambda_dpo_abi as abi;
-use lambda_dpo_core::Dataset;
-use lambda_dpo_core::dataset::SampleInfo;
+use lambda_dpo_core::dataset::{PREFETCH_CAPACITY, SampleInfo, TokenFolder};
+use lambda_dpo_core::{CollateOptions, Dataset, DatasetOptions};
 use tch::Tensor;
 
-use crate::arguments::{paths, sized, slice, write};
+use crate::arguments::{paths, slice, text, write};
 use crate::collate::{collate_options, give_batch};
 use crate::convert::convert_options;
-use crate::guard::{Failure, call};
+use crate::growth;
+use crate::guard::{Failure, Outcome, call};
 use crate::handle::Handle;
 use crate::tensors::{export, give_json};
 use crate::tokenize::{TokenizerHandle, tokenize_options};
 
 type DatasetHandle = Handle<Dataset>;
+
+const _: () = assert!(PREFETCH_CAPACITY == abi::PREFETCH_CAPACITY);
 
 /// See [`abi::Api::dataset_open`].
 pub unsafe extern "C" fn dataset_open(
@@ -29,15 +32,23 @@ pub unsafe extern "C" fn dataset_open(
     // SAFETY: the caller keeps the table's rules.
     call(error, || unsafe {
         let files = paths(files, num_files, "paths")?;
-        let options = sized(options, "options")?;
-        let convert = convert_options(options.convert)?;
-        let tokenize = tokenize_options(options.tokenize)?;
+        let options = growth::read(options, "options")?;
+        let cache_dir = text(options.cache_dir, "cache_dir")?;
+        let opened = DatasetOptions {
+            convert: convert_options(options.convert)?,
+            tokenize: tokenize_options(options.tokenize)?,
+            tokens: if cache_dir.is_empty() {
+                TokenFolder::Scratch(std::env::temp_dir())
+            } else {
+                TokenFolder::Cache(cache_dir.into())
+            },
+        };
         let mut progress = |done, total| match options.progress {
             Some(progress) if progress(options.progress_user, done, total) != 0 => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         };
         let opened = TokenizerHandle::with(tokenizer, "tokenizer", |tokenizer| {
-            Ok(Dataset::open(&files, tokenizer, &convert, &tokenize, &mut progress)?)
+            Ok(Dataset::open(&files, tokenizer, &opened, &mut progress)?)
         })?;
         DatasetHandle::give(opened, dataset, "dataset")
     })
@@ -63,7 +74,12 @@ pub unsafe extern "C" fn dataset_info(
     // SAFETY: the caller keeps the table's rules.
     call(error, || unsafe {
         DatasetHandle::with(dataset, "dataset", |dataset| {
-            let value = serde_json::json!({ "dimensions": dataset.dimensions(), "report": dataset.report() });
+            let value = serde_json::json!({
+                "dimensions": dataset.dimensions(),
+                "report": dataset.report(),
+                "hash": dataset.hash(),
+                "cache": dataset.cache(),
+            });
             give_json(&value, info, "info")
         })
     })
@@ -78,21 +94,55 @@ pub unsafe extern "C" fn dataset_samples(
     // SAFETY: the caller keeps the table's rules.
     call(error, || unsafe {
         let rows: Vec<i64> = DatasetHandle::with(dataset, "dataset", |dataset| {
-            let count = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-            let describe = |info: SampleInfo| {
-                [
-                    i64::try_from(info.record_index).unwrap_or(i64::MAX),
-                    count(info.num_responses),
-                    count(info.num_tokens),
-                ]
-            };
-            Ok(dataset.samples().into_iter().flat_map(describe).collect())
+            Ok(dataset.samples().flat_map(|info| row(&info)).collect())
         })?;
-        let exported = export(&Tensor::f_from_slice(&rows)?.f_view([-1, 3])?)?;
+        let exported = export(&Tensor::f_from_slice(&rows)?.f_view([-1, SAMPLE_COLUMNS])?)?;
         write(samples, exported.as_raw(), "samples")?;
         exported.into_raw();
         Ok(())
     })
+}
+
+/// Columns of `dataset_samples`.
+const SAMPLE_COLUMNS: i64 = 5;
+
+fn row(info: &SampleInfo) -> [i64; SAMPLE_COLUMNS as usize] {
+    let count = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+    let [low, high] = halves(info.content_hash);
+    let record_index = i64::try_from(info.record_index).unwrap_or(i64::MAX);
+    [record_index, count(info.num_responses), count(info.num_tokens), low, high]
+}
+
+fn halves(hash: [u8; 16]) -> [i64; 2] {
+    let hash = u128::from_le_bytes(hash);
+    [hash as i64, (hash >> 64) as i64]
+}
+
+/// The arguments that a batch and its prefetch share.
+///
+/// # Safety
+/// As [`abi::Api::dataset_batch`] demands of its caller.
+unsafe fn with_request<T>(
+    dataset: *const abi::Dataset,
+    indices: *const u64,
+    num_indices: usize,
+    lambda: *const f64,
+    options: *const abi::CollateOptions,
+    body: impl FnOnce(&Dataset, &[usize], &[f64], &CollateOptions) -> Outcome<T>,
+) -> Outcome<T> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let options = collate_options(options)?;
+        let indices = slice(indices, num_indices, "indices")?
+            .iter()
+            .map(|index| usize::try_from(*index))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| Failure::argument("`indices` holds a number that this machine cannot count to"))?;
+        DatasetHandle::with(dataset, "dataset", |dataset| {
+            let lambda = slice(lambda, indices.len() * dataset.dimensions().len(), "lambda")?;
+            body(dataset, &indices, lambda, &options)
+        })
+    }
 }
 
 /// See [`abi::Api::dataset_batch`].
@@ -107,17 +157,28 @@ pub unsafe extern "C" fn dataset_batch(
 ) -> abi::Status {
     // SAFETY: the caller keeps the table's rules.
     call(error, || unsafe {
-        let options = collate_options(options)?;
-        let indices = slice(indices, num_indices, "indices")?
-            .iter()
-            .map(|index| usize::try_from(*index))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|_| Failure::argument("`indices` holds a number that this machine cannot count to"))?;
-        let collated = DatasetHandle::with(dataset, "dataset", |dataset| {
-            let lambda = slice(lambda, indices.len() * dataset.dimensions().len(), "lambda")?;
-            Ok(dataset.batch(&indices, lambda, &options)?)
-        })?;
+        let collated =
+            with_request(dataset, indices, num_indices, lambda, options, |dataset, indices, lambda, options| {
+                Ok(dataset.batch(indices, lambda, options)?)
+            })?;
         give_batch(&collated, batch)
+    })
+}
+
+/// See [`abi::Api::dataset_prefetch`].
+pub unsafe extern "C" fn dataset_prefetch(
+    dataset: *const abi::Dataset,
+    indices: *const u64,
+    num_indices: usize,
+    lambda: *const f64,
+    options: *const abi::CollateOptions,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        with_request(dataset, indices, num_indices, lambda, options, |dataset, indices, lambda, options| {
+            Ok(dataset.prefetch(indices, lambda, options)?)
+        })
     })
 }
 

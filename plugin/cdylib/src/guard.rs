@@ -6,6 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use lambda_dpo_abi as abi;
 use lambda_dpo_core::{Error, ErrorKind};
 
+use crate::growth::Growing;
+
 /// What a call reports instead of its outputs.
 #[derive(Debug)]
 pub struct Failure {
@@ -71,12 +73,13 @@ pub fn release(body: impl FnOnce()) {
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let what = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message");
-    format!("a defect in the plugin stopped this call, please report it: {what}")
+    format!("a defect in the plugin stopped this call, please report it: {}", panic_text(panic))
+}
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 /// Writes the message, cut at a character where the buffer is short.
@@ -86,7 +89,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 unsafe fn report(error: *mut abi::Error, message: &str) {
     // SAFETY: the caller's promise.
     let Some(error) = (unsafe { error.as_mut() }) else { return };
-    if error.struct_size < size_of::<abi::Error>() {
+    if error.struct_size < abi::Error::REVISION_1_SIZE {
         return;
     }
     error.len = message.len();

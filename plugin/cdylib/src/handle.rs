@@ -58,3 +58,54 @@ impl<T> Handle<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::ptr::null_mut;
+
+    use super::*;
+    use crate::guard::call;
+
+    /// Makes a call and gives its status and sentence.
+    fn told(body: impl FnOnce() -> Outcome) -> (abi::Status, String) {
+        let mut buffer = [0_u8; 256];
+        let struct_size = size_of::<abi::Error>();
+        let mut error = abi::Error { struct_size, buffer: buffer.as_mut_ptr(), capacity: buffer.len(), len: 0 };
+        let status = call(&mut error, body);
+        (status, String::from_utf8(buffer[..error.len].to_vec()).unwrap())
+    }
+
+    #[test]
+    fn a_panic_is_a_status_and_poisons_its_handle() {
+        let mut raw: *mut abi::Schedule = null_mut();
+        // SAFETY: `raw` is writable, then a handle of this type, freed once.
+        unsafe {
+            Handle::give(7_u32, &mut raw, "schedule").unwrap();
+            let (status, message) = told(|| Handle::<u32>::with(raw, "schedule", |_| panic!("on purpose")));
+            assert_eq!(status, abi::STATUS_PANIC);
+            assert_eq!(message, "a defect in the plugin stopped this call, please report it: on purpose");
+            let (status, message) = told(|| Handle::<u32>::with(raw, "schedule", |_| Ok(())));
+            assert_eq!(status, abi::STATUS_POISONED);
+            assert!(message.ends_with("free it and make a new one"), "{message}");
+            Handle::<u32>::free(raw);
+        }
+    }
+
+    #[test]
+    fn a_value_that_panics_when_dropped_leaves_the_process_alone() {
+        struct Panics;
+        impl Drop for Panics {
+            fn drop(&mut self) {
+                panic!("on purpose");
+            }
+        }
+        let mut raw: *mut abi::Schedule = null_mut();
+        // SAFETY: as above.
+        unsafe {
+            Handle::give(Panics, &mut raw, "schedule").unwrap();
+            Handle::<Panics>::free(raw);
+        }
+    }
+}

@@ -3,7 +3,8 @@
 use lambda_dpo_abi as abi;
 use lambda_dpo_core::{Schedule, ScheduleKind, lambda::ScheduleOptions};
 
-use crate::arguments::{sized, slice};
+use crate::arguments::slice;
+use crate::growth;
 use crate::guard::{Failure, Outcome, call};
 use crate::handle::Handle;
 
@@ -48,9 +49,9 @@ pub unsafe extern "C" fn schedule_new(
 ) -> abi::Status {
     // SAFETY: the caller keeps the table's rules.
     call(error, || unsafe {
-        let options = sized(options, "options")?;
+        let options = growth::read(options, "options")?;
         let num_dimensions = options.num_dimensions;
-        let made = Schedule::new(ScheduleOptions { kind: schedule_kind(options)?, num_dimensions })?;
+        let made = Schedule::new(ScheduleOptions { kind: schedule_kind(&options)?, num_dimensions })?;
         ScheduleHandle::give((made, num_dimensions), schedule, "schedule")
     })
 }

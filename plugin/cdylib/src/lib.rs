@@ -9,15 +9,19 @@
 //!   tensors, handles to values.
 
 mod arguments;
+mod arrow;
 mod collate;
 mod convert;
 mod dataset;
+mod growth;
 mod guard;
 mod handle;
 mod lambda;
 mod loss;
 mod tensors;
 mod tokenize;
+
+use std::mem::offset_of;
 
 use lambda_dpo_abi as abi;
 
@@ -32,6 +36,8 @@ static API: abi::Api = abi::Api {
     bytes_free: tensors::bytes_free,
     convert_record: convert::convert_record,
     reader_open: convert::reader_open,
+    reader_open_arrow: convert::reader_open_arrow,
+    reader_to_arrow: convert::reader_to_arrow,
     reader_next: convert::reader_next,
     reader_report: convert::reader_report,
     reader_free: convert::reader_free,
@@ -50,6 +56,7 @@ static API: abi::Api = abi::Api {
     dataset_info: dataset::dataset_info,
     dataset_samples: dataset::dataset_samples,
     dataset_batch: dataset::dataset_batch,
+    dataset_prefetch: dataset::dataset_prefetch,
     dataset_free: dataset::dataset_free,
     schedule_new: lambda::schedule_new,
     schedule_draw_instance: lambda::schedule_draw_instance,
@@ -95,9 +102,11 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 unsafe extern "C" fn build_info(info: *mut abi::BuildInfo, error: *mut abi::Error) -> abi::Status {
     call(error, || {
         // SAFETY: the caller's promise.
-        let info = unsafe { arguments::sized_mut(info, "info") }?;
-        info.version = arguments::str_of(VERSION);
-        info.torch_version = arguments::str_of(abi::tensor::TORCH_VERSION);
+        unsafe {
+            let info = growth::Output::new(info, "info")?;
+            info.put(offset_of!(abi::BuildInfo, version), arguments::str_of(VERSION));
+            info.put(offset_of!(abi::BuildInfo, torch_version), arguments::str_of(abi::tensor::TORCH_VERSION));
+        }
         Ok(())
     })
 }

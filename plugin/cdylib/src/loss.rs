@@ -1,12 +1,14 @@
 //! Stages 6 and 7: log-probs and loss on borrowed tensors.
 
+use std::mem::offset_of;
 use std::sync::Mutex;
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_core::{DEFAULT_LOGITS_BUDGET_BYTES, LossContext, LossInputs, LossOptions, Objective, Reduction, Wants};
 use tch::Tensor;
 
-use crate::arguments::{flag, reference_mut, sized, sized_mut, write};
+use crate::arguments::{flag, reference_mut, write};
+use crate::growth::{self, Output};
 use crate::guard::{Failure, Outcome, call};
 use crate::handle::Handle;
 use crate::tensors::{borrow, copied, export, export_option, raw_option};
@@ -35,7 +37,7 @@ impl Inputs {
     unsafe fn read(inputs: *const abi::LossInputs) -> Outcome<Self> {
         // SAFETY: the caller's promise.
         unsafe {
-            let inputs = sized(inputs, "inputs")?;
+            let inputs = growth::read(inputs, "inputs")?;
             let num_sequences = i64::try_from(inputs.num_sequences).map_err(|_| {
                 Failure::argument(format!("`num_sequences` is {}, which is impossible", inputs.num_sequences))
             })?;
@@ -86,7 +88,7 @@ const ALL_WANTS: u32 = abi::WANTS_HIDDEN | abi::WANTS_LM_HEAD | abi::WANTS_LOGIT
 /// `options` is NULL or valid.
 unsafe fn loss_options(options: *const abi::LossOptions) -> Outcome<LossOptions> {
     // SAFETY: the caller's promise.
-    let options = unsafe { sized(options, "options") }?;
+    let options = unsafe { growth::read(options, "options") }?;
     let objective = match options.objective {
         abi::OBJECTIVE_LISTWISE => Objective::Listwise,
         abi::OBJECTIVE_SFT => Objective::Sft,
@@ -163,7 +165,7 @@ pub unsafe extern "C" fn loss_forward(
     call(error, || unsafe {
         let inputs = Inputs::read(inputs)?;
         let options = loss_options(options)?;
-        let outputs = sized_mut(outputs, "outputs")?;
+        let outputs = Output::new(outputs, "outputs")?;
         if options.wants != Wants::default() && context.is_null() {
             return Err(Failure::argument("argument `context` is NULL though `wants` asks for gradients"));
         }
@@ -181,13 +183,13 @@ pub unsafe extern "C" fn loss_forward(
                         None => write(context, std::ptr::null_mut(), "context")?,
                     }
                 }
-                $(outputs.$field = raw_option($field);)*
+                $(outputs.put_tensor(offset_of!(abi::LossOutputs, $field), $field);)*
             };
         }
         listwise!(rewards, prompt_losses, dimension_losses, dimension_mask, accuracies, dimension_accuracies, margins);
-        outputs.loss = loss.into_raw();
-        outputs.token_log_probs = raw_option(token_log_probs);
-        outputs.sequence_log_probs = sequence_log_probs.into_raw();
+        outputs.put_tensor(offset_of!(abi::LossOutputs, loss), Some(loss));
+        outputs.put_tensor(offset_of!(abi::LossOutputs, token_log_probs), token_log_probs);
+        outputs.put_tensor(offset_of!(abi::LossOutputs, sequence_log_probs), Some(sequence_log_probs));
         Ok(())
     })
 }
@@ -202,7 +204,7 @@ pub unsafe extern "C" fn loss_backward(
 ) -> abi::Status {
     // SAFETY: the caller keeps the table's rules.
     call(error, || unsafe {
-        let gradients = sized_mut(gradients, "gradients")?;
+        let gradients = Output::new(gradients, "gradients")?;
         let inputs = Inputs::read(inputs)?;
         let taken = ContextHandle::with(context, "context", |context| {
             Ok(context.lock().ok().and_then(|mut context| context.take()))
@@ -218,10 +220,10 @@ pub unsafe extern "C" fn loss_backward(
         let lm_head = export_option(result.lm_head.as_ref())?;
         let logits = export_option(result.logits.as_ref())?;
         let sequence_log_probs = export_option(result.sequence_log_probs.as_ref())?;
-        gradients.hidden = raw_option(hidden);
-        gradients.lm_head = raw_option(lm_head);
-        gradients.logits = raw_option(logits);
-        gradients.sequence_log_probs = raw_option(sequence_log_probs);
+        gradients.put_tensor(offset_of!(abi::LossGradients, hidden), hidden);
+        gradients.put_tensor(offset_of!(abi::LossGradients, lm_head), lm_head);
+        gradients.put_tensor(offset_of!(abi::LossGradients, logits), logits);
+        gradients.put_tensor(offset_of!(abi::LossGradients, sequence_log_probs), sequence_log_probs);
         Ok(())
     })
 }

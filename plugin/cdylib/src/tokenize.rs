@@ -7,7 +7,8 @@ use lambda_dpo_abi as abi;
 use lambda_dpo_core::{Message, Sample, TokenizeOptions, TokenizedSample, Tokenizer};
 use tch::{Kind, Tensor};
 
-use crate::arguments::{flag, sized, text, write};
+use crate::arguments::{flag, text, unused, write};
+use crate::growth;
 use crate::guard::{Failure, Outcome, call};
 use crate::handle::Handle;
 use crate::tensors::{borrow, export, give_json, give_text};
@@ -23,7 +24,8 @@ pub type TokenizedHandle = Handle<Vec<TokenizedSample>>;
 /// `options` is NULL or valid.
 pub unsafe fn tokenize_options(options: *const abi::TokenizeOptions) -> Outcome<TokenizeOptions> {
     // SAFETY: the caller's promise.
-    let options = unsafe { sized(options, "options") }?;
+    let options = unsafe { growth::read(options, "options") }?;
+    unused(options.reserved, "reserved")?;
     let cutoff_len = usize::try_from(options.cutoff_len).map_err(|_| {
         Failure::argument(format!("`cutoff_len` is {}, more than this machine can count", options.cutoff_len))
     })?;

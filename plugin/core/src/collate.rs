@@ -23,7 +23,7 @@ pub enum Layout {
 }
 
 /// How samples become a batch; fields as in the ABI's `CollateOptions`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CollateOptions {
     /// The layout.
     pub layout: Layout,

@@ -6,7 +6,9 @@
 //! | `report` | what was read, left out and found missing |
 //! | `dimensions` | the names of the dimensions that files use |
 //! | `reader` | stages 1 and 2 as one stream |
+//! | `arrow` | the same between streams of Arrow record batches |
 
+mod arrow;
 mod dimensions;
 mod reader;
 mod report;
@@ -15,12 +17,15 @@ mod sample;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use ndarray::Array2;
+use serde::Serialize;
 
 use crate::record::{Body, Completion, Prompt, Rating, Record};
 use crate::{Error, Format, Result};
 
+pub use arrow::{ArrowReader, SampleBatches};
 pub use reader::SampleReader;
 pub use report::{MissingRatings, Report, Skipped};
 pub use sample::Sample;
@@ -35,7 +40,7 @@ pub const PREFERENCE: &str = "preference";
 const TIE: f64 = 1e-9;
 
 /// What stands in for a rating that a response does not have.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub enum MissingRating {
     /// Nothing: the response is left out of that dimension's softmax.
     Mask,
@@ -44,7 +49,7 @@ pub enum MissingRating {
 }
 
 /// How records become samples; fields as in the ABI's `ConvertOptions`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct ConvertOptions {
     /// Schema of the files.
     pub format: Format,
@@ -84,7 +89,7 @@ impl ConvertOptions {
         self.format == Format::UltraFeedback && !self.best_worst_pairs
     }
 
-    fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         let invalid = |problem: String| Err(Error::InvalidArgument(problem));
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return invalid(format!("temperature is {}: it must be a finite number above 0", self.temperature));
@@ -112,7 +117,7 @@ impl ConvertOptions {
 /// Converts records and counts what it leaves out.
 #[derive(Debug)]
 pub struct Converter {
-    options: ConvertOptions,
+    options: Arc<ConvertOptions>,
     report: Report,
     /// Names of dimensions that the records use.
     seen: BTreeSet<String>,
@@ -127,7 +132,18 @@ impl Converter {
     /// contradict each other.
     pub fn new(options: ConvertOptions) -> Result<Self> {
         options.validate()?;
-        Ok(Self { options, report: Report::default(), seen: BTreeSet::new() })
+        Ok(Self { options: Arc::new(options), report: Report::default(), seen: BTreeSet::new() })
+    }
+
+    /// A converter of the same options that has seen nothing: for a part of the records on another thread.
+    fn fork(&self) -> Self {
+        Self { options: Arc::clone(&self.options), report: Report::default(), seen: BTreeSet::new() }
+    }
+
+    /// Takes over what a fork has counted.
+    fn absorb(&mut self, fork: Self) {
+        self.report.add(fork.report);
+        self.seen.extend(fork.seen);
     }
 
     /// Converts one record; None where the options leave it out, which the report counts.

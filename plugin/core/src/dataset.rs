@@ -1,27 +1,62 @@
 //! Stages 1 to 4 for a trainer that brings no loader: open, length, batch.
+//!
+//! | module | what |
+//! |---|---|
+//! | `key` | what tokens depend on, as one hash |
+//! | `store` | tokenised samples on disk |
+//! | `prefetch` | batches collated ahead |
+//!
+//! # Invariants
+//!
+//! - Memory does not grow with the records, but for some 50 bytes for each sample.
+//! - What a cache holds is used where its whole key matches and its checksum holds, and made anew otherwise.
 
+mod key;
+mod prefetch;
+mod store;
 #[cfg(test)]
 mod tests;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::convert::SampleReader;
-use crate::record::Place;
-use crate::tokenize::Tokenized;
+use crate::record::{Place, check_files};
 use crate::{
     Batch, CollateOptions, ConvertOptions, Error, Report, Result, Sample, TokenizeOptions, TokenizedSample, Tokenizer,
     collate,
 };
+use prefetch::{Prefetcher, Request};
+use store::{Encoded, Found, Store, Writer};
 
-/// Samples read and converted before the next parallel round of tokenisation: bounds what is in memory as text.
-const CHUNK_SAMPLES: usize = 256;
+pub use prefetch::PREFETCH_CAPACITY;
+
+/// How a dataset is opened.
+#[derive(Clone, Debug)]
+pub struct DatasetOptions {
+    /// Stages 1 and 2.
+    pub convert: ConvertOptions,
+    /// Stage 3.
+    pub tokenize: TokenizeOptions,
+    /// Where the tokens are kept.
+    pub tokens: TokenFolder,
+}
+
+/// Where tokens are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenFolder {
+    /// A file in this folder serves whoever opens the same records in the same way. The folder is made where it is
+    /// missing.
+    Cache(PathBuf),
+    /// A file without a name in this folder, gone with the dataset.
+    Scratch(PathBuf),
+}
 
 /// What a caller needs to know of a sample to sort, pack and cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampleInfo {
     /// Position of the record in the concatenated inputs.
     pub record_index: u64,
@@ -29,98 +64,143 @@ pub struct SampleInfo {
     pub num_responses: usize,
     /// Tokens of the prompt (once) and of all responses.
     pub num_tokens: usize,
+    /// BLAKE3, its first 128 bits, of the prompt's tokens and each response's, with its targets: all that log-probs are
+    /// a function of besides the model.
+    pub content_hash: [u8; 16],
+}
+
+/// What a dataset had from its cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CacheUse {
+    /// The file.
+    pub path: PathBuf,
+    /// The tokens were read from it; else they were written to it.
+    pub was_read: bool,
+    /// Why a file that stood there could not be used.
+    pub damage: Option<String>,
+}
+
+/// Samples on disk, and how they come into a batch.
+#[derive(Debug)]
+struct Samples {
+    store: Store,
+}
+
+impl Samples {
+    fn collate(&self, indices: &[usize], lambda: &[f64], options: &CollateOptions) -> Result<Batch> {
+        let samples = indices.iter().map(|&index| self.get(index)).collect::<Result<Vec<_>>>()?;
+        collate(&samples.iter().collect::<Vec<_>>(), lambda, options)
+    }
+
+    fn get(&self, index: usize) -> Result<TokenizedSample> {
+        self.store.read(index)?.ok_or_else(|| {
+            let len = self.store.len();
+            Error::InvalidArgument(format!("index {index} is out of range: the dataset has {len} samples"))
+        })
+    }
 }
 
 /// Tokenised records, ready to be batched, in the order of the inputs.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Dataset {
-    samples: Vec<Arc<TokenizedSample>>,
-    dimensions: Vec<String>,
-    report: Report,
+    samples: Arc<Samples>,
+    cache: Option<CacheUse>,
+    prefetcher: OnceLock<Prefetcher>,
 }
 
 impl Dataset {
-    /// Reads, converts and tokenises record files; tokenisation runs in parallel.
+    /// Reads, converts and tokenises record files, all in parallel, or takes what an earlier opening left in the cache.
     ///
     /// `progress(done, total)` is told the records done now and then, with a total of 0 where it is not known, and stops
     /// the work by returning `Break`.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read, a record that does not parse, a chat template that refuses a record (each named by
-    /// file and line), invalid options, or [`Error::Cancelled`].
+    /// A file that cannot be read or changes meanwhile, a record that does not parse, a chat template that refuses a
+    /// record (each named by file and line), a disk that is full, invalid options, or [`Error::Cancelled`].
     pub fn open(
         paths: &[PathBuf],
         tokenizer: &Tokenizer,
-        convert_options: &ConvertOptions,
-        tokenize_options: &TokenizeOptions,
+        options: &DatasetOptions,
         progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<Self> {
-        let mut reader = SampleReader::open(paths, convert_options.clone())?;
-        let total = reader.num_records().unwrap_or(0);
-        let mut samples = Vec::new();
-        loop {
-            let chunk = reader.read_chunk(CHUNK_SAMPLES)?;
-            let tokenized: Vec<Result<Tokenized>> =
-                chunk.par_iter().map(|(place, sample)| tokenize(tokenizer, place, sample, tokenize_options)).collect();
-            for tokenized in tokenized {
-                let tokenized = tokenized?;
-                reader.report_mut().add_tokenized(&tokenized);
-                samples.extend(tokenized.samples.into_iter().map(Arc::new));
+        let DatasetOptions { convert, tokenize, tokens } = options;
+        convert.validate()?;
+        check_files(paths)?;
+        let stamp = key::Stamp::of(paths)?;
+        let (key, mut writer, cache) = match tokens {
+            TokenFolder::Scratch(folder) => (blake3::Hash::from([0; 32]), Writer::unnamed(folder)?, None),
+            TokenFolder::Cache(folder) => {
+                let key = key::key(paths, tokenizer, convert, tokenize, &mut || progress(0, 0))?;
+                let path = folder.join(format!("{key}.samples"));
+                let damage = match Store::open(&path, &key) {
+                    Found::Whole(store) => {
+                        return Ok(Self::new(*store, Some(CacheUse { path, was_read: true, damage: None })));
+                    }
+                    Found::Nothing => None,
+                    Found::Damaged(problem) => Some(problem),
+                };
+                (key, Writer::create(&path)?, Some(CacheUse { path, was_read: false, damage }))
             }
-            if progress(reader.report().num_records, total).is_break() {
-                return Err(Error::Cancelled);
-            }
-            if chunk.len() < CHUNK_SAMPLES {
-                break;
-            }
-        }
-        let report = Report { num_samples: samples.len() as u64, ..reader.report().clone() };
-        Ok(Self { samples, dimensions: reader.dimensions().to_vec(), report })
+        };
+        let mut reader = SampleReader::open(paths, convert.clone())?;
+        tokenize_into(&mut writer, &mut reader, tokenizer, tokenize, progress)?;
+        stamp.check(paths)?;
+        let report = Report { num_samples: writer.len() as u64, ..reader.report().clone() };
+        let store = writer.finish(&key, reader.dimensions(), report)?;
+        Ok(Self::new(store, cache))
+    }
+
+    fn new(store: Store, cache: Option<CacheUse>) -> Self {
+        Self { samples: Arc::new(Samples { store }), cache, prefetcher: OnceLock::new() }
     }
 
     /// How many samples there are.
     pub fn len(&self) -> usize {
-        self.samples.len()
+        self.samples.store.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.samples.is_empty()
+        self.len() == 0
     }
 
     /// The dimensions of every sample, in order: `preference` for pairs, none for conversations.
     pub fn dimensions(&self) -> &[String] {
-        &self.dimensions
+        self.samples.store.dimensions()
     }
 
     /// What was read, left out and cut.
     pub fn report(&self) -> &Report {
-        &self.report
+        self.samples.store.report()
+    }
+
+    /// What came from the cache; None where there is none.
+    pub fn cache(&self) -> Option<&CacheUse> {
+        self.cache.as_ref()
+    }
+
+    /// BLAKE3 of all samples in order, their targets included: tells other data from the same.
+    pub fn hash(&self) -> String {
+        self.samples.store.samples_hash().to_string()
     }
 
     /// What a caller needs to know of each sample to sort, pack and cache.
-    pub fn samples(&self) -> Vec<SampleInfo> {
-        let info = |sample: &Arc<TokenizedSample>| SampleInfo {
-            record_index: sample.record_index,
-            num_responses: sample.responses.len(),
-            num_tokens: sample.num_tokens(),
-        };
-        self.samples.iter().map(info).collect()
+    pub fn samples(&self) -> impl ExactSizeIterator<Item = SampleInfo> + '_ {
+        self.samples.store.infos()
     }
 
     /// One sample.
     ///
     /// # Errors
     ///
-    /// An index beyond the end.
-    pub fn sample(&self, index: usize) -> Result<&Arc<TokenizedSample>> {
-        self.samples.get(index).ok_or_else(|| {
-            Error::InvalidArgument(format!("index {index} is out of range: the dataset has {} samples", self.len()))
-        })
+    /// An index beyond the end, or a disk that fails.
+    pub fn sample(&self, index: usize) -> Result<TokenizedSample> {
+        self.samples.get(index)
     }
 
-    /// Collates the samples at `indices`.
+    /// Collates the samples at `indices`, or gives what [`prefetch`](Self::prefetch) has collated of the same arguments:
+    /// the result is the same.
     ///
     /// # Shapes
     ///
@@ -128,13 +208,59 @@ impl Dataset {
     ///
     /// # Errors
     ///
-    /// An index beyond the end, and what [`collate()`] refuses.
+    /// An index beyond the end, a disk that fails, and what [`collate()`] refuses.
     pub fn batch(&self, indices: &[usize], lambda: &[f64], options: &CollateOptions) -> Result<Batch> {
-        let samples = indices.iter().map(|&index| Ok(&**self.sample(index)?)).collect::<Result<Vec<_>>>()?;
-        collate(&samples, lambda, options)
+        let collated = self.prefetcher.get().and_then(|prefetcher| {
+            prefetcher.take(&Request { indices: indices.to_vec(), lambda: lambda.to_vec(), options: *options })
+        });
+        collated.unwrap_or_else(|| self.samples.collate(indices, lambda, options))
+    }
+
+    /// Asks for a batch to be collated on the dataset's own thread, for a [`batch`](Self::batch) of the same arguments
+    /// soon: in the order asked for, [`PREFETCH_CAPACITY`] of them at a time. Whatever is wrong with one is told when it
+    /// is taken. Dropping the dataset ends the thread.
+    ///
+    /// # Errors
+    ///
+    /// The operating system gives no thread.
+    pub fn prefetch(&self, indices: &[usize], lambda: &[f64], options: &CollateOptions) -> Result<()> {
+        let prefetcher = match self.prefetcher.get() {
+            Some(prefetcher) => prefetcher,
+            None => {
+                let started = Prefetcher::start(Arc::clone(&self.samples))?;
+                // Of two callers that come first, one's thread ends at once.
+                self.prefetcher.get_or_init(|| started)
+            }
+        };
+        prefetcher.push(Request { indices: indices.to_vec(), lambda: lambda.to_vec(), options: *options });
+        Ok(())
     }
 }
 
-fn tokenize(tokenizer: &Tokenizer, place: &Place, sample: &Sample, options: &TokenizeOptions) -> Result<Tokenized> {
-    tokenizer.tokenize_sample(sample, options).map_err(|problem| place.error(problem))
+/// Stages 1 to 3 on all cores, in order: while a chunk is converted and tokenised, the next ones are read.
+fn tokenize_into(
+    writer: &mut Writer,
+    reader: &mut SampleReader,
+    tokenizer: &Tokenizer,
+    options: &TokenizeOptions,
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+) -> Result<()> {
+    let total = reader.num_records().unwrap_or(0);
+    let tokenize = |place: &Place, sample: Sample, report: &mut Report| {
+        let tokenized = tokenizer.tokenize_sample(&sample, options).map_err(|problem| place.error(problem))?;
+        report.add_tokenized(&tokenized);
+        tokenized.samples.iter().map(Encoded::new).collect::<Result<Vec<_>>>()
+    };
+    while let Some(chunk) = reader.next_chunk(tokenize) {
+        for encoded in chunk.items.into_iter().flatten() {
+            writer.push(&encoded)?;
+        }
+        if let Some(error) = chunk.error {
+            return Err(error);
+        }
+        if progress(reader.report().num_records, total).is_break() {
+            return Err(Error::Cancelled);
+        }
+    }
+    Ok(())
 }

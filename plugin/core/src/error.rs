@@ -10,7 +10,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum ErrorKind {
     /// An argument out of range, of a wrong shape or dtype.
     InvalidArgument,
-    /// A file missing or unreadable.
+    /// A file missing, unreadable or not to be written; no thread to be had.
     Io,
     /// A record, tokenizer or template that does not parse or lacks a field.
     InvalidData,
@@ -30,6 +30,22 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file could not be written.
+    #[error("{}: cannot be written: {source}; make room there, or choose another cache folder", path.display())]
+    Write {
+        /// The file, or the folder it was to appear in.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The operating system gives no thread.
+    #[error("a thread to {purpose} cannot be started: {source}; raise the limit on processes (ulimit -u)")]
+    Thread {
+        /// What for.
+        purpose: &'static str,
         /// Why.
         source: std::io::Error,
     },
@@ -80,7 +96,7 @@ impl Error {
     /// The kind of this error.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { .. } => ErrorKind::Io,
+            Self::Io { .. } | Self::Write { .. } | Self::Thread { .. } => ErrorKind::Io,
             Self::InvalidRecord { .. } | Self::InvalidData(_) => ErrorKind::InvalidData,
             Self::InvalidArgument(_) => ErrorKind::InvalidArgument,
             Self::Unsupported(_) => ErrorKind::Unsupported,

@@ -34,8 +34,8 @@ pub mod error;
 pub mod lambda;
 
 pub use collate::{Batch, CollateOptions, Layout, collate};
-pub use convert::{ConvertOptions, Converter, MissingRating, Report, Sample, SampleReader};
-pub use dataset::Dataset;
+pub use convert::{ArrowReader, ConvertOptions, Converter, MissingRating, Report, Sample, SampleBatches, SampleReader};
+pub use dataset::{Dataset, DatasetOptions};
 pub use error::{Error, ErrorKind, Result};
 pub use lambda::{Schedule, ScheduleKind, ScheduleOptions};
 pub use log_probs::{DEFAULT_LOGITS_BUDGET_BYTES, log_probs};
@@ -43,7 +43,7 @@ pub use loss::{
     ListwiseOutputs, LossContext, LossGradients, LossInputs, LossOptions, LossOutputs, Objective, Reduction, Wants,
     loss_forward,
 };
-pub use record::{Format, Message, Prompt, Record, RecordReader};
+pub use record::{Format, Message, Prompt, Record};
 pub use tokenize::{TokenizeOptions, TokenizedResponse, TokenizedSample, Tokenizer};
 
 /// The label of a token that is not a target.

@@ -5,12 +5,16 @@
 //! | `rows` | a file's rows as JSON text, one at a time: JSON lines, a JSON array, Parquet |
 //! | `parse` | one row's JSON → a [`Record`], by [`Format`] |
 //! | `messages` | the shapes in which conversations come |
+//! | `ahead` | rows read on a thread of their own, by chunks |
+//! | `schema` | the JSON of a record, as a JSON Schema |
 //!
 //! Whatever is wrong is told with the file, the line or record, and the field; nothing is skipped in silence.
 
+mod ahead;
 mod messages;
 mod parse;
 mod rows;
+mod schema;
 #[cfg(test)]
 mod tests;
 
@@ -18,13 +22,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
+
+pub(crate) use ahead::RowChunks;
 use rows::Rows;
+pub(crate) use rows::to_json as rows_to_json;
 
 /// The schema of a record file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Format {
     /// `instruction` and rated `completions`.
     UltraFeedback,
@@ -35,7 +43,7 @@ pub enum Format {
 }
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Message {
     /// `system`, `user`, `assistant`, ….
     pub role: String,
@@ -56,7 +64,7 @@ impl Message {
 }
 
 /// What the model answers: a text (one user turn) or a conversation so far.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Prompt {
     /// One user turn.
@@ -155,50 +163,6 @@ impl Place {
     }
 }
 
-/// Streams the records of files in order, in memory for one record (Parquet: for one batch of rows).
-///
-/// A file is Parquet where it is named `.parquet` or starts with `PAR1`, a JSON array where its first character is `[`,
-/// and JSON lines otherwise. A byte order mark and blank lines are passed over. The iterator ends after its first error.
-#[derive(Debug)]
-pub struct RecordReader {
-    format: Format,
-    rows: RowReader,
-}
-
-impl RecordReader {
-    /// Opens the first file and checks that the others exist.
-    ///
-    /// # Errors
-    ///
-    /// A file that does not exist, is a folder, or cannot be read.
-    pub fn open(paths: &[PathBuf], format: Format) -> Result<Self> {
-        Ok(Self { format, rows: RowReader::open(paths)? })
-    }
-
-    /// Gives the next record together with its place.
-    pub fn next_with_place(&mut self) -> Option<Result<(Place, Record)>> {
-        let row = match self.rows.next()? {
-            Ok(row) => row,
-            Err(error) => return Some(Err(error)),
-        };
-        Some(match parse::parse(&row.json, self.format, row.index) {
-            Ok(record) => Ok((row.place, record)),
-            Err(problem) => {
-                self.rows.stop();
-                Err(row.place.error(problem.text(row.start)))
-            }
-        })
-    }
-}
-
-impl Iterator for RecordReader {
-    type Item = Result<Record>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        Some(self.next_with_place()?.map(|(_, record)| record))
-    }
-}
-
 /// One row as JSON text.
 #[derive(Debug)]
 pub(crate) struct Row {
@@ -209,7 +173,29 @@ pub(crate) struct Row {
     start: Option<(usize, usize)>,
 }
 
-/// Streams the rows of files in order.
+impl Row {
+    /// Parses the row; what is wrong with it is told with its place.
+    pub(crate) fn parse(&self, format: Format) -> Result<Record> {
+        parse::parse(&self.json, format, self.index).map_err(|problem| self.place.error(problem.text(self.start)))
+    }
+}
+
+/// Fails where a path is not that of a file.
+pub(crate) fn check_files(paths: &[PathBuf]) -> Result<()> {
+    for path in paths {
+        let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
+        if metadata.is_dir() {
+            let source = std::io::Error::other("this is a folder; name the record files in it");
+            return Err(Error::io(path, source));
+        }
+    }
+    Ok(())
+}
+
+/// Streams the rows of files in order, in memory for one row (Parquet: for one batch of rows).
+///
+/// A file is Parquet where it is named `.parquet` or starts with `PAR1`, a JSON array where its first character is `[`,
+/// and JSON lines otherwise. A byte order mark and blank lines are passed over. The iterator ends after its first error.
 #[derive(Debug)]
 pub(crate) struct RowReader {
     files: std::vec::IntoIter<Arc<Path>>,
@@ -218,14 +204,9 @@ pub(crate) struct RowReader {
 }
 
 impl RowReader {
+    /// Opens the first file and checks that the others exist.
     pub(crate) fn open(paths: &[PathBuf]) -> Result<Self> {
-        for path in paths {
-            let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
-            if metadata.is_dir() {
-                let source = std::io::Error::other("this is a folder; name the record files in it");
-                return Err(Error::io(path, source));
-            }
-        }
+        check_files(paths)?;
         let files: Vec<Arc<Path>> = paths.iter().map(|path| Arc::from(path.as_path())).collect();
         let mut reader = Self { files: files.into_iter(), rows: None, next_index: 0 };
         reader.open_next_file()?;

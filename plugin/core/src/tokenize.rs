@@ -23,14 +23,14 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use ndarray::Array2;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::chat_template::ChatTemplate;
 use crate::convert::Skipped;
 use crate::{Error, Message, Report, Result, Sample};
 
 /// Bounds and filters of tokenisation; fields as in the ABI's `TokenizeOptions`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct TokenizeOptions {
     /// Bound on prompt + longest response in tokens.
     pub cutoff_len: Option<usize>,
@@ -39,7 +39,7 @@ pub struct TokenizeOptions {
 }
 
 /// The tokens of one response.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenizedResponse {
     /// Which response of the record this is, counted before any were dropped.
     pub response_index: usize,
@@ -125,6 +125,8 @@ pub struct Tokenizer {
     special_ids: HashSet<u32>,
     info: TokenizerInfo,
     folder: String,
+    /// BLAKE3 of the files' contents.
+    hash: blake3::Hash,
 }
 
 /// A failure without a place: the caller knows the record.
@@ -145,6 +147,11 @@ impl Tokenizer {
     /// Vocabulary size, special ids, and whether there is a chat template.
     pub fn info(&self) -> &TokenizerInfo {
         &self.info
+    }
+
+    /// A hash of everything that decides what texts become: the tokenizer, its special tokens, the chat template.
+    pub(crate) fn hash(&self) -> blake3::Hash {
+        self.hash
     }
 
     /// Renders a conversation with the chat template, with the assistant's header at the end where

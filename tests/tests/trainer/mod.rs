@@ -67,12 +67,13 @@ impl Run {
 
     /// Runs the program with any arguments.
     pub fn program(arguments: &[&str]) -> Output {
-        Command::new(program()).args(arguments).output().unwrap()
+        let cache = tempfile::tempdir().unwrap();
+        program(cache.path()).args(arguments).output().unwrap()
     }
 
     /// The command that trains.
     pub fn command(&self, overrides: &[&str]) -> Command {
-        let mut command = Command::new(program());
+        let mut command = program(&self.path("cache"));
         command.arg("train").arg(self.path("run.toml")).args(overrides);
         command
     }

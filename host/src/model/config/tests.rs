@@ -83,24 +83,24 @@ fn what_is_not_supported_is_named() {
         (
             json!({"architectures": ["GPTNeoXForCausalLM"]}),
             "architecture GPTNeoXForCausalLM is not supported; supported are LlamaForCausalLM, MistralForCausalLM, \
-             Qwen2ForCausalLM, Qwen3ForCausalLM.",
+             Qwen2ForCausalLM, Qwen3ForCausalLM",
         ),
         (
             json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
-            "rotary scaling \"yarn\" is not supported; supported are \"default\", \"linear\" and \"llama3\".",
+            "rotary scaling \"yarn\" is not supported; supported are \"default\", \"linear\" and \"llama3\"",
         ),
-        (json!({"hidden_act": "gelu"}), "`hidden_act` = \"gelu\" is not supported; supported is \"silu\"."),
+        (json!({"hidden_act": "gelu"}), "`hidden_act` = \"gelu\" is not supported; supported is \"silu\""),
         (
             json!({"quantization_config": {"quant_method": "gptq"}}),
             "quantisation (`quantization_config`, method gptq) is not supported; give a model with float32, bfloat16 or \
-             float16 weights.",
+             float16 weights",
         ),
-        (json!({"hidden_size": "removed"}), "it has no `hidden_size` (a positive integer)."),
-        (json!({"hidden_size": "32"}), "`hidden_size` must be a positive integer, found \"32\"."),
-        (json!({"num_key_value_heads": 3}), "`num_key_value_heads` = 3 does not divide `num_attention_heads` = 4."),
+        (json!({"hidden_size": "removed"}), "it has no `hidden_size` (a positive integer)"),
+        (json!({"hidden_size": "32"}), "`hidden_size` must be a positive integer, found \"32\""),
+        (json!({"num_key_value_heads": 3}), "`num_key_value_heads` = 3 does not divide `num_attention_heads` = 4"),
         (
             json!({"architectures": "removed", "model_type": "removed"}),
-            "it has neither `architectures` nor `model_type`.",
+            "it has neither `architectures` nor `model_type`",
         ),
     ];
     for (changes, message) in cases {

@@ -4,12 +4,16 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
+use rayon::prelude::*;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::record::{Body, RowReader};
+use crate::record::{Body, Row, RowChunks};
 use crate::{Format, Record, Result};
+
+/// Rows that a thread looks through at a time.
+const GROUP_ROWS: usize = 16;
 
 /// What a first pass over the inputs found.
 pub(super) struct Found {
@@ -24,15 +28,42 @@ pub(super) struct Found {
 pub(super) fn find(paths: &[PathBuf], max_records: Option<u64>, exclude_sources: &[String]) -> Result<Found> {
     let mut found = BTreeSet::new();
     let mut num_records = 0;
-    let limit = usize::try_from(max_records.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-    for row in RowReader::open(paths)?.take(limit) {
-        let Some((source, names)) = names_of(&row?.json) else { break };
-        num_records += 1;
-        if source.is_none_or(|source| !exclude_sources.contains(&source)) {
-            found.extend(names);
+    for rows in RowChunks::open(paths, max_records)? {
+        let rows = rows?;
+        let groups: Vec<Group> =
+            rows.par_chunks(GROUP_ROWS).map(|rows| Group::collect(rows, exclude_sources)).collect();
+        for group in groups {
+            num_records += group.num_records;
+            found.extend(group.names);
+            if !group.is_complete {
+                return Ok(Found { dimensions: found.into_iter().collect(), num_records });
+            }
         }
     }
     Ok(Found { dimensions: found.into_iter().collect(), num_records })
+}
+
+/// What some rows use, up to the first that does not parse.
+#[derive(Default)]
+struct Group {
+    names: BTreeSet<String>,
+    num_records: u64,
+    is_complete: bool,
+}
+
+impl Group {
+    fn collect(rows: &[Row], exclude_sources: &[String]) -> Self {
+        let mut group = Self::default();
+        for row in rows {
+            let Some((source, names)) = names_of(&row.json) else { return group };
+            group.num_records += 1;
+            if source.is_none_or(|source| !exclude_sources.contains(&source)) {
+                group.names.extend(names);
+            }
+        }
+        group.is_complete = true;
+        group
+    }
 }
 
 /// The source and the names of one record, read without keeping its texts; None where it is no record.

@@ -1,19 +1,35 @@
-//! Stages 1 and 2 as one stream.
+//! Stages 1 and 2 as one stream: read ahead, converted in parallel, given in order.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 
-use super::{ConvertOptions, Converter, PREFERENCE, Report, Sample, dimensions};
-use crate::record::{Place, RecordReader};
-use crate::{Format, Result};
+use rayon::prelude::*;
 
-/// Reads and converts record files, a sample at a time. The iterator ends after its first error.
+use super::{ConvertOptions, Converter, PREFERENCE, Report, Sample, dimensions};
+use crate::record::{Place, Row, RowChunks};
+use crate::{Error, Format, Result};
+
+/// Records that a thread converts at a time: few enough to share a chunk, many enough to be worth it.
+const GROUP_ROWS: usize = 16;
+
+/// Reads and converts record files. The iterator ends after its first error.
 #[derive(Debug)]
 pub struct SampleReader {
-    records: RecordReader,
+    rows: RowChunks,
     converter: Converter,
     dimensions: Vec<String>,
     num_records: Option<u64>,
+    /// Samples of the last chunk that were not given yet, and what comes after them.
+    ready: VecDeque<Sample>,
+    failed: Option<Error>,
     ended: bool,
+}
+
+/// What became of a chunk of records, in order, up to its first error.
+#[derive(Debug)]
+pub(crate) struct Chunk<T> {
+    pub(crate) items: Vec<T>,
+    pub(crate) error: Option<Error>,
 }
 
 impl SampleReader {
@@ -24,7 +40,6 @@ impl SampleReader {
     /// A file that cannot be read, or invalid options.
     pub fn open(paths: &[PathBuf], mut options: ConvertOptions) -> Result<Self> {
         options.validate()?;
-        let records = RecordReader::open(paths, options.format)?;
         let mut num_records = None;
         if options.uses_dimensions() && options.dimensions.is_none() {
             let found = dimensions::find(paths, options.max_samples, &options.exclude_sources)?;
@@ -37,7 +52,15 @@ impl SampleReader {
             _ if options.uses_dimensions() => options.dimensions.clone().unwrap_or_default(),
             _ => vec![PREFERENCE.to_owned()],
         };
-        Ok(Self { records, converter: Converter::new(options)?, dimensions, num_records, ended: false })
+        Ok(Self {
+            rows: RowChunks::open(paths, options.max_samples)?,
+            converter: Converter::new(options)?,
+            dimensions,
+            num_records,
+            ready: VecDeque::new(),
+            failed: None,
+            ended: false,
+        })
     }
 
     /// The dimensions of every sample, in order.
@@ -50,46 +73,96 @@ impl SampleReader {
         self.num_records
     }
 
-    /// The counts so far.
+    /// The counts of the records converted so far, which may be some hundreds ahead of the samples given.
     pub fn report(&self) -> &Report {
         self.converter.report()
     }
 
-    pub(crate) fn report_mut(&mut self) -> &mut Report {
-        &mut self.converter.report
+    /// Converts the next chunk of records and gives what `then` makes of each sample, all in parallel; None at the end.
+    pub(crate) fn next_chunk<T, F>(&mut self, then: F) -> Option<Chunk<T>>
+    where
+        T: Send,
+        F: Fn(&Place, Sample, &mut Report) -> Result<T> + Sync,
+    {
+        if self.ended {
+            return None;
+        }
+        let chunk = match self.rows.next() {
+            Some(Ok(rows)) => self.convert_rows(&rows, &then),
+            Some(Err(error)) => Chunk { items: Vec::new(), error: Some(error) },
+            None => {
+                self.ended = true;
+                // Dimensions that the options name must have occurred.
+                Chunk { items: Vec::new(), error: Some(self.converter.check_dimensions().err()?) }
+            }
+        };
+        self.ended |= chunk.error.is_some();
+        Some(chunk)
     }
 
-    /// Up to `len` samples; fewer at the end only.
-    pub(crate) fn read_chunk(&mut self, len: usize) -> Result<Vec<(Place, Sample)>> {
-        std::iter::from_fn(|| self.next_with_place()).take(len).collect()
+    fn convert_rows<T, F>(&mut self, rows: &[Row], then: &F) -> Chunk<T>
+    where
+        T: Send,
+        F: Fn(&Place, Sample, &mut Report) -> Result<T> + Sync,
+    {
+        let converter = &self.converter;
+        let groups: Vec<_> = rows
+            .par_chunks(GROUP_ROWS)
+            .map(|rows| {
+                let mut fork = converter.fork();
+                let group = fork.convert_group(rows, then);
+                (fork, group)
+            })
+            .collect();
+        let mut chunk = Chunk { items: Vec::with_capacity(rows.len()), error: None };
+        for (fork, group) in groups {
+            self.converter.absorb(fork);
+            chunk.items.extend(group.items);
+            if group.error.is_some() {
+                chunk.error = group.error;
+                break;
+            }
+        }
+        chunk
     }
 
-    /// Gives the next sample together with its record's place.
-    pub fn next_with_place(&mut self) -> Option<Result<(Place, Sample)>> {
-        while !self.ended {
-            match self.next_record() {
-                Ok(Some((place, record))) => {
-                    if let Some(sample) = self.converter.convert(record) {
-                        return Some(Ok((place, sample)));
-                    }
-                }
-                Ok(None) => self.ended = true,
+    /// Gives the next sample.
+    fn try_next(&mut self) -> Result<Option<Sample>> {
+        loop {
+            if let Some(sample) = self.ready.pop_front() {
+                return Ok(Some(sample));
+            }
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            let Some(chunk) = self.next_chunk(|_, sample, _| Ok(sample)) else { return Ok(None) };
+            self.ready = chunk.items.into();
+            self.failed = chunk.error;
+        }
+    }
+}
+
+impl Converter {
+    /// Converts rows one after the other, up to the first error.
+    fn convert_group<T, F>(&mut self, rows: &[Row], then: &F) -> Chunk<T>
+    where
+        F: Fn(&Place, Sample, &mut Report) -> Result<T>,
+    {
+        let mut chunk = Chunk { items: Vec::with_capacity(rows.len()), error: None };
+        for row in rows {
+            let item = row
+                .parse(self.options.format)
+                .map(|record| self.convert(record))
+                .and_then(|sample| sample.map(|sample| then(&row.place, sample, &mut self.report)).transpose());
+            match item {
+                Ok(item) => chunk.items.extend(item),
                 Err(error) => {
-                    self.ended = true;
-                    return Some(Err(error));
+                    chunk.error = Some(error);
+                    break;
                 }
             }
         }
-        None
-    }
-
-    /// The next record within the bound; at the end, the dimensions that the options name must have occurred.
-    fn next_record(&mut self) -> Result<Option<(Place, crate::Record)>> {
-        let within = self.converter.options.max_samples.is_none_or(|max| self.report().num_records < max);
-        match if within { self.records.next_with_place() } else { None } {
-            Some(record) => record.map(Some),
-            None => self.converter.check_dimensions().map(|()| None),
-        }
+        chunk
     }
 }
 
@@ -97,6 +170,6 @@ impl Iterator for SampleReader {
     type Item = Result<Sample>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.next_with_place()?.map(|(_, sample)| sample))
+        self.try_next().transpose()
     }
 }

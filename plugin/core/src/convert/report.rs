@@ -1,8 +1,9 @@
 //! What was read, left out and found missing.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Why a record, or a part of it, gave no sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -40,7 +41,7 @@ impl Skipped {
 }
 
 /// Missing ratings of one kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingRatings {
     /// How many.
     pub count: u64,
@@ -49,16 +50,16 @@ pub struct MissingRatings {
 }
 
 /// Counts of reading, conversion and (in a dataset) tokenisation.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Records read.
     pub num_records: u64,
     /// Samples given; a conversation may give several (see [`Tokenizer::tokenize`](crate::Tokenizer::tokenize)).
     pub num_samples: u64,
     /// What was left out, by reason.
-    pub skipped: BTreeMap<&'static str, u64>,
+    pub skipped: BTreeMap<Cow<'static, str>, u64>,
     /// Missing ratings, by kind (see [`Rating::Missing`](crate::record::Rating::Missing)).
-    pub missing_ratings: BTreeMap<&'static str, MissingRatings>,
+    pub missing_ratings: BTreeMap<Cow<'static, str>, MissingRatings>,
     /// Samples that the cutoff shortened.
     pub num_truncated: u64,
     /// Responses dropped because no token of theirs was left.
@@ -67,13 +68,31 @@ pub struct Report {
 
 impl Report {
     pub(crate) fn skip(&mut self, reason: Skipped) {
-        *self.skipped.entry(reason.name()).or_default() += 1;
+        *self.skipped.entry(Cow::Borrowed(reason.name())).or_default() += 1;
     }
 
     pub(crate) fn missing(&mut self, kind: &'static str, record_index: u64) {
+        self.add_missing(Cow::Borrowed(kind), &MissingRatings { count: 1, first_record: record_index });
+    }
+
+    fn add_missing(&mut self, kind: Cow<'static, str>, more: &MissingRatings) {
         let missing =
-            self.missing_ratings.entry(kind).or_insert(MissingRatings { count: 0, first_record: record_index });
-        missing.count += 1;
-        missing.first_record = missing.first_record.min(record_index);
+            self.missing_ratings.entry(kind).or_insert(MissingRatings { count: 0, first_record: more.first_record });
+        missing.count += more.count;
+        missing.first_record = missing.first_record.min(more.first_record);
+    }
+
+    /// Adds the counts of other records.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.num_records += other.num_records;
+        self.num_samples += other.num_samples;
+        self.num_truncated += other.num_truncated;
+        self.num_dropped_responses += other.num_dropped_responses;
+        for (reason, count) in other.skipped {
+            *self.skipped.entry(reason).or_default() += count;
+        }
+        for (kind, missing) in other.missing_ratings {
+            self.add_missing(kind, &missing);
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! A sample as JSON: what `convert` writes and what the finer calls of the ABI exchange.
 
+use std::borrow::Cow;
+
 use ndarray::Array2;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::record::Prompt;
@@ -53,6 +56,18 @@ impl Sample {
         serde_json::from_str(json).map_err(|error| Error::InvalidData(format!("not a valid sample: {error}")))
     }
 
+    /// What is written of this sample, with `prompt` for its own.
+    pub(super) fn written<'a>(&'a self, prompt: &'a Prompt) -> Written<'a> {
+        Written {
+            prompt,
+            responses: &self.responses,
+            dimensions: &self.dimensions,
+            ratings: to_rows(&self.ratings),
+            pi_target: to_rows(&self.pi_target),
+            record: self.record_index,
+        }
+    }
+
     /// Whether this is a conversation, in which every assistant turn is a target.
     pub fn is_conversation(&self) -> bool {
         self.responses.is_empty() && self.dimensions.is_empty()
@@ -63,7 +78,7 @@ type Rows = Vec<Vec<Option<f64>>>;
 
 /// Fields in the order in which they are written.
 #[derive(Serialize)]
-struct Written<'a> {
+pub(super) struct Written<'a> {
     prompt: &'a Prompt,
     responses: &'a [String],
     dimensions: &'a [String],
@@ -72,28 +87,38 @@ struct Written<'a> {
     record: u64,
 }
 
-#[derive(Deserialize)]
+/// A prompt with N responses and, for each of M dimensions, the target distribution over them.
+#[derive(Deserialize, JsonSchema)]
 struct Read {
+    /// A text (one user turn), or a conversation so far; of a sample without responses, the whole conversation.
     prompt: Prompt,
+    /// N responses.
     responses: Vec<String>,
+    /// M names.
     dimensions: Vec<String>,
+    /// `[M][N]`; null where missing.
+    #[serde(default)]
     ratings: Option<Rows>,
+    /// `[M][N]`; null where masked. What is left of each row comes to 1.
     pi_target: Rows,
+    /// Index of the record in its inputs, from 0.
     #[serde(default)]
     record: u64,
 }
 
+impl JsonSchema for Sample {
+    fn schema_name() -> Cow<'static, str> {
+        "Sample".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Read::json_schema(generator)
+    }
+}
+
 impl Serialize for Sample {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let written = Written {
-            prompt: &self.prompt,
-            responses: &self.responses,
-            dimensions: &self.dimensions,
-            ratings: to_rows(&self.ratings),
-            pi_target: to_rows(&self.pi_target),
-            record: self.record_index,
-        };
-        written.serialize(serializer)
+        self.written(&self.prompt).serialize(serializer)
     }
 }
 

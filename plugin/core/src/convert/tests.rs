@@ -111,7 +111,7 @@ fn best_and_worst_make_a_pair() {
     let (samples, reader) = read(&[tie, unrated], options);
     assert!(samples.is_empty());
     assert_eq!(reader.dimensions(), [PREFERENCE]);
-    assert_eq!(reader.report().skipped, [("best_and_worst_tie", 1), ("no_rated_dimension", 1)].into());
+    assert_eq!(reader.report().skipped, [("best_and_worst_tie".into(), 1), ("no_rated_dimension".into(), 1)].into());
 }
 
 #[test]

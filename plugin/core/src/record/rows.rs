@@ -280,7 +280,7 @@ impl Parquet {
 }
 
 /// One line of JSON per row. Nulls are written, so that a rating of null is told from an absent one.
-fn to_json(batch: &RecordBatch) -> std::result::Result<VecDeque<String>, String> {
+pub(crate) fn to_json(batch: &RecordBatch) -> std::result::Result<VecDeque<String>, String> {
     let mut bytes = Vec::new();
     let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut bytes);
     writer.write(batch).and_then(|()| writer.finish()).map_err(|error| error.to_string())?;

@@ -38,8 +38,16 @@ fn read(files: &[(&str, &[u8])], format: Format) -> Vec<std::result::Result<Reco
         fs::write(path, bytes).unwrap();
     }
     let prefix = format!("{}/", folder.path().display());
-    let reader = RecordReader::open(&paths, format).unwrap();
-    reader.map(|record| record.map_err(|error| error.to_string().replace(&prefix, ""))).collect()
+    records(&paths, format).map(|record| record.map_err(|error| error.to_string().replace(&prefix, ""))).collect()
+}
+
+/// The records of files, up to the first error.
+fn records(paths: &[PathBuf], format: Format) -> impl Iterator<Item = Result<Record>> {
+    let mut failed = false;
+    RowReader::open(paths)
+        .unwrap()
+        .map(move |row| row?.parse(format))
+        .take_while(move |record| !std::mem::replace(&mut failed, record.is_err()))
 }
 
 fn last_error(name: &str, text: &str) -> String {
@@ -315,10 +323,10 @@ fn bad_arrays_are_named() {
 #[test]
 fn paths_that_are_no_files_are_named() {
     let missing = PathBuf::from("no/such/file.jsonl");
-    let error = RecordReader::open(&[missing], Format::Chat).unwrap_err();
+    let error = RowReader::open(&[missing]).unwrap_err();
     assert_eq!(error.to_string(), "no/such/file.jsonl: there is no such file");
     let folder = tempfile::tempdir().unwrap();
-    let error = RecordReader::open(&[folder.path().to_owned()], Format::Chat).unwrap_err();
+    let error = RowReader::open(&[folder.path().to_owned()]).unwrap_err();
     assert!(error.to_string().ends_with(": this is a folder; name the record files in it"), "{error}");
 }
 
@@ -355,18 +363,16 @@ fn parquet_rows_are_records() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.parquet");
     write_parquet(&path);
-    let records: Vec<Record> =
-        RecordReader::open(std::slice::from_ref(&path), Format::UltraFeedback).unwrap().map(|r| r.unwrap()).collect();
-    assert_eq!(records.len(), 600);
-    assert_eq!(records[599].prompt, Prompt::Text("question 599".into()));
-    let Body::Rated(completions) = &records[0].body else { panic!() };
+    let found: Vec<Record> = records(std::slice::from_ref(&path), Format::UltraFeedback).map(|r| r.unwrap()).collect();
+    assert_eq!(found.len(), 600);
+    assert_eq!(found[599].prompt, Prompt::Text("question 599".into()));
+    let Body::Rated(completions) = &found[0].body else { panic!() };
     assert_eq!(completions[0].ratings["help"], Rating::Value(1.5));
     assert_eq!(completions[1].ratings["help"], Rating::Missing("null"));
 
-    let reader = RecordReader::open(std::slice::from_ref(&path), Format::Chat).unwrap();
-    let error = reader.last().unwrap().unwrap_err().to_string();
+    let error = records(std::slice::from_ref(&path), Format::Chat).last().unwrap().unwrap_err().to_string();
     assert!(error.contains("x.parquet, record 1: `messages` is missing"), "{error}");
     fs::write(&path, b"PAR1 and then nothing").unwrap();
-    let error = RecordReader::open(&[path], Format::Chat).unwrap_err().to_string();
+    let error = RowReader::open(&[path]).unwrap_err().to_string();
     assert!(error.contains("x.parquet: not a Parquet file that can be read: "), "{error}");
 }

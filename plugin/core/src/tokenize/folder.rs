@@ -13,15 +13,19 @@ use crate::chat_template::ChatTemplate;
 use crate::{Error, Result};
 
 pub(super) fn open(folder: &Path, chat_template: Option<&Path>) -> Result<Tokenizer> {
-    let mut encoder = open_encoder(folder)?;
-    let config = read_object(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
-    let fallback = read_object(&folder.join("special_tokens_map.json"))?.unwrap_or_default();
+    let mut contents = Contents::default();
+    let mut encoder = open_encoder(folder, &mut contents)?;
+    let config = read_object(&folder.join("tokenizer_config.json"), &mut contents)?.unwrap_or_default();
+    let fallback = read_object(&folder.join("special_tokens_map.json"), &mut contents)?.unwrap_or_default();
     let special_tokens = special_tokens(&config, &fallback);
     add_tokens(&mut encoder, &config, &special_tokens);
 
     let printable = special_tokens.iter().map(|(name, token)| (name.clone(), token.content.clone()));
     let template = match find_template(folder, chat_template, &config)? {
-        Some((origin, source)) => Some(ChatTemplate::new(&source, origin.display().to_string(), printable)?),
+        Some((origin, source)) => {
+            contents.add(source.as_bytes());
+            Some(ChatTemplate::new(&source, origin.display().to_string(), printable)?)
+        }
         None => None,
     };
     let id_of = |name: &str| special_tokens.get(name).and_then(|token| encoder.token_to_id(&token.content));
@@ -34,10 +38,27 @@ pub(super) fn open(folder: &Path, chat_template: Option<&Path>) -> Result<Tokeni
     };
     let added = encoder.get_added_tokens_decoder();
     let special_ids: HashSet<u32> = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
-    Ok(Tokenizer { encoder, template, special_ids, info, folder: folder.display().to_string() })
+    Ok(Tokenizer {
+        encoder,
+        template,
+        special_ids,
+        info,
+        folder: folder.display().to_string(),
+        hash: contents.0.finalize(),
+    })
 }
 
-fn open_encoder(folder: &Path) -> Result<tokenizers::Tokenizer> {
+/// Hashes the contents of files, so that no two lists of them give the same hash.
+#[derive(Default)]
+struct Contents(blake3::Hasher);
+
+impl Contents {
+    fn add(&mut self, bytes: &[u8]) {
+        self.0.update(blake3::hash(bytes).as_bytes());
+    }
+}
+
+fn open_encoder(folder: &Path, contents: &mut Contents) -> Result<tokenizers::Tokenizer> {
     let path = folder.join("tokenizer.json");
     let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
         ErrorKind::NotFound if folder.is_dir() => {
@@ -50,6 +71,7 @@ fn open_encoder(folder: &Path) -> Result<tokenizers::Tokenizer> {
         }
         _ => Error::io(&path, source),
     })?;
+    contents.add(&bytes);
     let mut encoder = tokenizers::Tokenizer::from_bytes(bytes)
         .map_err(|error| Error::InvalidData(format!("{}: not a valid tokenizer: {error}", path.display())))?;
     // A tokenizer saved while it truncated or padded would do so here, behind the back of `cutoff_len`.
@@ -59,8 +81,10 @@ fn open_encoder(folder: &Path) -> Result<tokenizers::Tokenizer> {
 }
 
 /// A JSON object from a file that may be absent.
-fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
-    let Some(text) = read_optional(path)? else { return Ok(None) };
+fn read_object(path: &Path, contents: &mut Contents) -> Result<Option<Map<String, Value>>> {
+    let text = read_optional(path)?;
+    contents.add(text.as_deref().unwrap_or_default().as_bytes());
+    let Some(text) = text else { return Ok(None) };
     match serde_json::from_str(&text) {
         Ok(Value::Object(object)) => Ok(Some(object)),
         Ok(_) => Err(Error::InvalidData(format!("{}: expected a JSON object", path.display()))),

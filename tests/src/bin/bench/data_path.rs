@@ -86,18 +86,22 @@ impl DataPath {
 
     /// Opens the records through the plugin and takes every batch of them once.
     fn with_tokenising(&self) -> Result<Value> {
-        let convert = plugin::ConvertOptions {
-            dimensions: Some(DIMENSIONS.map(String::from).to_vec()),
-            missing_rating: Some(1.0),
-            ..plugin::ConvertOptions::default()
+        let options = plugin::DatasetOptions {
+            convert: plugin::ConvertOptions {
+                dimensions: Some(DIMENSIONS.map(String::from).to_vec()),
+                missing_rating: Some(1.0),
+                ..plugin::ConvertOptions::default()
+            },
+            tokenize: plugin::TokenizeOptions::default(),
+            cache_dir: None,
         };
         let collate = plugin::CollateOptions { layout: plugin::Layout::Packed, max_tokens: None, pad_token_id: 0 };
         let lambda = vec![0.25; BATCH_SIZE * DIMENSIONS.len()];
         let started = Instant::now();
         let tokenizer = self.plugin.tokenizer(&self.model, None)?;
-        let (files, tokenize) = ([self.records.clone()], plugin::TokenizeOptions::default());
+        let files = [self.records.clone()];
         let progress = &mut |_, _| ControlFlow::Continue(());
-        let dataset = self.plugin.dataset(&files, &tokenizer, &convert, &tokenize, progress)?;
+        let dataset = self.plugin.dataset(&files, &tokenizer, &options, progress)?;
         let indices: Vec<usize> = (0..dataset.len()).collect();
         for indices in indices.chunks(BATCH_SIZE) {
             dataset.batch(indices, &lambda[..indices.len() * DIMENSIONS.len()], &collate)?;

@@ -1,5 +1,6 @@
 //! A training step as the program does it: plugin through its table, host model, its optimiser.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
@@ -8,14 +9,15 @@ use lambda_dpo_host::config::{self, RunConfig, schedule_options};
 use lambda_dpo_host::libtorch;
 use lambda_dpo_host::model::{ForwardOptions, Model};
 use lambda_dpo_host::plugin::{
-    CollateOptions, ConvertOptions, Layout, LossInputs, LossOptions, Objective, Plugin, Reduction, TokenizeOptions,
-    Wants,
+    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossInputs, LossOptions, Objective, Plugin,
+    Reduction, TokenizeOptions, Wants,
 };
 use lambda_dpo_host::train::batches::MicroBatch;
 use lambda_dpo_host::train::metrics::Meaning;
 use lambda_dpo_host::train::optimizer::AdamW;
 use lambda_dpo_host::train::policy::{self, Policy};
-use lambda_dpo_host::train::reference::{ReferenceLogProbs, model_inputs, targets};
+use lambda_dpo_host::train::reference::{Reference, ReferenceLogProbs, Wanted, model_inputs, targets};
+use lambda_dpo_host::train::signals::Interrupt;
 use lambda_dpo_host::train::step::Learner;
 use serde_json::{Value, json};
 use tch::{Device, Tensor};
@@ -45,6 +47,7 @@ pub fn run(folder: &Path) -> Result<()> {
 /// A learner with the one batch that it takes every step on.
 struct Session {
     learner: Learner,
+    data: Data,
     micro_batches: Vec<MicroBatch>,
     reference: ReferenceLogProbs,
     learning_rate: f64,
@@ -55,21 +58,20 @@ impl Session {
     fn open(folder: &Path) -> Result<Self> {
         let config = config::load(&folder.join("run.toml"), std::iter::empty(), &[])?;
         let plugin = Plugin::load(None)?;
-        let micro_batch = micro_batch(&config, &plugin)?;
+        let data = Data::open(&config, &plugin)?;
         let loss = loss_options(&config);
 
         let mut base = policy::load_base(&config, &config.model.path, Device::Cpu)?;
-        let mut reference = ReferenceLogProbs::new(micro_batch.samples.len());
         let adapter = folder.join("adapter");
-        let has_adapter = adapter.exists();
-        let reference_path = config.reference.path.clone().context("run.toml names no reference model")?;
-        let own =
-            if has_adapter { None } else { Some(Model::load(&reference_path, Device::Cpu, policy::kind(&config))?) };
-        reference.compute(own.as_ref().unwrap_or(&base), &plugin, &micro_batch, &loss)?;
-        drop(own);
-        if has_adapter {
+        let reference = if adapter.exists() {
+            let reference = data.reference(&base, &plugin, loss)?;
             base.load_adapter(&adapter)?;
-        }
+            reference
+        } else {
+            let path = config.reference.path.as_ref().context("run.toml names no reference model")?;
+            let model = Model::load(path, Device::Cpu, policy::kind(&config))?;
+            data.reference(&model, &plugin, loss)?
+        };
 
         let policy = Policy::start(&config, &config.model.path, base, None)?;
         let optimizer = AdamW::new(policy.model.trainable(), (&config.train).into())?;
@@ -86,7 +88,8 @@ impl Session {
         };
         Ok(Self {
             learner,
-            micro_batches: vec![micro_batch],
+            micro_batches: vec![data.micro_batch()?],
+            data,
             reference,
             learning_rate: config.train.learning_rate,
             num_steps: 0,
@@ -105,11 +108,9 @@ impl Session {
     /// The reference's log-probs once more, by the policy with its adapter off: the cost is the same for any weights.
     fn reference(&mut self) -> Result<Value> {
         let Learner { policy, plugin, loss, .. } = &mut self.learner;
-        let loss = LossOptions { wants: Wants::default(), ..*loss };
-        let micro_batch = &self.micro_batches[0];
         policy.model.set_adapter_enabled(false);
         let started = Instant::now();
-        ReferenceLogProbs::new(micro_batch.samples.len()).compute(&policy.model, plugin, micro_batch, &loss)?;
+        self.data.reference(&policy.model, plugin, LossOptions { wants: Wants::default(), ..*loss })?;
         let seconds = started.elapsed().as_secs_f64();
         policy.model.set_adapter_enabled(true);
         Ok(json!({ "seconds": seconds }))
@@ -161,22 +162,57 @@ impl Laps {
     }
 }
 
-/// All records of a run in one micro-batch, λ from its schedule.
-fn micro_batch(config: &RunConfig, plugin: &Plugin) -> Result<MicroBatch> {
-    let tokenizer = plugin.tokenizer(&config.model.path, None)?;
-    let tokenize = TokenizeOptions { cutoff_len: Some(usize::try_from(config.data.cutoff_len)?), keep_all: false };
-    let progress = &mut |_, _| std::ops::ControlFlow::Continue(());
-    let dataset = plugin.dataset(&config.data.records, &tokenizer, &ConvertOptions::default(), &tokenize, progress)?;
-    let schedule = plugin.schedule(&schedule_options(&config.lambda, dataset.dimensions())?)?;
-    let lambda = schedule.draw_step(config.seed, 0)?.repeat(dataset.len());
-    let collate = CollateOptions {
-        layout: Layout::Packed,
-        max_tokens: config.loss.max_tokens.map(usize::try_from).transpose()?,
-        pad_token_id: tokenizer.info()?.pad_token_id.unwrap_or(0),
-    };
-    let samples: Vec<usize> = (0..dataset.len()).collect();
-    let batch = dataset.batch(&samples, &lambda, &collate)?;
-    Ok(MicroBatch { batch, samples, lambda })
+/// The records of a run, all of them in one micro-batch.
+struct Data {
+    dataset: Dataset,
+    samples: Vec<usize>,
+    lambda: Vec<f64>,
+    collate: CollateOptions,
+    interrupt: Interrupt,
+}
+
+impl Data {
+    fn open(config: &RunConfig, plugin: &Plugin) -> Result<Self> {
+        let tokenizer = plugin.tokenizer(&config.model.path, None)?;
+        let cutoff_len = Some(usize::try_from(config.data.cutoff_len)?);
+        let options = DatasetOptions {
+            convert: ConvertOptions::default(),
+            tokenize: TokenizeOptions { cutoff_len, keep_all: false },
+            cache_dir: None,
+        };
+        let progress = &mut |_, _| ControlFlow::Continue(());
+        let dataset = plugin.dataset(&config.data.records, &tokenizer, &options, progress)?;
+        let schedule = plugin.schedule(&schedule_options(&config.lambda, dataset.dimensions())?)?;
+        Ok(Self {
+            samples: (0..dataset.len()).collect(),
+            lambda: schedule.draw_step(config.seed, 0)?.repeat(dataset.len()),
+            collate: CollateOptions {
+                layout: Layout::Packed,
+                max_tokens: config.loss.max_tokens.map(usize::try_from).transpose()?,
+                pad_token_id: tokenizer.info()?.pad_token_id.unwrap_or(0),
+            },
+            interrupt: Interrupt::listen()?,
+            dataset,
+        })
+    }
+
+    fn micro_batch(&self) -> Result<MicroBatch> {
+        let (samples, lambda) = (self.samples.clone(), self.lambda.clone());
+        Ok(MicroBatch { batch: self.dataset.batch(&samples, &lambda, &self.collate)?, samples, lambda })
+    }
+
+    /// s^ref under `model`, computed without a cache.
+    fn reference(&self, model: &Model, plugin: &Plugin, loss: LossOptions) -> Result<ReferenceLogProbs> {
+        let wanted = Wanted {
+            dataset: &self.dataset,
+            as_they_are: vec![self.samples.clone()],
+            samples: Vec::new(),
+            collate: self.collate,
+            max_tokens: usize::MAX,
+        };
+        let reference = Reference { model, plugin, loss, cache: None, interrupt: &self.interrupt };
+        reference.log_probs(&[wanted])?.pop().context("the reference gave nothing")
+    }
 }
 
 fn loss_options(config: &RunConfig) -> LossOptions {

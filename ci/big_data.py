@@ -1,0 +1,113 @@
+"""2 GB of records under 1 GiB of memory: converts and tokenises them with the release build, and says what it took.
+
+Usage: big_data.py [--gigabytes 2] [--folder DIR]     (DIR needs three times the size; default: the folder for temporary files)
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LIMIT_BYTES = 1 << 30
+WORDS = (
+    "the answer to this question depends on several things that are worth naming before any of them is weighed "
+    "against another one and so we begin with what is known and come later to what is only likely or hoped for"
+).split()
+
+
+def text(seed: int, num_words: int) -> str:
+    """Words in an order of their own: a linear congruence is random enough, and fast."""
+    words = []
+    for _ in range(num_words):
+        seed = (seed * 6364136223846793005 + 1442695040888963407) % (1 << 64)
+        words.append(WORDS[(seed >> 33) % len(WORDS)])
+    return " ".join(words)
+
+
+def write_records(path: pathlib.Path, num_bytes: int) -> int:
+    """UltraFeedback's schema and lengths: a prompt of some 150 words, four responses of 100 to 400."""
+    # Drawing words takes longer than all the rest: texts come out of a pool, numbered so that no two are alike.
+    pool = [text(seed, 100 + seed * 37 % 300) for seed in range(512)]
+    names = ("helpfulness", "honesty", "instruction_following", "truthfulness")
+    num_records = written = 0
+    with path.open("w") as file:
+        while written < num_bytes:
+            completions = [
+                {
+                    "model": f"model-{i}",
+                    "response": f"{num_records}: {pool[(num_records * 4 + i * 131) % len(pool)]}",
+                    "annotations": {
+                        name: {"Rating": str(1 + (num_records + i * k) % 5), "Rationale": pool[(i + k) % len(pool)][:200]}
+                        for k, name in enumerate(names, start=1)
+                    },
+                }
+                for i in range(4)
+            ]
+            record = {
+                "source": "big_data",
+                "instruction": f"Question {num_records}. {pool[num_records % len(pool)][:900]}",
+                "completions": completions,
+            }
+            line = json.dumps(record) + "\n"
+            written += len(line)
+            num_records += 1
+            file.write(line)
+    return num_records
+
+
+def measure(what: str, command: list[str], environment: dict[str, str], num_bytes: int) -> bool:
+    """Runs a command in a child of its own, so that its peak memory is told apart from that of the others."""
+    started = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        os.execve(command[0], command, environment)
+    _, status, usage = os.wait4(pid, 0)
+    seconds = time.monotonic() - started
+    if status != 0:
+        sys.exit(f"{what} failed: {' '.join(command)}")
+    peak = usage.ru_maxrss * 1024
+    print(f"{what}: {seconds:.0f} s, {num_bytes / seconds / 1e6:.1f} MB/s, peak {peak / (1 << 20):.0f} MiB", flush=True)
+    return peak < LIMIT_BYTES
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--gigabytes", type=float, default=2)
+    parser.add_argument("--folder", type=pathlib.Path)
+    arguments = parser.parse_args()
+    subprocess.run(["cargo", "build", "--release", "--locked", "-p", "lambda-dpo", "-p", "lambda-dpo-cdylib"], cwd=ROOT, check=True)
+    program = str(pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "lambda-dpo")
+    folder = pathlib.Path(tempfile.mkdtemp(dir=arguments.folder))
+    try:
+        records = folder / "records.jsonl"
+        num_records = write_records(records, int(arguments.gigabytes * 1e9))
+        num_bytes = records.stat().st_size
+        print(f"{num_records} records, {num_bytes / 1e9:.2f} GB", flush=True)
+        environment = {**os.environ, "LAMBDA_DPO_CACHE": str(folder / "cache")}
+        convert = [program, "convert", "--records", str(records), "--out", str(folder / "samples.jsonl")]
+        good = measure("convert", convert, environment, num_bytes)
+        (folder / "samples.jsonl").unlink()
+        model = ROOT / "fixtures" / "demo" / "sft-model"
+        (folder / "run.toml").write_text(
+            f'stage = "lambda_dpo"\noutput_dir = "run"\nreference.kind = "none"\n'
+            f'[model]\npath = "{model}"\ndevice = "cpu"\n'
+            f'[data]\nrecords = ["records.jsonl"]\n'
+            f"[train]\nmax_steps = 1\nper_device_train_batch_size = 1\n"
+        )
+        for what in ["tokenise and train a step", "the same from the cache"]:
+            shutil.rmtree(folder / "run", ignore_errors=True)
+            good &= measure(what, [program, "train", str(folder / "run.toml")], environment, num_bytes)
+    finally:
+        shutil.rmtree(folder)
+    if not good:
+        sys.exit(f"more than {LIMIT_BYTES >> 20} MiB of memory")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+//! What reference log-probs depend on besides a sample's tokens: the model, as one hash.
+
+use std::path::Path;
+
+use tch::{Device, Tensor};
+
+use crate::model::Model;
+use crate::train::TrainError;
+
+/// Goes up with every change of what a forward pass computes, beyond its last bits.
+const VERSION: u32 = 1;
+
+/// Values hashed at a time: bounds the copy that hashing needs.
+const BLOCK_VALUES: i64 = 32 << 20;
+
+/// The hash of a model as it stands in memory, an adapter included: weights, dtype, kind of device and `config.json`.
+///
+/// Hashing what is in memory, and not the files it came from, covers weights that were drawn at random, too.
+///
+/// # Errors
+///
+/// `config.json` cannot be read; libtorch refuses.
+pub fn model_key(model: &Model, folder: &Path) -> Result<blake3::Hash, TrainError> {
+    let path = folder.join("config.json");
+    let config = std::fs::read(&path).map_err(|source| TrainError::Log { path, source })?;
+    let device = if model.device() == Device::Cpu { "cpu" } else { "cuda" };
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&VERSION.to_le_bytes());
+    for part in [env!("CARGO_PKG_VERSION").as_bytes(), device.as_bytes(), &config] {
+        hasher.update(blake3::hash(part).as_bytes());
+    }
+    for (name, parameter) in model.named_parameters() {
+        let about = format!("{name} {:?} {:?}", parameter.kind(), parameter.size());
+        hasher.update(blake3::hash(about.as_bytes()).as_bytes());
+        hash_values(&mut hasher, parameter)?;
+    }
+    Ok(hasher.finalize())
+}
+
+fn hash_values(hasher: &mut blake3::Hasher, tensor: &Tensor) -> Result<(), TrainError> {
+    let values = tensor.f_detach()?.f_contiguous()?.f_view([-1])?;
+    let len = values.size1()?;
+    let mut bytes = Vec::new();
+    for start in (0..len).step_by(BLOCK_VALUES as usize) {
+        let block = values.f_narrow(0, start, BLOCK_VALUES.min(len - start))?.f_to_device(Device::Cpu)?;
+        bytes.resize(block.numel() * block.kind().elt_size_in_bytes(), 0);
+        block.f_copy_data_u8(&mut bytes, block.numel())?;
+        hasher.update_rayon(&bytes);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use tch::Kind;
+
+    use super::*;
+
+    fn hash(tensor: &Tensor) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        hash_values(&mut hasher, tensor).unwrap();
+        hasher.finalize()
+    }
+
+    #[test]
+    fn values_are_hashed_whatever_their_strides() {
+        let matrix = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]);
+        assert_eq!(hash(&matrix), hash(&matrix.tr().contiguous().tr()));
+        assert_ne!(hash(&matrix), hash(&matrix.tr()));
+    }
+
+    #[test]
+    fn one_value_of_a_model_changes_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8,
+            "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 11,
+            "rms_norm_eps": 1e-5, "max_position_embeddings": 64}"#;
+        let write = |config: &str| std::fs::write(folder.path().join("config.json"), config).unwrap();
+        write(config);
+        let model = |kind, seed| Model::random(folder.path(), Device::Cpu, kind, seed).unwrap();
+        let key = |model: &Model| model_key(model, folder.path()).unwrap();
+        let first = model(Kind::Float, 1);
+        assert_eq!(key(&first), key(&model(Kind::Float, 1)));
+        assert_ne!(key(&first), key(&model(Kind::Float, 2)));
+        assert_ne!(key(&first), key(&model(Kind::BFloat16, 1)));
+        let before = key(&first);
+        for (name, parameter) in first.named_parameters() {
+            tch::no_grad(|| {
+                let mut last = parameter.view([-1]).narrow(0, parameter.numel() as i64 - 1, 1);
+                let kept = last.copy();
+                let _ = last.g_add_scalar_(1e-3);
+                assert_ne!(key(&first), before, "{name}");
+                last.copy_(&kept);
+            });
+            assert_eq!(key(&first), before, "{name}");
+        }
+        write(&config.replace("1e-5", "1e-6"));
+        assert_ne!(key(&first), before);
+    }
+}

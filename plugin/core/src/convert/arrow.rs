@@ -1,0 +1,243 @@
+//! Records out of Arrow record batches, samples into them: stages 1 and 2 in bulk.
+//!
+//! Batches are drawn as they are needed, so a table of any length takes the memory of one of its batches.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow_array::{RecordBatch, RecordBatchReader};
+use arrow_json::ReaderBuilder;
+use arrow_schema::{ArrowError, DataType, Field, Fields, Schema, SchemaRef};
+use serde::{Serialize, Serializer};
+
+use super::{ConvertOptions, Converter, PREFERENCE, Report, Sample};
+use crate::record::rows_to_json;
+use crate::{Error, Format, Record, Result};
+
+/// Rows that are written as JSON at once, and samples of a batch that is given.
+const BATCH_ROWS: usize = 256;
+
+/// Reads and converts the records of a stream of record batches, a sample at a time. The iterator ends after its first
+/// error.
+pub struct ArrowReader {
+    batches: Box<dyn RecordBatchReader + Send>,
+    /// What is left of the batch being read.
+    batch: Option<RecordBatch>,
+    rows: VecDeque<String>,
+    next_index: u64,
+    converter: Converter,
+    dimensions: Vec<String>,
+    ended: bool,
+}
+
+impl fmt::Debug for ArrowReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { next_index, converter, dimensions, ended, .. } = self;
+        let mut debug = f.debug_struct("ArrowReader");
+        debug.field("next_index", next_index).field("converter", converter);
+        debug.field("dimensions", dimensions).field("ended", ended).finish_non_exhaustive()
+    }
+}
+
+impl ArrowReader {
+    /// Takes a stream whose rows are records: nested structs and lists, as Parquet files and `datasets` hold them.
+    ///
+    /// Where the options name no dimensions, the fields of the schema's annotations are the dimensions, sorted.
+    ///
+    /// # Errors
+    ///
+    /// Invalid options, or none that name the dimensions where the schema does not (annotations that are a list or a map).
+    pub fn new(batches: Box<dyn RecordBatchReader + Send>, mut options: ConvertOptions) -> Result<Self> {
+        options.validate()?;
+        if options.uses_dimensions() && options.dimensions.is_none() {
+            options.dimensions = dimensions_of(&batches.schema())?.filter(|names| !names.is_empty());
+        }
+        let dimensions = match options.format {
+            Format::Chat => Vec::new(),
+            _ if options.uses_dimensions() => options.dimensions.clone().unwrap_or_default(),
+            _ => vec![PREFERENCE.to_owned()],
+        };
+        let converter = Converter::new(options)?;
+        Ok(Self { batches, batch: None, rows: VecDeque::new(), next_index: 0, converter, dimensions, ended: false })
+    }
+
+    /// The dimensions of every sample, in order.
+    pub fn dimensions(&self) -> &[String] {
+        &self.dimensions
+    }
+
+    /// The counts so far.
+    pub fn report(&self) -> &Report {
+        self.converter.report()
+    }
+
+    fn next_sample(&mut self) -> Result<Option<Sample>> {
+        loop {
+            let max_samples = self.converter.options.max_samples;
+            let within = max_samples.is_none_or(|max| self.next_index < max);
+            let Some(json) = (if within { self.next_row()? } else { None }) else {
+                return self.converter.check_dimensions().map(|()| None);
+            };
+            let index = self.next_index;
+            self.next_index += 1;
+            let record = Record::parse(&json, self.converter.options.format, index)
+                .map_err(|problem| Error::InvalidData(format!("record {index} of the stream: {problem}")))?;
+            if let Some(sample) = self.converter.convert(record) {
+                return Ok(Some(sample));
+            }
+        }
+    }
+
+    fn next_row(&mut self) -> Result<Option<String>> {
+        while self.rows.is_empty() {
+            let Some(batch) = self.batch.take().filter(|batch| batch.num_rows() > 0) else {
+                self.batch = self.batches.next().transpose().map_err(|error| self.unreadable(&error.to_string()))?;
+                if self.batch.is_none() {
+                    return Ok(None);
+                }
+                continue;
+            };
+            let len = batch.num_rows().min(BATCH_ROWS);
+            self.rows = rows_to_json(&batch.slice(0, len)).map_err(|problem| self.unreadable(&problem))?;
+            self.batch = Some(batch.slice(len, batch.num_rows() - len));
+        }
+        Ok(self.rows.pop_front())
+    }
+
+    fn unreadable(&self, problem: &str) -> Error {
+        Error::InvalidData(format!("the stream cannot be read on from record {}: {problem}", self.next_index))
+    }
+}
+
+impl Iterator for ArrowReader {
+    type Item = Result<Sample>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let sample = self.next_sample().transpose();
+        self.ended = !matches!(sample, Some(Ok(_)));
+        sample
+    }
+}
+
+/// The names that a schema gives; None where there are no completions to name them (the first record tells of it).
+fn dimensions_of(schema: &Schema) -> Result<Option<Vec<String>>> {
+    let items = |field: &Field| match field.data_type() {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => Some(Arc::clone(item)),
+        DataType::ListView(item) | DataType::LargeListView(item) => Some(Arc::clone(item)),
+        _ => None,
+    };
+    let child = |field: &Field, name: &str| match field.data_type() {
+        DataType::Struct(fields) => fields.find(name).map(|(_, field)| Arc::clone(field)),
+        _ => None,
+    };
+    let completion = schema.column_with_name("completions").and_then(|(_, completions)| items(completions));
+    let Some(annotations) = completion.and_then(|completion| child(&completion, "annotations")) else {
+        return Ok(None);
+    };
+    match annotations.data_type() {
+        DataType::Struct(fields) => {
+            let mut names: Vec<String> = fields.iter().map(|field| field.name().clone()).collect();
+            names.sort();
+            Ok(Some(names))
+        }
+        other => Err(Error::InvalidArgument(format!(
+            "`dimensions` must be named: in this stream `completions[].annotations` is of type {other}, so that the \
+             dimensions are known at its end only"
+        ))),
+    }
+}
+
+/// Samples as record batches of up to 256. The iterator ends after its first error.
+///
+/// # Schema
+///
+/// The fields of a sample's JSON: `prompt` (list of {role, content}; a text is one user turn), `responses`, `dimensions`
+/// (lists of text), `ratings`, `pi_target` (`[M][N]` lists of float64, null where missing and where masked), `record`.
+#[derive(Debug)]
+pub struct SampleBatches<I> {
+    samples: I,
+    schema: SchemaRef,
+    /// What comes after the samples that were read before it.
+    failed: Option<Error>,
+    ended: bool,
+}
+
+impl<I: Iterator<Item = Result<Sample>>> SampleBatches<I> {
+    /// Takes the samples that are to be given.
+    pub fn new(samples: I) -> Self {
+        Self { samples, schema: Arc::new(sample_schema()), failed: None, ended: false }
+    }
+
+    /// The schema of every batch.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+        let mut samples = Vec::new();
+        while samples.len() < BATCH_ROWS && self.failed.is_none() {
+            match self.samples.next() {
+                Some(Ok(sample)) => samples.push(sample),
+                Some(Err(error)) => self.failed = Some(error),
+                None => break,
+            }
+        }
+        if samples.is_empty()
+            && let Some(error) = self.failed.take()
+        {
+            return Err(error);
+        }
+        let rows: Vec<Row> = samples.iter().map(Row).collect();
+        let write = || -> std::result::Result<Option<RecordBatch>, ArrowError> {
+            let mut decoder = ReaderBuilder::new(self.schema()).with_batch_size(BATCH_ROWS).build_decoder()?;
+            decoder.serialize(&rows)?;
+            decoder.flush()
+        };
+        write().map_err(|error| {
+            let first = samples.first().map_or(0, |sample| sample.record_index);
+            Error::InvalidData(format!("the samples from record {first} on cannot be written to Arrow: {error}"))
+        })
+    }
+}
+
+impl<I: Iterator<Item = Result<Sample>>> Iterator for SampleBatches<I> {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let batch = self.next_batch().transpose();
+        self.ended = !matches!(batch, Some(Ok(_)));
+        batch
+    }
+}
+
+/// A sample as a row of the schema, whose prompts are all of one type.
+struct Row<'a>(&'a Sample);
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let prompt = crate::Prompt::Messages(self.0.prompt.to_messages());
+        self.0.written(&prompt).serialize(serializer)
+    }
+}
+
+fn sample_schema() -> Schema {
+    let list = |item: DataType, nullable: bool| DataType::List(Arc::new(Field::new("item", item, nullable)));
+    let field = |name: &str, data_type: DataType| Field::new(name, data_type, false);
+    let message = Fields::from(vec![field("role", DataType::Utf8), field("content", DataType::Utf8)]);
+    let numbers = || list(list(DataType::Float64, true), false);
+    Schema::new(vec![
+        field("prompt", list(DataType::Struct(message), false)),
+        field("responses", list(DataType::Utf8, false)),
+        field("dimensions", list(DataType::Utf8, false)),
+        field("ratings", numbers()),
+        field("pi_target", numbers()),
+        field("record", DataType::UInt64),
+    ])
+}

@@ -1,0 +1,343 @@
+//! Tokenised samples on disk: written once, in order, and read in any order; in memory is an index alone.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | [`MAGIC`] | what the file is, and its version |
+//! | samples | each as two [postcard](https://docs.rs/postcard) values: its tokens, and the rest |
+//! | tail | [`Tail`] as postcard: the key, the counts, and where each sample ends |
+//! | 8 | where the tail begins, little-endian |
+//! | 32 | BLAKE3 of everything before |
+//!
+//! A file in a cache folder appears whole or not at all. Whoever writes one holds a lock on it until then, so that what a
+//! killed process left behind is told from what another one is about to finish.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+
+use super::SampleInfo;
+use crate::{Error, Report, Result, TokenizedResponse, TokenizedSample};
+
+const MAGIC: &[u8; 24] = b"lambda-dpo samples v. 1\n";
+const PARTIAL_PREFIX: &str = ".partial-";
+const LOCK_FILE: &str = ".lock";
+const BUFFER_BYTES: usize = 1 << 20;
+const BLOCK_BYTES: usize = 4 << 20;
+const HASH_BYTES: u64 = blake3::OUT_LEN as u64;
+const FOOTER_BYTES: u64 = size_of::<u64>() as u64 + HASH_BYTES;
+
+/// What a sample's content hash covers: all that log-probs are a function of, and no ratings.
+#[derive(Serialize)]
+struct Tokens<'a> {
+    prompt: &'a [i64],
+    responses: &'a [TokenizedResponse],
+}
+
+#[derive(Serialize)]
+struct Targets<'a> {
+    record_index: u64,
+    num_dimensions: usize,
+    pi_target: &'a [f32],
+}
+
+/// A sample's place in the file.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Entry {
+    info: SampleInfo,
+    end: u64,
+}
+
+/// What stands behind the samples.
+#[derive(Debug, Serialize, Deserialize)]
+struct Tail {
+    key: [u8; blake3::OUT_LEN],
+    dimensions: Vec<String>,
+    report: Report,
+    /// BLAKE3 of every sample's own.
+    samples_hash: [u8; blake3::OUT_LEN],
+    entries: Vec<Entry>,
+}
+
+/// Samples to be read.
+#[derive(Debug)]
+pub(super) struct Store {
+    file: File,
+    path: PathBuf,
+    tail: Tail,
+}
+
+/// What stands at a path of a cache.
+pub(super) enum Found {
+    Nothing,
+    /// A file that cannot be used, and why.
+    Damaged(String),
+    Whole(Box<Store>),
+}
+
+impl Store {
+    /// Opens a file of a cache and checks all of it.
+    pub(super) fn open(path: &Path, key: &blake3::Hash) -> Found {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,
+            Err(error) => return Found::Damaged(error.to_string()),
+        };
+        let found = match read_tail(&file) {
+            Ok(Ok(tail)) if tail.key == *key.as_bytes() => {
+                return Found::Whole(Box::new(Self { file, path: path.to_owned(), tail }));
+            }
+            Ok(Ok(_)) => "it is of other records or options than its name says".to_owned(),
+            Ok(Err(problem)) => problem.to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Found::Damaged(found)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tail.entries.len()
+    }
+
+    pub(super) fn dimensions(&self) -> &[String] {
+        &self.tail.dimensions
+    }
+
+    pub(super) fn report(&self) -> &Report {
+        &self.tail.report
+    }
+
+    pub(super) fn samples_hash(&self) -> blake3::Hash {
+        self.tail.samples_hash.into()
+    }
+
+    pub(super) fn infos(&self) -> impl ExactSizeIterator<Item = SampleInfo> + '_ {
+        self.tail.entries.iter().map(|entry| entry.info)
+    }
+
+    /// Reads a sample; None beyond the last one.
+    pub(super) fn read(&self, index: usize) -> Result<Option<TokenizedSample>> {
+        let Some(entry) = self.tail.entries.get(index) else { return Ok(None) };
+        let start = match index {
+            0 => MAGIC.len() as u64,
+            _ => self.tail.entries[index - 1].end,
+        };
+        let mut bytes = vec![0; usize::try_from(entry.end.saturating_sub(start)).unwrap_or(0)];
+        self.file.read_exact_at(&mut bytes, start).map_err(|source| Error::io(&self.path, source))?;
+        match decode(&bytes) {
+            Some(sample) => Ok(Some(sample)),
+            None => Err(Error::InvalidData(format!(
+                "{}: sample {index} was damaged since the file was opened; remove it and run again",
+                self.path.display()
+            ))),
+        }
+    }
+}
+
+/// Reads the tail of a file, all of which its checksum must vouch for.
+fn read_tail(file: &File) -> io::Result<std::result::Result<Tail, &'static str>> {
+    let len = file.metadata()?.len();
+    let mut magic = [0; MAGIC.len()];
+    if len < MAGIC.len() as u64 + FOOTER_BYTES {
+        return Ok(Err("it is cut short"));
+    }
+    file.read_exact_at(&mut magic, 0)?;
+    let mut checksum = [0; blake3::OUT_LEN];
+    file.read_exact_at(&mut checksum, len - HASH_BYTES)?;
+    if magic != *MAGIC || hash_file(&mut Read::take(file, len - HASH_BYTES), &mut || Ok(()))? != checksum {
+        return Ok(Err("its checksum does not hold"));
+    }
+    let mut start = [0; size_of::<u64>()];
+    file.read_exact_at(&mut start, len - FOOTER_BYTES)?;
+    let start = u64::from_le_bytes(start);
+    let tail_len = (len - FOOTER_BYTES).checked_sub(start).and_then(|bytes| usize::try_from(bytes).ok());
+    let Some(tail_len) = tail_len else { return Ok(Err("its tail lies beyond its end")) };
+    let mut tail = vec![0; tail_len];
+    file.read_exact_at(&mut tail, start)?;
+    Ok(postcard::from_bytes(&tail).map_err(|_| "its tail does not parse"))
+}
+
+/// BLAKE3 of what a reader gives; `tick` is called between blocks and may stop it.
+pub(super) fn hash_file(reader: &mut impl Read, tick: &mut dyn FnMut() -> io::Result<()>) -> io::Result<blake3::Hash> {
+    // Blocks large enough to be hashed on several threads.
+    let mut block = Vec::with_capacity(BLOCK_BYTES);
+    let mut hasher = blake3::Hasher::new();
+    while reader.by_ref().take(BLOCK_BYTES as u64).read_to_end(&mut block)? > 0 {
+        hasher.update_rayon(&block);
+        block.clear();
+        tick()?;
+    }
+    Ok(hasher.finalize())
+}
+
+/// A sample as it is written.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    bytes: Vec<u8>,
+    hash: blake3::Hash,
+    info: SampleInfo,
+}
+
+impl Encoded {
+    pub(super) fn new(sample: &TokenizedSample) -> Result<Self> {
+        Self::encode(sample)
+            .map_err(|error| Error::InvalidData(format!("record {}: cannot be written: {error}", sample.record_index)))
+    }
+
+    fn encode(sample: &TokenizedSample) -> postcard::Result<Self> {
+        let tokens = postcard::to_stdvec(&Tokens { prompt: &sample.prompt, responses: &sample.responses })?;
+        let mut content_hash = [0; 16];
+        blake3::Hasher::new().update(&tokens).finalize_xof().fill(&mut content_hash);
+        let info = SampleInfo {
+            record_index: sample.record_index,
+            num_responses: sample.responses.len(),
+            num_tokens: sample.num_tokens(),
+            content_hash,
+        };
+        let pi_target: Vec<f32> = sample.pi_target.iter().copied().collect();
+        let num_dimensions = sample.pi_target.nrows();
+        let targets = Targets { record_index: sample.record_index, num_dimensions, pi_target: &pi_target };
+        let bytes = postcard::to_extend(&targets, tokens)?;
+        Ok(Self { hash: blake3::hash(&bytes), bytes, info })
+    }
+}
+
+fn decode(bytes: &[u8]) -> Option<TokenizedSample> {
+    let ((prompt, responses), rest): ((Vec<i64>, Vec<TokenizedResponse>), _) = postcard::take_from_bytes(bytes).ok()?;
+    let (record_index, num_dimensions, pi_target): (u64, usize, Vec<f32>) = postcard::from_bytes(rest).ok()?;
+    let num_columns = pi_target.len().checked_div(num_dimensions).unwrap_or(0);
+    let pi_target = Array2::from_shape_vec((num_dimensions, num_columns), pi_target).ok()?;
+    Some(TokenizedSample { record_index, prompt, responses, pi_target })
+}
+
+/// Counts a file's bytes into a checksum as they are written.
+#[derive(Debug)]
+struct Summed {
+    file: File,
+    hasher: blake3::Hasher,
+}
+
+impl Write for Summed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update_rayon(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Writes samples one after the other.
+#[derive(Debug)]
+pub(super) struct Writer {
+    out: BufWriter<Summed>,
+    /// The file under its passing name and the path it is to have; None for one without any name.
+    named: Option<(NamedTempFile, PathBuf)>,
+    /// For messages.
+    path: PathBuf,
+    entries: Vec<Entry>,
+    end: u64,
+    samples: blake3::Hasher,
+}
+
+impl Writer {
+    /// Begins a file that is to stand at `path`, in a folder that is made where it is missing.
+    pub(super) fn create(path: &Path) -> Result<Self> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let begin = || -> io::Result<(NamedTempFile, File)> {
+            std::fs::create_dir_all(folder)?;
+            // Between its making and its locking a file looks abandoned: one process at a time.
+            let guard = File::create(folder.join(LOCK_FILE))?;
+            guard.lock()?;
+            sweep(folder)?;
+            let partial = tempfile::Builder::new().prefix(PARTIAL_PREFIX).tempfile_in(folder)?;
+            partial.as_file().lock()?;
+            let file = partial.as_file().try_clone()?;
+            Ok((partial, file))
+        };
+        let (partial, file) = begin().map_err(|source| Error::Write { path: folder.to_owned(), source })?;
+        Self::new(file, path, Some((partial, path.to_owned())))
+    }
+
+    /// Begins a file without a name in `folder`: it is gone with the last handle.
+    pub(super) fn unnamed(folder: &Path) -> Result<Self> {
+        let file = tempfile::tempfile_in(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
+        Self::new(file, folder, None)
+    }
+
+    fn new(file: File, path: &Path, named: Option<(NamedTempFile, PathBuf)>) -> Result<Self> {
+        let out = BufWriter::with_capacity(BUFFER_BYTES, Summed { file, hasher: blake3::Hasher::new() });
+        let mut writer =
+            Self { out, named, path: path.to_owned(), entries: Vec::new(), end: 0, samples: blake3::Hasher::new() };
+        writer.write(MAGIC)?;
+        Ok(writer)
+    }
+
+    /// Appends a sample.
+    pub(super) fn push(&mut self, sample: &Encoded) -> Result<()> {
+        self.samples.update(sample.hash.as_bytes());
+        self.write(&sample.bytes)?;
+        self.entries.push(Entry { info: sample.info, end: self.end });
+        Ok(())
+    }
+
+    /// Samples so far.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.end += bytes.len() as u64;
+        self.out.write_all(bytes).map_err(|source| Error::Write { path: self.path.clone(), source })
+    }
+
+    /// Ends the file and puts it in its place.
+    pub(super) fn finish(mut self, key: &blake3::Hash, dimensions: &[String], report: Report) -> Result<Store> {
+        self.entries.shrink_to_fit();
+        let tail = Tail {
+            key: *key.as_bytes(),
+            dimensions: dimensions.to_vec(),
+            report,
+            samples_hash: *self.samples.finalize().as_bytes(),
+            entries: std::mem::take(&mut self.entries),
+        };
+        let start = self.end;
+        let encoded = postcard::to_stdvec(&tail)
+            .map_err(|error| Error::InvalidData(format!("the samples' index cannot be written: {error}")))?;
+        self.write(&encoded)?;
+        self.write(&start.to_le_bytes())?;
+        let path = self.path;
+        let failed = |source| Error::Write { path: path.clone(), source };
+        let Summed { mut file, hasher } =
+            self.out.into_inner().map_err(|error| failed(io::IntoInnerError::into_error(error)))?;
+        file.write_all(hasher.finalize().as_bytes()).map_err(failed)?;
+        if let Some((partial, path)) = self.named {
+            file.sync_all().map_err(failed)?;
+            partial.persist(&path).map_err(|error| failed(error.error))?;
+        }
+        Ok(Store { file, path, tail })
+    }
+}
+
+/// Removes files that no process writes any more.
+fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(PARTIAL_PREFIX) {
+            continue;
+        }
+        // One that has just got its place, or gone, is nobody's to remove.
+        let Ok(file) = File::open(entry.path()) else { continue };
+        match file.try_lock() {
+            Ok(()) => std::fs::remove_file(entry.path())?,
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(())
+}

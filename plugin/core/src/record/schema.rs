@@ -1,0 +1,190 @@
+//! The JSON of a record as types, for its JSON Schema alone: `parse` reads what these describe, and is more patient with
+//! ratings, of which anything that is no number counts as missing.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+
+use super::{Message, Record};
+
+impl JsonSchema for Record {
+    fn schema_name() -> Cow<'static, str> {
+        "Record".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        RecordJson::json_schema(generator)
+    }
+}
+
+/// One record: rated completions (UltraFeedback's schema), a pair, or a conversation. Further fields are left alone.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum RecordJson {
+    Rated(Rated),
+    Pair(Pair),
+    Chat(Chat),
+}
+
+/// A prompt with rated completions (format `ultrafeedback`).
+#[derive(JsonSchema)]
+#[schemars(extend("anyOf" = [{ "required": ["instruction"] }, { "required": ["prompt"] }]))]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Rated {
+    /// The prompt; it comes before `prompt` where both are there.
+    #[serde(default)]
+    instruction: Option<Text>,
+    /// The prompt under its other name.
+    #[serde(default)]
+    prompt: Option<Text>,
+    /// The responses.
+    completions: Vec<Completion>,
+    /// Where the record comes from; see `exclude_sources`.
+    #[serde(default)]
+    source: Option<String>,
+}
+
+/// A response with its ratings.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Completion {
+    /// The response.
+    response: String,
+    /// Ratings by dimension, or as a list that names its dimensions.
+    #[serde(default)]
+    annotations: Option<Annotations>,
+}
+
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum Annotations {
+    ByDimension(BTreeMap<String, Annotation>),
+    List(Vec<NamedAnnotation>),
+}
+
+/// A rating in one dimension, on its own or with what else is known of it; of a list the first usable one counts.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum Annotation {
+    Rated {
+        #[serde(rename = "Rating")]
+        rating: Option<Rating>,
+    },
+    List(Vec<Annotation>),
+    Rating(Rating),
+    Missing(()),
+}
+
+/// A rating that names its dimension.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct NamedAnnotation {
+    /// The dimension.
+    #[serde(rename = "Type")]
+    dimension: String,
+    /// The rating.
+    #[serde(rename = "Rating", default)]
+    rating: Option<Rating>,
+}
+
+/// A number, or a number as text; "N/A", "" and other text are a missing rating.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum Rating {
+    Number(f64),
+    Text(String),
+}
+
+/// A chosen and a rejected response (format `pairs`). The prompt stands in `prompt`, in `conversations` or `messages`, or
+/// at the start of both responses.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Pair {
+    /// The prompt.
+    #[serde(default)]
+    prompt: Option<Text>,
+    /// The prompt as ShareGPT's pairs have it.
+    #[serde(default)]
+    conversations: Option<Turns>,
+    /// The prompt as messages.
+    #[serde(default)]
+    messages: Option<Turns>,
+    /// A system prompt before them.
+    #[serde(default)]
+    system: Option<String>,
+    /// The better response.
+    chosen: Answer,
+    /// The worse response.
+    rejected: Answer,
+}
+
+/// A conversation of which every assistant turn is learned (format `chat`).
+#[derive(JsonSchema)]
+#[schemars(extend("anyOf" = [{ "required": ["messages"] }, { "required": ["conversations"] }]))]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Chat {
+    /// The conversation.
+    #[serde(default)]
+    messages: Option<Turns>,
+    /// The conversation under ShareGPT's name.
+    #[serde(default)]
+    conversations: Option<Turns>,
+    /// A system prompt before it.
+    #[serde(default)]
+    system: Option<String>,
+}
+
+/// A text (one user turn), or a conversation so far.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum Text {
+    Text(String),
+    Turns(Turns),
+}
+
+/// A response as text, as one message, or at the end of a conversation.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum Answer {
+    Text(String),
+    Turn(Turn),
+    Turns(Turns),
+}
+
+/// A conversation of at least one turn.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Turns(#[schemars(length(min = 1))] Vec<Turn>);
+
+/// A turn as `{role, content}`, or as ShareGPT's `{from, value}`.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum Turn {
+    Message(Message),
+    ShareGpt {
+        /// `human`, `gpt`, `system` or `observation`.
+        from: ShareGptRole,
+        value: String,
+    },
+}
+
+#[derive(JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only its schema is used")]
+enum ShareGptRole {
+    Human,
+    User,
+    Gpt,
+    Assistant,
+    System,
+    Observation,
+    Tool,
+}

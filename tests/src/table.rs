@@ -1,0 +1,260 @@
+//! The function table as a foreign caller sees it: raw calls with Rust's clean-up around them.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+use std::ptr::{null, null_mut};
+use std::sync::OnceLock;
+
+use lambda_dpo_abi as abi;
+use lambda_dpo_abi::tensor;
+use libloading::Library;
+use tch::Tensor;
+
+use crate::plugin_library;
+
+/// What a failing call told: its status and its sentence.
+pub type Told = (abi::Status, String);
+
+/// The library's one exported symbol.
+pub fn entry_point() -> abi::GetApi {
+    static LIBRARY: OnceLock<Library> = OnceLock::new();
+    // SAFETY: our own library; its initialisers are libstdc++'s and Rust's.
+    let library = LIBRARY.get_or_init(|| unsafe { Library::new(plugin_library()) }.unwrap());
+    // SAFETY: the symbol has this type.
+    unsafe { *library.get::<abi::GetApi>(abi::ENTRY_POINT.as_bytes()).unwrap() }
+}
+
+/// Asks the library for a table.
+///
+/// # Errors
+/// What it tells of a version that it does not serve.
+pub fn get_api(major: u32, minor: u32) -> Result<&'static abi::Api, Told> {
+    let (entry, mut api) = (entry_point(), null());
+    // SAFETY: both pointers are valid.
+    told(|error| unsafe { entry(major, minor, &mut api, error) })?;
+    // SAFETY: the table is static.
+    Ok(unsafe { &*api })
+}
+
+/// The table of the current revision.
+pub fn api() -> &'static abi::Api {
+    get_api(abi::ABI_MAJOR, abi::ABI_MINOR).unwrap()
+}
+
+/// Makes a call and gives what it told of its failure.
+///
+/// # Errors
+/// A status other than OK.
+pub fn told(call: impl FnOnce(*mut abi::Error) -> abi::Status) -> Result<(), Told> {
+    let mut buffer = [0_u8; 4096];
+    let mut error = abi::Error {
+        struct_size: size_of::<abi::Error>(),
+        buffer: buffer.as_mut_ptr(),
+        capacity: buffer.len(),
+        len: 0,
+    };
+    match call(&mut error) {
+        abi::STATUS_OK => Ok(()),
+        status => {
+            let message = &buffer[..error.len.min(buffer.len())];
+            Err((status, std::str::from_utf8(message).unwrap().to_owned()))
+        }
+    }
+}
+
+/// Lends text.
+pub fn text(text: &str) -> abi::Str {
+    abi::Str { data: text.as_ptr(), len: text.len() }
+}
+
+/// Bytes for a call to fill.
+pub fn no_bytes() -> abi::Bytes {
+    abi::Bytes { data: null_mut(), len: 0, capacity: 0 }
+}
+
+/// Takes what a call gave, and frees it; None for NULL.
+pub fn take_text(mut bytes: abi::Bytes) -> Option<String> {
+    if bytes.data.is_null() {
+        return None;
+    }
+    // SAFETY: given by the plugin, read, then freed once.
+    unsafe {
+        let text = std::str::from_utf8(std::slice::from_raw_parts(bytes.data, bytes.len)).unwrap().to_owned();
+        (api().bytes_free)(&mut bytes);
+        Some(text)
+    }
+}
+
+/// The defaults: every dimension, missing ratings masked, nothing left out.
+pub fn convert_options(format: u32) -> abi::ConvertOptions {
+    abi::ConvertOptions {
+        struct_size: size_of::<abi::ConvertOptions>(),
+        format,
+        best_worst_pairs: 0,
+        dimensions: null(),
+        num_dimensions: 0,
+        missing_rating: f64::NAN,
+        temperature: 1.0,
+        max_samples: 0,
+        exclude_sources: null(),
+        num_exclude_sources: 0,
+        keep_all: 0,
+        reserved: 0,
+    }
+}
+
+/// No cutoff.
+pub fn tokenize_options() -> abi::TokenizeOptions {
+    abi::TokenizeOptions { struct_size: size_of::<abi::TokenizeOptions>(), cutoff_len: 0, keep_all: 0, reserved: 0 }
+}
+
+/// One prompt a row, padded to a multiple of 8 with id 0.
+pub fn collate_options(layout: u32) -> abi::CollateOptions {
+    abi::CollateOptions {
+        struct_size: size_of::<abi::CollateOptions>(),
+        layout,
+        max_tokens: 0,
+        pad_to_multiple_of: 0,
+        pad_token_id: 0,
+    }
+}
+
+/// A struct that starts with `struct_size` and is zero beyond it.
+///
+/// # Safety
+/// `T` is such a struct of the ABI, for which zero is valid.
+pub unsafe fn sized<T>() -> T {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut value = std::mem::MaybeUninit::<T>::zeroed();
+        value.as_mut_ptr().cast::<usize>().write(size_of::<T>());
+        value.assume_init()
+    }
+}
+
+/// An opaque handle, freed when dropped.
+#[derive(Debug)]
+pub struct Handle<T> {
+    raw: *mut T,
+    free: unsafe extern "C" fn(*mut T),
+}
+
+// SAFETY: the handles that tests share are those that the table lets many threads use.
+unsafe impl<T> Send for Handle<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Handle<T> {}
+
+impl<T> Handle<T> {
+    /// Takes a handle over.
+    ///
+    /// # Safety
+    /// `raw` is a live handle that `free` frees, and nobody else's.
+    pub unsafe fn new(raw: *mut T, free: unsafe extern "C" fn(*mut T)) -> Self {
+        Self { raw, free }
+    }
+
+    /// The handle, for a call.
+    pub fn raw(&self) -> *mut T {
+        self.raw
+    }
+}
+
+impl<T> Drop for Handle<T> {
+    fn drop(&mut self) {
+        // SAFETY: the promise of `new`.
+        unsafe { (self.free)(self.raw) }
+    }
+}
+
+/// `convert_record`.
+///
+/// # Errors
+/// What the call tells.
+pub fn convert_record(record: &str, index: u64, options: &abi::ConvertOptions) -> Result<Option<String>, Told> {
+    let mut bytes = no_bytes();
+    // SAFETY: all pointers are valid.
+    told(|error| unsafe { (api().convert_record)(text(record), index, options, &mut bytes, error) })?;
+    Ok(take_text(bytes))
+}
+
+/// `tokenizer_open`.
+///
+/// # Errors
+/// What the call tells.
+pub fn tokenizer_open(folder: &Path) -> Result<Handle<abi::Tokenizer>, Told> {
+    let mut raw = null_mut();
+    let folder = folder.to_str().unwrap();
+    // SAFETY: all pointers are valid; the handle is ours on success.
+    unsafe {
+        told(|error| (api().tokenizer_open)(text(folder), text(""), &mut raw, error))?;
+        Ok(Handle::new(raw, api().tokenizer_free))
+    }
+}
+
+/// `tokenize`; None where nothing is left of the sample.
+///
+/// # Errors
+/// What the call tells.
+pub fn tokenize(
+    tokenizer: &Handle<abi::Tokenizer>,
+    sample: &str,
+    options: &abi::TokenizeOptions,
+) -> Result<Option<Handle<abi::TokenizedSample>>, Told> {
+    let mut raw = null_mut();
+    // SAFETY: all pointers are valid; the handle is ours on success.
+    unsafe {
+        told(|error| (api().tokenize)(tokenizer.raw(), text(sample), options, &mut raw, error))?;
+        Ok((!raw.is_null()).then(|| Handle::new(raw, api().tokenized_sample_free)))
+    }
+}
+
+/// A batch by the names of its fields, and `num_contributing`.
+pub type NamedBatch = (Vec<(&'static str, Tensor)>, u64);
+
+/// Lists fields by name.
+#[macro_export]
+macro_rules! batch_fields {
+    ($with:ident) => {
+        $with!(
+            input_ids,
+            attention_mask,
+            position_ids,
+            labels,
+            prompt_ids,
+            sequence_ids,
+            target_positions,
+            target_ids,
+            target_sequences,
+            sequence_num_tokens,
+            sequence_prompts,
+            sequence_responses,
+            prompt_offsets,
+            sequence_index,
+            pi_target,
+            target_mask,
+            lambda,
+            record_indices
+        )
+    };
+}
+
+/// `collate`.
+///
+/// # Errors
+/// What the call tells.
+pub fn collate(
+    samples: &[Handle<abi::TokenizedSample>],
+    lambda: &[f64],
+    options: &abi::CollateOptions,
+) -> Result<NamedBatch, Told> {
+    let raw: Vec<*const abi::TokenizedSample> = samples.iter().map(|sample| sample.raw().cast_const()).collect();
+    // SAFETY: all pointers are valid, and the batch's tensors are ours on success.
+    unsafe {
+        let mut batch: abi::Batch = sized();
+        told(|error| (api().collate)(raw.as_ptr(), raw.len(), lambda.as_ptr(), options, &mut batch, error))?;
+        macro_rules! taken {
+            ($($field:ident),*) => { vec![$((stringify!($field), tensor::import(batch.$field).unwrap())),*] };
+        }
+        Ok((batch_fields!(taken), batch.num_contributing))
+    }
+}

@@ -1,0 +1,268 @@
+//! Log-probs, loss and gradients: the core directly, and through the table.
+
+use lambda_dpo_core as core;
+use lambda_dpo_host::plugin::{self, Plugin, PluginError};
+use lambda_dpo_tests::plugin_library;
+use proptest::prelude::*;
+use proptest::sample::select;
+use tch::{Kind, Tensor};
+
+use crate::batches::{Problem, Rng};
+
+/// What log-probs come from.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Hidden,
+    Logits,
+    SequenceLogProbs,
+}
+
+/// Something wrong with the inputs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    None,
+    TokenBeyondVocabulary,
+    PositionBeyondRows,
+    SequenceBeyondCount,
+    LambdaNotFinite,
+    TargetsOfOtherLength,
+    OffsetsDescending,
+    NothingToScore,
+    WholeNumbers,
+}
+
+/// The tensors of a problem, with the fault put in.
+struct Inputs {
+    source: Source,
+    input: Option<Tensor>,
+    problem: Problem,
+    lambda: Tensor,
+    target_ids: Tensor,
+    target_positions: Tensor,
+    target_sequences: Tensor,
+    prompt_offsets: Tensor,
+}
+
+/// A copy with one element changed.
+fn changed(tensor: &Tensor, at: i64, value: f64) -> Tensor {
+    let copy = tensor.copy();
+    let _ = copy.reshape([-1]).narrow(0, at, 1).fill_(value);
+    copy
+}
+
+impl Inputs {
+    fn new(seed: u64, kind: Kind, source: Source, fault: Fault) -> Self {
+        let problem = Problem::random(seed, kind);
+        let num_sequences = problem.batch.sequence_num_tokens.size()[0];
+        let input = match source {
+            Source::Hidden => problem.hidden.copy(),
+            Source::Logits => problem.logits(),
+            Source::SequenceLogProbs => Rng(seed).tensor(&[num_sequences], kind),
+        };
+        let input = if fault == Fault::WholeNumbers { input.to_kind(Kind::Int64) } else { input };
+        let batch = &problem.batch;
+        let with = |when: Fault, tensor: &Tensor, at: i64, value: f64| {
+            if fault == when { changed(tensor, at, value) } else { tensor.copy() }
+        };
+        let target_sequences = with(Fault::SequenceBeyondCount, &batch.target_sequences, 0, num_sequences as f64);
+        Self {
+            lambda: with(Fault::LambdaNotFinite, &batch.lambda, 0, f64::NAN),
+            target_ids: with(Fault::TokenBeyondVocabulary, &batch.target_ids, 1, 1e6),
+            target_positions: with(Fault::PositionBeyondRows, &batch.target_positions, 0, 1e6),
+            target_sequences: match fault {
+                Fault::TargetsOfOtherLength => target_sequences.narrow(0, 1, target_sequences.size()[0] - 1),
+                _ => target_sequences,
+            },
+            prompt_offsets: with(Fault::OffsetsDescending, &batch.prompt_offsets, 1, -3.0),
+            input: (fault != Fault::NothingToScore).then_some(input),
+            problem,
+            source,
+        }
+    }
+
+    fn native(&self) -> core::LossInputs<'_> {
+        let input = self.input.as_ref();
+        let targets = core::LossInputs {
+            target_positions: Some(&self.target_positions),
+            target_ids: Some(&self.target_ids),
+            target_sequences: Some(&self.target_sequences),
+            prompt_offsets: Some(&self.prompt_offsets),
+            lambda: Some(&self.lambda),
+            hidden: None,
+            lm_head: None,
+            ..self.problem.inputs()
+        };
+        match self.source {
+            Source::Hidden => core::LossInputs { hidden: input, lm_head: Some(&self.problem.lm_head), ..targets },
+            Source::Logits => core::LossInputs { logits: input, ..targets },
+            Source::SequenceLogProbs => core::LossInputs {
+                sequence_log_probs: input,
+                target_positions: None,
+                target_ids: None,
+                target_sequences: None,
+                ..targets
+            },
+        }
+    }
+
+    fn exported(&self) -> plugin::LossInputs<'_> {
+        let inputs = self.native();
+        plugin::LossInputs {
+            hidden: inputs.hidden,
+            lm_head: inputs.lm_head,
+            logits: inputs.logits,
+            sequence_log_probs: inputs.sequence_log_probs,
+            target_positions: inputs.target_positions,
+            target_ids: inputs.target_ids,
+            target_sequences: inputs.target_sequences,
+            num_sequences: inputs.num_sequences,
+            reference_log_probs: inputs.reference_log_probs,
+            prompt_offsets: inputs.prompt_offsets,
+            sequence_index: inputs.sequence_index,
+            pi_target: inputs.pi_target,
+            target_mask: inputs.target_mask,
+            lambda: inputs.lambda,
+        }
+    }
+}
+
+/// Options in both worlds.
+fn options() -> impl Strategy<Value = (core::LossOptions, plugin::LossOptions)> {
+    (
+        any::<bool>(),
+        any::<bool>(),
+        select(vec![0.1, 2.0, 0.0, -1.0, f64::NAN]),
+        select(vec![None, Some(3.0)]),
+        select(vec![1_usize, 1 << 10, 1 << 20]),
+        any::<bool>(),
+    )
+        .prop_map(|(sft, mean, beta, normalizer, logits_budget_bytes, paper_exact)| {
+            let native = core::LossOptions {
+                objective: if sft { core::Objective::Sft } else { core::Objective::Listwise },
+                reduction: if mean { core::Reduction::Mean } else { core::Reduction::Sum },
+                beta,
+                normalizer,
+                logits_budget_bytes,
+                paper_exact,
+                wants: core::Wants::default(),
+            };
+            let exported = plugin::LossOptions {
+                objective: if sft { plugin::Objective::Sft } else { plugin::Objective::Listwise },
+                reduction: if mean { plugin::Reduction::Mean } else { plugin::Reduction::Sum },
+                beta,
+                normalizer,
+                logits_budget_bytes,
+                paper_exact,
+                wants: plugin::Wants::default(),
+            };
+            (native, exported)
+        })
+}
+
+fn same(what: &str, native: Option<&Tensor>, exported: Option<&Tensor>) {
+    assert_eq!(native.is_some(), exported.is_some(), "{what}");
+    let (Some(native), Some(exported)) = (native, exported) else { return };
+    assert_eq!((native.kind(), native.size()), (exported.kind(), exported.size()), "{what}");
+    // Bit for bit, NaN included.
+    let same = native.eq_tensor(exported).logical_or(&native.isnan().logical_and(&exported.isnan()));
+    assert!(same.all().int64_value(&[]) == 1, "{what}: {native} {exported}");
+}
+
+fn message(error: PluginError) -> String {
+    match error {
+        PluginError::Call { message, .. } => message,
+        other => panic!("{other}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn losses(
+        seed in any::<u64>(),
+        kind in select(vec![Kind::Float, Kind::Double, Kind::BFloat16, Kind::Half]),
+        source in select(vec![Source::Hidden, Source::Logits, Source::SequenceLogProbs]),
+        fault in prop_oneof![
+            6 => Just(Fault::None),
+            4 => select(vec![
+                Fault::TokenBeyondVocabulary, Fault::PositionBeyondRows, Fault::SequenceBeyondCount,
+                Fault::LambdaNotFinite, Fault::TargetsOfOtherLength, Fault::OffsetsDescending, Fault::NothingToScore,
+                Fault::WholeNumbers,
+            ]),
+        ],
+        (mut native_options, mut exported_options) in options(),
+        wants in any::<bool>(),
+        grad_output in select(vec![1.0, -0.5]),
+    ) {
+        let plugin = Plugin::load(Some(&plugin_library())).unwrap();
+        let inputs = Inputs::new(seed, kind, source, fault);
+        let wants_of = |which: Source| wants && matches!((source, which), (Source::Hidden, Source::Hidden)
+            | (Source::Logits, Source::Logits) | (Source::SequenceLogProbs, Source::SequenceLogProbs));
+        native_options.wants = core::Wants {
+            hidden: wants_of(Source::Hidden),
+            lm_head: wants_of(Source::Hidden) && seed % 2 == 0,
+            logits: wants_of(Source::Logits),
+            sequence_log_probs: wants_of(Source::SequenceLogProbs),
+        };
+        exported_options.wants = plugin::Wants {
+            hidden: native_options.wants.hidden,
+            lm_head: native_options.wants.lm_head,
+            logits: native_options.wants.logits,
+            sequence_log_probs: native_options.wants.sequence_log_probs,
+        };
+        let native = core::loss_forward(&inputs.native(), &native_options);
+        let exported = plugin.loss_forward(&inputs.exported(), &exported_options);
+        let (native, exported) = match (native, exported) {
+            (Ok(native), Ok(exported)) => (native, exported),
+            (Err(native), Err(exported)) => {
+                prop_assert_eq!(message(exported), native.to_string());
+                return Ok(());
+            }
+            (native, exported) => {
+                prop_assert!(false, "{:?}, {:?}", native.map(|n| n.0), exported.map(|e| e.0));
+                return Ok(());
+            }
+        };
+        prop_assert_eq!(fault == Fault::WholeNumbers, false);
+        same("loss", Some(&native.0.loss), Some(&exported.0.loss));
+        same("token_log_probs", native.0.token_log_probs.as_ref(), exported.0.token_log_probs.as_ref());
+        same("sequence_log_probs", Some(&native.0.sequence_log_probs), Some(&exported.0.sequence_log_probs));
+        prop_assert_eq!(native.0.listwise.is_some(), exported.0.listwise.is_some());
+        if let (Some(native), Some(exported)) = (&native.0.listwise, &exported.0.listwise) {
+            macro_rules! compare {
+                ($($field:ident),*) => { $(same(stringify!($field), Some(&native.$field), Some(&exported.$field));)* };
+            }
+            compare!(rewards, prompt_losses, dimension_losses, dimension_mask, accuracies, dimension_accuracies, margins);
+        }
+        prop_assert_eq!(native.1.is_some(), exported.1.is_some());
+        if let (Some(native), Some(exported)) = (native.1, exported.1) {
+            let native = native.backward(&inputs.native(), grad_output).unwrap();
+            let exported = exported.backward(&inputs.exported(), grad_output).unwrap();
+            same("∂hidden", native.hidden.as_ref(), exported.hidden.as_ref());
+            same("∂lm_head", native.lm_head.as_ref(), exported.lm_head.as_ref());
+            same("∂logits", native.logits.as_ref(), exported.logits.as_ref());
+            same("∂sequence_log_probs", native.sequence_log_probs.as_ref(), exported.sequence_log_probs.as_ref());
+        }
+    }
+
+    #[test]
+    fn log_probs(
+        seed in any::<u64>(),
+        kind in select(vec![Kind::Float, Kind::Double, Kind::BFloat16, Kind::Half]),
+        source in select(vec![Source::Hidden, Source::Logits]),
+        (native_options, exported_options) in options(),
+    ) {
+        let plugin = Plugin::load(Some(&plugin_library())).unwrap();
+        let inputs = Inputs::new(seed, kind, source, Fault::None);
+        let exported = plugin.log_probs(&inputs.exported(), &exported_options);
+        match (core::log_probs(&inputs.native(), &native_options), exported) {
+            (Ok(native), Ok(exported)) => {
+                same("token_log_probs", native.0.as_ref(), Some(&exported.0));
+                same("sequence_log_probs", Some(&native.1), Some(&exported.1));
+            }
+            (Err(native), Err(exported)) => prop_assert_eq!(message(exported), native.to_string()),
+            (native, exported) => prop_assert!(false, "{:?}, {:?}", native, exported),
+        }
+    }
+}

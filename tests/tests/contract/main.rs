@@ -1,0 +1,15 @@
+//! The plugin's contract: every function gives what the core gives, whatever comes in; nothing that a caller does wrong
+//! does more than fail with a sentence.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod arrow;
+#[path = "../batches/mod.rs"]
+mod batches;
+mod consumer;
+mod data_path;
+mod losses;
+mod misuse;
+mod records;
+mod tensors;
+mod threads;
