@@ -180,7 +180,6 @@ fn a_config_is_refused_by_the_schema_as_by_the_program() {
         "[trian]\nseed = 1",
         "[train]\nlr = 1",
         "[train]\nlr_scheduler_type = \"polynomial\"",
-        "[train]\ngradient_checkpointing = 1",
         "[adapter]\ntarget_modules = \"all\"",
         "[adapter]\nalpha = true",
         "[lambda]\nschedule = \"table\"\ntable = [{ weights = { a = 1.0 } }]",

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <exception>
 #include <functional>
+#include <utility>
 
 namespace {
 
@@ -19,18 +20,33 @@ char *guarded(const std::function<void()> &body) {
   }
 }
 
+// Views the tensor's memory; `deleter` runs when the last at::Tensor that shares it goes. libtorch refuses a byte
+// offset, so it is given a description whose data starts at the first element.
+at::Tensor *view(const DLManagedTensorVersioned *source, std::function<void(void *)> deleter) {
+  DLManagedTensorVersioned moved = *source;
+  if (moved.dl_tensor.data != nullptr) {
+    moved.dl_tensor.data = static_cast<char *>(moved.dl_tensor.data) + moved.dl_tensor.byte_offset;
+  }
+  moved.dl_tensor.byte_offset = 0;
+  return new at::Tensor(at::fromDLPackVersioned(&moved, std::move(deleter)));
+}
+
 } // namespace
 
 extern "C" {
 
 // Takes the tensor over: its deleter runs when the last at::Tensor that shares it goes.
 char *ldpo_tensor_import(DLManagedTensorVersioned *source, at::Tensor **out) {
-  return guarded([&] { *out = new at::Tensor(at::fromDLPackVersioned(source)); });
+  return guarded([&] {
+    *out = view(source, [source](void *) {
+      if (source->deleter != nullptr) source->deleter(source);
+    });
+  });
 }
 
 // Views the tensor without ever calling its deleter.
 char *ldpo_tensor_borrow(DLManagedTensorVersioned *source, at::Tensor **out) {
-  return guarded([&] { *out = new at::Tensor(at::fromDLPackVersioned(source, [](void *) {})); });
+  return guarded([&] { *out = view(source, [](void *) {}); });
 }
 
 char *ldpo_tensor_export(const at::Tensor *tensor, DLManagedTensorVersioned **out) {

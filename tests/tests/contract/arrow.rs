@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow_array::ffi_stream::{ArrowArrayStreamReader, FFI_ArrowArrayStream};
-use arrow_array::{RecordBatch, RecordBatchIterator, RecordBatchReader};
+use arrow_array::{RecordBatch, RecordBatchReader};
 use arrow_json::ReaderBuilder;
 use arrow_json::reader::infer_json_schema;
 use arrow_schema::{ArrowError, SchemaRef};
@@ -304,15 +304,9 @@ fn null_and_released_streams_are_refused_by_name() {
         let again = (&raw mut again).cast();
         refused(told(|e| open(again, &options(), null_mut(), e)), "argument `reader` is NULL");
         assert_eq!(counts.released(), 2);
-        told(|e| {
-            open(
-                (&raw mut counts.stream(vec![Ok(batches(&[record(0)], 8).remove(0))])).cast(),
-                &options(),
-                &mut reader,
-                e,
-            )
-        })
-        .unwrap();
+        let mut last = counts.stream(vec![Ok(batches(&[record(0)], 8).remove(0))]);
+        let last = (&raw mut last).cast();
+        told(|e| open(last, &options(), &mut reader, e)).unwrap();
         refused(told(|e| (api().reader_to_arrow)(reader, null_mut(), e)), "argument `stream` is NULL");
         (api().reader_free)(reader);
         assert_eq!(counts.released(), 3);

@@ -37,8 +37,7 @@ fn the_c_example_trains() {
     let losses = losses(&program);
     assert_eq!(losses.len(), 5);
     assert!(losses.is_sorted_by(|a, b| a > b), "{losses:?}");
-    // The entropy of the targets is the least that can be reached.
-    assert!(losses[0] > 1.0 && losses[4] < 0.8 * losses[0], "{losses:?}");
+    assert!(losses[4] < 0.7 * losses[0], "{losses:?}");
 }
 
 #[test]

@@ -341,8 +341,7 @@ proptest! {
             .dataset(
                 &[file],
                 &tokenizer,
-                &plugin::ConvertOptions::default(),
-                &plugin::TokenizeOptions::default(),
+                &plugin::DatasetOptions::default(),
                 &mut |_, _| std::ops::ControlFlow::Continue(()),
             )
             .unwrap();

@@ -169,6 +169,7 @@ fn null_is_refused_by_name_in_batches_and_datasets() {
         tokenize: &given.tokenize,
         progress: None,
         progress_user: null_mut(),
+        cache_dir: abi::Str { data: null(), len: 0 },
     };
     // SAFETY: every pointer is NULL or valid, and what comes out is freed once.
     unsafe {
@@ -210,6 +211,12 @@ fn null_is_refused_by_name_in_batches_and_datasets() {
             (api.dataset_batch)(unless(name, "dataset", dataset), indices, 1, lambda, options, batch, e)
         });
         (api.batch_free)(&mut batch);
+        refuses_null("dataset_prefetch", &["dataset", "indices", "lambda", "options"], |name, e| {
+            let (indices, lambda) =
+                (unless(name, "indices", indices.as_mut_ptr()), unless(name, "lambda", lambda.as_mut_ptr()));
+            let options = unless(name, "options", collate);
+            (api.dataset_prefetch)(unless(name, "dataset", dataset), indices, 1, lambda, options, e)
+        });
         (api.dataset_free)(dataset);
     }
 }
@@ -382,6 +389,7 @@ fn batches_of_nothing_are_refused() {
         tokenize: &given.tokenize,
         progress: None,
         progress_user: null_mut(),
+        cache_dir: abi::Str { data: null(), len: 0 },
     };
     // SAFETY: all pointers are valid; the dataset is freed once.
     unsafe {
@@ -413,6 +421,7 @@ fn a_progress_callback_stops_the_work() {
         tokenize: &given.tokenize,
         progress: Some(stop),
         progress_user: (&raw mut calls).cast(),
+        cache_dir: abi::Str { data: null(), len: 0 },
     };
     // SAFETY: all pointers are valid.
     let told =

@@ -21,17 +21,19 @@ fn rating() -> impl Strategy<Value = Value> {
 }
 
 fn annotations() -> impl Strategy<Value = Value> {
-    let by_name = prop::collection::vec(prop::option::weighted(0.8, rating()), DIMENSIONS.len()).prop_map(|ratings| {
-        let rated = DIMENSIONS.iter().zip(ratings);
-        let entries: Map<String, Value> =
-            rated.filter_map(|(name, rating)| Some(((*name).to_owned(), json!({ "Rating": rating? })))).collect();
-        Value::Object(entries)
-    });
-    let named = by_name.clone().prop_map(|by_name| {
+    let by_name = || {
+        prop::collection::vec(prop::option::weighted(0.8, rating()), DIMENSIONS.len()).prop_map(|ratings| {
+            let rated = DIMENSIONS.iter().zip(ratings);
+            let entries: Map<String, Value> =
+                rated.filter_map(|(name, rating)| Some(((*name).to_owned(), json!({ "Rating": rating? })))).collect();
+            Value::Object(entries)
+        })
+    };
+    let named = by_name().prop_map(|by_name| {
         let entry = |(name, rated): (&String, &Value)| json!({ "Type": name, "Rating": rated["Rating"] });
         Value::Array(by_name.as_object().unwrap().iter().map(entry).collect())
     });
-    prop_oneof![8 => by_name, 2 => named, 1 => Just(Value::Null)]
+    prop_oneof![8 => by_name(), 2 => named, 1 => Just(Value::Null)]
 }
 
 /// A record with rated completions; N from 0.

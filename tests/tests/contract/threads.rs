@@ -23,21 +23,9 @@ fn record(i: u64) -> String {
     format!(r#"{{"instruction": "name a fruit", "completions": [{}]}}"#, completions.join(","))
 }
 
-/// Converts, tokenises and collates a few records with a tokenizer that all threads share, and computes a loss.
-fn work(tokenizer: &Handle<abi::Tokenizer>, plugin: &Plugin, seed: u64) -> (Vec<Tensor>, f64, Tensor) {
-    let convert = table::convert_options(abi::FORMAT_ULTRAFEEDBACK);
-    let samples: Vec<_> = (0..4)
-        .map(|i| {
-            let sample = table::convert_record(&record(seed + i), i, &convert).unwrap().unwrap();
-            table::tokenize(tokenizer, &sample, &table::tokenize_options()).unwrap().unwrap()
-        })
-        .collect();
-    let batch = table::collate(&samples, &[0.5; 8], &table::collate_options(abi::LAYOUT_PACKED)).unwrap();
-    let tensors = batch.0.into_iter().map(|(_, tensor)| tensor).collect();
-
-    let problem = Problem::random(seed, Kind::Float);
+fn inputs(problem: &Problem) -> plugin::LossInputs<'_> {
     let inputs = problem.inputs();
-    let inputs = plugin::LossInputs {
+    plugin::LossInputs {
         hidden: inputs.hidden,
         lm_head: inputs.lm_head,
         target_positions: inputs.target_positions,
@@ -51,7 +39,22 @@ fn work(tokenizer: &Handle<abi::Tokenizer>, plugin: &Plugin, seed: u64) -> (Vec<
         target_mask: inputs.target_mask,
         lambda: inputs.lambda,
         ..plugin::LossInputs::default()
-    };
+    }
+}
+
+/// Converts, tokenises and collates a few records with a tokenizer that all threads share, and computes a loss.
+fn work(tokenizer: &Handle<abi::Tokenizer>, plugin: &Plugin, seed: u64) -> (Vec<Tensor>, f64, Tensor) {
+    let convert = table::convert_options(abi::FORMAT_ULTRAFEEDBACK);
+    let samples: Vec<_> = (0..4)
+        .map(|i| {
+            let sample = table::convert_record(&record(seed + i), i, &convert).unwrap().unwrap();
+            table::tokenize(tokenizer, &sample, &table::tokenize_options()).unwrap().unwrap()
+        })
+        .collect();
+    let batch = table::collate(&samples, &[0.5; 8], &table::collate_options(abi::LAYOUT_PACKED)).unwrap();
+    let tensors = batch.0.into_iter().map(|(_, tensor)| tensor).collect();
+
+    let problem = Problem::random(seed, Kind::Float);
     let options = plugin::LossOptions {
         objective: plugin::Objective::Listwise,
         reduction: plugin::Reduction::Sum,
@@ -61,11 +64,14 @@ fn work(tokenizer: &Handle<abi::Tokenizer>, plugin: &Plugin, seed: u64) -> (Vec<
         paper_exact: false,
         wants: plugin::Wants { hidden: true, lm_head: true, ..plugin::Wants::default() },
     };
-    let (outputs, context) = plugin.loss_forward(&inputs, &options).unwrap();
-    // A context may go to another thread.
-    let gradients =
-        thread::scope(|scope| scope.spawn(|| context.unwrap().backward(&inputs, 1.0).unwrap()).join().unwrap());
-    (tensors, outputs.loss.double_value(&[]), gradients.hidden.unwrap())
+    let (outputs, context) = plugin.loss_forward(&inputs(&problem), &options).unwrap();
+    // A context may go to another thread, which brings the same inputs.
+    let backward = move || {
+        let problem = Problem::random(seed, Kind::Float);
+        context.unwrap().backward(&inputs(&problem), 1.0).unwrap().hidden.unwrap()
+    };
+    let grad_hidden = thread::spawn(backward).join().unwrap();
+    (tensors, outputs.loss.double_value(&[]), grad_hidden)
 }
 
 #[test]
