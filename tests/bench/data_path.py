@@ -3,9 +3,9 @@
     python data_path.py RECORDS MODEL     serves the paper's
 
 Written from the description of how they behave: ratings "4" -> 4.0, what is missing or no number -> 1.0, softmax at
-temperature 1, records without exactly four responses left out; 16 sequences a record, labels -100 on the prompt; padding
-to a multiple of 8. Where the description leaves a choice, the faster way is taken: plain lists, no `datasets`, a prompt
-format found once, torch used for the tensors of a batch alone.
+temperature 1, records without exactly four responses left out; 16 sequences a record, labels -100 on the prompt;
+padding to a multiple of 8. Where the description leaves a choice, the plainer and faster way is taken: no `datasets`
+between the stages, a prompt format found once; a batch's tensors are made of padded lists, as `tokenizer.pad` does.
 """
 
 import json
@@ -58,8 +58,10 @@ def read(records: Path) -> list[dict]:
 
 
 class Processor:
-    """C.2: one sample to 16 sequences. It encodes 36 texts a record: in each dimension the prompt, then prompt and response
-    of each of the four."""
+    """C.2: one sample to 16 sequences.
+
+    It encodes 36 texts a record: in each dimension the prompt, then prompt and response of each of the four.
+    """
 
     def __init__(self, model: Path):
         self.tokenizer = AutoTokenizer.from_pretrained(model)
@@ -88,7 +90,9 @@ class Processor:
 
 def collate(features: list[dict]) -> dict[str, torch.Tensor]:
     """C.3: the sequences of all samples padded on the right, and the probabilities beside them."""
-    rows = {key: [row for feature in features for row in feature[key]] for key in ("input_ids", "attention_mask", "labels")}
+    rows = {
+        key: [row for feature in features for row in feature[key]] for key in ("input_ids", "attention_mask", "labels")
+    }
     width = -(-max(map(len, rows["input_ids"])) // 8) * 8
     fillers = {"input_ids": 0, "attention_mask": 0, "labels": IGNORE_INDEX}
     batch = {

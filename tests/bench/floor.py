@@ -1,6 +1,6 @@
 """The decoder of the floor (c): a Llama with nothing in it but what an SFT step needs.
 
-Transformers' own decoder gives the same loss (oracles.py, c-hf); this one is the floor because it is the faster of the two.
+Transformers' own decoder gives the same loss (oracles.py, c-hf); this one is the floor because it is the faster one.
 """
 
 import json
@@ -46,7 +46,9 @@ class Floor(nn.Module):
     def layer(self, hidden: torch.Tensor, path: str, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         normed = self.norm(hidden, f"{path}.input_layernorm")
         query, key, value = (
-            F.linear(normed, self.weight(f"{path}.self_attn.{name}_proj")).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            F.linear(normed, self.weight(f"{path}.self_attn.{name}_proj"))
+            .unflatten(-1, (self.num_heads, -1))
+            .transpose(1, 2)
             for name in "qkv"
         )
         query, key = rotate(query, *rotary), rotate(key, *rotary)

@@ -1,6 +1,6 @@
 """Log-probs and their backward at a large vocabulary: the plugin's against logits that exist as a whole. Figure 4.
 
-    python log_probs.py FILE frozen|trained     serves the materialised version
+python log_probs.py FILE frozen|trained     serves the materialised version
 """
 
 import sys
@@ -79,7 +79,9 @@ def check_agreement(ours: dict, theirs: dict) -> None:
         if theirs[key] is None and ours[key] is None:
             continue
         if not abs(ours[key] - theirs[key]) <= TOLERANCE * abs(theirs[key]):
-            raise SystemExit(f"{key} is {ours[key]} here and {theirs[key]} with all logits: the times are worth nothing.")
+            raise SystemExit(
+                f"{key} is {ours[key]} here and {theirs[key]} with all logits: the times are worth nothing."
+            )
 
 
 if __name__ == "__main__":

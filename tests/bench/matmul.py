@@ -1,6 +1,6 @@
 """What the machine's matrix products reach at a model's shapes: every product of a step's forward and backward, alone.
 
-    python matmul.py SCENARIO_FOLDER
+python matmul.py SCENARIO_FOLDER
 """
 
 import json

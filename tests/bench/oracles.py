@@ -4,11 +4,12 @@
 
 a      Appendix B as written: 4 x 4 rows a prompt, logits of every position, the reference model run in each step
 b      the same with the duplicate rows removed
-c      the floor: an SFT step over the same unique tokens, [prompt][y1]..[yN] as one causal sequence, logits at targets only
+c      the floor: an SFT step over the same unique tokens, [prompt][y1]..[yN] as one causal sequence, logits at its
+       targets only
 c-hf   the same floor with Transformers' decoder, to see that c's own is no slower
 
-a and b run Transformers' LlamaForCausalLM with scaled_dot_product_attention, the paper's setting, and PEFT for adapters.
-All update with the fused AdamW and clip to the same norm. `serving.py` says what the process answers.
+a and b run Transformers' LlamaForCausalLM with scaled_dot_product_attention, adapters by PEFT. All update with the
+fused AdamW and clip to the same norm. `serving.py` says what the process answers.
 """
 
 import json
@@ -151,9 +152,7 @@ class Learner:
     def __init__(self, oracle, settings: dict):
         self.oracle, self.max_grad_norm = oracle, settings["max_grad_norm"]
         self.parameters = oracle.parameters()
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings["learning_rate"], weight_decay=0.0, fused=True
-        )
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings["learning_rate"], weight_decay=0.0, fused=True)
 
     def step(self) -> dict:
         started = time.perf_counter()

@@ -2,9 +2,9 @@
 
     run.py [--quick] [--only SECTION ...] [--out FILE]
 
-Each section's figures are written to target/bench/<section>.json as soon as they are there, the report is made of all of
-them at the end: a section can be measured again by itself with --only. --quick measures smaller shapes fewer times, to
-see that all of it works, and reports to target/bench/quick.md; its figures are not those that the report speaks of.
+Each section's figures are written to target/bench/<section>.json as soon as they are there, the report is made of all
+of them at the end: a section can be measured again by itself with --only. --quick measures smaller shapes fewer times,
+to see that all of it works, and reports to target/bench/quick.md; its figures are not those that the report speaks of.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 import peft
 import torch
 import transformers
+from transformers.utils import logging
 
 import data_path
 import log_probs
@@ -33,7 +34,7 @@ VOCAB_SIZES = (8_000, 16_000, 32_000, 64_000, 128_000)
 
 
 def full(scratch: Path, quick: bool) -> dict:
-    return compare_steps(FULL, scratch, ["a", "b", "c", "matmul"], 2 if quick else 7)
+    return compare_steps(FULL, scratch, ["a", "b", "c", "matmul"], 2 if quick else 5)
 
 
 def full_four_prompts(scratch: Path, quick: bool) -> dict:
@@ -61,11 +62,12 @@ def vocabulary(scratch: Path, quick: bool) -> dict:
 
 
 def records(scratch: Path, quick: bool) -> dict:
-    return data_path.compare(scratch, 200 if quick else 1000, 2 if quick else 5)
+    return data_path.compare(scratch, 200 if quick else 500, 2 if quick else 5)
 
 
 SECTIONS = {
-    section.__name__: section for section in (full, lora, full_four_prompts, large_vocabulary, tokens, vocabulary, records)
+    section.__name__: section
+    for section in (full, lora, full_four_prompts, large_vocabulary, tokens, vocabulary, records)
 }
 
 
@@ -75,12 +77,15 @@ def machine() -> dict:
     memory_kib = int(Path("/proc/meminfo").read_text().split()[1])
     output = lambda *command: subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.strip()
     return {
-        "cpu": next((line.split(":")[1].strip() for line in cpu_info if line.startswith("model name")), platform.processor()),
+        "cpu": next(
+            (line.split(":")[1].strip() for line in cpu_info if line.startswith("model name")), platform.processor()
+        ),
         "num_cpus": os.cpu_count(),
         "memory_gib": round(memory_kib / 2**20),
         "kernel": platform.release(),
         "rustc": output("rustc", "--version"),
-        "commit": output("git", "rev-parse", "--short=12", "HEAD") + ("+" if output("git", "status", "--porcelain") else ""),
+        "commit": output("git", "rev-parse", "--short=12", "HEAD")
+        + ("+" if output("git", "status", "--porcelain") else ""),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "peft": peft.__version__,
@@ -99,6 +104,7 @@ def main() -> None:
     options = parser.parse_args()
     if not PROGRAM.exists():
         raise SystemExit(f"{PROGRAM} is missing: run `cargo build --release --workspace`, or `make bench`, which does.")
+    logging.disable_progress_bar()
     results = RESULTS / "quick" if options.quick else RESULTS
     results.mkdir(parents=True, exist_ok=True)
     about = machine()
@@ -116,8 +122,9 @@ def main() -> None:
     if missing:
         print(f"No report yet: {', '.join(missing)} not measured. The figures so far are in {results}.")
         return
-    out = options.out or (results / "quick.md" if options.quick else ROOT / "docs" / "benchmarks.md")
-    report.write({name: json.loads((results / f"{name}.json").read_text()) for name in SECTIONS}, out)
+    out = options.out or (RESULTS / "quick.md" if options.quick else ROOT / "docs" / "benchmarks.md")
+    sections = {name: json.loads((results / f"{name}.json").read_text()) for name in SECTIONS}
+    report.write(sections, out, is_quick=options.quick)
     print(f"The report stands in {out}.")
 
 

@@ -1,8 +1,8 @@
-"""What one comparison is about: a model's shape, token lengths, an adapter or none; written as files that all sides read.
+"""What one comparison is about: a model's shape, token lengths, an adapter or none; as files that all sides read.
 
 A scenario's folder holds
 
-    model/, reference/   Llamas in Hugging Face's format, of different random weights, with a tokenizer whose words are ids
+    model/, reference/   Llamas in Hugging Face's format, of different random weights; the tokenizer's words are ids
     adapter/             for LoRA: an adapter in PEFT's format whose B is not zero, so that policy and reference differ
     records.jsonl        the prompts, in UltraFeedback's format
     run.toml             the run config that the program's own step reads
@@ -79,12 +79,12 @@ class Scenario:
     def state_bytes(self, side: str) -> int:
         """Weights (the reference model's too, where a side keeps one) and the optimiser's two moments, in float32."""
         num_adapter = self.num_trained if self.lora_rank else 0
-        has_reference_model = side != "ours" and not self.lora_rank
+        has_reference_model = side in ("a", "b") and not self.lora_rank
         num_weights = self.num_parameters * (2 if has_reference_model else 1) + num_adapter
         return 4 * (num_weights + 2 * self.num_trained)
 
     def step_flops(self, num_pairs: int) -> int:
-        """FLOPs of a full fine-tuning step's matrix products, none computed twice: 2 a multiply-add, backward = 2 forwards.
+        """FLOPs of a full fine-tuning step's products, none computed twice: 2 a multiply-add, backward = 2 forwards.
 
         `num_pairs` counts the (query, key) pairs that attention must look at, over all prompts.
         """
@@ -159,7 +159,9 @@ class Scenario:
         torch.manual_seed(seed)
         peft_model = get_peft_model(
             model,
-            LoraConfig(r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"),
+            LoraConfig(
+                r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+            ),
         )
         for name, parameter in peft_model.named_parameters():
             if "lora_B" in name:

@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,12 +24,13 @@ class Side:
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
             environment[variable] = str(NUM_THREADS)
         environment["TOKENIZERS_PARALLELISM"] = "false"
+        # Progress bars of libraries, shown where the process fails; a pipe that no one reads would fill and block it.
+        self.messages = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # Progress bars of libraries; shown where the process fails.
-            stderr=subprocess.PIPE,
+            stderr=self.messages,
             text=True,
             env=environment,
         )
@@ -39,7 +41,8 @@ class Side:
     def answer(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} ended before it answered:\n{self.process.stderr.read()}")
+            self.messages.seek(0)
+            raise SystemExit(f"{self.name} ended before it answered:\n{self.messages.read()}")
         return json.loads(line)
 
     def ask(self, word: str) -> dict:
@@ -77,7 +80,7 @@ class Side:
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
-        self.process.stderr.close()
+        self.messages.close()
 
 
 def python_side(name: str, script: str, *arguments) -> Side:

@@ -75,7 +75,7 @@ def compare_steps(scenario: Scenario, scratch: Path, oracles: list[str], num_rou
     result["reference_seconds"] = statistics.median(ours.ask("reference")["seconds"] for _ in range(num_rounds))
     if "matmul" in timings:
         result["shares"] = shares(scenario, timings)
-    measured = [side for side in sides if side.name in ("ours", *listwise)]
+    measured = [side for side in sides if side.name != "matmul"]
     extra = extra_memory(measured, {side.name: scenario.state_bytes(side.name) for side in measured})
     result["extra_bytes"] = extra
     result["memory_ratios"] = {name: extra[name] / extra["ours"] for name in listwise}
