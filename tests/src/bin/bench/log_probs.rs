@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::serving::{Command, serve};
 
-/// A file of `hidden` [K, H], `lm_head` [V, H] and `target_ids` [K], of which every position is a target.
+/// A file of `hidden` (K, H), `lm_head` (V, H) and `target_ids` (K), of which every position is a target.
 struct LogProbs {
     plugin: Plugin,
     hidden: Tensor,
