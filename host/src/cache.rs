@@ -4,16 +4,11 @@
 //! time and nothing else. The folder is `LAMBDA_DPO_CACHE`, else `lambda-dpo` in `XDG_CACHE_HOME`, else in `~/.cache`.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use crate::train::progress::say;
 
 const VARIABLE: &str = "LAMBDA_DPO_CACHE";
-
-/// The environment names no folder.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "there is no folder for cached results, since {VARIABLE}, XDG_CACHE_HOME and HOME are all unset: set {VARIABLE}"
-)]
-pub struct NoCacheFolder;
 
 /// The folder of cached results; its parts are made when something is written to them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,21 +22,21 @@ impl CacheFolder {
         Self { path: path.into() }
     }
 
-    /// The folder that the environment names.
-    ///
-    /// # Errors
-    ///
-    /// It names none.
-    pub fn from_env() -> Result<Self, NoCacheFolder> {
-        Self::from_variables(|name| std::env::var_os(name))
+    /// The folder that the environment names; where it names none, says so, and nothing is kept.
+    pub fn from_env() -> Option<Self> {
+        let found = Self::from_variables(|name| std::env::var_os(name));
+        if found.is_none() {
+            say(&format!("nothing is kept for later runs, since {VARIABLE}, XDG_CACHE_HOME and HOME are all unset"));
+        }
+        found
     }
 
-    fn from_variables(get: impl Fn(&str) -> Option<OsString>) -> Result<Self, NoCacheFolder> {
+    fn from_variables(get: impl Fn(&str) -> Option<OsString>) -> Option<Self> {
         let folder = |name| get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         // The XDG specification has relative paths passed over.
         let xdg = || folder("XDG_CACHE_HOME").filter(|path| path.is_absolute()).map(|path| path.join("lambda-dpo"));
         let home = || folder("HOME").map(|home| home.join(".cache/lambda-dpo"));
-        folder(VARIABLE).or_else(xdg).or_else(home).map(Self::new).ok_or(NoCacheFolder)
+        folder(VARIABLE).or_else(xdg).or_else(home).map(Self::new)
     }
 
     /// Of tokenised records: the plugin's own.
@@ -53,16 +48,13 @@ impl CacheFolder {
     pub fn reference(&self) -> PathBuf {
         self.path.join("reference")
     }
-
-    /// The folder itself.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::path::Path;
 
     use super::*;
 
@@ -78,6 +70,6 @@ mod tests {
         assert_eq!(found(&[home, ("XDG_CACHE_HOME", "c")]).unwrap(), Path::new("/home/a/.cache/lambda-dpo"));
         assert_eq!(found(&[home, ("XDG_CACHE_HOME", "/c"), (VARIABLE, "d")]).unwrap(), Path::new("d"));
         assert_eq!(found(&[home, (VARIABLE, "")]).unwrap(), Path::new("/home/a/.cache/lambda-dpo"));
-        assert!(found(&[]).unwrap_err().to_string().ends_with("are all unset: set LAMBDA_DPO_CACHE"));
+        assert_eq!(found(&[("XDG_CACHE_HOME", "c"), ("HOME", "")]), None);
     }
 }

@@ -5,6 +5,8 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::Duration;
 
 use lambda_dpo_core as core;
 use lambda_dpo_host::plugin::{self, Plugin};
@@ -106,7 +108,12 @@ fn a_freed_dataset_leaves_no_thread() {
     }
     let record = dataset.batch(&[7], &lambda, &packed()).unwrap().record_indices.int64_value(&[0]);
     assert_eq!(record as u64, dataset.samples()[7].record_index);
-    assert!(threads().iter().any(is_ours), "{:?}", threads());
+    // A thread gives itself its name, once it gets to run.
+    let has_begun = (0..10_000).any(|_| {
+        sleep(Duration::from_millis(1));
+        threads().iter().any(is_ours)
+    });
+    assert!(has_begun, "{:?}", threads());
     drop(dataset);
     assert!(!threads().iter().any(is_ours), "{:?}", threads());
 }

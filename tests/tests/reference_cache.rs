@@ -230,3 +230,17 @@ fn a_resumed_run_computes_nothing_again() {
     assert_eq!(cached.again("whole", &uncached), (ALL, None));
     assert_eq!(cached.metrics("whole"), before);
 }
+
+#[test]
+fn without_a_folder_nothing_is_kept_and_that_is_said() {
+    let cached = Cached::new();
+    let mut command = cached.run.command(EPOCH);
+    for variable in ["LAMBDA_DPO_CACHE", "XDG_CACHE_HOME", "HOME"] {
+        command.env_remove(variable);
+    }
+    let said = stderr(&command.output().unwrap());
+    let reason = "since LAMBDA_DPO_CACHE, XDG_CACHE_HOME and HOME are all unset";
+    assert!(said.contains(&format!("nothing is kept for later runs, {reason}\n")), "{said}");
+    assert_eq!(counts(&said), (ALL, None));
+    assert_eq!(cached.metrics("run"), cached.metrics("first"));
+}

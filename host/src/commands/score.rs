@@ -39,7 +39,8 @@ pub(super) fn run(args: &ScoreArgs, plugin: Option<&Path>) -> Result<()> {
     // Nothing is truncated, filtered or left out, and ratings do not matter.
     let convert = ConvertOptions { format: args.format.format(), keep_all: true, ..ConvertOptions::default() };
     let tokenize = TokenizeOptions { cutoff_len: None, keep_all: true };
-    let options = DatasetOptions { convert, tokenize, cache_dir: Some(CacheFolder::from_env()?.samples()) };
+    let options =
+        DatasetOptions { convert, tokenize, cache_dir: CacheFolder::from_env().as_ref().map(CacheFolder::samples) };
     let mut progress = Progress::new("reading", 0, 0);
     let dataset = opened.plugin.dataset(&files, &opened.tokenizer, &options, &mut |done, total| {
         progress.update(done, total, "");

@@ -36,7 +36,7 @@ impl Data {
         plugin: &Plugin,
         hub: &Hub,
         model_folder: &Path,
-        cache: &CacheFolder,
+        cache: Option<&CacheFolder>,
         interrupt: &Interrupt,
     ) -> Result<Self, TrainError> {
         let tokenizer = plugin.tokenizer(model_folder, config.data.chat_template.as_deref())?;
@@ -46,7 +46,7 @@ impl Data {
             let options = DatasetOptions {
                 convert,
                 tokenize: TokenizeOptions { cutoff_len, keep_all: false },
-                cache_dir: Some(cache.samples()),
+                cache_dir: cache.map(CacheFolder::samples),
             };
             open_dataset(key, &hub.record_files(records)?, plugin, &tokenizer, &options, interrupt)
         };

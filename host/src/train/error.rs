@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use crate::atomic::WriteError;
-use crate::cache::NoCacheFolder;
 use crate::config::ConfigError;
 use crate::hub::HubError;
 use crate::libtorch::DeviceError;
@@ -76,9 +75,6 @@ pub enum TrainError {
         /// Why.
         source: std::io::Error,
     },
-    /// No folder for caches.
-    #[error(transparent)]
-    NoCacheFolder(#[from] NoCacheFolder),
     /// The config.
     #[error(transparent)]
     Config(#[from] ConfigError),

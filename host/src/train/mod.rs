@@ -98,7 +98,7 @@ fn train(
     interrupt: &Interrupt,
 ) -> Result<Outcome, TrainError> {
     let setup = Setup::new(config, plugin, checkpoint, interrupt)?;
-    let data = Data::open(config, &setup.plugin, &setup.hub, &setup.folder, &setup.cache, interrupt)?;
+    let data = Data::open(config, &setup.plugin, &setup.hub, &setup.folder, setup.cache.as_ref(), interrupt)?;
     let mut run = setup.run(&data)?;
     let base = setup.base_and_references(&mut run)?;
     if interrupt.signal().is_some() {
@@ -116,7 +116,8 @@ struct Setup<'a> {
     device: Device,
     plugin: Plugin,
     hub: Hub,
-    cache: CacheFolder,
+    /// None where the environment names no folder for it.
+    cache: Option<CacheFolder>,
     /// Of `model.path`.
     folder: PathBuf,
     loss: LossOptions,
@@ -135,7 +136,7 @@ impl<'a> Setup<'a> {
         }
         let plugin = Plugin::load(plugin)?;
         let hub = Hub::from_env();
-        let cache = CacheFolder::from_env()?;
+        let cache = CacheFolder::from_env();
         let folder = hub.model_folder(&config.model.path)?;
         // Before hours of tokenising: an architecture that is not supported.
         ModelConfig::load(&folder)?;
@@ -190,10 +191,11 @@ impl<'a> Setup<'a> {
     }
 
     fn compute_references(&self, run: &mut Run, model: &Model, folder: &Path) -> Result<(), TrainError> {
-        let cache = if self.config.reference.cache {
-            Some(ReferenceCache::open(&self.cache.reference(), &reference::model_key(model, folder)?)?)
-        } else {
-            None
+        let cache = match &self.cache {
+            Some(cache) if self.config.reference.cache => {
+                Some(ReferenceCache::open(&cache.reference(), &reference::model_key(model, folder)?)?)
+            }
+            _ => None,
         };
         let Self { plugin, loss, interrupt, .. } = self;
         run.compute_references(&Reference { model, plugin, loss: *loss, cache, interrupt })

@@ -98,22 +98,22 @@ pub fn collate(samples: &[&TokenizedSample], lambda: &[f64], options: &CollateOp
     let num_dimensions = check(samples, lambda, options)?;
     let sequences = sequences(samples, num_dimensions, options.layout);
     let rows = rows(samples, &sequences, options);
-    let text = Text::write(samples, &rows, sequences.len(), options);
+    let mut text = Text::new(samples, &rows, &sequences, options);
+    let predicted = text.targets();
     let targets = Targets::new(samples, lambda, num_dimensions, options.layout);
-    let (b, c) = (samples.len() as i64, targets.num_responses as i64);
-    let (m, shape) = (num_dimensions as i64, [rows.len() as i64, text.width as i64]);
+    let (b, m, c) = (samples.len() as i64, num_dimensions as i64, targets.num_responses as i64);
 
     Ok(Batch {
-        input_ids: integers(&text.input_ids, &shape)?,
-        attention_mask: integers(&text.attention_mask, &shape)?,
-        position_ids: integers(&text.position_ids, &shape)?,
-        labels: integers(&text.labels, &shape)?,
-        prompt_ids: integers(&text.prompt_ids, &shape)?,
-        sequence_ids: integers(&text.sequence_ids, &shape)?,
-        target_positions: list(text.targets.iter().flatten().map(|target| target.0))?,
-        target_ids: list(text.targets.iter().flatten().map(|target| target.1))?,
-        target_sequences: list(text.targets.iter().enumerate().flat_map(|(s, of)| of.iter().map(move |_| s as i64)))?,
-        sequence_num_tokens: list(text.targets.iter().map(|of| of.len() as i64))?,
+        input_ids: text.input_ids(options.pad_token_id)?,
+        attention_mask: text.attention_mask()?,
+        position_ids: text.position_ids()?,
+        labels: text.labels()?,
+        prompt_ids: text.prompt_ids()?,
+        sequence_ids: text.sequence_ids()?,
+        target_positions: Tensor::f_from_slice(&predicted.positions)?,
+        target_ids: Tensor::f_from_slice(&predicted.ids)?,
+        target_sequences: Tensor::f_from_slice(&predicted.sequences)?,
+        sequence_num_tokens: Tensor::f_from_slice(&predicted.num_tokens)?,
         sequence_prompts: list(sequences.iter().map(|sequence| sequence.prompt as i64))?,
         sequence_responses: list(
             sequences
@@ -121,7 +121,7 @@ pub fn collate(samples: &[&TokenizedSample], lambda: &[f64], options: &CollateOp
                 .map(|sequence| samples[sequence.prompt].responses[sequence.response].response_index as i64),
         )?,
         prompt_offsets: list(offsets(samples).into_iter().map(|offset| offset as i64))?,
-        sequence_index: integers(&targets.sequence_index, &[m, c])?,
+        sequence_index: Tensor::f_from_slice(&targets.sequence_index)?.f_reshape([m, c])?,
         pi_target: Tensor::f_from_slice(&targets.pi_target)?.f_reshape([m, c])?,
         target_mask: Tensor::f_from_slice(&targets.mask)?.f_reshape([m, c])?,
         lambda: Tensor::f_from_slice(&targets.lambda)?.f_reshape([b, m])?,
@@ -308,10 +308,6 @@ impl Targets {
         self.num_contributing += u64::from(mass > 0.0);
         self.lambda.extend(counting.map(|weight| if mass > 0.0 { (weight / mass) as f32 } else { 0.0 }));
     }
-}
-
-fn integers(values: &[i64], shape: &[i64]) -> Result<Tensor> {
-    Ok(Tensor::f_from_slice(values)?.f_reshape(shape)?)
 }
 
 fn list(values: impl Iterator<Item = i64>) -> Result<Tensor> {

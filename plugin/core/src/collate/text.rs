@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
-use super::CollateOptions;
-use crate::{IGNORE_INDEX, TokenizedResponse, TokenizedSample};
+use tch::Tensor;
+
+use super::{CollateOptions, Sequence};
+use crate::{IGNORE_INDEX, Result, TokenizedResponse, TokenizedSample};
 
 /// A prompt followed by sequences that answer it.
 pub(super) struct Segment {
@@ -13,24 +15,59 @@ pub(super) struct Segment {
     pub(super) first_response: usize,
 }
 
-/// The `[R, T]` fields, and the targets of each sequence.
-pub(super) struct Text {
-    pub(super) width: usize,
-    pub(super) input_ids: Vec<i64>,
-    pub(super) attention_mask: Vec<i64>,
-    pub(super) position_ids: Vec<i64>,
-    pub(super) labels: Vec<i64>,
-    pub(super) prompt_ids: Vec<i64>,
-    pub(super) sequence_ids: Vec<i64>,
-    /// By sequence: (position that predicts, token to predict).
-    pub(super) targets: Vec<Vec<(i64, i64)>>,
+/// Tokens that stand together in a row: a prompt, or a response.
+struct Piece<'a> {
+    /// Where they begin among all R·T places.
+    start: usize,
+    ids: &'a [i64],
+    /// Position of the first of them: behind the prompt, for every response alike.
+    first_position: usize,
+    prompt: usize,
+    answer: Option<Answer<'a>>,
 }
 
-impl Text {
-    pub(super) fn write(
-        samples: &[&TokenizedSample],
+struct Answer<'a> {
+    sequence: usize,
+    response: &'a TokenizedResponse,
+    /// The place of the prompt's last token, which predicts the first token of every response; None without a prompt.
+    predictor: Option<usize>,
+}
+
+impl Answer<'_> {
+    /// The targets of the response as (place among its tokens, place that predicts), `start` being its own.
+    fn targets(&self, start: usize) -> impl Iterator<Item = (usize, usize)> {
+        let is_target = |at: &usize| self.response.is_target.as_ref().is_none_or(|is_target| is_target[*at]);
+        let predictor = move |at: usize| if at == 0 { self.predictor } else { Some(start + at - 1) };
+        (0..self.response.ids.len()).filter(is_target).filter_map(move |at| Some((at, predictor(at)?)))
+    }
+}
+
+/// The tokens of a batch, laid out.
+pub(super) struct Text<'a> {
+    pieces: Vec<Piece<'a>>,
+    shape: [i64; 2],
+    num_sequences: usize,
+    /// Written and made a tensor for one field after the other: memory that is new costs more than writing to it.
+    buffer: Vec<i64>,
+}
+
+/// The targets, one sequence after the other.
+pub(super) struct Targets {
+    /// `[K]` places that predict.
+    pub(super) positions: Vec<i64>,
+    /// `[K]` tokens to predict.
+    pub(super) ids: Vec<i64>,
+    /// `[K]` whose they are.
+    pub(super) sequences: Vec<i64>,
+    /// `[S]` how many each sequence has.
+    pub(super) num_tokens: Vec<i64>,
+}
+
+impl<'a> Text<'a> {
+    pub(super) fn new(
+        samples: &[&'a TokenizedSample],
         rows: &[Vec<Segment>],
-        num_sequences: usize,
+        sequences: &[Sequence],
         options: &CollateOptions,
     ) -> Self {
         let length = |segment: &Segment| {
@@ -41,58 +78,104 @@ impl Text {
         let longest = rows.iter().map(|row| row.iter().map(length).sum::<usize>()).max().unwrap_or(0);
         // A batch without a token is one block of padding: models refuse rows of no length.
         let width = longest.max(1).next_multiple_of(options.pad_to_multiple_of);
-        let len = rows.len() * width;
         let mut text = Self {
-            width,
-            input_ids: vec![options.pad_token_id; len],
-            attention_mask: vec![0; len],
-            position_ids: vec![0; len],
-            labels: vec![IGNORE_INDEX; len],
-            prompt_ids: vec![-1; len],
-            sequence_ids: vec![-1; len],
-            targets: vec![Vec::new(); num_sequences],
+            pieces: Vec::new(),
+            shape: [rows.len() as i64, width as i64],
+            num_sequences: sequences.len(),
+            buffer: vec![0; rows.len() * width],
         };
         for (r, row) in rows.iter().enumerate() {
             let mut at = r * width;
             for segment in row {
-                at = text.write_segment(at, segment, samples[segment.prompt]);
+                at = text.add(at, segment, samples[segment.prompt]);
             }
         }
         text
     }
 
     /// Returns where the next segment begins.
-    fn write_segment(&mut self, start: usize, segment: &Segment, sample: &TokenizedSample) -> usize {
-        for (position, id) in sample.prompt.iter().enumerate() {
-            self.write_token(start + position, *id, position, segment.prompt);
-        }
-        let prompt_end = start + sample.prompt.len();
-        // The prompt's last token predicts the first token of every response that follows.
-        let predictor = prompt_end.checked_sub(1).filter(|_| !sample.prompt.is_empty());
-        let mut at = prompt_end;
+    fn add(&mut self, start: usize, segment: &Segment, sample: &'a TokenizedSample) -> usize {
+        let prompt = segment.prompt;
+        self.pieces.push(Piece { start, ids: &sample.prompt, first_position: 0, prompt, answer: None });
+        let mut at = start + sample.prompt.len();
+        let predictor = if sample.prompt.is_empty() { None } else { Some(at - 1) };
         for (sequence, response) in segment.sequences.clone().zip(&sample.responses[segment.first_response..]) {
-            for (offset, id) in response.ids.iter().enumerate() {
-                self.write_token(at, *id, sample.prompt.len() + offset, segment.prompt);
-                self.sequence_ids[at] = sequence as i64;
-                let predictor = if offset == 0 { predictor } else { Some(at - 1) };
-                if let Some(predictor) = predictor.filter(|_| is_target(response, offset)) {
-                    self.labels[at] = *id;
-                    self.targets[sequence].push((predictor as i64, *id));
-                }
-                at += 1;
-            }
+            self.pieces.push(Piece {
+                start: at,
+                ids: &response.ids,
+                first_position: sample.prompt.len(),
+                prompt,
+                answer: Some(Answer { sequence, response, predictor }),
+            });
+            at += response.ids.len();
         }
         at
     }
 
-    fn write_token(&mut self, at: usize, id: i64, position: usize, prompt: usize) {
-        self.input_ids[at] = id;
-        self.attention_mask[at] = 1;
-        self.position_ids[at] = position as i64;
-        self.prompt_ids[at] = prompt as i64;
+    /// A field `[R, T]`: `write` fills the places of each piece, `padding` all others.
+    fn field(&mut self, padding: i64, write: impl Fn(&mut [i64], &Piece)) -> Result<Tensor> {
+        self.buffer.fill(padding);
+        for piece in &self.pieces {
+            write(&mut self.buffer[piece.start..][..piece.ids.len()], piece);
+        }
+        Ok(Tensor::f_from_slice(&self.buffer)?.f_reshape(self.shape)?)
     }
-}
 
-fn is_target(response: &TokenizedResponse, offset: usize) -> bool {
-    response.is_target.as_ref().is_none_or(|is_target| is_target[offset])
+    pub(super) fn input_ids(&mut self, pad_token_id: i64) -> Result<Tensor> {
+        self.field(pad_token_id, |places, piece| places.copy_from_slice(piece.ids))
+    }
+
+    pub(super) fn attention_mask(&mut self) -> Result<Tensor> {
+        self.field(0, |places, _| places.fill(1))
+    }
+
+    pub(super) fn position_ids(&mut self) -> Result<Tensor> {
+        self.field(0, |places, piece| {
+            for (position, place) in (piece.first_position as i64..).zip(places) {
+                *place = position;
+            }
+        })
+    }
+
+    pub(super) fn labels(&mut self) -> Result<Tensor> {
+        self.field(IGNORE_INDEX, |places, piece| {
+            for (at, _) in piece.answer.iter().flat_map(|answer| answer.targets(piece.start)) {
+                places[at] = piece.ids[at];
+            }
+        })
+    }
+
+    pub(super) fn prompt_ids(&mut self) -> Result<Tensor> {
+        self.field(-1, |places, piece| places.fill(piece.prompt as i64))
+    }
+
+    pub(super) fn sequence_ids(&mut self) -> Result<Tensor> {
+        self.field(-1, |places, piece| {
+            places.fill(piece.answer.as_ref().map_or(-1, |answer| answer.sequence as i64));
+        })
+    }
+
+    pub(super) fn targets(&self) -> Targets {
+        let mut answers: Vec<(&Answer, &Piece)> =
+            self.pieces.iter().filter_map(|piece| Some((piece.answer.as_ref()?, piece))).collect();
+        // A packed row may hold a later prompt before an earlier one.
+        answers.sort_unstable_by_key(|(answer, _)| answer.sequence);
+        let capacity = answers.iter().map(|(_, piece)| piece.ids.len()).sum();
+        let mut targets = Targets {
+            positions: Vec::with_capacity(capacity),
+            ids: Vec::with_capacity(capacity),
+            sequences: Vec::with_capacity(capacity),
+            num_tokens: vec![0; self.num_sequences],
+        };
+        for (answer, piece) in answers {
+            let before = targets.ids.len();
+            for (at, predictor) in answer.targets(piece.start) {
+                targets.positions.push(predictor as i64);
+                targets.ids.push(piece.ids[at]);
+            }
+            targets.num_tokens[answer.sequence] = (targets.ids.len() - before) as i64;
+            targets.sequences.resize(targets.ids.len(), answer.sequence as i64);
+        }
+        targets
+    }
 }

@@ -11,9 +11,9 @@
 //! A file in a cache folder appears whole or not at all. Whoever writes one holds a lock on it until then, so that what a
 //! killed process left behind is told from what another one is about to finish.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Permissions, TryLockError};
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ndarray::Array2;
@@ -255,7 +255,10 @@ impl Writer {
             let guard = File::create(folder.join(LOCK_FILE))?;
             guard.lock()?;
             sweep(folder)?;
-            let partial = tempfile::Builder::new().prefix(PARTIAL_PREFIX).tempfile_in(folder)?;
+            // Readable for whom the umask lets read: a cache may be shared.
+            let permissions = Permissions::from_mode(0o666);
+            let partial =
+                tempfile::Builder::new().prefix(PARTIAL_PREFIX).permissions(permissions).tempfile_in(folder)?;
             partial.as_file().lock()?;
             let file = partial.as_file().try_clone()?;
             Ok((partial, file))
