@@ -132,6 +132,28 @@ pub unsafe fn sized<T>() -> T {
     }
 }
 
+/// Frees every tensor of a loss's outputs.
+///
+/// # Safety
+/// The tensors are NULL or ours, and not used again.
+pub unsafe fn free_outputs(outputs: abi::LossOutputs) {
+    for tensor in [
+        outputs.loss,
+        outputs.token_log_probs,
+        outputs.sequence_log_probs,
+        outputs.rewards,
+        outputs.prompt_losses,
+        outputs.dimension_losses,
+        outputs.dimension_mask,
+        outputs.accuracies,
+        outputs.dimension_accuracies,
+        outputs.margins,
+    ] {
+        // SAFETY: the caller's promise.
+        unsafe { tensor::free_tensor(tensor) };
+    }
+}
+
 /// An opaque handle, freed when dropped.
 #[derive(Debug)]
 pub struct Handle<T> {

@@ -1,8 +1,12 @@
 //! Log-probs, loss and gradients: the core directly, and through the table.
 
+use std::ptr::null_mut;
+
+use lambda_dpo_abi as abi;
 use lambda_dpo_core as core;
 use lambda_dpo_host::plugin::{self, Plugin, PluginError};
 use lambda_dpo_tests::plugin_library;
+use lambda_dpo_tests::table::{self, api, told};
 use proptest::prelude::*;
 use proptest::sample::select;
 use tch::{Kind, Tensor};
@@ -168,6 +172,18 @@ fn same(what: &str, native: Option<&Tensor>, exported: Option<&Tensor>) {
     assert!(same.all().int64_value(&[]) == 1, "{what}: {native} {exported}");
 }
 
+fn same_outputs(native: &core::LossOutputs, exported: &plugin::LossOutputs) {
+    same("loss", Some(&native.loss), Some(&exported.loss));
+    same("token_log_probs", native.token_log_probs.as_ref(), exported.token_log_probs.as_ref());
+    same("sequence_log_probs", Some(&native.sequence_log_probs), Some(&exported.sequence_log_probs));
+    assert_eq!(native.listwise.is_some(), exported.listwise.is_some());
+    let (Some(native), Some(exported)) = (&native.listwise, &exported.listwise) else { return };
+    macro_rules! compare {
+        ($($field:ident),*) => { $(same(stringify!($field), Some(&native.$field), Some(&exported.$field));)* };
+    }
+    compare!(rewards, prompt_losses, dimension_losses, dimension_mask, accuracies, dimension_accuracies, margins);
+}
+
 fn message(error: PluginError) -> String {
     match error {
         PluginError::Call { message, .. } => message,
@@ -224,17 +240,8 @@ proptest! {
                 return Ok(());
             }
         };
-        prop_assert_eq!(fault == Fault::WholeNumbers, false);
-        same("loss", Some(&native.0.loss), Some(&exported.0.loss));
-        same("token_log_probs", native.0.token_log_probs.as_ref(), exported.0.token_log_probs.as_ref());
-        same("sequence_log_probs", Some(&native.0.sequence_log_probs), Some(&exported.0.sequence_log_probs));
-        prop_assert_eq!(native.0.listwise.is_some(), exported.0.listwise.is_some());
-        if let (Some(native), Some(exported)) = (&native.0.listwise, &exported.0.listwise) {
-            macro_rules! compare {
-                ($($field:ident),*) => { $(same(stringify!($field), Some(&native.$field), Some(&exported.$field));)* };
-            }
-            compare!(rewards, prompt_losses, dimension_losses, dimension_mask, accuracies, dimension_accuracies, margins);
-        }
+        prop_assert_ne!(fault, Fault::WholeNumbers);
+        same_outputs(&native.0, &exported.0);
         prop_assert_eq!(native.1.is_some(), exported.1.is_some());
         if let (Some(native), Some(exported)) = (native.1, exported.1) {
             let native = native.backward(&inputs.native(), grad_output).unwrap();
@@ -264,5 +271,83 @@ proptest! {
             (Err(native), Err(exported)) => prop_assert_eq!(message(exported), native.to_string()),
             (native, exported) => prop_assert!(false, "{:?}, {:?}", native, exported),
         }
+    }
+}
+
+fn options_of(wants: plugin::Wants) -> plugin::LossOptions {
+    plugin::LossOptions {
+        objective: plugin::Objective::Listwise,
+        reduction: plugin::Reduction::Sum,
+        beta: 1.0,
+        normalizer: None,
+        logits_budget_bytes: 1 << 20,
+        paper_exact: false,
+        wants,
+    }
+}
+
+/// The same values behind other strides and an offset: a transpose inside a larger allocation.
+#[test]
+fn hidden_states_may_be_strided() {
+    let plugin = Plugin::load(Some(&plugin_library())).unwrap();
+    let inputs = Inputs::new(3, Kind::Float, Source::Hidden, Fault::None);
+    let hidden = inputs.input.as_ref().unwrap();
+    let size = hidden.size();
+    let room = Tensor::zeros([size[0], size[2] + 1, size[1] + 1], (Kind::Float, tch::Device::Cpu));
+    let strided = room.narrow(1, 1, size[2]).narrow(2, 1, size[1]).transpose(1, 2);
+    strided.shallow_clone().copy_(hidden);
+    assert!(!strided.is_contiguous());
+    let loss = |hidden: &Tensor| {
+        let inputs = plugin::LossInputs { hidden: Some(hidden), ..inputs.exported() };
+        plugin.loss_forward(&inputs, &options_of(plugin::Wants::default())).unwrap().0.loss
+    };
+    assert_eq!(loss(&strided), loss(hidden));
+}
+
+#[test]
+fn the_callers_grad_mode_is_restored() {
+    let plugin = Plugin::load(Some(&plugin_library())).unwrap();
+    let inputs = Inputs::new(3, Kind::Float, Source::Hidden, Fault::None);
+    let call = || drop(plugin.loss_forward(&inputs.exported(), &options_of(plugin::Wants::default())).unwrap());
+    let weight = Tensor::ones([2], (Kind::Float, tch::Device::Cpu)).set_requires_grad(true);
+    call();
+    assert!((&weight * 2.0).requires_grad());
+    let _guard = tch::no_grad_guard();
+    call();
+    assert!(!(&weight * 2.0).requires_grad());
+}
+
+/// −log σ(Δ) with Δ = 1 has the gradient σ(1) − 1, once.
+#[test]
+fn a_context_serves_one_backward() {
+    let lend = |tensor: Tensor| abi::tensor::export(&tensor).unwrap();
+    let (log_probs, offsets) = (lend(Tensor::from_slice(&[-1.0_f32, -2.0])), lend(Tensor::from_slice(&[0_i64, 2])));
+    let pi = lend(Tensor::from_slice(&[1.0_f32, 0.0]).view([1, 2]));
+    let lambda = lend(Tensor::from_slice(&[1.0_f32]).view([1, 1]));
+    // SAFETY: everything lives through the calls, and what comes out is freed once.
+    unsafe {
+        let inputs = abi::LossInputs {
+            sequence_log_probs: log_probs.as_raw(),
+            num_sequences: 2,
+            prompt_offsets: offsets.as_raw(),
+            pi_target: pi.as_raw(),
+            lambda: lambda.as_raw(),
+            ..table::sized()
+        };
+        let options = abi::LossOptions { beta: 1.0, wants: abi::WANTS_SEQUENCE_LOG_PROBS, ..table::sized() };
+        let (mut outputs, mut context) = (table::sized::<abi::LossOutputs>(), null_mut());
+        told(|e| (api().loss_forward)(&inputs, &options, &mut outputs, &mut context, e)).unwrap();
+        table::free_outputs(outputs);
+        let mut gradients = table::sized::<abi::LossGradients>();
+        told(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e)).unwrap();
+        let gradient = abi::tensor::import(std::mem::replace(&mut gradients.sequence_log_probs, null_mut())).unwrap();
+        let expected = 1.0 / (1.0 + (-1.0_f64).exp()) - 1.0;
+        assert!((gradient.double_value(&[0]) - expected).abs() < 1e-6);
+
+        let again = told(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e)).unwrap_err();
+        let sentence = "`context` has served its one backward; run the forward again";
+        assert_eq!(again, (abi::STATUS_POISONED, sentence.to_owned()));
+        assert!(gradients.sequence_log_probs.is_null());
+        (api().loss_context_free)(context);
     }
 }

@@ -10,6 +10,8 @@ mod consumer;
 mod data_path;
 mod losses;
 mod misuse;
+mod nulls;
 mod records;
 mod tensors;
 mod threads;
+mod versions;

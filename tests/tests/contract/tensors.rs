@@ -180,20 +180,9 @@ fn loss_of(log_probs: &mut Lent) -> Result<(f64, Tensor), Told> {
         let mut gradients = table::sized::<abi::LossGradients>();
         told(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e))?;
         (api().loss_context_free)(context);
-        let loss = abi::tensor::import(outputs.loss).unwrap().double_value(&[]);
-        for tensor in [
-            outputs.sequence_log_probs,
-            outputs.rewards,
-            outputs.prompt_losses,
-            outputs.dimension_losses,
-            outputs.dimension_mask,
-            outputs.accuracies,
-            outputs.dimension_accuracies,
-            outputs.margins,
-        ] {
-            assert!(!tensor.is_null());
-            abi::tensor::free_tensor(tensor);
-        }
+        let loss = std::mem::replace(&mut outputs.loss, null_mut());
+        table::free_outputs(outputs);
+        let loss = abi::tensor::import(loss).unwrap().double_value(&[]);
         Ok((loss, abi::tensor::import(gradients.sequence_log_probs).unwrap()))
     }
 }

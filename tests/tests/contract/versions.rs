@@ -1,0 +1,105 @@
+//! Versions, the size of structs, and how errors are told.
+
+use std::process::Command;
+use std::ptr::{null, null_mut};
+
+use lambda_dpo_abi as abi;
+use lambda_dpo_host::plugin::Plugin;
+use lambda_dpo_tests::table::{self, api, get_api, text, told};
+use lambda_dpo_tests::{fixture, plugin_library};
+
+use crate::misuse::RECORD;
+
+#[test]
+fn exports_one_symbol() {
+    let output = Command::new("nm").args(["-D", "--defined-only"]).arg(plugin_library()).output().unwrap();
+    let symbols: Vec<String> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.split_whitespace().last().map(str::to_owned))
+        .collect();
+    assert_eq!(symbols, [abi::ENTRY_POINT]);
+}
+
+#[test]
+fn refuses_other_majors_and_newer_minors() {
+    let served = "use a library of the caller's version";
+    for (major, minor) in [(abi::ABI_MAJOR + 1, 0), (0, 0), (abi::ABI_MAJOR, abi::ABI_MINOR + 1)] {
+        let (status, message) = get_api(major, minor).unwrap_err();
+        assert_eq!(status, abi::STATUS_UNSUPPORTED);
+        assert_eq!(
+            message,
+            format!("the caller asks for plugin ABI {major}.{minor}, this library serves 1.0 to 1.0; {served}")
+        );
+    }
+}
+
+#[test]
+fn names_the_versions_it_was_built_for() {
+    let empty = abi::Str { data: null(), len: 0 };
+    let mut info = abi::BuildInfo { struct_size: size_of::<abi::BuildInfo>(), version: empty, torch_version: empty };
+    // SAFETY: `info` is valid, and its strings are static.
+    let torch = unsafe {
+        told(|error| (api().build_info)(&mut info, error)).unwrap();
+        std::str::from_utf8(std::slice::from_raw_parts(info.torch_version.data, info.torch_version.len)).unwrap()
+    };
+    assert_eq!(torch, "2.11.0");
+}
+
+#[test]
+fn a_missing_plugin_is_named_with_the_way_out() {
+    let missing = fixture("no-such-library.so");
+    let message = Plugin::load(Some(&missing)).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        format!(
+            "the plugin liblambda_dpo.so is at none of {}; give its place with --plugin FILE or LAMBDA_DPO_PLUGIN",
+            missing.display()
+        )
+    );
+}
+
+#[test]
+fn refuses_short_structs_and_bad_text() {
+    let mut bytes = abi::Bytes { data: null_mut(), len: 0, capacity: 0 };
+    let short = abi::ConvertOptions { struct_size: 8, ..table::convert_options(abi::FORMAT_ULTRAFEEDBACK) };
+    let options = table::convert_options(abi::FORMAT_ULTRAFEEDBACK);
+    let api = api();
+    // SAFETY: all pointers are valid.
+    unsafe {
+        let (status, message) = told(|e| (api.convert_record)(text(RECORD), 0, &short, &mut bytes, e)).unwrap_err();
+        assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
+        let size = size_of::<abi::ConvertOptions>();
+        let sizes = format!("the struct has at least {size} bytes (this version's has {size})");
+        let fix = "set it to the struct's sizeof";
+        assert_eq!(message, format!("argument `options` has struct_size 8, but {sizes}: {fix}"));
+
+        let bad = abi::Str { data: b"\"\xff\"".as_ptr(), len: 3 };
+        let (_, message) = told(|e| (api.convert_record)(bad, 0, &options, &mut bytes, e)).unwrap_err();
+        assert_eq!(message, "argument `record` is not valid UTF-8: byte 1 is out of place");
+
+        let (status, message) = told(|e| (api.convert_record)(text("{}"), 7, &options, &mut bytes, e)).unwrap_err();
+        assert_eq!(status, abi::STATUS_INVALID_DATA);
+        assert!(message.starts_with("record 7: "), "{message}");
+    }
+}
+
+#[test]
+fn cuts_messages_at_a_character() {
+    // "λ" has two bytes: of the message about a missing λ, no half may be written.
+    // SAFETY: zero is valid for options.
+    let options = unsafe { abi::ScheduleOptions { kind: 99, num_dimensions: 2, ..table::sized() } };
+    for capacity in 0..64 {
+        let mut buffer = vec![0xAA_u8; 64];
+        let mut error =
+            abi::Error { struct_size: size_of::<abi::Error>(), buffer: buffer.as_mut_ptr(), capacity, len: 0 };
+        let mut schedule = null_mut();
+        // SAFETY: all pointers are valid.
+        let status = unsafe { (api().schedule_new)(&options, &mut schedule, &mut error) };
+        assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
+        assert!(error.len > capacity || capacity >= 40);
+        let written = buffer.iter().position(|byte| *byte == 0xAA).unwrap_or(buffer.len());
+        assert!(written <= capacity);
+        assert!(std::str::from_utf8(&buffer[..written]).is_ok());
+    }
+}
