@@ -1,6 +1,6 @@
 //! What a caller does wrong: counts and values that cannot be, texts of any depth and size, a callback that stops.
 
-use std::ptr::null_mut;
+use std::ptr::{null, null_mut};
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_tests::fixture;
