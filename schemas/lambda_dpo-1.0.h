@@ -374,6 +374,11 @@ typedef struct LambdaDpoLossContext LambdaDpoLossContext;
 #define LAMBDA_DPO_LAYOUT_PACKED 2
 
 /**
+ * Batches that a dataset holds collated ahead.
+ */
+#define LAMBDA_DPO_PREFETCH_CAPACITY 64
+
+/**
  * λ = u / Σ u with u uniform on (0, 1)^M.
  */
 #define LAMBDA_DPO_SCHEDULE_UNIFORM_NORMALIZED 0
@@ -903,13 +908,19 @@ typedef struct LambdaDpoDatasetOptions {
      */
     const struct LambdaDpoTokenizeOptions *tokenize;
     /**
-     * Told the number of records done; may be NULL.
+     * Told the number of records done, now and then (0 while files are hashed for the cache); may be NULL.
      */
     LambdaDpoProgress progress;
     /**
      * Passed to `progress`.
      */
     void *progress_user;
+    /**
+     * Folder of files that hold tokenised records for later openings, under a hash of the records' contents, the
+     * tokenizer and all options; made where it is missing. One file may serve any number of processes. Empty: the tokens
+     * lie in a file without a name in the system's folder for temporary files, and go with the dataset.
+     */
+    struct LambdaDpoStr cache_dir;
 } LambdaDpoDatasetOptions;
 
 /**
@@ -1157,7 +1168,8 @@ typedef struct LambdaDpoApi {
      */
     void (*batch_free)(struct LambdaDpoBatch *batch);
     /**
-     * Reads, converts and tokenises record files, in parallel. Free with `dataset_free`.
+     * Reads, converts and tokenises record files, in parallel, or takes what an earlier opening left in
+     * `options.cache_dir`. The samples stay on disk. Free with `dataset_free`.
      */
     LambdaDpoStatus (*dataset_open)(const struct LambdaDpoStr *paths,
                                     size_t num_paths,
@@ -1170,19 +1182,24 @@ typedef struct LambdaDpoApi {
      */
     uint64_t (*dataset_len)(const LambdaDpoDataset *dataset);
     /**
-     * Gives JSON: `dimensions` (names in order) and `report` (as `reader_report`, with truncated and dropped ones).
+     * Gives JSON: `dimensions` (names in order), `report` (as `reader_report`, with truncated and dropped ones), `hash` (of
+     * all samples, targets included) and `cache`: null, or `path`, `was_read` (the tokens came from it) and `damage` (why a
+     * file that stood there was made anew, or null).
      */
     LambdaDpoStatus (*dataset_info)(const LambdaDpoDataset *dataset,
                                     struct LambdaDpoBytes *info,
                                     struct LambdaDpoError *error);
     /**
-     * Gives `[len, 3]` int64: each sample's record index, number of responses, and number of tokens (prompt once).
+     * Gives `[len, 5]` int64: each sample's record index, number of responses, number of tokens (prompt once), and the two
+     * halves of a 128-bit hash of its tokens and their targets, ratings aside: all that log-probs are a function of besides
+     * the model.
      */
     LambdaDpoStatus (*dataset_samples)(const LambdaDpoDataset *dataset,
                                        LambdaDpoTensor *samples,
                                        struct LambdaDpoError *error);
     /**
-     * Collates the samples at `indices` (each below the length); `lambda` is `[num_indices, M]`. Free with `batch_free`.
+     * Collates the samples at `indices` (each below the length), or takes what `dataset_prefetch` has collated of the same
+     * arguments; `lambda` is `[num_indices, M]`. Free with `batch_free`.
      */
     LambdaDpoStatus (*dataset_batch)(const LambdaDpoDataset *dataset,
                                      const uint64_t *indices,
@@ -1192,7 +1209,18 @@ typedef struct LambdaDpoApi {
                                      struct LambdaDpoBatch *batch,
                                      struct LambdaDpoError *error);
     /**
-     * Frees a dataset.
+     * Asks for a batch to be collated ahead, on a thread of the dataset's, for a `dataset_batch` of the same arguments
+     * soon; returns at once. Up to LAMBDA_DPO_PREFETCH_CAPACITY batches are held, of more the oldest are
+     * given up. Nothing depends on it but time: what is wrong with a batch is told by `dataset_batch`.
+     */
+    LambdaDpoStatus (*dataset_prefetch)(const LambdaDpoDataset *dataset,
+                                        const uint64_t *indices,
+                                        size_t num_indices,
+                                        const double *lambda,
+                                        const struct LambdaDpoCollateOptions *options,
+                                        struct LambdaDpoError *error);
+    /**
+     * Frees a dataset, after its thread has ended.
      */
     void (*dataset_free)(LambdaDpoDataset *dataset);
     /**
