@@ -4,6 +4,8 @@
 //! call it registers itself as if it were linked; after one (even after asking whether CUDA is available) libtorch holds
 //! CUDA for absent for good.
 
+pub(crate) mod native;
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -56,6 +58,22 @@ fn parse(request: &str) -> Option<Request> {
         "cpu" => Some(Request::Cpu),
         "cuda" => Some(Request::Cuda(0)),
         _ => request.strip_prefix("cuda:")?.parse().ok().map(Request::Cuda),
+    }
+}
+
+/// Lets libtorch take large blocks of main memory in huge pages, where Linux leaves that to the program.
+///
+/// A training step allocates and frees hundreds of MiB; mapped page by page, that takes a good part of its time. A value
+/// that the environment has already stays.
+///
+/// # Safety
+///
+/// The process has no other thread yet: this writes to its environment, which is how libtorch is told.
+pub unsafe fn use_huge_pages() {
+    const NAME: &str = "THP_MEM_ALLOC_ENABLE";
+    if std::env::var_os(NAME).is_none() {
+        // SAFETY: no other thread reads the environment meanwhile, as the caller promises.
+        unsafe { std::env::set_var(NAME, "1") };
     }
 }
 

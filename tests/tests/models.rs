@@ -107,7 +107,7 @@ fn gradients_accumulate_and_the_head_has_its_own() {
     assert!(model.lm_head_trainable());
     let tensors = golden.rows().tensors();
     for _ in 0..2 {
-        model.accumulate_lm_head_grad(&head_grad).unwrap();
+        model.accumulate_lm_head_grad(head_grad.copy()).unwrap();
         let activations = model.forward(&inputs(&tensors), &ForwardOptions::default()).unwrap();
         activations.backward(&golden.values["grad_hidden"]).unwrap();
     }
@@ -117,7 +117,7 @@ fn gradients_accumulate_and_the_head_has_its_own() {
 
     model.freeze();
     assert!(model.trainable().is_empty());
-    let message = model.accumulate_lm_head_grad(&Tensor::zeros([1, 1], (Kind::Float, Device::Cpu))).unwrap_err();
+    let message = model.accumulate_lm_head_grad(Tensor::zeros([1, 1], (Kind::Float, Device::Cpu))).unwrap_err();
     assert!(message.to_string().contains("trainable: false"), "{message}");
 }
 

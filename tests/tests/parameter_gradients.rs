@@ -77,7 +77,7 @@ fn step(model: &Model, golden: &Tensors, samples: &[TokenizedSample], layout: La
     let (outputs, context) = loss_forward(&inputs, &options).unwrap();
     let gradients = context.unwrap().backward(&inputs, 1.0).unwrap();
     activations.backward(&gradients.hidden.unwrap()).unwrap();
-    model.accumulate_lm_head_grad(&gradients.lm_head.unwrap()).unwrap();
+    model.accumulate_lm_head_grad(gradients.lm_head.unwrap()).unwrap();
     outputs.loss.double_value(&[])
 }
 

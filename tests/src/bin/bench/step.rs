@@ -14,7 +14,7 @@ use lambda_dpo_host::plugin::{
 };
 use lambda_dpo_host::train::batches::MicroBatch;
 use lambda_dpo_host::train::metrics::Meaning;
-use lambda_dpo_host::train::optimizer::AdamW;
+use lambda_dpo_host::train::optimizer::{AdamW, clip_scale};
 use lambda_dpo_host::train::policy::{self, Policy};
 use lambda_dpo_host::train::reference::{Reference, ReferenceLogProbs, Wanted, model_inputs, targets};
 use lambda_dpo_host::train::signals::Interrupt;
@@ -133,15 +133,14 @@ impl Session {
         let gradients = context.context("the loss kept nothing for its backward")?.backward(&inputs, 1.0)?;
         laps.end("log-probs and loss backward");
         if let Some(gradient) = gradients.lm_head {
-            model.accumulate_lm_head_grad(&gradient)?;
+            model.accumulate_lm_head_grad(gradient)?;
         }
         laps.end("head gradient");
         activations.backward(&gradients.hidden.context("no gradient of the hidden states")?)?;
         laps.end("model backward");
         let norm = learner.optimizer.grad_norm()?;
-        learner.optimizer.clip_grad_norm(norm, learner.max_grad_norm)?;
-        laps.end("clip");
-        learner.optimizer.step(self.learning_rate)?;
+        laps.end("gradient norm");
+        learner.optimizer.step(self.learning_rate, clip_scale(norm, learner.max_grad_norm))?;
         laps.end("optimiser");
         self.num_steps += 1;
         Ok(laps.0)
