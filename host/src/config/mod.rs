@@ -28,6 +28,7 @@ pub use error::ConfigError;
 pub use lambda::schedule_options;
 pub use load::load;
 pub use schema::schema;
+pub use validate::LAMBDA_TOLERANCE;
 pub use values::{MissingRating, TargetModules};
 
 use values::{number, optional_number, optional_whole, whole};

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// λ weights may miss 1 by this much and are renormalised.
-pub(super) const LAMBDA_TOLERANCE: f64 = 1e-3;
+pub const LAMBDA_TOLERANCE: f64 = 1e-3;
 
 pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
     required(config)?;

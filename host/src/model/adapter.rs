@@ -1,6 +1,6 @@
 //! A model's adapter: made, loaded, switched, set to one λ, merged.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 use tch::Tensor;
@@ -69,6 +69,46 @@ impl Model {
             self.remove_adapter();
         }
         checked
+    }
+
+    /// Mixes plain LoRA adapters linearly, weighed by λ: a λ-adapter without a shared part, whose dimensions are adapters that
+    /// were trained by themselves (a rewarded soup, arXiv 2306.04488).
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] as [`load_adapter`](Self::load_adapter); [`ModelError::Request`] where one is no plain LoRA, or they differ
+    /// in rank, scaling or targets.
+    pub fn load_soup(&mut self, specialists: &[(String, PathBuf)]) -> Result<(), ModelError> {
+        let mut files = Vec::new();
+        for (_, folder) in specialists {
+            files.push(adapter_file::AdapterFile::open(folder, &self.folder)?);
+        }
+        let Some(first) = files.first().map(|file| file.config().clone()) else {
+            return Err(ModelError::Request("there is no adapter to mix".into()));
+        };
+        for (file, (name, folder)) in files.iter().zip(specialists) {
+            file.check_targets(&self.linear_paths())?;
+            let LoraConfig { dropout, .. } = first;
+            if file.config().lambda.is_some() || (LoraConfig { dropout, ..file.config().clone() }) != first {
+                return Err(ModelError::Request(format!(
+                    "the adapter {} for {name} cannot be mixed: all must be plain LoRA of the same rank, scaling and targets",
+                    folder.display()
+                )));
+            }
+        }
+        let dimensions = specialists.iter().map(|(name, _)| name.clone()).collect();
+        let parts = LambdaParts { dimensions, rank: first.rank };
+        // Scaling is by the rank of a dimension, which is what each had.
+        let alpha = first.scaling() * first.rank as f64;
+        let config = LoraConfig { rank: 0, alpha, use_rslora: false, lambda: Some(parts), ..first };
+        let options = (parameter_kind(self.kind), self.device);
+        self.insert_adapter(&config, |path, shape, index| {
+            let pairs = files.iter().map(|file| file.read(path, shape, index, options));
+            let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
+            let (a, b): (Vec<_>, Vec<_>) = pairs.iter().map(|pair| (&pair.a, &pair.b)).unzip();
+            let (dropout, scaling) = (config.dropout, config.scaling());
+            Ok(Lora { a: Tensor::f_cat(&a, 0)?, b: Tensor::f_cat(&b, 1)?, scaling, dropout, index })
+        })
     }
 
     /// Puts a pair from `make(path, (out, in), index)` into every target.
@@ -146,6 +186,13 @@ impl Model {
         };
         *fixed_lambda = Some(parts.one(weights)?);
         Ok(())
+    }
+
+    /// The λ that is fixed, [M].
+    #[must_use]
+    pub fn lambda(&self) -> Option<Vec<f64>> {
+        let fixed = self.adapter.as_ref()?.fixed_lambda.as_ref()?;
+        Vec::try_from(fixed.flatten(0, -1)).ok()
     }
 
     /// Makes a λ-adapter the plain LoRA of rank R that it is at the fixed λ: s(λ) goes into B, and alpha grows with the rank

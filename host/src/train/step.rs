@@ -130,7 +130,8 @@ pub fn count(objective: Objective, micro_batch: &MicroBatch) -> u64 {
     }
 }
 
-fn loss_inputs<'a>(
+/// What the loss reads of a batch, from hidden states.
+pub fn loss_inputs<'a>(
     batch: &'a Batch,
     hidden: &'a Tensor,
     lm_head: &'a Tensor,
