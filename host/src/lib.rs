@@ -20,3 +20,4 @@ pub mod model;
 pub mod generate;
 
 pub mod train;
+pub mod steer;

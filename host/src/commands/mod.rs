@@ -1,20 +1,24 @@
 //! The program's commands, one file each; what they share is here.
 
+mod chat;
 mod convert;
 mod generate;
+mod lambda;
 mod schema;
 mod score;
+mod steer;
 mod train;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 
 use crate::cli::{Cli, Command, ModelArgs};
 use crate::hub::Hub;
 use crate::libtorch;
 use crate::model::Model;
 use crate::plugin::{Plugin, Tokenizer};
+use crate::train::data::uniform;
 
 /// Runs what was asked for; gives the exit code.
 ///
@@ -28,6 +32,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Convert(args) => convert::run(args, plugin).map(|()| 0),
         Command::Score(args) => score::run(args, plugin).map(|()| 0),
         Command::Generate(args) => generate::run(args, plugin).map(|()| 0),
+        Command::Steer(args) => steer::run(args, plugin).map(|()| 0),
         Command::Schema(args) => schema::run(args).map(|()| 0),
     }
 }
@@ -49,6 +54,26 @@ fn open(args: &ModelArgs, plugin: Option<&Path>) -> Result<Opened> {
     if let Some(adapter) = &args.adapter {
         model.load_adapter(adapter)?;
     }
+    set_lambda(&mut model, args)?;
     model.freeze();
     Ok(Opened { plugin, folder, model, tokenizer })
+}
+
+/// Sets a λ-adapter to `--lambda`, or to uniform λ.
+fn set_lambda(model: &mut Model, args: &ModelArgs) -> Result<()> {
+    let Some(dimensions) = model.adapter_dimensions() else {
+        if args.lambda.is_some() {
+            let what = args
+                .adapter
+                .as_ref()
+                .map_or("the model has none".to_owned(), |adapter| format!("{} is one without", adapter.display()));
+            bail!("--lambda takes an adapter of kind \"lambda_lora\", and {what}: leave --lambda out");
+        }
+        return Ok(());
+    };
+    let weights = match &args.lambda {
+        Some(text) => lambda::parse(text, dimensions).context("--lambda")?,
+        None => uniform(dimensions.len()),
+    };
+    Ok(model.fix_lambda(&weights)?)
 }

@@ -46,7 +46,7 @@ fn difference(ids: &[Tensor; 3], window: Option<i64>, kind: Kind) -> f64 {
     tch::manual_seed(11);
     let options = (kind, Device::Cpu);
     let [prompt_ids, sequence_ids, position_ids] = ids;
-    let inputs = ModelInputs { input_ids: prompt_ids, position_ids, prompt_ids, sequence_ids };
+    let inputs = ModelInputs { input_ids: prompt_ids, position_ids, prompt_ids, sequence_ids, lambda: None };
     let (num_rows, num_tokens) = prompt_ids.size2().unwrap();
     let mut visible = visible(&inputs, Device::Cpu).unwrap();
     if let Some(window) = window {
