@@ -36,6 +36,7 @@ pub use config::{Family, ModelConfig, RopeScaling};
 pub use error::ModelError;
 pub use inputs::ModelInputs;
 pub use lora::{LINEAR_NAMES, LoraConfig, TargetModules};
+pub use save::{carry_files, write_chat_template};
 
 use attention::Masks;
 use decoder::{Context, DecoderLayer, RmsNorm};
@@ -233,23 +234,50 @@ impl Model {
         }
     }
 
-    /// Adds the adapter to the weights, W + scaling · B A in float32, and takes it off.
+    /// Adds the adapter to the weights, W + scaling · B A, and takes it off.
+    ///
+    /// # Numerics
+    ///
+    /// Added in float32, and rounded to the weights' dtype once.
     ///
     /// # Errors
     ///
     /// [`ModelError::Torch`] when libtorch fails.
     pub fn merge_adapter(&mut self) -> Result<(), ModelError> {
-        let kind = self.kind;
         tch::no_grad(|| -> Result<(), ModelError> {
             for (_, linear) in self.linears_mut() {
                 if let Some(lora) = &linear.lora {
-                    let _ = linear.weight.f_add_(&lora.delta()?.f_to_kind(kind)?)?;
+                    let merged = linear.weight.f_to_kind(Kind::Float)?.f_add(&lora.delta()?)?;
+                    linear.weight.f_detach()?.f_copy_(&merged)?;
                 }
             }
             Ok(())
         })?;
         self.remove_adapter();
         Ok(())
+    }
+
+    /// The same model with parameters of another dtype; an adapter's stay float32.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Request`] when there is an adapter, [`ModelError::Torch`] when libtorch fails.
+    pub fn into_kind(self, kind: Kind) -> Result<Model, ModelError> {
+        if kind == self.kind {
+            return Ok(self);
+        }
+        if self.has_adapter() {
+            return Err(ModelError::Request(
+                "the dtype of a model with an adapter is fixed; merge the adapter first".into(),
+            ));
+        }
+        let Model { config, folder, device, mut parameters, layers, norm, embed_tokens, lm_head, .. } = self;
+        // So that each old tensor goes as soon as its new one is there.
+        drop((layers, norm, embed_tokens, lm_head));
+        for parameter in parameters.values_mut() {
+            *parameter = parameter.f_detach()?.f_to_kind(kind)?;
+        }
+        Self::build(&folder, config, device, kind, parameters)
     }
 
     /// Makes nothing trainable.
@@ -277,6 +305,15 @@ impl Model {
     pub fn trainable(&self) -> Vec<(String, Tensor)> {
         let trainable = self.named_parameters().filter(|(_, parameter)| parameter.requires_grad());
         trainable.map(|(name, parameter)| (name.clone(), parameter.shallow_clone())).collect()
+    }
+
+    /// Frequencies of the rotary embedding with their scaling, [head_dim / 2].
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Torch`] when libtorch fails.
+    pub fn rotary_frequencies(&self) -> Result<Vec<f32>, ModelError> {
+        self.rope.frequencies()
     }
 
     /// Weight of the LM head, [V, H]; the embedding where they are tied.
