@@ -32,6 +32,10 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Measure what λ controls, over a grid of λ: steer.json, a table, and plots in a page.
     Steer(SteerArgs),
+    /// Write a policy for other programs, adapter merged.
+    Export(ExportArgs),
+    /// Compare an ONNX policy with the model that it was made from; the exit status is 1 where they differ.
+    Validate(ValidateArgs),
     /// Print the JSON Schema of a record, a sample or a run config.
     Schema(SchemaArgs),
 }
@@ -187,6 +191,79 @@ pub struct SteerArgs {
     pub compare: Vec<String>,
 }
 
+/// `lambda-dpo export`
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Model folder in Hugging Face's layout, or its name on the hub.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Adapter folder in PEFT's format; it is folded into the weights.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// A chat template that takes the place of the tokenizer's own.
+    #[arg(long, value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
+    /// Dtype of the weights; without it the model's own (hf), float32 (onnx).
+    #[arg(long)]
+    pub dtype: Option<ExportDType>,
+    /// What to write.
+    #[arg(long, value_name = "FORMAT")]
+    pub to: ExportFormat,
+    /// The folder to write, which must not exist.
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+}
+
+/// What a policy is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// Hugging Face's layout: safetensors, sharded above 5 GB.
+    Hf,
+    /// A graph for ONNX Runtime: model.onnx, weights in a file of their own above 1.5 GB.
+    Onnx,
+}
+
+/// Dtypes that weights are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportDType {
+    /// float32
+    #[value(name = "float32")]
+    Float32,
+    /// float16
+    #[value(name = "float16")]
+    Float16,
+    /// bfloat16
+    #[value(name = "bfloat16")]
+    BFloat16,
+}
+
+/// `lambda-dpo validate`
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The policy: a file, or a folder with model.onnx.
+    #[arg(long, value_name = "FILE")]
+    pub onnx: PathBuf,
+    /// Record files (JSON, JSON lines, Parquet), or names of hub datasets.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub records: Vec<PathBuf>,
+    /// Schema of the records: ultrafeedback, pairs or chat.
+    #[arg(long, default_value = "ultrafeedback")]
+    pub format: DataFormat,
+    /// Largest difference of a token's log-prob that passes; without it 1e-4 for float32, 2e-2 for float16, 2e-1 for
+    /// bfloat16.
+    #[arg(long, value_name = "T")]
+    pub tolerance: Option<f64>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// The library of ONNX Runtime; without it ORT_DYLIB_PATH, beside libtorch, VIRTUAL_ENV, then the system's.
+    #[arg(long, value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
+}
+
 /// `lambda-dpo schema`
 #[derive(Debug, Args)]
 pub struct SchemaArgs {
@@ -221,6 +298,17 @@ impl DType {
     pub fn kind(self) -> tch::Kind {
         match self {
             Self::Float32 => tch::Kind::Float,
+            Self::BFloat16 => tch::Kind::BFloat16,
+        }
+    }
+}
+
+impl ExportDType {
+    /// libtorch's name for it.
+    pub fn kind(self) -> tch::Kind {
+        match self {
+            Self::Float32 => tch::Kind::Float,
+            Self::Float16 => tch::Kind::Half,
             Self::BFloat16 => tch::Kind::BFloat16,
         }
     }

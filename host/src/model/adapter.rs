@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::inputs::ModelInputs;
 use super::lambda_parts::{LambdaParts, parameter_kind};
@@ -261,19 +261,22 @@ impl Model {
         }
     }
 
-    /// Adds the adapter to the weights, W + scaling · B A in float32 (of a λ-adapter, what it is at the fixed λ), and takes it
-    /// off.
+    /// Adds the adapter to the weights, W + scaling · B A (of a λ-adapter, what it is at the fixed λ), and takes it off.
+    ///
+    /// # Numerics
+    ///
+    /// Added in float32, and rounded to the weights' dtype once.
     ///
     /// # Errors
     ///
     /// [`ModelError::Request`] where a λ-adapter has no λ fixed; [`ModelError::Torch`] when libtorch fails.
     pub fn merge_adapter(&mut self) -> Result<(), ModelError> {
         self.fold_lambda()?;
-        let kind = self.kind;
         tch::no_grad(|| -> Result<(), ModelError> {
             for (_, linear) in self.linears_mut() {
                 if let Some(lora) = &linear.lora {
-                    let _ = linear.weight.f_add_(&lora.delta()?.f_to_kind(kind)?)?;
+                    let merged = linear.weight.f_to_kind(Kind::Float)?.f_add(&lora.delta()?)?;
+                    linear.weight.f_detach()?.f_copy_(&merged)?;
                 }
             }
             Ok(())

@@ -40,6 +40,7 @@ pub use error::ModelError;
 pub use inputs::ModelInputs;
 pub use lambda_parts::LambdaParts;
 pub use lora::{LINEAR_NAMES, LoraConfig, TargetModules};
+pub use save::{carry_files, write_chat_template};
 
 use crate::libtorch::native;
 use adapter::Adapter;
@@ -141,6 +142,29 @@ impl Model {
         self.kind
     }
 
+    /// The same model with parameters of another dtype; an adapter's stay float32.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Request`] when there is an adapter, [`ModelError::Torch`] when libtorch fails.
+    pub fn into_kind(self, kind: Kind) -> Result<Model, ModelError> {
+        if kind == self.kind {
+            return Ok(self);
+        }
+        if self.has_adapter() {
+            return Err(ModelError::Request(
+                "the dtype of a model with an adapter is fixed; merge the adapter first".into(),
+            ));
+        }
+        let Model { config, folder, device, mut parameters, layers, norm, embed_tokens, lm_head, .. } = self;
+        // So that each old tensor goes as soon as its new one is there.
+        drop((layers, norm, embed_tokens, lm_head));
+        for parameter in parameters.values_mut() {
+            *parameter = parameter.f_detach()?.f_to_kind(kind)?;
+        }
+        Self::build(&folder, config, device, kind, parameters)
+    }
+
     /// Makes nothing trainable.
     pub fn freeze(&self) {
         for (_, parameter) in self.named_parameters() {
@@ -166,6 +190,15 @@ impl Model {
     pub fn trainable(&self) -> Vec<(String, Tensor)> {
         let trainable = self.named_parameters().filter(|(_, parameter)| parameter.requires_grad());
         trainable.map(|(name, parameter)| (name.clone(), parameter.shallow_clone())).collect()
+    }
+
+    /// Frequencies of the rotary embedding with their scaling, [head_dim / 2].
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Torch`] when libtorch fails.
+    pub fn rotary_frequencies(&self) -> Result<Vec<f32>, ModelError> {
+        self.rope.frequencies()
     }
 
     /// Weight of the LM head, [V, H]; the embedding where they are tied.

@@ -93,8 +93,7 @@ impl Policy {
             self.model.save(folder.path(), &self.source)?;
         }
         if let Some(template) = &self.chat_template {
-            let text = std::fs::read(template).map_err(|source| TrainError::Log { path: template.clone(), source })?;
-            atomic::write(&folder.path().join("chat_template.jinja"), &text)?;
+            model::write_chat_template(template, folder.path())?;
         }
         Ok(folder.commit()?)
     }
