@@ -8,8 +8,7 @@ use lambda_dpo_host::cli::Cli;
 use lambda_dpo_host::{commands, libtorch};
 
 fn main() -> ExitCode {
-    // SAFETY: nothing has started a thread yet.
-    unsafe { libtorch::use_huge_pages() };
+    libtorch::use_huge_pages();
     match commands::run(&Cli::parse()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -22,8 +22,8 @@ use anyhow::{Result, bail};
 use lambda_dpo_host::libtorch;
 
 fn main() -> Result<()> {
-    // SAFETY: nothing has started a thread yet. The program does the same.
-    unsafe { libtorch::use_huge_pages() };
+    // As the program does.
+    libtorch::use_huge_pages();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["step", scenario] => step::run(Path::new(scenario)),
