@@ -1,24 +1,12 @@
 // What tch leaves out of libtorch, with exceptions turned into messages: native.rs has the other half.
+#include "guarded.h"
+
 #include <ATen/ops/_fused_adamw.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include <cstring>
-#include <exception>
 #include <vector>
 
 namespace {
-
-// Runs `body`; returns NULL, or the exception's message for the caller to free().
-template <typename Body> char *guarded(const Body &body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error &e) {
-    return strdup(e.what_without_backtrace());
-  } catch (const std::exception &e) {
-    return strdup(e.what());
-  }
-}
 
 std::vector<at::Tensor> list(const at::Tensor *const *tensors, size_t num_tensors) {
   std::vector<at::Tensor> copies;
