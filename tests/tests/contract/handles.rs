@@ -77,6 +77,9 @@ pub fn tokenizers_and_samples() {
             refuses("tokenize", name, freed, |raw, e| {
                 (api.tokenize)(raw.cast(), table::text(&given.sample), &options, &mut sample, e)
             });
+            refuses("tokenized_sample_tokens", "sample", freed, |raw, e| {
+                (api.tokenized_sample_tokens)(raw.cast(), &mut bytes, e)
+            });
             let mut batch = table::sized::<abi::Batch>();
             refuses("collate", "samples[0]", freed, |raw, e| {
                 (api.collate)(&raw.cast_const().cast(), 1, &1.0, &given.collate, &mut batch, e)

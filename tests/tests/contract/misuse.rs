@@ -66,6 +66,29 @@ fn values_of_later_versions_are_refused() {
     refused(&abi::ConvertOptions { reserved: 1, ..options() }, "`reserved` is 1, expected 0");
 }
 
+#[test]
+fn tokens_that_contradict_themselves_are_refused() {
+    let tokens = |responses: &str, indices: &str, targets: &str| {
+        format!(
+            r#"{{"record":7,"prompt_ids":[1,2],"response_ids":{responses},"response_indices":{indices},"pi_target":{targets}}}"#
+        )
+    };
+    table::tokenized(&tokens("[[3],[4]]", "[0,1]", "[[0.5,0.5]]")).unwrap();
+    for (tokens, problem) in [
+        (tokens("[[3],[4]]", "[0]", "[[0.5,0.5]]"), "record 7: `response_indices` has 1 numbers for 2 responses"),
+        (tokens("[[3],[-4]]", "[0,1]", "[[0.5,0.5]]"), "record 7: -4 is not a token id"),
+        (tokens("[[3],[4]]", "[0,1]", "[[0.5]]"), "record 7: `pi_target[0]` has 1 numbers for 2 responses"),
+        (
+            tokens("[[3],[4]]", "[0,1]", "[[0.5,0.6]]"),
+            "record 7: `pi_target[0]` comes to 1.1: a distribution comes to 1",
+        ),
+    ] {
+        let (status, message) = table::tokenized(&tokens).unwrap_err();
+        assert_eq!(status, abi::STATUS_INVALID_DATA);
+        assert_eq!(message, format!("not a valid tokenised sample: {problem}"));
+    }
+}
+
 const DEPTH: usize = 10_000;
 const LONG_BYTES: usize = 100 << 20;
 
@@ -87,6 +110,8 @@ fn texts_of_any_depth_are_answered() {
     let (status, message) = table::tokenize(&given.tokenizer, &sample, &given.tokenize).unwrap_err();
     assert_eq!(status, abi::STATUS_INVALID_DATA);
     assert!(message.contains("recursion limit exceeded"), "{message}");
+    let tokens = format!(r#"{{"record":0,"prompt_ids":{nested}}}"#);
+    assert_eq!(table::tokenized(&tokens).unwrap_err().0, abi::STATUS_INVALID_DATA);
     let messages = format!(r#"[{{"role": "user", "content": {nested}}}]"#);
     let (status, message) = render(&given, &messages).unwrap_err();
     assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
@@ -161,6 +186,7 @@ fn text_that_is_not_utf_8_is_refused() {
             ("messages", told(|e| (api.tokenizer_render)(raw, bad, 0, &mut bytes, e))),
             ("text", told(|e| (api.tokenizer_encode)(raw, bad, &mut ids, e))),
             ("sample", told(|e| (api.tokenize)(raw, bad, &given.tokenize, &mut sample, e))),
+            ("tokens", told(|e| (api.tokenized_sample_new)(bad, &mut sample, e))),
             ("paths", told(|e| (api.dataset_open)(&bad, 1, raw, &cache, &mut dataset, e))),
             ("cache_dir", told(|e| (api.dataset_open)(&given.path(), 1, raw, &cache, &mut dataset, e))),
         ];
