@@ -4,6 +4,8 @@
 //! call it registers itself as if it were linked; after one (even after asking whether CUDA is available) libtorch holds
 //! CUDA for absent for good.
 
+pub(crate) mod script;
+
 use std::fs;
 use std::path::PathBuf;
 
