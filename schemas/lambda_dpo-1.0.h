@@ -1151,6 +1151,20 @@ typedef struct LambdaDpoApi {
                                 LambdaDpoTokenizedSample **tokenized,
                                 struct LambdaDpoError *error);
     /**
+     * Takes a sample that another tokenizer made, as JSON: `record` (its index), `prompt_ids`, `response_ids` (lists of
+     * token ids), `response_indices` (which response of the record each is) and `pi_target` (`[M][N]`, null where masked).
+     * Free with `tokenized_sample_free`.
+     */
+    LambdaDpoStatus (*tokenized_sample_new)(struct LambdaDpoStr tokens,
+                                            LambdaDpoTokenizedSample **tokenized,
+                                            struct LambdaDpoError *error);
+    /**
+     * Gives a sample's tokens as such JSON, for a store of the caller's. A conversation is refused.
+     */
+    LambdaDpoStatus (*tokenized_sample_tokens)(const LambdaDpoTokenizedSample *sample,
+                                               struct LambdaDpoBytes *tokens,
+                                               struct LambdaDpoError *error);
+    /**
      * Frees a tokenised sample.
      */
     void (*tokenized_sample_free)(LambdaDpoTokenizedSample *sample);

@@ -23,3 +23,4 @@ pub mod export;
 pub mod foreign;
 
 pub mod train;
+pub mod steer;

@@ -230,6 +230,30 @@ pub fn tokenize(
     }
 }
 
+/// `tokenized_sample_tokens`.
+///
+/// # Errors
+/// What the call tells.
+pub fn tokens(sample: &Handle<abi::TokenizedSample>) -> Result<String, Told> {
+    let mut bytes = no_bytes();
+    // SAFETY: all pointers are valid.
+    told(|error| unsafe { (api().tokenized_sample_tokens)(sample.raw(), &mut bytes, error) })?;
+    Ok(take_text(bytes).unwrap())
+}
+
+/// `tokenized_sample_new`.
+///
+/// # Errors
+/// What the call tells.
+pub fn tokenized(tokens: &str) -> Result<Handle<abi::TokenizedSample>, Told> {
+    let mut raw = null_mut();
+    // SAFETY: all pointers are valid; the handle is ours on success.
+    unsafe {
+        told(|error| (api().tokenized_sample_new)(text(tokens), &mut raw, error))?;
+        Ok(Handle::new(raw, api().tokenized_sample_free))
+    }
+}
+
 /// A batch by the names of its fields, and `num_contributing`.
 pub type NamedBatch = (Vec<(&'static str, Tensor)>, u64);
 

@@ -162,6 +162,14 @@ pub struct Api {
         tokenized: *mut *mut TokenizedSample,
         error: *mut Error,
     ) -> Status,
+    /// Takes a sample that another tokenizer made, as JSON: `record` (its index), `prompt_ids`, `response_ids` (lists of
+    /// token ids), `response_indices` (which response of the record each is) and `pi_target` (`[M][N]`, null where masked).
+    /// Free with `tokenized_sample_free`.
+    pub tokenized_sample_new:
+        unsafe extern "C" fn(tokens: Str, tokenized: *mut *mut TokenizedSample, error: *mut Error) -> Status,
+    /// Gives a sample's tokens as such JSON, for a store of the caller's. A conversation is refused.
+    pub tokenized_sample_tokens:
+        unsafe extern "C" fn(sample: *const TokenizedSample, tokens: *mut Bytes, error: *mut Error) -> Status,
     /// Frees a tokenised sample.
     pub tokenized_sample_free: unsafe extern "C" fn(sample: *mut TokenizedSample),
     /// Collates samples; `lambda` is `[num_samples, M]` (NULL where M = 0). Free with `batch_free`.

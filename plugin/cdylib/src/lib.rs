@@ -48,6 +48,8 @@ static API: abi::Api = abi::Api {
     tokenizer_decode: tokenize::tokenizer_decode,
     tokenizer_free: tokenize::tokenizer_free,
     tokenize: tokenize::tokenize,
+    tokenized_sample_new: tokenize::tokenized_sample_new,
+    tokenized_sample_tokens: tokenize::tokenized_sample_tokens,
     tokenized_sample_free: tokenize::tokenized_sample_free,
     collate: collate::collate,
     batch_free: collate::batch_free,

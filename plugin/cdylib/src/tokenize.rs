@@ -157,6 +157,35 @@ pub unsafe extern "C" fn tokenize(
     })
 }
 
+/// See [`abi::Api::tokenized_sample_new`].
+pub unsafe extern "C" fn tokenized_sample_new(
+    tokens: abi::Str,
+    tokenized: *mut *mut abi::TokenizedSample,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let sample = TokenizedSample::from_json(text(tokens, "tokens")?)?;
+        TokenizedHandle::give(vec![sample], tokenized, "tokenized")
+    })
+}
+
+/// See [`abi::Api::tokenized_sample_tokens`].
+pub unsafe extern "C" fn tokenized_sample_tokens(
+    sample: *const abi::TokenizedSample,
+    tokens: *mut abi::Bytes,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let json = TokenizedHandle::with(sample, "sample", |parts| {
+            let parts = parts.iter().map(TokenizedSample::to_json).collect::<Result<Vec<_>, _>>()?;
+            Ok(parts.join("\n"))
+        })?;
+        give_text(Some(json), tokens, "tokens")
+    })
+}
+
 /// See [`abi::Api::tokenized_sample_free`].
 pub unsafe extern "C" fn tokenized_sample_free(sample: *mut abi::TokenizedSample) {
     // SAFETY: the caller keeps the table's rules.

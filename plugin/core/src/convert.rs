@@ -29,6 +29,7 @@ pub use arrow::{ArrowReader, SampleBatches};
 pub use reader::SampleReader;
 pub use report::{MissingRatings, Report, Skipped};
 pub use sample::Sample;
+pub(crate) use sample::{Rows, to_rows, to_targets};
 
 /// A sample, or why there is none.
 type Outcome = std::result::Result<Sample, Skipped>;

@@ -6,6 +6,7 @@
 //! | `responses` | a prompt with its responses |
 //! | `conversation` | a conversation in which every assistant turn is a target |
 //! | `truncate` | the cutoff |
+//! | `tokens` | a tokenised sample as JSON |
 //!
 //! # Invariants
 //!
@@ -17,6 +18,7 @@ mod folder;
 mod responses;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod truncate;
 
 use std::collections::HashSet;

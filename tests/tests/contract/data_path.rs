@@ -292,6 +292,7 @@ proptest! {
         max_tokens in select(vec![None, Some(40)]),
         (layout, code) in select(LAYOUTS.to_vec()),
         pad in select(vec![0_u64, 1, 4]),
+        stored in any::<bool>(),
         lambda in prop::collection::vec(prop_oneof![20 => 0.0..1.0_f64, 1 => Just(-1.0), 1 => Just(f64::NAN)], 9),
     ) {
         let (own, handle) = tokenizers();
@@ -306,7 +307,9 @@ proptest! {
             let exported = table::tokenize(&handle, &json(&sample), &options).unwrap();
             prop_assert_eq!(exported.is_none(), tokenized.is_empty());
             samples.extend(tokenized);
-            handles.extend(exported);
+            // A caller's own store, in between, changes nothing.
+            let read_back = |sample| table::tokenized(&table::tokens(&sample).unwrap()).unwrap();
+            handles.extend(if stored { exported.map(read_back) } else { exported });
         }
         let lambda = &lambda[..3 * samples.len()];
         let mut collate = table::collate_options(code);

@@ -61,6 +61,29 @@ fn values_of_later_versions_are_refused() {
     refused(&abi::ConvertOptions { reserved: 1, ..options() }, "`reserved` is 1, expected 0");
 }
 
+#[test]
+fn tokens_that_contradict_themselves_are_refused() {
+    let tokens = |responses: &str, indices: &str, targets: &str| {
+        format!(
+            r#"{{"record":7,"prompt_ids":[1,2],"response_ids":{responses},"response_indices":{indices},"pi_target":{targets}}}"#
+        )
+    };
+    table::tokenized(&tokens("[[3],[4]]", "[0,1]", "[[0.5,0.5]]")).unwrap();
+    for (tokens, problem) in [
+        (tokens("[[3],[4]]", "[0]", "[[0.5,0.5]]"), "record 7: `response_indices` has 1 numbers for 2 responses"),
+        (tokens("[[3],[-4]]", "[0,1]", "[[0.5,0.5]]"), "record 7: -4 is not a token id"),
+        (tokens("[[3],[4]]", "[0,1]", "[[0.5]]"), "record 7: `pi_target[0]` has 1 numbers for 2 responses"),
+        (
+            tokens("[[3],[4]]", "[0,1]", "[[0.5,0.6]]"),
+            "record 7: `pi_target[0]` comes to 1.1: a distribution comes to 1",
+        ),
+    ] {
+        let (status, message) = table::tokenized(&tokens).unwrap_err();
+        assert_eq!(status, abi::STATUS_INVALID_DATA);
+        assert_eq!(message, format!("not a valid tokenised sample: {problem}"));
+    }
+}
+
 /// A record of many levels, of 100 MB, with a NUL: an answer or a sentence, and the library goes on.
 #[test]
 fn texts_of_any_depth_and_size_are_answered() {

@@ -134,6 +134,16 @@ fn tokenizers() {
                 e,
             )
         });
+        refuses_null("tokenized_sample_tokens", &["sample", "tokens"], |name, e| {
+            free(&mut bytes);
+            (api.tokenized_sample_tokens)(unless(name, "sample", tokenized), unless(name, "tokens", &mut bytes), e)
+        });
+        let tokens = r#"{"record":0,"prompt_ids":[1],"response_ids":[],"response_indices":[],"pi_target":[]}"#;
+        refuses_null("tokenized_sample_new", &["tokens", "tokenized"], |name, e| {
+            (api.tokenized_sample_free)(std::mem::replace(&mut tokenized, null_mut()));
+            let tokens = text_unless(name, "tokens", tokens);
+            (api.tokenized_sample_new)(tokens, unless(name, "tokenized", &mut tokenized), e)
+        });
         (api.tokenized_sample_free)(tokenized);
         free(&mut bytes);
     }

@@ -83,6 +83,7 @@ impl Policy {
             dropout: 0.0,
             use_rslora: false,
             target_modules: TargetModules::AllLinear,
+            lambda: None,
         };
         model.add_lora(&config, 3).unwrap();
         tch::manual_seed(3);

@@ -74,7 +74,7 @@ impl Sample {
     }
 }
 
-type Rows = Vec<Vec<Option<f64>>>;
+pub(crate) type Rows = Vec<Vec<Option<f64>>>;
 
 /// Fields in the order in which they are written.
 #[derive(Serialize)]
@@ -135,17 +135,7 @@ impl Read {
             Some(rows) => to_array(rows, shape, "ratings")?,
             None => Array2::from_elem(shape, f64::NAN),
         };
-        let pi_target = to_array(self.pi_target, shape, "pi_target")?;
-        for (row, name) in pi_target.rows().into_iter().zip(&self.dimensions) {
-            let targets = || row.iter().filter(|p| !p.is_nan());
-            if targets().any(|&p| p < 0.0) {
-                return Err(format!("`pi_target` of `{name}` holds a negative number"));
-            }
-            let sum: f64 = targets().sum();
-            if targets().count() > 0 && (sum - 1.0).abs() > PI_TOLERANCE {
-                return Err(format!("`pi_target` of `{name}` comes to {sum}: a distribution comes to 1"));
-            }
-        }
+        let pi_target = to_targets(self.pi_target, shape, |k| format!("`pi_target` of `{}`", self.dimensions[k]))?;
         Ok(Sample {
             record_index: self.record,
             prompt: self.prompt,
@@ -157,7 +147,28 @@ impl Read {
     }
 }
 
-fn to_rows(array: &Array2<f64>) -> Rows {
+/// `pi_target` as a caller brings it: `[M, N]`, each row with nothing negative in it and, unless all of it is masked, a sum
+/// of 1. `name` names a row in errors.
+pub(crate) fn to_targets(
+    rows: Rows,
+    shape: (usize, usize),
+    name: impl Fn(usize) -> String,
+) -> std::result::Result<Array2<f64>, String> {
+    let pi_target = to_array(rows, shape, "pi_target")?;
+    for (k, row) in pi_target.rows().into_iter().enumerate() {
+        let targets = || row.iter().filter(|p| !p.is_nan());
+        if targets().any(|&p| p < 0.0) {
+            return Err(format!("{} holds a negative number", name(k)));
+        }
+        let sum: f64 = targets().sum();
+        if targets().count() > 0 && (sum - 1.0).abs() > PI_TOLERANCE {
+            return Err(format!("{} comes to {sum}: a distribution comes to 1", name(k)));
+        }
+    }
+    Ok(pi_target)
+}
+
+pub(crate) fn to_rows(array: &Array2<f64>) -> Rows {
     let value = |&value: &f64| value.is_finite().then_some(value);
     array.rows().into_iter().map(|row| row.iter().map(value).collect()).collect()
 }

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Makes .venvs/NAME from ci/requirements/NAME.txt for the Python package's tests:
+#
+#   trainer    the newest Transformers, PEFT and datasets
+#   factory    LLaMA-Factory with what it pins
+#
+# Both see the torch of .venv (with the libraries it brings along, and nothing else of .venv), so that torch lies on the
+# disk once. Done already, it says nothing: a stamp holds the hash of the lock files.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+name=$1
+lock=ci/requirements/$name.txt
+folder=.venvs/$name
+ci/setup.sh
+
+packages=$(realpath .libtorch/..)
+wanted=$(cat ci/requirements/setup.txt "$lock" | sha256sum | cut -d ' ' -f 1)-$packages
+if [ -x "$folder/bin/python" ] && [ "$(cat "$folder/.lambda-dpo" 2>/dev/null)" = "$wanted" ]; then
+  exit 0
+fi
+echo "Making $folder ..."
+rm -rf "$folder"
+.venv/bin/python -m venv "$folder"
+site=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+# What torch brings along, linked into a folder of its own.
+shared=$folder/torch
+mkdir "$shared"
+for pattern in torch torchgen functorch triton nvidia cuda 'torch-*' 'triton-*' 'nvidia_*' 'cuda_*'; do
+  find "$packages" -maxdepth 1 -name "$pattern" -exec ln -s -t "$shared" {} +
+done
+realpath "$shared" >"$site/torch.pth"
+
+"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+  --only-binary :all: -r "$lock" || {
+  echo "Could not install $lock: see pip's message above, then run the command again." >&2
+  exit 1
+}
+printf '%s' "$wanted" >"$folder/.lambda-dpo"

@@ -1,0 +1,52 @@
+"""λ-weighted listwise preference optimisation of language models, in PyTorch.
+
+Functions over tensors and records work with torch alone; `LambdaDPOTrainer` needs `transformers`, `accelerate` and
+`datasets`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch as _torch  # noqa: F401  Before the library, which uses the libtorch that it loads.
+
+from .collator import ListwiseCollator, with_lambda
+from .errors import ConfigError, InvalidInputError, LibraryError, PluginError
+from .loss import LossOutput, lambda_dpo_loss, sequence_log_probs
+from .metrics import Totals
+from .records import ConvertOptions, convert
+from .schedules import LambdaSchedule
+from .tokenization import SampleTokenizer
+
+if TYPE_CHECKING:
+    from .config import LambdaDPOConfig, ListwiseOptions
+    from .trainer import LambdaDPOTrainer
+
+__version__ = "0.1.0"
+__all__ = [
+    "ConfigError",
+    "ConvertOptions",
+    "InvalidInputError",
+    "LambdaDPOConfig",
+    "LambdaDPOTrainer",
+    "LambdaSchedule",
+    "LibraryError",
+    "ListwiseCollator",
+    "ListwiseOptions",
+    "LossOutput",
+    "PluginError",
+    "SampleTokenizer",
+    "Totals",
+    "convert",
+    "lambda_dpo_loss",
+    "sequence_log_probs",
+    "with_lambda",
+]
+
+_LAZY = {"LambdaDPOConfig": "config", "ListwiseOptions": "config", "LambdaDPOTrainer": "trainer"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)

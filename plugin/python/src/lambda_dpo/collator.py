@@ -1,0 +1,136 @@
+"""Stage 4: tokenised samples and λ → a batch of tensors, and what a Hugging Face decoder needs of it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from . import _native
+from .tokenization import COLUMNS
+
+Layout = Literal["packed", "rows", "expanded"]
+
+#: Left out of a batch: a Trainer takes `labels` for something else, and the mask follows from `prompt_ids`.
+_UNUSED = ("labels",)
+
+
+@dataclass
+class ListwiseCollator:
+    """Collates tokenised samples into one of three layouts; all give the same loss and gradients.
+
+    Attributes:
+        layout: "packed": a prompt and then its responses in one row, blind to each other, positions restarting after the
+            prompt; "rows": a padded row a response; "expanded": a padded row a response and dimension, as the paper.
+        pad_token_id: fills padding.
+        max_tokens: packed: prompts share a row up to this many tokens; None is one prompt a row.
+        pad_to_multiple_of: rows are padded to a multiple of this.
+
+    A batch is a dict of tensors (R rows of T tokens, B prompts, M dimensions, C responses, S sequences, K target tokens):
+    `input_ids`, `attention_mask`, `position_ids`, `prompt_ids`, `sequence_ids` `[R, T]`; `target_positions`,
+    `target_ids`, `target_sequences` `[K]`; `sequence_num_tokens`, `sequence_prompts`, `sequence_responses` `[S]`;
+    `prompt_offsets` `[B + 1]`; `sequence_index`, `pi_target`, `target_mask` `[M, C]`; `lambda` `[B, M]`;
+    `record_indices` `[B]`; and `reference_log_probs` `[S]` float64 sums where the samples have them.
+    """
+
+    layout: Layout = "packed"
+    pad_token_id: int = 0
+    max_tokens: int | None = None
+    pad_to_multiple_of: int = 8
+
+    def __call__(
+        self, features: Sequence[Mapping[str, Any]], weights: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Collates `features`, which have the columns of `tokenization.COLUMNS`.
+
+        Args:
+            features: tokenised samples.
+            weights: λ `[len(features), M]` or `[M]`; None is uniform.
+
+        Raises:
+            InvalidInputError: samples that contradict themselves or each other.
+        """
+        samples = [self._sample(feature) for feature in features]
+        num_dimensions = len(features[0]["pi_target"]) if features else 0
+        if weights is None:
+            weights = torch.full((num_dimensions,), 1 / max(num_dimensions, 1), dtype=torch.float64)
+        weights = weights.to("cpu", torch.float64).expand(len(features), num_dimensions)
+        options = _native.CollateOptions(
+            layout=_native.LAYOUTS[self.layout],
+            max_tokens=self.max_tokens or 0,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            pad_token_id=self.pad_token_id,
+        )
+        raw = _native.Batch()
+        _native.call(
+            "collate",
+            _native.handles(samples),
+            len(samples),
+            _native.doubles(weights.reshape(-1).tolist()),
+            options,
+            ctypes.byref(raw),
+        )
+        taken = _native.take_tensors(raw, _native.BATCH_TENSORS)
+        batch = {name: tensor for name, tensor in taken.items() if name not in _UNUSED and tensor is not None}
+        if features and "reference_log_probs" in features[0]:
+            batch["reference_log_probs"] = self._reference(features, num_dimensions)
+        return batch
+
+    def _reference(self, features: Sequence[Mapping[str, Any]], num_dimensions: int) -> Tensor:
+        copies = num_dimensions if self.layout == "expanded" else 1
+        values = [value for feature in features for value in list(feature["reference_log_probs"]) * copies]
+        return torch.tensor(values, dtype=torch.float64)
+
+    @staticmethod
+    def _sample(feature: Mapping[str, Any]) -> _native.Handle:
+        tokens = {name: feature[name] for name in COLUMNS}
+        handle = _native.make("tokenized_sample_new", "tokenized_sample_free", _native.Text(json.dumps(tokens)).str)
+        assert handle is not None
+        return handle
+
+
+def with_lambda(batch: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+    """The batch with λ `[B, M]` (or `[M]`) drawn anew, renormalised over the dimensions that count for each prompt.
+
+    λ'_k = λ_k / Σ λ over the dimensions of which the prompt has two ratings; all 0 where none of them has weight.
+    """
+    counts = dimension_counts(batch)
+    weights = weights.to(counts.device, torch.float64).expand(counts.shape) * counts
+    mass = weights.sum(dim=1, keepdim=True)
+    scaled = torch.where(mass > 0, weights / mass, torch.zeros_like(weights))
+    return {**batch, "lambda": scaled.float()}
+
+
+def dimension_counts(batch: Mapping[str, Tensor]) -> Tensor:
+    """`[B, M]` bool: the dimension counts for the prompt."""
+    offsets, mask = batch["prompt_offsets"], batch["target_mask"]
+    prompts = torch.repeat_interleave(torch.arange(offsets.numel() - 1, device=mask.device), offsets.diff())
+    rated = torch.zeros(mask.shape[0], offsets.numel() - 1, dtype=torch.int32, device=mask.device)
+    return rated.index_add_(1, prompts, mask.int()).T > 0
+
+
+def num_contributing(batch: Mapping[str, Tensor]) -> int:
+    """Prompts with a dimension of positive weight: what the loss is a mean over."""
+    return int((batch["lambda"] > 0).any(dim=1).sum())
+
+
+def attention_mask_4d(batch: Mapping[str, Tensor]) -> Tensor:
+    """`[R, 1, T, T]` bool, True where attention goes.
+
+    A token attends to itself and to those before it in its row that have the same prompt and either the same response or
+    none (the prompt itself).
+    """
+    prompts, sequences = batch["prompt_ids"], batch["sequence_ids"]
+    length = prompts.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=prompts.device).tril()
+    same_prompt = prompts[:, :, None] == prompts[:, None, :]
+    visible = (sequences[:, None, :] == -1) | (sequences[:, :, None] == sequences[:, None, :])
+    itself = torch.eye(length, dtype=torch.bool, device=prompts.device)
+    # Padding has prompt −1: it would see itself, which keeps its softmax from being empty, and must be seen by none else.
+    real = (prompts != -1)[:, None, :]
+    return ((causal & same_prompt & visible & real) | itself)[:, None]

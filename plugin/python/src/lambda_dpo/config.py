@@ -1,0 +1,133 @@
+"""Options of λ-DPO, by themselves and as `TrainingArguments`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from .errors import ConfigError
+from .records import ConvertOptions
+from .schedules import SCHEDULES, LambdaSchedule
+
+_CHOICES = {
+    "reduction": ("sum", "mean"),
+    "layout": ("packed", "rows", "expanded"),
+    "lambda_schedule": SCHEDULES,
+    "lambda_per": ("instance", "step"),
+}
+
+
+@dataclass
+class ListwiseOptions:
+    """What λ-DPO adds to a training run."""
+
+    beta: float = field(default=0.1, metadata={"help": "β of the implicit reward: 0.1 suits sums, 2 to 10 means."})
+    reduction: str | None = field(
+        default=None, metadata={"help": "A response's log-prob is the `sum` (default) or `mean` of its tokens'."}
+    )
+    layout: str | None = field(
+        default=None, metadata={"help": "Batches: `packed` (default), `rows` or `expanded`. The loss is the same."}
+    )
+    max_tokens: int | None = field(
+        default=None, metadata={"help": "Packed: prompts share a row up to this many tokens."}
+    )
+    max_length: int | None = field(default=2048, metadata={"help": "Bound on prompt + longest response in tokens."})
+    dimensions: list[str] | None = field(
+        default=None, metadata={"help": "Rated dimensions, in order; default: all that the records have, sorted."}
+    )
+    missing_rating: float | None = field(
+        default=None, metadata={"help": "Stands in for a missing rating; default: the response is left out of it."}
+    )
+    rating_temperature: float | None = field(
+        default=None, metadata={"help": "Temperature of the softmax over ratings; default 1."}
+    )
+    exclude_sources: list[str] = field(
+        default_factory=list, metadata={"help": "Records of these sources are left out."}
+    )
+    lambda_schedule: str | None = field(
+        default=None, metadata={"help": f"How λ is drawn: {', '.join(SCHEDULES)}; default dirichlet."}
+    )
+    lambda_alpha: float = field(default=1.0, metadata={"help": "α of the Dirichlet distribution."})
+    lambda_normalization: str = field(default="softmax", metadata={"help": "Of `gaussian`: `softmax` or `abs`."})
+    lambda_dimension: str = field(default="cycle", metadata={"help": "Of `unimodal`: a dimension, or `cycle`."})
+    lambda_weights: dict[str, float] | None = field(default=None, metadata={"help": "Of `fixed`: weight by dimension."})
+    lambda_table: list[dict[str, Any]] | None = field(
+        default=None, metadata={"help": "Of `table`: rows of `weights` and `probability`."}
+    )
+    lambda_per: str | None = field(
+        default=None, metadata={"help": "λ is drawn per prompt `instance` (default) or per `step`."}
+    )
+    logits_budget_mib: int = field(default=256, metadata={"help": "Logits that may be alive at once."})
+    paper_exact: bool = field(default=False, metadata={"help": "The paper's Appendix B to the letter."})
+    precompute_ref_log_probs: bool = field(
+        default=False, metadata={"help": "Compute reference log-probs once, before training, and keep them on disk."}
+    )
+    precompute_ref_batch_size: int | None = field(
+        default=None, metadata={"help": "Prompts a batch of that; default: the evaluation's batch size."}
+    )
+    reference_cache: bool = field(default=True, metadata={"help": "Keep precomputed log-probs for later runs."})
+    reference_free: bool = field(default=False, metadata={"help": "Train without a reference: s^ref = 0."})
+    disable_dropout: bool = field(default=True, metadata={"help": "Switch dropout off in policy and reference."})
+
+    def __post_init__(self) -> None:
+        defaults = {"reduction": "sum", "layout": "packed", "lambda_schedule": "dirichlet", "lambda_per": "instance"}
+        exact = {"reduction": "mean", "layout": "expanded", "missing_rating": 1.0, "rating_temperature": 1.0}
+        if self.paper_exact:
+            defaults = {"lambda_schedule": "uniform_normalized", "lambda_per": "step"}
+            for name, value in exact.items():
+                if getattr(self, name) not in (None, value):
+                    raise ConfigError(f"`paper_exact` means {name} = {value}, but {name} is {getattr(self, name)}.")
+                setattr(self, name, value)
+        if self.rating_temperature is None:
+            self.rating_temperature = 1.0
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, but it must be one of {', '.join(choices)}.")
+        if not self.beta > 0:
+            raise ConfigError(f"beta is {self.beta}, but it must be above 0.")
+        if self.reference_free and self.precompute_ref_log_probs:
+            raise ConfigError("`reference_free` and `precompute_ref_log_probs` contradict each other: set one of them.")
+
+    def convert_options(self) -> ConvertOptions:
+        """How records become samples."""
+        return ConvertOptions(
+            dimensions=self.dimensions,
+            missing_rating=self.missing_rating,
+            temperature=self.rating_temperature or 1.0,
+            exclude_sources=tuple(self.exclude_sources),
+        )
+
+    def schedule(self, dimensions: Sequence[str]) -> LambdaSchedule:
+        """How λ is drawn over the dimensions."""
+        return LambdaSchedule(
+            dimensions,
+            self.lambda_schedule or "dirichlet",
+            alpha=self.lambda_alpha,
+            normalization=self.lambda_normalization,
+            dimension=self.lambda_dimension,
+            weights=self.lambda_weights,
+            table=self.lambda_table,
+        )
+
+
+@dataclass
+class LambdaDPOConfig(ListwiseOptions, TrainingArguments):
+    """`TrainingArguments` with the options of λ-DPO; names as in TRL's `DPOConfig` where it has them."""
+
+    learning_rate: float = field(default=1e-6, metadata={"help": "The initial learning rate for AdamW."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
+    model_init_kwargs: dict[str, Any] | None = field(
+        default=None, metadata={"help": "Passed to `from_pretrained` where the model is given by name."}
+    )
+
+    def __post_init__(self) -> None:
+        ListwiseOptions.__post_init__(self)
+        # The collator reads columns that no model's forward names.
+        self.remove_unused_columns = False
+        TrainingArguments.__post_init__(self)

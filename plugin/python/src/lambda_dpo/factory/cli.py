@@ -1,0 +1,107 @@
+"""`lambda-dpo-factory`: `llamafactory-cli` with `pref_loss: lambda_dpo`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from .. import _native
+from ..errors import ConfigError, LibraryError, PluginError
+from . import hooks, keys
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+def main() -> None:
+    """Commands as of `llamafactory-cli`; all but a `train` with our loss are its own."""
+    _told(_main)
+
+
+def run() -> None:
+    """What each process of torchrun does, and a run of one process."""
+    _told(_run)
+
+
+def _told(function: object) -> None:
+    """Runs; what cannot be done is told in one sentence."""
+    try:
+        function()  # type: ignore[operator]
+    except (ConfigError, LibraryError, PluginError) as error:
+        sys.exit(f"lambda-dpo-factory: {error}")
+
+
+def _main() -> None:
+    hooks.check()
+    from llamafactory import cli
+
+    if sys.argv[1:2] == ["train"] and len(sys.argv) > 2 and "-h" not in sys.argv and "--help" not in sys.argv:
+        from llamafactory.extras.misc import is_env_enabled
+
+        command = sys.argv.pop(1)
+        is_ours = _is_ours()
+        sys.argv.insert(1, command)
+        if is_ours:
+            _refuse_engines(is_env_enabled)
+            _native.api()
+            hooks.install_launcher(WORKER)
+            from llamafactory.extras.misc import get_device_count
+
+            if not is_env_enabled("FORCE_TORCHRUN") and get_device_count() <= 1:
+                sys.argv.pop(1)
+                _run()
+                return
+    cli.main()
+
+
+def _is_ours() -> bool:
+    """Whether the arguments ask for λ-DPO; what is wrong with our keys is told before anything is loaded."""
+    from llamafactory.hparams import read_args
+
+    args, ours = keys.split(read_args())
+    if keys.pref_loss(args) != keys.PREF_LOSS:
+        if ours:
+            raise ConfigError(f"`{next(iter(ours))}` goes with `pref_loss: {keys.PREF_LOSS}`: set it, or leave the key out.")
+        return False
+    if keys.stage(args) != "dpo":
+        raise ConfigError(f"`pref_loss: {keys.PREF_LOSS}` goes with `stage: dpo`, but the stage is {keys.stage(args)}.")
+    if isinstance(args, dict) and args.get("use_ray"):
+        raise ConfigError("λ-DPO does not run under Ray: leave `use_ray` out, and start it with torchrun.")
+    keys.options(ours)
+    return True
+
+
+def _refuse_engines(is_env_enabled: object) -> None:
+    engines = {
+        "USE_RAY": "Ray",
+        "USE_MCA": "MCA (Megatron)",
+        "USE_V1": "LLaMA-Factory's v1 trainer",
+        "USE_KT": "KTransformers",
+    }
+    for variable, engine in engines.items():
+        if is_env_enabled(variable):  # type: ignore[operator]
+            raise ConfigError(f"λ-DPO does not run under {engine}: unset {variable}.")
+
+
+def _run() -> None:
+    hooks.check()
+    from llamafactory.extras.misc import is_env_enabled
+    from llamafactory.hparams import read_args
+    from llamafactory.train import tuner
+
+    if not _is_ours():
+        tuner.run_exp()
+        return
+    _refuse_engines(is_env_enabled)
+    if torch.cuda.device_count() > 1 and "LOCAL_RANK" not in os.environ:
+        raise ConfigError(
+            "λ-DPO does not run under torch.nn.DataParallel: start it with `lambda-dpo-factory train` or torchrun, or set "
+            "CUDA_VISIBLE_DEVICES to one GPU."
+        )
+    _native.api()
+    args, ours = keys.split(read_args())
+    hooks.install(functools.partial(keys.options, ours))
+    tuner.run_exp(args)

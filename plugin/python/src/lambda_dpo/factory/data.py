@@ -1,0 +1,123 @@
+"""Records and their tokens in LLaMA-Factory: a dataset converter and a dataset processor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llamafactory.data.converter import DatasetConverter
+from llamafactory.data.processor.processor_utils import DatasetProcessor, infer_seqlen
+
+from ..errors import ConfigError
+from ..records import ConvertOptions, convert
+
+FORMATTING = "ultrafeedback"
+
+#: Besides the columns of `tokenization.COLUMNS`, of which `record` comes last of all, when the rows are known.
+TOKENS = ("prompt_ids", "response_ids", "response_indices", "pi_target", "dimensions")
+
+
+@dataclass
+class UltraFeedbackConverter(DatasetConverter):  # type: ignore[misc]
+    """`formatting: ultrafeedback`: a record as LLaMA-Factory's messages, with the targets beside them.
+
+    The prompt stands in `columns.prompt` (`instruction` by default), the rated responses in `columns.response`, or in
+    `completions`. A record that cannot be used has no response.
+    """
+
+    options: ConvertOptions
+
+    def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
+        record = self._record(example)
+        sample = convert(record, self.options)
+        prompt = sample["prompt"] if sample else ""
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        system = example[self.dataset_attr.system] if self.dataset_attr.system else ""
+        if messages and messages[0]["role"] == "system":
+            system = messages.pop(0)["content"]
+        responses = sample["responses"] if sample else []
+        return {
+            "_prompt": messages,
+            "_response": [{"role": "assistant", "content": response} for response in responses],
+            "_system": system,
+            "_tools": example[self.dataset_attr.tools] if self.dataset_attr.tools else "",
+            "_pi_target": sample["pi_target"] if sample else [],
+            "_dimensions": sample["dimensions"] if sample else [],
+        }
+
+    def _record(self, example: dict[str, Any]) -> dict[str, Any]:
+        name = self.dataset_attr.dataset_name
+        prompts = [column for column in (self.dataset_attr.prompt, "instruction", "prompt") if column in example]
+        completions = [column for column in (self.dataset_attr.response, "completions") if column in example]
+        if not prompts or not completions:
+            raise ConfigError(
+                f"The dataset {name} has the columns {', '.join(example)}: name those of the prompt and of the rated "
+                "responses as `prompt` and `response` under `columns` in dataset_info.json."
+            )
+        rated = example[completions[0]]
+        if "ratings" not in example and not any("annotations" in completion for completion in rated or []):
+            raise ConfigError(
+                f"The records of {name} have no ratings: each of their `{completions[0]}` needs `annotations`, a Rating by "
+                "dimension."
+            )
+        record = {"instruction": example[prompts[0]], "completions": rated}
+        for optional in ("source", "ratings"):
+            if optional in example:
+                record[optional] = example[optional]
+        return record
+
+
+@dataclass
+class ListwiseDatasetProcessor(DatasetProcessor):  # type: ignore[misc]
+    """Prompts with N responses as tokens, by the template's own encoding.
+
+    Lengths are cut as LLaMA-Factory cuts pairs; of the prompt its end stays, which holds the assistant's header.
+    """
+
+    def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        tokens: dict[str, list[Any]] = {name: [] for name in TOKENS}
+        for prompt, responses, system, tools, pi_target, dimensions in zip(
+            *(examples[f"_{name}"] for name in ("prompt", "response", "system", "tools", "pi_target", "dimensions")),
+            strict=True,
+        ):
+            if len(prompt) % 2 != 1 or len(responses) < 2:
+                continue
+            prompt_ids, response_ids = self._encode(prompt, responses, system, tools)
+            kept = [index for index, ids in enumerate(response_ids) if ids]
+            if len(kept) < 2:
+                continue
+            tokens["prompt_ids"].append(prompt_ids)
+            tokens["response_ids"].append([response_ids[index] for index in kept])
+            tokens["response_indices"].append(kept)
+            tokens["pi_target"].append([_over(row, kept) for row in pi_target])
+            tokens["dimensions"].append(dimensions)
+        return tokens
+
+    def _encode(
+        self, prompt: list[dict[str, str]], responses: list[dict[str, str]], system: str | None, tools: str | None
+    ) -> tuple[list[int], list[list[int]]]:
+        pairs = [
+            self.template.encode_oneturn(self.tokenizer, [*prompt, response], system, tools) for response in responses
+        ]
+        end = [self.tokenizer.eos_token_id] if self.template.efficient_eos else []
+        prompt_ids: list[int] = pairs[0][0]
+        response_ids = [ids + end for _, ids in pairs]
+        longest = max(len(ids) for ids in response_ids)
+        source_len, target_len = infer_seqlen(len(prompt_ids), longest, self.data_args.cutoff_len)
+        return prompt_ids[len(prompt_ids) - source_len :], [ids[:target_len] for ids in response_ids]
+
+    def print_data_example(self, example: dict[str, Any]) -> None:
+        print("prompt:\n{}".format(self.tokenizer.decode(example["prompt_ids"], skip_special_tokens=False)))
+        for index, ids in zip(example["response_indices"], example["response_ids"], strict=True):
+            print(f"response {index}:\n{self.tokenizer.decode(ids, skip_special_tokens=False)}")
+        for name, targets in zip(example["dimensions"], example["pi_target"], strict=True):
+            print(f"target of {name}: {targets}")
+
+
+def _over(row: list[float | None], kept: list[int]) -> list[float | None]:
+    """A target distribution over the responses that are left."""
+    targets = [row[index] for index in kept]
+    mass = sum(target for target in targets if target is not None)
+    if len(kept) == len(row) or mass == 0:
+        return targets
+    return [None if target is None else target / mass for target in targets]

@@ -1,0 +1,132 @@
+"""What takes the place of LLaMA-Factory's own while a λ-DPO run goes on. Each name is checked before the first is changed."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ..config import ListwiseOptions
+from ..errors import ConfigError
+from .keys import PREF_LOSS
+
+VERSION = "0.9.5"
+
+#: What is replaced or called, by module; of functions also the parameters that are counted on.
+_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
+    "llamafactory.train.tuner": {
+        "run_exp": ("args", "callbacks"),
+        "run_dpo": ("model_args", "data_args", "training_args", "finetuning_args", "callbacks"),
+        "LogCallback": (),
+    },
+    "llamafactory.launcher": {"launch": ()},
+    "llamafactory.hparams": {"read_args": ("args",)},
+    "llamafactory.hparams.finetuning_args": {"RLHFArguments": (), "FinetuningArguments": ()},
+    "llamafactory.data": {
+        "get_dataset": ("template", "model_args", "data_args", "training_args", "stage", "tokenizer"),
+        "get_template_and_fix_tokenizer": ("tokenizer", "data_args"),
+    },
+    "llamafactory.data.loader": {
+        "PairwiseDatasetProcessor": (),
+        "get_dataset_list": ("dataset_names", "dataset_dir"),
+    },
+    "llamafactory.data.converter": {
+        "DATASET_CONVERTERS": (),
+        "DatasetConverter": (),
+        "register_dataset_converter": ("name", "dataset_converter"),
+    },
+    "llamafactory.data.processor.processor_utils": {
+        "DatasetProcessor": (),
+        "infer_seqlen": ("source_len", "target_len", "cutoff_len"),
+    },
+    "llamafactory.extras.ploting": {"plot_loss": ("save_dictionary", "keys")},
+    "llamafactory.extras.misc": {"is_env_enabled": ("env_var",)},
+    "llamafactory.model": {
+        "load_model": ("tokenizer", "model_args", "finetuning_args", "is_trainable"),
+        "load_tokenizer": ("model_args",),
+    },
+    "llamafactory.train.callbacks": {"LogCallback": ()},
+    "llamafactory.train.trainer_utils": {
+        "create_custom_optimizer": ("model", "training_args", "finetuning_args"),
+        "create_custom_scheduler": ("training_args", "num_training_steps", "optimizer"),
+        "create_modelcard_and_push": ("trainer", "model_args", "data_args", "training_args", "finetuning_args"),
+        "create_ref_model": ("model_args", "finetuning_args"),
+    },
+}
+
+
+def check() -> None:
+    """Fails where LLaMA-Factory is missing, of another version, or lacks a name that is counted on.
+
+    Raises:
+        ConfigError: in one sentence, before anything is changed.
+    """
+    try:
+        found = importlib.metadata.version("llamafactory")
+    except importlib.metadata.PackageNotFoundError:
+        raise ConfigError(f"LLaMA-Factory is not installed: pip install llamafactory=={VERSION}.") from None
+    if found != VERSION:
+        raise ConfigError(f"lambda-dpo-factory works with LLaMA-Factory {VERSION}, but this is {found}.")
+    for module_name, names in _NAMES.items():
+        module = importlib.import_module(module_name)
+        for name, parameters in names.items():
+            value = getattr(module, name, None)
+            if value is None:
+                raise ConfigError(f"LLaMA-Factory {found} has no {module_name}.{name}: install an unchanged {VERSION}.")
+            if parameters and not set(parameters) <= set(inspect.signature(value).parameters):
+                raise ConfigError(
+                    f"{module_name}.{name} of LLaMA-Factory {found} takes other arguments than {', '.join(parameters)}: "
+                    f"install an unchanged {VERSION}."
+                )
+
+
+def install_launcher(worker: Path) -> None:
+    """Has torchrun start `worker` in the place of LLaMA-Factory's own file."""
+    launcher = importlib.import_module("llamafactory.launcher")
+    launcher.__file__ = str(worker)
+
+
+def install(options: Callable[..., ListwiseOptions]) -> None:
+    """Turns the DPO stage of this process into λ-DPO; `options` makes the options from what LLaMA-Factory has parsed."""
+    from llamafactory.data import converter, loader
+    from llamafactory.hparams import finetuning_args
+    from llamafactory.train import tuner
+
+    from .data import FORMATTING, ListwiseDatasetProcessor, UltraFeedbackConverter
+    from .workflow import MetricsLogCallback, run_lambda_dpo
+
+    _allow_pref_loss(finetuning_args)
+    converter.register_dataset_converter(
+        FORMATTING, functools.partial(UltraFeedbackConverter, options=options().convert_options())
+    )
+    loader.PairwiseDatasetProcessor = ListwiseDatasetProcessor
+    loader.get_dataset_list = _ranked(loader.get_dataset_list, FORMATTING)
+    tuner.LogCallback = MetricsLogCallback
+    tuner.run_dpo = functools.partial(run_lambda_dpo, options)
+
+
+def _allow_pref_loss(module: Any) -> None:
+    """Adds our word to those that the command line takes."""
+    known = module.RLHFArguments.__annotations__["pref_loss"]
+    extended = Literal[(*get_args(known), PREF_LOSS)]  # type: ignore[valid-type]
+    for arguments in (module.RLHFArguments, module.FinetuningArguments):
+        arguments.__dataclass_fields__["pref_loss"].type = extended
+    module.RLHFArguments.__annotations__["pref_loss"] = extended
+
+
+def _ranked(get_dataset_list: Callable[..., Any], formatting: str) -> Callable[..., Any]:
+    """Rated records are a ranking, whether dataset_info.json says so or not."""
+
+    @functools.wraps(get_dataset_list)
+    def ranked(*args: Any, **kwargs: Any) -> Any:
+        attributes = get_dataset_list(*args, **kwargs)
+        for attribute in attributes:
+            if attribute.formatting == formatting:
+                attribute.ranking = True
+        return attributes
+
+    return ranked

@@ -1,0 +1,238 @@
+"""Stages 6 and 7 as a `torch.autograd.Function`: log-probs and the listwise loss, with their backward in the library.
+
+Letters in shapes: R rows of T tokens, H hidden size, V vocabulary, B prompts, M dimensions, C responses, S sequences
+(C, or M·C in the expanded layout), K target tokens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import _native
+
+Reduction = Literal["sum", "mean"]
+
+_TARGETS = ("target_positions", "target_ids", "target_sequences")
+_LISTWISE = ("prompt_offsets", "sequence_index", "pi_target", "target_mask", "lambda")
+_WANTS = (
+    _native.WANTS_HIDDEN,
+    _native.WANTS_LM_HEAD,
+    _native.WANTS_LOGITS,
+    _native.WANTS_SEQUENCE_LOG_PROBS,
+)
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The loss and what it is made of. Only `loss` carries a gradient.
+
+    Attributes:
+        loss: `[]`, float32 (float64 for float64 inputs), divided by the normaliser.
+        token_log_probs: `[K]`; None where finished log-probs came in.
+        sequence_log_probs: `[S]` sums, or means under that reduction.
+        rewards: `[S]` β (s − s^ref) (17).
+        prompt_losses: `[B]` Σ_k λ'_k L^(k).
+        dimension_losses: `[B, M]` L^(k) (8); 0 where `dimension_mask` is False.
+        dimension_mask: `[B, M]` whether the dimension counts for the prompt.
+        accuracies: `[B]` 1 where the response of highest reward is best under λ', ties sharing the credit.
+        dimension_accuracies: `[B, M]` the same under each dimension's own target.
+        margins: `[B]` reward of the best minus reward of the worst response under λ'.
+    """
+
+    loss: Tensor
+    token_log_probs: Tensor | None
+    sequence_log_probs: Tensor
+    rewards: Tensor
+    prompt_losses: Tensor
+    dimension_losses: Tensor
+    dimension_mask: Tensor
+    accuracies: Tensor
+    dimension_accuracies: Tensor
+    margins: Tensor
+
+
+@torch.compiler.disable
+def lambda_dpo_loss(
+    batch: Mapping[str, Tensor],
+    *,
+    hidden: Tensor | None = None,
+    lm_head: Tensor | None = None,
+    logits: Tensor | None = None,
+    log_probs: Tensor | None = None,
+    reference_log_probs: Tensor | None = None,
+    beta: float = 0.1,
+    reduction: Reduction = "sum",
+    normalizer: float | None = None,
+    logits_budget_mib: int = 256,
+    paper_exact: bool = False,
+) -> LossOutput:
+    """The λ-DPO loss (15), differentiable in what the policy gave.
+
+    The policy's output is one of: `hidden` with `lm_head` (the fast path: logits of a whole batch never exist), `logits`, or
+    finished `log_probs`. Sums and softmaxes run in float32 or better whatever the inputs' dtype.
+
+    Args:
+        batch: what `ListwiseCollator` gives; with `log_probs`, its listwise fields are enough.
+        hidden: `[R, T, H]` or `[R·T, H]`, after the last norm.
+        lm_head: `[V, H]`; cast to the dtype of `hidden` where it has another.
+        logits: `[R, T, V]` or `[R·T, V]`.
+        log_probs: `[S]` reduced as `reduction` says.
+        reference_log_probs: `[S]` likewise; None is s^ref = 0.
+        beta: β (17). 0.1 suits sums, 2 to 10 means.
+        reduction: whether s is the sum or the mean of a response's token log-probs.
+        normalizer: what the loss is divided by; None takes the batch's contributing prompts.
+        logits_budget_mib: logits that may be alive at once.
+        paper_exact: add 1e-10 to the targets, as the paper's Appendix B does.
+
+    Raises:
+        InvalidInputError: shapes, dtypes or arguments that contradict each other.
+    """
+    if hidden is not None and lm_head is not None and lm_head.dtype != hidden.dtype:
+        lm_head = lm_head.to(hidden.dtype)
+    call = _Call(batch, reference_log_probs, reduction, beta, normalizer, logits_budget_mib, paper_exact)
+    loss = _Loss.apply(call, hidden, lm_head, logits, log_probs)
+    outputs = {name: value for name, value in call.outputs.items() if name != "loss"}
+    return LossOutput(loss=loss, **outputs)
+
+
+@torch.compiler.disable
+def sequence_log_probs(
+    batch: Mapping[str, Tensor],
+    *,
+    hidden: Tensor | None = None,
+    lm_head: Tensor | None = None,
+    logits: Tensor | None = None,
+    reduction: Reduction = "sum",
+    logits_budget_mib: int = 256,
+) -> tuple[Tensor, Tensor]:
+    """Token log-probs `[K]` and sequence log-probs `[S]`, without gradients; arguments as of `lambda_dpo_loss`."""
+    if hidden is not None and lm_head is not None and lm_head.dtype != hidden.dtype:
+        lm_head = lm_head.to(hidden.dtype)
+    call = _Call(batch, None, reduction, 1.0, None, logits_budget_mib, False)
+    return call.log_probs((hidden, lm_head, logits, None))
+
+
+class _Call:
+    """One loss: its options, the outputs of its forward, and what its backward needs."""
+
+    def __init__(
+        self,
+        batch: Mapping[str, Tensor],
+        reference_log_probs: Tensor | None,
+        reduction: Reduction,
+        beta: float,
+        normalizer: float | None,
+        logits_budget_mib: int,
+        paper_exact: bool,
+    ) -> None:
+        if reduction not in _native.REDUCTIONS:
+            raise ValueError(f'reduction is {reduction!r}, but it must be "sum" or "mean".')
+        if normalizer is not None and not normalizer > 0:
+            raise ValueError(f"normalizer is {normalizer}, but it must be above 0.")
+        self.batch = batch
+        self.reference_log_probs = reference_log_probs
+        self.options = _native.LossOptions(
+            reduction=_native.REDUCTIONS[reduction],
+            beta=beta,
+            normalizer=normalizer or 0.0,
+            logits_budget_bytes=logits_budget_mib << 20,
+            paper_exact=int(paper_exact),
+        )
+        self.outputs: dict[str, Any] = {}
+        self.context: _native.Handle | None = None
+
+    def forward(self, given: tuple[Tensor | None, ...], wants: int) -> Tensor:
+        self.options.wants = wants
+        outputs = _native.LossOutputs()
+        raw = ctypes.c_void_p()
+        lent = _native.Lent()
+        inputs = self._inputs(lent, given, listwise=True)
+        with _exact(given):
+            _native.call(
+                "loss_forward",
+                inputs,
+                self.options,
+                ctypes.byref(outputs),
+                ctypes.byref(raw) if wants else None,
+            )
+        if raw.value:
+            self.context = _native.Handle(raw.value, "loss_context_free")
+        self.outputs = _native.take_tensors(outputs, _native.OUTPUT_TENSORS)
+        loss: Tensor = self.outputs["loss"]
+        is_double = any(tensor is not None and tensor.dtype == torch.float64 for tensor in given)
+        return loss if is_double else loss.float()
+
+    def backward(self, given: tuple[Tensor | None, ...], grad_output: float) -> tuple[Tensor | None, ...]:
+        if self.context is None:
+            raise RuntimeError("The λ-DPO loss serves one backward: compute it again for another.")
+        lent = _native.Lent()
+        gradients = _native.LossGradients()
+        inputs = self._inputs(lent, given, listwise=True)
+        with _exact(given):
+            _native.call("loss_backward", self.context.raw, inputs, grad_output, ctypes.byref(gradients))
+        self.context = None
+        taken = _native.take_tensors(gradients, _native.GRADIENT_TENSORS)
+        return tuple(taken[name] for name in _native.GRADIENT_TENSORS)
+
+    def log_probs(self, given: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
+        lent = _native.Lent()
+        tokens, sequences = ctypes.c_void_p(), ctypes.c_void_p()
+        inputs = self._inputs(lent, given, listwise=False)
+        with _exact(given):
+            _native.call("log_probs", inputs, self.options, ctypes.byref(tokens), ctypes.byref(sequences))
+        taken = _native.take_tensor(tokens.value), _native.take_tensor(sequences.value)
+        assert taken[0] is not None and taken[1] is not None
+        return taken[0], taken[1]
+
+    def _inputs(
+        self, lent: _native.Lent, given: tuple[Tensor | None, ...], *, listwise: bool
+    ) -> _native.LossInputs:
+        hidden, lm_head, logits, log_probs = given
+        device = next((tensor.device for tensor in given if tensor is not None), torch.device("cpu"))
+        fields: dict[str, Tensor | None] = {
+            "hidden": hidden,
+            "lm_head": lm_head,
+            "logits": logits,
+            "sequence_log_probs": log_probs,
+        }
+        if log_probs is None:
+            fields |= {name: self.batch[name] for name in _TARGETS}
+            num_sequences = self.batch["sequence_num_tokens"].numel()
+        else:
+            num_sequences = log_probs.numel()
+        if listwise:
+            fields |= {name: self.batch[name] for name in _LISTWISE}
+            fields["reference_log_probs"] = self.reference_log_probs
+        pointers = {
+            name: lent.pointer(tensor.to(device)) for name, tensor in fields.items() if tensor is not None
+        }
+        inputs = _native.LossInputs(num_sequences=num_sequences, **pointers)
+        inputs.lent = lent  # The tensors live as long as the struct that points at them.
+        return inputs
+
+
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: _Call, *given: Tensor | None) -> Tensor:
+        wants = sum(bit for bit, needed in zip(_WANTS, ctx.needs_input_grad[1:], strict=True) if needed)
+        ctx.call = call
+        ctx.save_for_backward(*given)
+        return call.forward(given, wants)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *ctx.call.backward(ctx.saved_tensors, grad_output.item()))
+
+
+def _exact(given: tuple[Tensor | None, ...]) -> torch.autocast:
+    """The library chooses its own precision: autocast, which rules its thread too, is off for the call."""
+    device = next((tensor.device.type for tensor in given if tensor is not None), "cpu")
+    return torch.autocast(device, enabled=False)

@@ -1,0 +1,171 @@
+"""Stages 1 and 2: records → samples, one by one as dicts, or in bulk as Arrow tables and datasets.
+
+A *record* is UltraFeedback's schema: `instruction` (or `prompt`: a text or messages) and `completions`, each with `response`
+and `annotations` {dimension: {"Rating": …}}. Also taken, as columns: `prompt`, `completions` (texts) and `ratings`
+({dimension: [a number or null for each completion]}). A *sample* has `prompt`, `responses`, `dimensions`, `ratings` and
+`pi_target` (`[M][N]`, null where missing and where masked), and `record`, its index.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, overload
+
+from . import _native
+from .errors import ConfigError, InvalidInputError
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How ratings become target distributions.
+
+    Attributes:
+        dimensions: names in order; None takes every name that the records use, sorted.
+        missing_rating: stands in for a rating that a response lacks; None leaves the response out of that dimension.
+        temperature: of the softmax over ratings (13).
+        max_samples: records to read at most.
+        exclude_sources: records whose `source` is one of these are left out.
+    """
+
+    dimensions: Sequence[str] | None = None
+    missing_rating: float | None = None
+    temperature: float = 1.0
+    max_samples: int | None = None
+    exclude_sources: Sequence[str] = field(default_factory=tuple)
+
+    def native(self) -> _native.ConvertOptions:
+        """As the library takes it."""
+        dimensions = _native.Texts(None if self.dimensions is None else list(self.dimensions))
+        sources = _native.Texts(list(self.exclude_sources))
+        options = _native.ConvertOptions(
+            format=_native.FORMAT_ULTRAFEEDBACK,
+            missing_rating=math.nan if self.missing_rating is None else self.missing_rating,
+            temperature=self.temperature,
+            max_samples=self.max_samples or 0,
+            num_dimensions=dimensions.len,
+            num_exclude_sources=sources.len,
+        )
+        if dimensions.array is not None:
+            options.dimensions = dimensions.array
+        if sources.array is not None:
+            options.exclude_sources = sources.array
+        options.kept = (dimensions, sources)
+        return options
+
+
+@overload
+def convert(records: Mapping[str, Any], options: ConvertOptions = ...) -> dict[str, Any] | None: ...
+@overload
+def convert(records: Sequence[Mapping[str, Any]], options: ConvertOptions = ...) -> list[dict[str, Any]]: ...
+@overload
+def convert(records: datasets.Dataset, options: ConvertOptions = ...) -> datasets.Dataset: ...
+@overload
+def convert(records: pa.Table, options: ConvertOptions = ...) -> pa.Table: ...
+
+
+def convert(records: Any, options: ConvertOptions = ConvertOptions()) -> Any:
+    """Converts a record (None where it is left out), a list of them, a `datasets.Dataset` or a `pyarrow.Table`.
+
+    Tables and datasets cross as Arrow streams: no Python loop, and no copy of what is not converted.
+
+    Raises:
+        InvalidInputError: a record that is not one, named by its index.
+    """
+    if isinstance(records, Mapping):
+        return _convert_one(records, 0, options.native())
+    if hasattr(records, "__arrow_c_stream__"):
+        return _convert_table(records, options)
+    if hasattr(records, "with_format") and hasattr(records, "data"):
+        import datasets
+        import pyarrow as pa
+
+        rows = records.with_format("arrow")[:]  # Follows the dataset's indices, if it has been selected or shuffled.
+        assert isinstance(rows, pa.Table)
+        return datasets.Dataset(_convert_table(rows, options))
+    if isinstance(records, Sequence):
+        native = options.native()
+        converted = (_convert_one(record, index, native) for index, record in enumerate(records))
+        return [sample for sample in converted if sample is not None]
+    raise TypeError(f"convert takes a dict, a list of dicts, a Dataset or an Arrow table, not {type(records).__name__}.")
+
+
+def _convert_one(record: Mapping[str, Any], index: int, options: _native.ConvertOptions) -> dict[str, Any] | None:
+    text = _native.Text(json.dumps(_rated(record)))
+    sample = _native.Bytes()
+    _native.call("convert_record", text.str, index, options, ctypes.byref(sample))
+    taken = _native.take_text(sample)
+    converted: dict[str, Any] | None = json.loads(taken) if taken else None
+    return converted
+
+
+def _rated(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record with `ratings` beside its completions, as UltraFeedback writes it."""
+    ratings = record.get("ratings")
+    if not isinstance(ratings, Mapping):
+        return record
+    texts = record["completions"]
+    for name, values in ratings.items():
+        if len(values) != len(texts):
+            raise ConfigError(f"`ratings.{name}` has {len(values)} numbers for {len(texts)} completions.")
+    completions = [
+        {"response": text, "annotations": {name: {"Rating": values[i]} for name, values in ratings.items()}}
+        for i, text in enumerate(texts)
+    ]
+    return {**{key: value for key, value in record.items() if key != "ratings"}, "completions": completions}
+
+
+def _convert_table(table: Any, options: ConvertOptions) -> pa.Table:
+    import pyarrow as pa
+
+    if isinstance(table, pa.Table):
+        table = _rated_table(table)
+    capsule = table.__arrow_c_stream__()
+    native = options.native()
+    reader = _native.make("reader_open_arrow", "reader_free", _native.arrow_stream_pointer(capsule), native)
+    assert reader is not None
+    stream = _native.ArrowArrayStream()
+    _native.call("reader_to_arrow", reader.raw, ctypes.byref(stream))
+    try:
+        return pa.RecordBatchReader._import_from_c(ctypes.addressof(stream)).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidInputError(_native.STATUS_INVALID_DATA, _sentence(error)) from error
+
+
+def _sentence(error: Exception) -> str:
+    """What the library wrote into the stream's error, without what Arrow put around it."""
+    return str(error).split(". Detail:")[0]
+
+
+def _rated_table(table: pa.Table) -> pa.Table:
+    """`prompt`, `completions` and `ratings` as UltraFeedback's nesting: arrays are put into structs, none is copied."""
+    import pyarrow as pa
+
+    if "ratings" not in table.column_names:
+        return table
+    texts = table.column("completions").combine_chunks()
+    ratings = table.column("ratings").combine_chunks()
+    if not pa.types.is_struct(ratings.type):
+        raise ConfigError("`ratings` must be a dict of dimensions, each with a number or null for every completion.")
+    names = [entry.name for entry in ratings.type]
+    lengths = texts.value_lengths()
+    annotations = []
+    for name in names:
+        column = ratings.field(name)
+        if not pa.types.is_list(column.type) or not column.value_lengths().equals(lengths):
+            raise ConfigError(f"`ratings.{name}` must have one number, or null, for every completion of its row.")
+        annotations.append(pa.StructArray.from_arrays([column.flatten()], ["Rating"]))
+    completions = pa.StructArray.from_arrays(
+        [texts.flatten(), pa.StructArray.from_arrays(annotations, names)], ["response", "annotations"]
+    )
+    offsets = pa.concat_arrays([pa.array([0], pa.int32()), pa.compute.cumulative_sum(lengths).cast(pa.int32())])
+    nested = pa.ListArray.from_arrays(offsets, completions)
+    kept = table.drop_columns(["completions", "ratings"])
+    return kept.append_column("completions", nested)

@@ -1,0 +1,94 @@
+"""Stage 3: samples → token ids, by a Hugging Face tokenizer's own files."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import _native
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
+#: Columns of a tokenised sample; what `ListwiseCollator` reads.
+COLUMNS = ("record", "prompt_ids", "response_ids", "response_indices", "pi_target")
+
+
+class SampleTokenizer:
+    """Renders samples with a tokenizer's chat template and encodes them.
+
+    A response's tokens are what `apply_chat_template(messages + [answer])` adds to
+    `apply_chat_template(messages, add_generation_prompt=True)`, its end-of-turn token included. Where `max_length` cuts, the
+    end of the prompt and the start of each response stay.
+
+    Args:
+        tokenizer: a fast tokenizer with a chat template, or the folder of one.
+        max_length: bound on prompt + longest response in tokens; None is no bound.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str], max_length: int | None = None) -> None:
+        self.max_length = max_length
+        if isinstance(tokenizer, (str, os.PathLike)):
+            self._open(Path(tokenizer))
+            return
+        if not getattr(tokenizer, "is_fast", False):
+            raise ConfigError(f"{type(tokenizer).__name__} has no tokenizer.json: use its fast version.")
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+            self._open(Path(folder))
+
+    def _open(self, folder: Path) -> None:
+        handle = _native.make(
+            "tokenizer_open", "tokenizer_free", _native.Text(str(folder)).str, _native.Text("").str
+        )
+        assert handle is not None
+        self._handle = handle
+        digest = hashlib.blake2b(digest_size=16)
+        for file in sorted(path for path in folder.iterdir() if path.is_file()):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        self._digest = digest.hexdigest()
+
+    def tokenize(self, sample: Mapping[str, Any]) -> dict[str, Any] | None:
+        """One sample's columns; None where fewer than two responses have a token left.
+
+        Raises:
+            InvalidInputError: no chat template, or one that refuses the sample.
+        """
+        options = _native.TokenizeOptions(cutoff_len=self.max_length or 0)
+        text = _native.Text(json.dumps(sample))
+        handle = _native.make("tokenize", "tokenized_sample_free", self._handle.raw, text.str, options)
+        if handle is None:
+            return None
+        tokens = _native.Bytes()
+        _native.call("tokenized_sample_tokens", handle.raw, ctypes.byref(tokens))
+        taken = _native.take_text(tokens)
+        assert taken is not None
+        columns: dict[str, Any] = json.loads(taken)
+        return columns
+
+    def tokenize_dataset(self, samples: datasets.Dataset) -> datasets.Dataset:
+        """A dataset of samples, tokenised on all cores and kept in the cache of `datasets`."""
+
+        def batch(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                tokenized = [tokens for tokens in pool.map(self.tokenize, rows) if tokens is not None]
+            return {name: [tokens[name] for tokens in tokenized] for name in COLUMNS}
+
+        key = f"{samples._fingerprint}-{self._digest}-{self.max_length}"
+        return samples.map(
+            batch,
+            batched=True,
+            remove_columns=samples.column_names,
+            new_fingerprint=hashlib.blake2b(key.encode(), digest_size=8).hexdigest(),
+            desc="Tokenizing",
+        )

@@ -1,0 +1,481 @@
+"""`LambdaDPOTrainer`: λ-DPO on `transformers.Trainer`.
+
+A step: batches come in (`get_batch_samples` draws their λ and counts what the loss is a mean over), the reference's and the
+policy's forwards run (`compute_loss`), and the rest is Trainer's own. DDP, FSDP and DeepSpeed are Trainer's, too: the loss is
+local to a prompt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import datasets
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
+
+from .collator import ListwiseCollator, num_contributing, with_lambda
+from .config import LambdaDPOConfig, ListwiseOptions
+from .errors import ConfigError
+from .loss import LossOutput, lambda_dpo_loss, sequence_log_probs
+from .metrics import Totals
+from .policy import Policy, plan
+from .records import convert
+from .reference import Entries, ReferenceCache, by_length, model_key, sample_key, sequence_sums
+from .tokenization import COLUMNS, SampleTokenizer
+
+logger = logging.get_logger(__name__)
+
+Datasets = datasets.Dataset | dict[str, datasets.Dataset]
+
+
+class LambdaDPOTrainer(Trainer):
+    """Trains a causal language model by λ-DPO.
+
+    Args:
+        model: the policy, or its name or folder.
+        ref_model: the reference; None takes the policy as it is at the start: a copy of it under full fine-tuning (none with
+            `precompute_ref_log_probs`), its disabled adapter under PEFT.
+        args: a `LambdaDPOConfig`.
+        data_collator: None makes a `ListwiseCollator` from the options.
+        train_dataset, eval_dataset: UltraFeedback's records, rows with `prompt`, `completions` and `ratings`, or tokenised
+            samples (`tokenization.COLUMNS`; then `dimensions` in the options names what `pi_target` has rows for).
+        processing_class: the tokenizer; None loads the model's.
+        peft_config: wraps the policy in an adapter.
+
+    Raises:
+        ConfigError: options that contradict each other or the model, in one sentence.
+        LibraryError: the library is missing or was built for another torch.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | nn.Module,
+        ref_model: PreTrainedModel | nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        data_collator: Callable[..., dict[str, Tensor]] | None = None,
+        train_dataset: datasets.Dataset | None = None,
+        eval_dataset: Datasets | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: Any = None,
+        options: ListwiseOptions | None = None,
+    ) -> None:
+        args = args if args is not None else LambdaDPOConfig(output_dir="lambda-dpo")
+        if options is None:
+            if not isinstance(args, ListwiseOptions):
+                raise ConfigError(f"args is a {type(args).__name__}, but it must be a LambdaDPOConfig.")
+            options = args
+        self.options = options
+        _refuse_data_parallel(model, args)
+        model = _loaded(model, args)
+        if processing_class is None:
+            processing_class = AutoTokenizer.from_pretrained(model.config._name_or_path)
+        if peft_config is not None:
+            set_seed(args.seed)  # Of the adapter's random weights: they are drawn before Trainer sets it.
+            model = _with_adapter(model, peft_config, args)
+        if options.disable_dropout:
+            for policy in (model, ref_model):
+                _disable_dropout(policy)
+
+        self._tokenizer: SampleTokenizer | None = None
+        self._max_length = options.max_length
+        self._processing_class = processing_class
+        self.dimensions: list[str] = list(options.dimensions or [])
+        train_dataset = self._prepared(train_dataset)
+        eval_dataset = self._prepared(eval_dataset)
+        self.schedule = options.schedule(self.dimensions)
+        self.policy: Policy = plan(model, options.layout)  # type: ignore[arg-type]
+        if data_collator is None:
+            data_collator = ListwiseCollator(
+                layout=self.policy.layout, pad_token_id=_pad_token_id(processing_class), max_tokens=options.max_tokens
+            )
+
+        self.has_adapter = hasattr(model, "peft_config")
+        self._is_sharded = _is_sharded(args)
+        self.ref_model = self._reference_model(model, ref_model)
+        has_reference = not options.reference_free
+        self._totals = {
+            mode: Totals(self.dimensions, options.beta, options.reduction == "mean", has_reference)
+            for mode in ("train", "eval")
+        }
+        self._epoch = 0
+
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        for notice in self.policy.notices:
+            logger.warning(notice)
+        self.add_callback(_EpochCallback(self))
+        # The loss is divided by the step's prompts in compute_loss, so accumulation and processes must not divide it again.
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
+        if self.ref_model is not None:
+            self.ref_model = self._prepared_reference(self.ref_model)
+
+    # ---- data ----
+
+    def _prepared(self, dataset: Any) -> Any:
+        """A dataset as tokenised samples."""
+        if dataset is None:
+            return None
+        if isinstance(dataset, Mapping):
+            return {name: self._prepared(part) for name, part in dataset.items()}
+        if not isinstance(dataset, datasets.Dataset):
+            raise ConfigError(
+                f"The dataset is a {type(dataset).__name__}, but λ-DPO counts its records: load it without streaming."
+            )
+        if set(COLUMNS) <= set(dataset.column_names):
+            if not self.dimensions:
+                raise ConfigError("The samples are tokenised already: name the rows of `pi_target` in `dimensions`.")
+            return dataset
+        samples = convert(dataset, self.options.convert_options())
+        if len(samples) == 0:
+            raise ConfigError(
+                f"None of the {len(dataset)} records can be used: each needs two responses that are rated in one dimension."
+            )
+        if not self.dimensions:
+            self.dimensions = list(samples[0]["dimensions"])
+        if self._tokenizer is None:
+            self._tokenizer = SampleTokenizer(self._processing_class, self._max_length)
+        tokenized = self._tokenizer.tokenize_dataset(samples)
+        logger.info(f"{len(dataset)} records, of which {len(tokenized)} are used.")
+        return tokenized
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
+        """A step's micro-batches with λ drawn for each prompt, and the prompts that its loss is a mean over."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        drawn = [with_lambda(batch, self._draw(batch)) for batch in batches]
+        count = torch.tensor(sum(num_contributing(batch) for batch in drawn), dtype=torch.float64, device=device)
+        return drawn, self.accelerator.reduce(count, "sum").clamp(min=1)
+
+    def _draw(self, batch: Mapping[str, Tensor]) -> Tensor:
+        if self.options.lambda_per == "step":
+            return self.schedule.draw_step(self.args.seed, self.state.global_step)
+        return self.schedule.draw(self.args.seed, self._epoch, batch["record_indices"].tolist())
+
+    # ---- loss ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The batch's share of the step's loss: a sum over its prompts, divided by those of all processes' batches."""
+        normalizer = None
+        if num_items_in_batch is not None:
+            # Processes' gradients are averaged, and what the loss needs is their sum.
+            normalizer = float(num_items_in_batch) / self.accelerator.num_processes
+        output = self._listwise_loss(model, inputs, normalizer)
+        if model.training:
+            self._totals["train"].add(_detached(output), inputs)
+        return (output.loss, {}) if return_outputs else output.loss
+
+    def _listwise_loss(self, model: nn.Module, batch: Mapping[str, Tensor], normalizer: float | None) -> LossOutput:
+        reference = self._reference_log_probs(model, batch)
+        outputs: list[LossOutput] = []
+
+        def compute(**given: Tensor) -> Tensor:
+            output = lambda_dpo_loss(
+                batch,
+                **given,  # type: ignore[arg-type]
+                reference_log_probs=reference,
+                beta=self.options.beta,
+                reduction=self.options.reduction,  # type: ignore[arg-type]
+                normalizer=normalizer,
+                logits_budget_mib=self.options.logits_budget_mib,
+                paper_exact=self.options.paper_exact,
+            )
+            outputs.append(output)
+            return output.loss
+
+        # What comes out of the model's wrappers is what their hooks for the backward hang on.
+        loss = self.policy.run(model, batch, self._mask_dtype(model), compute)
+        return LossOutput(**{**vars(outputs[-1]), "loss": loss})
+
+    def _mask_dtype(self, model: nn.Module) -> torch.dtype:
+        dtype: torch.dtype = self.accelerator.unwrap_model(model).dtype
+        return dtype
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """A held-out batch's loss under uniform λ (under the fixed one where that is the schedule)."""
+        inputs = with_lambda(self._prepare_inputs(inputs), self.schedule.evaluation())
+        with torch.no_grad(), self.compute_loss_context_manager():
+            output = self._listwise_loss(model, inputs, None)
+        self._totals["eval"].add(output, inputs, self._num_real_prompts(inputs))
+        return output.loss.detach(), None, None
+
+    def _num_real_prompts(self, batch: Mapping[str, Tensor]) -> int:
+        """Prompts of an evaluation's batch that are not there to fill up the last round of the processes."""
+        num_prompts = batch["record_indices"].numel()
+        state = self.accelerator.gradient_state
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return num_prompts
+        return min(max(state.remainder - self.accelerator.process_index * num_prompts, 0), num_prompts)
+
+    # ---- evaluation and metrics ----
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Evaluates; a dataset of records is prepared as the trainer's own are."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = self._with_reference(self._prepared(eval_dataset))
+        elif not self.is_in_train:
+            self.eval_dataset = self._with_reference(self.eval_dataset)
+        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        return metrics
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """Trainer's, with metrics that are means over prompts, however they were batched."""
+        self._totals["eval"].take()
+        result = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        for name, value in self._means("eval").items():
+            if not name.startswith("lambda/"):
+                result.metrics[f"{metric_key_prefix}_{name}"] = value
+        return result
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds the metrics of the steps since the last time."""
+        if "loss" in logs:
+            means = self._means("train")
+            logs |= {name: value for name, value in means.items() if name != "loss"}
+        super().log(logs, *args, **kwargs)
+
+    def _means(self, mode: str) -> dict[str, float]:
+        totals = self._totals[mode]
+        return totals.means(self.accelerator.reduce(totals.take().to(self.accelerator.device), "sum"))
+
+    # ---- the reference ----
+
+    def _reference_model(self, model: nn.Module, ref_model: nn.Module | None) -> nn.Module | None:
+        if self.options.reference_free:
+            if ref_model is not None:
+                raise ConfigError("`reference_free` and a ref_model contradict each other: leave one of them out.")
+            return None
+        if self.options.precompute_ref_log_probs and self._is_sharded:
+            raise ConfigError(
+                "`precompute_ref_log_probs` needs the whole model in each process, which FSDP and ZeRO-3 do not have: switch "
+                "it off."
+            )
+        if ref_model is not None or self.has_adapter or self.options.precompute_ref_log_probs:
+            return ref_model
+        if self._is_sharded:
+            raise ConfigError(
+                "Full fine-tuning under FSDP or ZeRO-3 needs a ref_model: load the policy's weights a second time, or train "
+                "an adapter, whose reference is the model without it."
+            )
+        return copy.deepcopy(model)
+
+    def _prepared_reference(self, ref_model: nn.Module) -> nn.Module:
+        ref_model.requires_grad_(False)
+        ref_model.eval()
+        if self.is_deepspeed_enabled:
+            from .sharded import deepspeed_reference
+
+            return deepspeed_reference(ref_model, self.accelerator)
+        if self.is_fsdp_enabled:
+            from .sharded import fsdp_reference
+
+            return fsdp_reference(ref_model, self.accelerator)
+        prepared: nn.Module = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
+        return prepared
+
+    def _reference_log_probs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """s^ref `[S]` of a batch, reduced as the loss is told to; None without a reference."""
+        if self.options.reference_free:
+            return None
+        if "reference_log_probs" in batch:
+            sums = batch["reference_log_probs"]
+            return sums / batch["sequence_num_tokens"] if self.options.reduction == "mean" else sums
+        if self.ref_model is None and not self.has_adapter:
+            raise ConfigError(
+                "This dataset's reference log-probs were not computed before training: name it as eval_dataset at the start."
+            )
+        return self._run_reference(model, batch)[1]
+
+    def _run_reference(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Token `[K]` and sequence `[S]` log-probs under the reference; `model` is the policy."""
+        found: list[tuple[Tensor, Tensor]] = []
+
+        def compute(**given: Tensor) -> Tensor:
+            found.append(
+                sequence_log_probs(
+                    batch,
+                    **given,
+                    reduction=self.options.reduction,  # type: ignore[arg-type]
+                    logits_budget_mib=self.options.logits_budget_mib,
+                )
+            )
+            return found[-1][1]
+
+        if self.ref_model is not None:
+            reference, without_adapter, policy = self.ref_model, contextlib.nullcontext(), self._reference_policy()
+        else:
+            unwrapped = self.accelerator.unwrap_model(model)
+            without_adapter = unwrapped.disable_adapter() if self.has_adapter else contextlib.nullcontext()
+            reference, policy = model, self.policy
+        with torch.no_grad(), without_adapter:
+            policy.run(reference, batch, self._mask_dtype(reference), compute)
+        return found[-1]
+
+    def _reference_policy(self) -> Policy:
+        """The reference model is run as the policy is, with a head of its own."""
+        if self.policy.head is None:
+            return self.policy
+        head = self.accelerator.unwrap_model(self.ref_model).get_output_embeddings()
+        return Policy(self.policy.layout, self.policy.attention, head)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; before it, and before a checkpoint is loaded, the reference log-probs are computed where asked."""
+        self.train_dataset = self._with_reference(self.train_dataset)
+        self.eval_dataset = self._with_reference(self.eval_dataset)
+        return super().train(*args, **kwargs)
+
+    def _with_reference(self, dataset: Any) -> Any:
+        """The dataset with its reference log-probs as a column, where they are precomputed and it has none."""
+        if dataset is None or not self.options.precompute_ref_log_probs:
+            return dataset
+        if isinstance(dataset, Mapping):
+            return {name: self._with_reference(part) for name, part in dataset.items()}
+        if "reference_log_probs" in dataset.column_names:
+            return dataset
+        if self.state.global_step > 0 and self.ref_model is None and not self.has_adapter:
+            raise ConfigError(
+                "The policy has been trained, so it is its own reference no more: name every eval_dataset at the start."
+            )
+        return dataset.add_column("reference_log_probs", self._precomputed(dataset))
+
+    def _precomputed(self, dataset: datasets.Dataset) -> list[list[float]]:
+        features = [dataset[index] for index in range(len(dataset))]
+        keys = [sample_key(feature) for feature in features]
+        known: Entries = {}
+        cache = None
+        if self.options.reference_cache:
+            reference = self.ref_model if self.ref_model is not None else self.model
+            cache = ReferenceCache(model_key(reference, str(self.accelerator.mixed_precision)))
+            known, damage = cache.load()
+            if damage:
+                logger.warning(damage)
+        missing = [index for index, key in enumerate(keys) if key not in known]
+        logger.info(f"reference: {len(keys) - len(missing)} of {len(keys)} samples' log-probs come from the cache.")
+        known |= self._computed([features[index] for index in missing])
+        if cache is not None and missing and self.accelerator.is_main_process:
+            cache.add({keys[index]: known[keys[index]] for index in missing})
+        return [known[key] for key in keys]
+
+    def _computed(self, features: list[dict[str, Any]]) -> Entries:
+        """Log-prob sums of samples; each process computes a share of the batches, all get all."""
+        batch_size = self.options.precompute_ref_batch_size or self.args.per_device_eval_batch_size
+        batches = by_length(features, batch_size)[self.accelerator.process_index :: self.accelerator.num_processes]
+        collator = ListwiseCollator(
+            layout="rows" if self.policy.layout == "expanded" else self.policy.layout,
+            pad_token_id=_pad_token_id(self.processing_class),
+        )
+        self.model.to(self.args.device)
+        was_training = self.model.training
+        self.model.eval()
+        entries: Entries = {}
+        for indices in batches:
+            batch = self._prepare_inputs(collator([features[index] for index in indices]))
+            with self.accelerator.autocast():
+                tokens, _ = self._run_reference(self.model, batch)
+            for index, sums in zip(indices, sequence_sums(tokens, batch), strict=True):
+                entries[sample_key(features[index])] = sums
+        self.model.train(was_training)
+        shares: list[Entries] = gather_object([entries])
+        return {key: values for share in shares for key, values in share.items()}
+
+
+class _EpochCallback(TrainerCallback):
+    """Tells the trainer which pass over the data begins: λ depends on it."""
+
+    def __init__(self, trainer: LambdaDPOTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # At the start of a pass this is a whole number; in the middle of one, which a restart goes on with, a fraction.
+        self.trainer._epoch = int((state.epoch or 0.0) + 1e-6)
+
+
+def _refuse_data_parallel(model: Any, args: TrainingArguments) -> None:
+    if isinstance(model, nn.DataParallel) or args.n_gpu > 1:
+        raise ConfigError(
+            "λ-DPO does not run under torch.nn.DataParallel: start one process per GPU with `torchrun` or "
+            "`accelerate launch`, or set CUDA_VISIBLE_DEVICES to one of them."
+        )
+
+
+def _loaded(model: Any, args: TrainingArguments) -> Any:
+    if isinstance(model, str):
+        return AutoModelForCausalLM.from_pretrained(model, **(getattr(args, "model_init_kwargs", None) or {}))
+    return model
+
+
+def _with_adapter(model: Any, peft_config: Any, args: TrainingArguments) -> Any:
+    from peft import get_peft_model
+
+    adapted = get_peft_model(model, peft_config)
+    if args.gradient_checkpointing:
+        # A checkpointed layer has a gradient only where one of its inputs has.
+        adapted.enable_input_require_grads()
+    return adapted
+
+
+def _disable_dropout(model: nn.Module | None) -> None:
+    for module in model.modules() if model is not None else ():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def _is_sharded(args: TrainingArguments) -> bool:
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    return bool(args.fsdp) or is_deepspeed_zero3_enabled()
+
+
+def _pad_token_id(tokenizer: Any) -> int:
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def _detached(output: LossOutput) -> LossOutput:
+    return LossOutput(**{**vars(output), "loss": output.loss.detach()})

@@ -1,0 +1,224 @@
+"""`LambdaDPOTrainer`: the same losses as the program's, in every layout; the reference; resuming; metrics."""
+
+import json
+import math
+
+import datasets
+import pytest
+import torch
+from peft import LoraConfig
+from tiny import DIMENSIONS, host_losses, make_model, records
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lambda_dpo import LambdaDPOConfig, LambdaDPOTrainer
+
+LEARNING_RATE = 2e-3
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAMBDA_DPO_CACHE", str(tmp_path / "cache"))
+
+
+def config(folder, **options):
+    defaults = {
+        "max_steps": 10,
+        "per_device_train_batch_size": 12,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    return LambdaDPOConfig(output_dir=str(folder), **{**defaults, **options})
+
+
+def lora(**options):
+    return LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=True, **options)
+
+
+def trained(folder, model, rows=None, eval_rows=None, peft_config=None, resume=None, ref_model=None, **options):
+    rows = datasets.Dataset.from_list(rows or records())
+    eval_rows = datasets.Dataset.from_list(eval_rows) if eval_rows else None
+    trainer = LambdaDPOTrainer(
+        model,
+        ref_model=ref_model,
+        args=config(folder, **options),
+        train_dataset=rows,
+        eval_dataset=eval_rows,
+        processing_class=AutoTokenizer.from_pretrained(model) if isinstance(model, str) else None,
+        peft_config=peft_config,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def losses(trainer):
+    # Trainer rounds what it logs in floats' own precision only: these are whole.
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+@pytest.mark.parametrize("family", ["llama3", "qwen"])
+def test_losses_are_the_programs(tmp_path, family):
+    model = make_model(tmp_path / "model", family)
+    expected = host_losses(tmp_path / "host", model, records(), steps=10, learning_rate=LEARNING_RATE)
+    found = losses(trained(tmp_path / "out", model))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert expected[0] - expected[-1] > 0.05, "training must have moved the loss for this to mean something"
+
+
+def test_layouts_accumulation_and_checkpointing_change_nothing(tmp_path, model):
+    expected = losses(trained(tmp_path / "packed", model, max_steps=4))
+    variants = {
+        "rows": {"layout": "rows"},
+        "expanded": {"layout": "expanded"},
+        "shared rows": {"max_tokens": 400},
+        "accumulated": {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 4},
+        "checkpointed": {"gradient_checkpointing": True},
+        "precomputed": {"precompute_ref_log_probs": True},
+        "small budget": {"logits_budget_mib": 1},
+        "workers": {"dataloader_num_workers": 2},
+    }
+    for name, options in variants.items():
+        found = losses(trained(tmp_path / name, model, max_steps=4, **options))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0, msg=lambda told, name=name: f"{name}: {told}")
+
+
+def test_lambda_depends_on_epoch_and_record_alone(tmp_path, model):
+    """Two steps of half the records draw the λ that one step of all of them draws."""
+    whole = trained(tmp_path / "whole", model, max_steps=2)
+    halves = trained(tmp_path / "halves", model, max_steps=4, per_device_train_batch_size=6)
+
+    def by_epoch(trainer, steps):
+        rows = [row for row in trainer.state.log_history if "loss" in row]
+        names = [f"lambda/{name}" for name in DIMENSIONS]
+        means = torch.tensor([[row[name] for name in names] for row in rows])
+        return means.reshape(2, steps, len(names)).mean(dim=1)
+
+    torch.testing.assert_close(by_epoch(whole, 1), by_epoch(halves, 2), atol=1e-6, rtol=0)
+    first, second = by_epoch(whole, 1)
+    assert (first - second).abs().max() > 0.01
+
+
+def test_a_resumed_run_is_the_run(tmp_path, model):
+    options = {"max_steps": 6, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 2}
+    for name, extra in {"full": {}, "precomputed": {"precompute_ref_log_probs": True}, "lora": {}}.items():
+        peft_config = lora(lora_dropout=0.0) if name == "lora" else None
+        whole = trained(tmp_path / name, model, peft_config=peft_config, **options, **extra)
+        checkpoint = str(tmp_path / name / "checkpoint-4")
+        resumed = trained(tmp_path / f"{name} on", model, peft_config=peft_config, resume=checkpoint, **options, **extra)
+        assert losses(resumed)[:4] == losses(whole)[:4], "what came before comes from the checkpoint"
+        torch.testing.assert_close(losses(resumed)[4:], losses(whole)[4:], atol=1e-6, rtol=0)
+        for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_metrics_have_trls_names(tmp_path, model):
+    options = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 2}
+    trainer = trained(tmp_path, model, eval_rows=records(5, 12), **options)
+    names = ["rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen"]
+    names += ["logps/rejected", "kl", *(f"loss/{name}" for name in DIMENSIONS)]
+    train = next(row for row in trainer.state.log_history if "loss" in row)
+    assert set(names) | {f"lambda/{name}" for name in DIMENSIONS} <= set(train)
+    evaluations = [row for row in trainer.state.log_history if "eval_loss" in row]
+    assert {f"eval_{name}" for name in names} <= set(evaluations[-1])
+    # Log-probs of the same tokens add up to the same: the policy is its reference at the start, and moves away from it.
+    assert train["rewards/margins"] == 0 and train["kl"] == 0
+    assert abs(evaluations[-1]["eval_kl"]) > 1e-3
+    assert math.isclose(sum(train[f"lambda/{name}"] for name in DIMENSIONS), 1, abs_tol=1e-5)
+
+
+def test_evaluations_are_means_over_prompts(tmp_path, model):
+    """Batches of 2, 2 and 1 give what a batch of 5 gives."""
+    found = []
+    for size in (2, 5):
+        options = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": size}
+        trainer = trained(tmp_path / str(size), model, eval_rows=records(5, 12), **options)
+        found.append(next(row for row in trainer.state.log_history if "eval_loss" in row))
+    for name, value in found[0].items():
+        if name.startswith(("eval_loss", "eval_rewards", "eval_logps", "eval_kl")):
+            assert math.isclose(value, found[1][name], abs_tol=1e-5), name
+    later = trainer.evaluate(datasets.Dataset.from_list(records(5, 12)))
+    assert math.isclose(later["eval_loss"], found[1]["eval_loss"], abs_tol=1e-5)
+
+
+def test_the_reference_of_an_adapter_is_the_model_without_it(tmp_path, model):
+    """With s^ref = 0 the rewards of the first step would be β times the log-probs; here they are 0, and then move."""
+    trainer = trained(tmp_path / "lora", model, peft_config=lora(lora_dropout=0.0), max_steps=3)
+    first, *_, last = [row for row in trainer.state.log_history if "loss" in row]
+    assert first["logps/chosen"] < -50
+    assert first["rewards/chosen"] == 0 and first["rewards/rejected"] == 0
+    # Later rewards are those against the model's own weights, which nothing has changed.
+    reference = AutoModelForCausalLM.from_pretrained(model)
+    named = dict(trainer.model.get_base_model().named_parameters())
+    for name, parameter in reference.named_parameters():
+        layered = name.replace("_proj.weight", "_proj.base_layer.weight")
+        assert torch.equal(named.get(layered, named.get(name)), parameter), name
+    explicit = trained(
+        tmp_path / "explicit", model, peft_config=lora(lora_dropout=0.0), max_steps=3, ref_model=reference
+    )
+    torch.testing.assert_close(losses(explicit), losses(trainer), atol=1e-6, rtol=0)
+    assert abs(last["rewards/chosen"]) > 1e-4
+    without = trained(
+        tmp_path / "without", model, peft_config=lora(lora_dropout=0.0), max_steps=1, reference_free=True
+    )
+    free = next(row for row in without.state.log_history if "loss" in row)
+    assert math.isclose(free["rewards/chosen"], 0.1 * free["logps/chosen"], rel_tol=1e-5)
+    assert abs(free["loss"] - first["loss"]) > 1e-3
+
+
+def test_a_cached_reference_is_found_by_contents(tmp_path, model, monkeypatch):
+    from lambda_dpo.trainer import LambdaDPOTrainer as Trainer
+
+    computed = []
+    original = Trainer._computed
+    monkeypatch.setattr(Trainer, "_computed", lambda self, features: computed.append(len(features)) or original(self, features))
+    options = {"max_steps": 1, "precompute_ref_log_probs": True}
+    first = losses(trained(tmp_path / "1", model, **options))
+    assert losses(trained(tmp_path / "2", model, **options)) == first
+    changed = json.loads(json.dumps(records()))
+    changed[0]["completions"][0]["response"] += " And more."
+    trained(tmp_path / "3", model, rows=changed, **options)
+    other = make_model(tmp_path / "other", seed=1)
+    trained(tmp_path / "4", other, **options)
+    assert computed == [12, 0, 1, 12]
+    (file,) = (tmp_path / "cache" / "reference-python").glob(f"{_key(model)}*")
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    file.write_bytes(damaged)
+    trained(tmp_path / "5", model, **options)
+    assert computed[-1] == 12
+
+
+def _key(model):
+    from lambda_dpo.reference import model_key
+
+    return model_key(AutoModelForCausalLM.from_pretrained(model), "no")
+
+
+def test_bfloat16_trains(tmp_path, model):
+    half = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+    half.config._name_or_path = model
+    found = losses(trained(tmp_path / "weights", half, max_steps=3))
+    mixed = losses(trained(tmp_path / "autocast", model, max_steps=3, bf16=True))
+    single = losses(trained(tmp_path / "single", model, max_steps=3))
+    torch.testing.assert_close(found, single, atol=0.05, rtol=0)
+    torch.testing.assert_close(mixed, single, atol=0.05, rtol=0)
+
+
+def test_rows_with_ratings_columns_are_taken(tmp_path, model):
+    def rated(record):
+        completions = [completion["response"] for completion in record["completions"]]
+        rating = lambda completion, name: completion["annotations"].get(name, {}).get("Rating")  # noqa: E731
+        ratings = {name: [rating(completion, name) for completion in record["completions"]] for name in DIMENSIONS}
+        return {"prompt": record["instruction"], "completions": completions, "ratings": ratings}
+
+    expected = losses(trained(tmp_path / "1", model, max_steps=2))
+    assert losses(trained(tmp_path / "2", model, rows=[rated(record) for record in records()], max_steps=2)) == expected
