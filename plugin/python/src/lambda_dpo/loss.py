@@ -150,32 +150,31 @@ class _Call:
 
     def forward(self, given: tuple[Tensor | None, ...], wants: int) -> Tensor:
         self.options.wants = wants
-        outputs = _native.LossOutputs()
-        raw = ctypes.c_void_p()
-        lent = _native.Lent()
-        inputs = self._inputs(lent, given, listwise=True)
-        with _exact(given):
-            _native.call(
-                "loss_forward",
-                inputs,
-                self.options,
-                ctypes.byref(outputs),
-                ctypes.byref(raw) if wants else None,
-            )
-        if raw.value:
-            self.context = _native.Handle(raw.value, "loss_context_free")
-        self.outputs = _native.take_tensors(outputs, _native.OUTPUT_TENSORS)
+        self.outputs = self._run(given)
         loss: Tensor = self.outputs["loss"]
         is_double = any(tensor is not None and tensor.dtype == torch.float64 for tensor in given)
         return loss if is_double else loss.float()
 
+    def _run(self, given: tuple[Tensor | None, ...]) -> dict[str, Any]:
+        """The library's forward: its outputs, and the context of one backward."""
+        outputs = _native.LossOutputs()
+        raw = ctypes.c_void_p()
+        lent = _native.Lent()
+        context = ctypes.byref(raw) if self.options.wants else None
+        with _exact(given):
+            inputs = self._inputs(lent, given, listwise=True)
+            _native.call("loss_forward", inputs, self.options, ctypes.byref(outputs), context)
+        self.context = _native.Handle(raw.value, "loss_context_free") if raw.value else None
+        return _native.take_tensors(outputs, _native.OUTPUT_TENSORS)
+
     def backward(self, given: tuple[Tensor | None, ...], grad_output: float) -> tuple[Tensor | None, ...]:
-        if self.context is None:
-            raise RuntimeError("The λ-DPO loss serves one backward: compute it again for another.")
+        if self.context is None:  # A second backward of a graph that was kept: a context serves one.
+            self._run(given)
+        assert self.context is not None
         lent = _native.Lent()
         gradients = _native.LossGradients()
-        inputs = self._inputs(lent, given, listwise=True)
         with _exact(given):
+            inputs = self._inputs(lent, given, listwise=True)
             _native.call("loss_backward", self.context.raw, inputs, grad_output, ctypes.byref(gradients))
         self.context = None
         taken = _native.take_tensors(gradients, _native.GRADIENT_TENSORS)
