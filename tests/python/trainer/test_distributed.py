@@ -14,7 +14,7 @@ from tiny import make_model, records
 WORKER = Path(__file__).with_name("worker.py")
 
 
-def run(folder, num_processes, environment=None, **settings):
+def run(folder, num_processes, **settings):
     folder.mkdir()
     settings["out"] = str(folder / "state.json")
     settings["args"] = {
@@ -31,14 +31,21 @@ def run(folder, num_processes, environment=None, **settings):
     }
     settings |= {"records": records(12), "eval_records": records(5, 12)}
     (folder / "settings.json").write_text(json.dumps(settings))
-    command = [sys.executable, WORKER, folder / "settings.json"]
-    if num_processes > 1:
-        launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(num_processes), "--master_port", "0"]
-        command[1:1] = [*launch, "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    environment = {"OMP_NUM_THREADS": "1", "LAMBDA_DPO_CACHE": str(folder / "cache"), **(environment or {})}
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(num_processes, WORKER, folder / "settings.json", LAMBDA_DPO_CACHE=str(folder / "cache"))
     return json.loads((folder / "state.json").read_text())
+
+
+def launch(num_processes, *command, **environment):
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", str(num_processes), "--standalone"]
+    done = subprocess.run(
+        [sys.executable, *(torchrun if num_processes > 1 else []), *command],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[1])} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def weights(folder):
@@ -48,7 +55,11 @@ def weights(folder):
 
 def assert_same(tmp_path, one, several):
     for ours, theirs in zip(several["log"], one["log"], strict=True):
+        # Rewards that are 0 but for their last bits have no order.
+        is_tied = abs(theirs.get("rewards/margins", 1)) < 1e-6
         for name in theirs:
+            if is_tied and name == "rewards/accuracies":
+                continue
             if name.startswith(("loss", "eval_loss", "rewards", "eval_rewards", "lambda", "kl", "eval_kl", "grad_norm")):
                 assert abs(ours[name] - theirs[name]) < 1e-5 * max(1, abs(theirs[name])), (name, ours[name], theirs[name])
     expected = weights(tmp_path / "one")
@@ -78,9 +89,4 @@ def test_two_processes_are_one(tmp_path, kind):
 def test_sharded_weights_are_gathered(tmp_path, kind):
     """FSDP: the head, which no process holds whole, is gathered around the fused loss, and its gradient sharded."""
     model = make_model(tmp_path / "model")
-    settings = {"model": model, "lora": kind == "lora", "ref_model": kind == "full"}
-    one = run(tmp_path / "one", 1, args={"per_device_train_batch_size": 6}, **settings)
-    fsdp = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}}
-    two = run(tmp_path / "several", 2, args={"per_device_train_batch_size": 3, **fsdp}, **settings)
-    assert two["type"] == "FSDP"
-    assert_same(tmp_path, one, two)
+    launch(2, WORKER.with_name("sharded_worker.py"), model, kind)

@@ -38,6 +38,7 @@ def main(settings):
         }
         Path(settings["out"]).write_text(json.dumps(state))
     if trainer.accelerator.distributed_type != DistributedType.NO:
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
