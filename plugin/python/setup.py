@@ -58,7 +58,7 @@ class BuildWithLibrary(build_py):
         else:
             package = Path(self.build_lib) / "lambda_dpo"
         shutil.copy2(build_library(), package / "liblambda_dpo.so")
-        (package / "_build.py").write_text(f'"""Written by the build."""\n\nTORCH_VERSION = "{TORCH_VERSION}"\n')
+        (package / "torch_version").write_text(f"{TORCH_VERSION}\n")
 
 
 class PlatformWheel(bdist_wheel):

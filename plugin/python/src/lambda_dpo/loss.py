@@ -7,9 +7,9 @@ Letters in shapes: R rows of T tokens, H hidden size, V vocabulary, B prompts, M
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,15 @@ from torch.autograd.function import once_differentiable
 from . import _native
 
 Reduction = Literal["sum", "mean"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _not_compiled(function: _Function) -> _Function:
+    """torch.compile cannot look into the library: it calls the function as it stands."""
+    disabled: _Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return disabled
+
 
 _TARGETS = ("target_positions", "target_ids", "target_sequences")
 _LISTWISE = ("prompt_offsets", "sequence_index", "pi_target", "target_mask", "lambda")
@@ -58,7 +67,7 @@ class LossOutput:
     margins: Tensor
 
 
-@torch.compiler.disable
+@_not_compiled
 def lambda_dpo_loss(
     batch: Mapping[str, Tensor],
     *,
@@ -97,12 +106,12 @@ def lambda_dpo_loss(
     if hidden is not None and lm_head is not None and lm_head.dtype != hidden.dtype:
         lm_head = lm_head.to(hidden.dtype)
     call = _Call(batch, reference_log_probs, reduction, beta, normalizer, logits_budget_mib, paper_exact)
-    loss = _Loss.apply(call, hidden, lm_head, logits, log_probs)
+    loss: Tensor = _Loss.apply(call, hidden, lm_head, logits, log_probs)  # type: ignore[no-untyped-call]
     outputs = {name: value for name, value in call.outputs.items() if name != "loss"}
     return LossOutput(loss=loss, **outputs)
 
 
-@torch.compiler.disable
+@_not_compiled
 def sequence_log_probs(
     batch: Mapping[str, Tensor],
     *,
