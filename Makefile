@@ -11,7 +11,7 @@ setup: ## make .venv (torch 2.11.0) and link .libtorch to it; says what the mach
 
 build: ## build program and plugin into target/release
 	@ci/setup.sh
-	@cargo build --release --locked -p lambda-dpo -p lambda-dpo-cdylib
+	@cargo build --release --locked --workspace
 
 demo: ## SFT, then λ-DPO, of a tiny Llama; ends with a table of what changed (about 2 minutes)
 	@ci/demo.sh $(DEMO_FLAGS)
@@ -36,9 +36,9 @@ fmt: ## format the code
 	@cargo fmt --all
 
 generate: ## write what comes from the sources: lambda_dpo.h, the ABI's layout, the JSON Schemas
-	@cargo run --quiet -p lambda-dpo-ci -- header
-	@cargo run --quiet -p lambda-dpo-ci -- layout
-	@UPDATE_SCHEMAS=1 cargo test --quiet --workspace --test schemas -- the_committed_schemas > /dev/null
+	@cargo run --release --quiet -p lambda-dpo-ci -- header
+	@cargo run --release --quiet -p lambda-dpo-ci -- layout
+	@UPDATE_SCHEMAS=1 cargo test --release --quiet --workspace --test schemas -- the_committed_schemas > /dev/null
 
 fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
 	@ci/fuzz.sh

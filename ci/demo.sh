@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 ci/setup.sh
-cargo build --release --locked -p lambda-dpo -p lambda-dpo-cdylib
+# The whole workspace: a part of it has other features of its dependencies, and what `make test` built would not serve.
+cargo build --release --locked --workspace
 program=${CARGO_TARGET_DIR:-target}/release/lambda-dpo
 
 rm -rf runs/demo

@@ -16,7 +16,8 @@ prefix=$(realpath -m -- "$1")
 cd "$(dirname "$0")/.."
 
 ci/setup.sh
-cargo build --release --locked -p lambda-dpo -p lambda-dpo-cdylib
+# The whole workspace: a part of it has other features of its dependencies, and what `make test` built would not serve.
+cargo build --release --locked --workspace
 built=${CARGO_TARGET_DIR:-target}/release
 
 mkdir -p "$prefix/bin" "$prefix/lib" "$prefix/include"

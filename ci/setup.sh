@@ -17,11 +17,11 @@ missing=()
 need() { missing+=("  $1"$'\n'"      $2"); }
 
 if ! command -v cargo >/dev/null; then
-  need "cargo (Rust 1.91 or newer)" "get it from https://rustup.rs, then open a new shell"
+  need "cargo (Rust 1.92 or newer)" "get it from https://rustup.rs, then open a new shell"
 else
   rust_version=$(rustc --version 2>/dev/null | cut -d ' ' -f 2)
-  if [ -z "$rust_version" ] || [ "$(printf '%s\n' 1.91 "$rust_version" | sort -V | head -n 1)" != 1.91 ]; then
-    need "Rust 1.91 or newer (this is ${rust_version:-not working})" "rustup update stable"
+  if [ -z "$rust_version" ] || [ "$(printf '%s\n' 1.92 "$rust_version" | sort -V | head -n 1)" != 1.92 ]; then
+    need "Rust 1.92 or newer (this is ${rust_version:-not working})" "rustup update stable"
   fi
 fi
 python=

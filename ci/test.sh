@@ -5,5 +5,5 @@ cd "$(dirname "$0")/.."
 
 ci/setup.sh --test
 ci/lint.sh
-cargo test --workspace
+cargo test --release --locked --workspace
 PYTHONDONTWRITEBYTECODE=1 .venv/bin/python -m pytest -q -p no:cacheprovider tests/python

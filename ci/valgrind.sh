@@ -5,10 +5,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 ci/setup.sh
-cargo build --workspace
+cargo build --release --locked --workspace
 target=${CARGO_TARGET_DIR:-target}
 "${CC:-cc}" -std=c11 -g -I plugin/include plugin/examples/train_toy.c -o "$target/train_toy" -ldl
 # One thread: valgrind runs one at a time anyway, and OpenMP's pool waits by spinning.
 OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 valgrind --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite \
   --show-leak-kinds=definite --num-callers=40 --suppressions=tests/valgrind.supp \
-  "$target/train_toy" "$target/debug/liblambda_dpo.so" fixtures/words
+  "$target/train_toy" "$target/release/liblambda_dpo.so" fixtures/words

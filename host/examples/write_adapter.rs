@@ -25,8 +25,14 @@ fn main() -> anyhow::Result<()> {
     let base_logits = logits(&model, &input_ids)?;
     model.save(&out.join("model"), &source)?;
 
-    let config =
-        LoraConfig { rank: 4, alpha: 6.0, dropout: 0.05, use_rslora: false, target_modules: TargetModules::AllLinear };
+    let config = LoraConfig {
+        rank: 4,
+        alpha: 6.0,
+        dropout: 0.05,
+        use_rslora: false,
+        target_modules: TargetModules::AllLinear,
+        lambda: None,
+    };
     model.add_lora(&config, 11)?;
     tch::manual_seed(11);
     for (name, parameter) in model.trainable() {
@@ -55,7 +61,8 @@ fn main() -> anyhow::Result<()> {
 fn logits(model: &Model, input_ids: &Tensor) -> anyhow::Result<Tensor> {
     let zeros = input_ids.f_zeros_like()?;
     let position_ids = Tensor::f_arange(input_ids.size()[1], (Kind::Int64, Device::Cpu))?.f_view([1, -1])?;
-    let inputs = ModelInputs { input_ids, position_ids: &position_ids, prompt_ids: &zeros, sequence_ids: &zeros };
+    let inputs =
+        ModelInputs { input_ids, position_ids: &position_ids, prompt_ids: &zeros, sequence_ids: &zeros, lambda: None };
     let hidden = model.hidden(&inputs)?;
     Ok(tch::no_grad(|| hidden.f_linear(model.lm_head(), None::<Tensor>))?.f_to_kind(Kind::Float)?)
 }

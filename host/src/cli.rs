@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{DType, DataFormat, MissingRating};
+use crate::config::{DType, DataFormat, MissingRating, Reduction};
 use crate::plugin::Format;
 
 /// λ-weighted listwise preference optimisation of language models.
@@ -30,6 +30,12 @@ pub enum Command {
     Score(ScoreArgs),
     /// Continue a prompt.
     Generate(GenerateArgs),
+    /// Measure what λ controls, over a grid of λ: steer.json, a table, and plots in a page.
+    Steer(SteerArgs),
+    /// Write a policy for other programs, adapter merged.
+    Export(ExportArgs),
+    /// Compare an ONNX policy with the model that it was made from; the exit status is 1 where they differ.
+    Validate(ValidateArgs),
     /// Print the JSON Schema of a record, a sample or a run config.
     Schema(SchemaArgs),
 }
@@ -74,9 +80,12 @@ pub struct ModelArgs {
     /// Model folder in Hugging Face's layout, or its name on the hub.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
-    /// Adapter folder in PEFT's format.
+    /// Adapter folder in PEFT's format, or a λ-adapter's.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// λ of a λ-adapter; dimensions not named share the rest equally, and without it all weigh alike.
+    #[arg(long, value_name = "NAME=W,…")]
+    pub lambda: Option<String>,
     /// A chat template that takes the place of the tokenizer's own.
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
@@ -126,9 +135,133 @@ pub struct GenerateArgs {
     /// Of the sampling.
     #[arg(long, default_value_t = 42, value_name = "S")]
     pub seed: u64,
-    /// What to continue; may be empty.
+    /// What to continue; may be empty. Without it, a chat in the terminal.
     #[arg(value_name = "PROMPT")]
-    pub prompt: String,
+    pub prompt: Option<String>,
+}
+
+/// `lambda-dpo steer`
+#[derive(Debug, Args)]
+pub struct SteerArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// In the place of --adapter: a LoRA for each dimension, mixed linearly by λ (a rewarded soup).
+    #[arg(long, num_args = 1.., value_name = "NAME=DIR", conflicts_with = "adapter")]
+    pub soup: Vec<String>,
+    /// Held-out record files with ratings (JSON, JSON lines, Parquet), or names of hub datasets.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub records: Vec<PathBuf>,
+    /// The folder to write: steer.json, index.html.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// What scores generated text: builtin:island (the demo's rules), or a command that reads lines {"prompt", "response"}
+    /// and writes a line {"name": score, …} for each; without it nothing is generated.
+    #[arg(long, value_name = "CMD")]
+    pub rater: Option<String>,
+    /// Steps from λ_k = 0 to 1.
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub steps: usize,
+    /// β of the training, for the listwise distribution.
+    #[arg(long, default_value_t = 0.1)]
+    pub beta: f64,
+    /// s of the training: sum or mean.
+    #[arg(long, default_value = "sum")]
+    pub reduction: Reduction,
+    /// Prompts to answer at each λ at most: the first of the records.
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    pub num_prompts: usize,
+    /// Prompts at once.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub batch_size: usize,
+    /// Tokens of an answer at most.
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub max_new_tokens: usize,
+    /// 0 takes the most probable token each time; above 0 samples.
+    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    pub temperature: f64,
+    /// Sample among the most probable tokens that together have this probability.
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    pub top_p: f64,
+    /// Of the sampling.
+    #[arg(long, default_value_t = 42, value_name = "S")]
+    pub seed: u64,
+    /// Earlier reports to draw and tabulate beside this one.
+    #[arg(long, num_args = 1.., value_name = "NAME=DIR")]
+    pub compare: Vec<String>,
+}
+
+/// `lambda-dpo export`
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Model folder in Hugging Face's layout, or its name on the hub.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Adapter folder in PEFT's format; it is folded into the weights.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// A chat template that takes the place of the tokenizer's own.
+    #[arg(long, value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
+    /// Dtype of the weights; without it the model's own (hf), float32 (onnx).
+    #[arg(long)]
+    pub dtype: Option<ExportDType>,
+    /// What to write.
+    #[arg(long, value_name = "FORMAT")]
+    pub to: ExportFormat,
+    /// The folder to write, which must not exist.
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+}
+
+/// What a policy is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// Hugging Face's layout: safetensors, sharded above 5 GB.
+    Hf,
+    /// A graph for ONNX Runtime: model.onnx, weights in a file of their own above 1.5 GB.
+    Onnx,
+}
+
+/// Dtypes that weights are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportDType {
+    /// float32
+    #[value(name = "float32")]
+    Float32,
+    /// float16
+    #[value(name = "float16")]
+    Float16,
+    /// bfloat16
+    #[value(name = "bfloat16")]
+    BFloat16,
+}
+
+/// `lambda-dpo validate`
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The policy: a file, or a folder with model.onnx.
+    #[arg(long, value_name = "FILE")]
+    pub onnx: PathBuf,
+    /// Record files (JSON, JSON lines, Parquet), or names of hub datasets.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub records: Vec<PathBuf>,
+    /// Schema of the records: ultrafeedback, pairs or chat.
+    #[arg(long, default_value = "ultrafeedback")]
+    pub format: DataFormat,
+    /// Largest difference of a token's log-prob that passes; without it 1e-4 for float32, 2e-2 for float16, 2e-1 for
+    /// bfloat16.
+    #[arg(long, value_name = "T")]
+    pub tolerance: Option<f64>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// The library of ONNX Runtime; without it ORT_DYLIB_PATH, beside libtorch, VIRTUAL_ENV, then the system's.
+    #[arg(long, value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
 }
 
 /// `lambda-dpo schema`
@@ -165,6 +298,17 @@ impl DType {
     pub fn kind(self) -> tch::Kind {
         match self {
             Self::Float32 => tch::Kind::Float,
+            Self::BFloat16 => tch::Kind::BFloat16,
+        }
+    }
+}
+
+impl ExportDType {
+    /// libtorch's name for it.
+    pub fn kind(self) -> tch::Kind {
+        match self {
+            Self::Float32 => tch::Kind::Float,
+            Self::Float16 => tch::Kind::Half,
             Self::BFloat16 => tch::Kind::BFloat16,
         }
     }

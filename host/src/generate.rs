@@ -1,4 +1,4 @@
-//! Continues token ids, greedily or by sampling, with a cache of keys and values.
+//! Continues prompts, greedily or by sampling, many at once, with a cache of keys and values.
 
 use std::ops::ControlFlow;
 
@@ -34,29 +34,105 @@ pub fn generate(
     options: &GenerateOptions,
     on_token: &mut dyn FnMut(i64) -> ControlFlow<()>,
 ) -> Result<Vec<i64>, ModelError> {
-    check(prompt_ids, options)?;
-    let mut generated = Vec::new();
+    let mut texts = decode(model, &[(0, prompt_ids)], options, on_token)?;
+    Ok(texts.pop().unwrap_or_default())
+}
+
+/// Gives the tokens that follow each prompt, `batch_size` of similar length at once; `on_done` hears how many are finished.
+///
+/// A prompt draws from a stream of random numbers of its own, its place among `prompts`, so the texts do not depend on the
+/// batches but for the rounding of the logits.
+///
+/// # Errors
+///
+/// As [`generate`].
+pub fn generate_all(
+    model: &Model,
+    prompts: &[Vec<i64>],
+    options: &GenerateOptions,
+    batch_size: usize,
+    on_done: &mut dyn FnMut(usize),
+) -> Result<Vec<Vec<i64>>, ModelError> {
+    let mut order: Vec<usize> = (0..prompts.len()).collect();
+    order.sort_by_key(|&index| prompts[index].len());
+    let mut texts = vec![Vec::new(); prompts.len()];
+    let mut num_done = 0;
+    for indices in order.chunks(batch_size.max(1)) {
+        let rows: Vec<(usize, &[i64])> = indices.iter().map(|&index| (index, prompts[index].as_slice())).collect();
+        let generated = decode(model, &rows, options, &mut |_| ControlFlow::Continue(()))?;
+        for (&index, text) in indices.iter().zip(generated) {
+            texts[index] = text;
+        }
+        num_done += indices.len();
+        on_done(num_done);
+    }
+    Ok(texts)
+}
+
+/// A text under way.
+struct Text {
+    /// Its place among the rows that were given.
+    slot: usize,
+    random: Random,
+    last: i64,
+}
+
+/// Continues rows, (random stream, prompt) each, until all have ended.
+fn decode(
+    model: &Model,
+    rows: &[(usize, &[i64])],
+    options: &GenerateOptions,
+    on_token: &mut dyn FnMut(i64) -> ControlFlow<()>,
+) -> Result<Vec<Vec<i64>>, ModelError> {
+    check(rows, options)?;
+    let mut generated = vec![Vec::new(); rows.len()];
     if options.max_new_tokens == 0 {
         return Ok(generated);
     }
-    let mut random = Random::new(options.seed, 0);
-    let mut cache = KvCache::new(model.config(), prompt_ids.len() + options.max_new_tokens);
-    let mut input_ids = Tensor::f_from_slice(prompt_ids)?.f_unsqueeze(0)?; // [1, T]
+    let longest = rows.iter().map(|(_, prompt)| prompt.len()).max().unwrap_or(0);
+    let padding = rows.iter().map(|(_, prompt)| (longest - prompt.len()) as i64).collect();
+    let mut cache = KvCache::with_padding(model.config(), longest + options.max_new_tokens, padding);
+    let start = |(slot, (stream, _)): (usize, &(usize, &[i64]))| Text {
+        slot,
+        random: Random::new(options.seed, *stream as u64),
+        last: 0,
+    };
+    let mut texts: Vec<Text> = rows.iter().enumerate().map(start).collect();
+    let mut input_ids = left_padded(rows, longest)?; // [rows, T]
     loop {
-        let hidden = model.extend(&mut cache, &input_ids)?; // [1, H]
+        let hidden = model.extend(&mut cache, &input_ids)?; // [rows, H]
         let logits = tch::no_grad(|| hidden.f_linear(model.lm_head(), None::<Tensor>))?.f_to_kind(Kind::Float)?;
-        let token = next_token(&logits.f_squeeze()?, options, &mut random)?;
-        generated.push(token);
-        let stops = on_token(token).is_break() || options.eos_token_ids.contains(&token);
-        if stops || generated.len() == options.max_new_tokens {
+        let mut going_on = Vec::new();
+        for (row, (text, token)) in (0..).zip(texts.iter_mut().zip(next_tokens(&logits, options)?)) {
+            text.last = match token {
+                Next::Token(token) => token,
+                Next::Logits(logits) => sample(&logits, options.temperature, options.top_p, text.random.unit()),
+            };
+            let tokens = &mut generated[text.slot];
+            tokens.push(text.last);
+            let stops = on_token(text.last).is_break() || options.eos_token_ids.contains(&text.last);
+            if !stops && tokens.len() < options.max_new_tokens {
+                going_on.push(row);
+            }
+        }
+        if going_on.is_empty() {
             return Ok(generated);
         }
-        input_ids = Tensor::f_from_slice(&[token])?.f_view([1, 1])?;
+        if going_on.len() < texts.len() {
+            cache.keep_rows(&going_on)?;
+            let mut row = 0;
+            texts.retain(|_| {
+                row += 1;
+                going_on.binary_search(&(row - 1)).is_ok()
+            });
+        }
+        let last: Vec<i64> = texts.iter().map(|text| text.last).collect();
+        input_ids = Tensor::f_from_slice(&last)?.f_unsqueeze(1)?;
     }
 }
 
-fn check(prompt_ids: &[i64], options: &GenerateOptions) -> Result<(), ModelError> {
-    if prompt_ids.is_empty() {
+fn check(rows: &[(usize, &[i64])], options: &GenerateOptions) -> Result<(), ModelError> {
+    if rows.iter().any(|(_, prompt)| prompt.is_empty()) {
         return Err(ModelError::Request(
             "there is no token to continue from; give a prompt, or a tokenizer with a BOS token".into(),
         ));
@@ -71,33 +147,55 @@ fn check(prompt_ids: &[i64], options: &GenerateOptions) -> Result<(), ModelError
     Ok(())
 }
 
-/// # Shapes
-///
-/// `logits`: [V] float32.
-fn next_token(logits: &Tensor, options: &GenerateOptions, random: &mut Random) -> Result<i64, ModelError> {
-    if options.temperature == 0.0 {
-        return Ok(logits.f_argmax(-1, false)?.f_int64_value(&[])?);
+/// [rows, longest], each prompt at its row's end, behind token 0.
+fn left_padded(rows: &[(usize, &[i64])], longest: usize) -> Result<Tensor, ModelError> {
+    let mut ids = Vec::with_capacity(rows.len() * longest);
+    for (_, prompt) in rows {
+        ids.resize(ids.len() + longest - prompt.len(), 0);
+        ids.extend_from_slice(prompt);
     }
-    let logits = Vec::<f32>::try_from(logits.f_to_device(Device::Cpu)?)?;
-    Ok(sample(&logits, options.temperature, options.top_p, random.unit()))
+    Ok(Tensor::f_from_slice(&ids)?.f_view([rows.len() as i64, longest as i64])?)
 }
 
-/// Draws a token with one uniform number: from the most probable down, until `top_p` of the mass.
+/// What a row's next token is found by.
+enum Next {
+    /// It is found.
+    Token(i64),
+    /// It is to be drawn.
+    Logits(Vec<f32>),
+}
+
+/// # Shapes
+///
+/// `logits`: [rows, V] float32.
+fn next_tokens(logits: &Tensor, options: &GenerateOptions) -> Result<Vec<Next>, ModelError> {
+    if options.temperature == 0.0 {
+        let tokens = Vec::<i64>::try_from(logits.f_argmax(-1, false)?.f_to_device(Device::Cpu)?)?;
+        return Ok(tokens.into_iter().map(Next::Token).collect());
+    }
+    let rows = Vec::<Vec<f32>>::try_from(logits.f_to_device(Device::Cpu)?)?;
+    Ok(rows.into_iter().map(Next::Logits).collect())
+}
+
+/// Draws a token with one uniform number: among all, or from the most probable down until `top_p` of the mass.
 fn sample(logits: &[f32], temperature: f64, top_p: f64, uniform: f64) -> i64 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weights: Vec<f64> = logits.iter().map(|&logit| (f64::from(logit - largest) / temperature).exp()).collect();
-    let total: f64 = weights.iter().sum();
+    let mut mass: f64 = weights.iter().sum();
     let mut order: Vec<usize> = (0..weights.len()).collect();
-    order.sort_by(|&left, &right| weights[right].total_cmp(&weights[left]));
-    let (mut mass, mut kept) = (0.0, 0);
-    for &token in &order {
-        mass += weights[token];
-        kept += 1;
-        if mass >= top_p * total {
-            break;
+    if top_p < 1.0 {
+        order.sort_by(|&left, &right| weights[right].total_cmp(&weights[left]));
+        let (total, mut kept) = (mass, 0);
+        mass = 0.0;
+        for &token in &order {
+            mass += weights[token];
+            kept += 1;
+            if mass >= top_p * total {
+                break;
+            }
         }
+        order.truncate(kept);
     }
-    order.truncate(kept);
     let mut left = uniform * mass;
     for &token in &order {
         left -= weights[token];
@@ -106,7 +204,8 @@ fn sample(logits: &[f32], temperature: f64, top_p: f64, uniform: f64) -> i64 {
         }
     }
     // Rounding may leave a last crumb of the mass.
-    order.last().map_or(0, |&token| token as i64)
+    let likely = order.into_iter().max_by(|&left, &right| weights[left].total_cmp(&weights[right]));
+    likely.map_or(0, |token| token as i64)
 }
 
 #[cfg(test)]

@@ -14,9 +14,13 @@ pub mod cache;
 
 pub mod libtorch;
 pub mod atomic;
+pub mod tensor_bytes;
 pub mod safetensors;
 pub mod plugin;
 pub mod model;
 pub mod generate;
+pub mod export;
+pub mod foreign;
 
 pub mod train;
+pub mod steer;

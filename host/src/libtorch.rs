@@ -93,7 +93,7 @@ pub fn prepare(request: &str) -> Result<Device, DeviceError> {
 
 /// Opens libtorch_cuda beside the libtorch of this process, for as long as the process lives.
 fn open_libtorch_cuda() -> Result<(), String> {
-    let path = libtorch_folder().ok_or("the folder of libtorch is not known")?.join("libtorch_cuda.so");
+    let path = folder().ok_or("the folder of libtorch is not known")?.join("libtorch_cuda.so");
     if !path.exists() {
         return Err(format!("{} does not exist: this libtorch is built for the CPU alone", path.display()));
     }
@@ -106,7 +106,7 @@ fn open_libtorch_cuda() -> Result<(), String> {
 }
 
 /// The folder that the dynamic linker took libtorch from.
-fn libtorch_folder() -> Option<PathBuf> {
+pub(crate) fn folder() -> Option<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
     let path = maps
         .lines()

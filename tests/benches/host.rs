@@ -57,6 +57,7 @@ fn layer(criterion: &mut Criterion) {
         position_ids: &batch.position_ids,
         prompt_ids: &batch.prompt_ids,
         sequence_ids: &batch.sequence_ids,
+        lambda: None,
     };
     let (rows, tokens) = batch.input_ids.size2().unwrap();
     let grad = Tensor::ones([rows, tokens, 256], (Kind::Float, Device::Cpu));

@@ -1,7 +1,6 @@
 """What the benchmarks compare is the same: the program's step and Appendix B in PyTorch, at a tiny shape."""
 
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,13 +32,7 @@ TINY = Scenario(
 
 @pytest.fixture(scope="module", autouse=True)
 def program():
-    subprocess.run(["cargo", "build", "--quiet", "--workspace"], cwd=ROOT, check=True)
-    release, sides.PROGRAM = (
-        sides.PROGRAM,
-        Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "bench",
-    )
-    yield
-    sides.PROGRAM = release
+    subprocess.run(["cargo", "build", "--release", "--quiet", "--workspace"], cwd=ROOT, check=True)
 
 
 def run_steps(scenario, folder, names, num_rounds):

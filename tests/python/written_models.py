@@ -1,5 +1,6 @@
 """What the example write_adapter writes for a golden model, and the logits of a model for comparing."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -11,9 +12,14 @@ GOLDEN_MODELS = ROOT / "fixtures" / "golden" / "models"
 FAMILIES = ["llama31", "llama2", "mistral", "qwen2", "qwen3"]
 
 
+# `--workspace` shares the dependencies that the Rust tests built.
+BUILD_EXAMPLE = ["cargo", "build", "--release", "--quiet", "--workspace", "--example", "write_adapter"]
+EXAMPLE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "examples" / "write_adapter"
+
+
 def write(family, out, *dtype):
-    command = ["cargo", "run", "-q", "-p", "lambda-dpo", "--example", "write_adapter", "--"]
-    subprocess.run([*command, GOLDEN_MODELS / family, out, *dtype], cwd=ROOT, check=True)
+    subprocess.run(BUILD_EXAMPLE, cwd=ROOT, check=True)
+    subprocess.run([EXAMPLE, GOLDEN_MODELS / family, out, *dtype], cwd=ROOT, check=True)
     return load_file(out / "values.safetensors")
 
 

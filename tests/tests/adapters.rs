@@ -29,7 +29,14 @@ fn packed_log_probs(model: &Model, golden: &Golden) -> Vec<f32> {
 }
 
 fn config(dropout: f64) -> LoraConfig {
-    LoraConfig { rank: 2, alpha: 4.0, dropout, use_rslora: false, target_modules: TargetModules::AllLinear }
+    LoraConfig {
+        rank: 2,
+        alpha: 4.0,
+        dropout,
+        use_rslora: false,
+        target_modules: TargetModules::AllLinear,
+        lambda: None,
+    }
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn a_step_shares_its_prompts_out_by_length() {
         dataset: &dataset,
         samples,
         lambda: LambdaSource::Constant(vec![0.25; 4]),
+        adapter_lambda: None,
         collate: packed(),
         plan,
         order: EpochOrder::new(num_samples, 42),

@@ -60,6 +60,7 @@ fn step(model: &Model, golden: &Tensors, samples: &[TokenizedSample], layout: La
         position_ids: &batch.position_ids,
         prompt_ids: &batch.prompt_ids,
         sequence_ids: &batch.sequence_ids,
+        lambda: None,
     };
     let activations = model.forward(&inputs, &ForwardOptions { checkpointing, dropout_seed: None }).unwrap();
     let reference = reference(golden, &batch);

@@ -15,6 +15,14 @@ use trainer::{Run, close, metrics, stderr};
 /// Metrics that differ between two runs of the same config.
 const CLOCKS: &[&str] = &["tokens_per_second", "step_secs", "peak_memory_bytes"];
 
+/// Turns a run into one of a λ-adapter.
+const LAMBDA_ADAPTER: &[&str] = &[
+    "adapter.kind=lambda_lora",
+    "adapter.rank=1",
+    "adapter.rank_per_dimension=2",
+    "data.dimensions=[\"helpfulness\",\"honesty\",\"instruction_following\",\"truthfulness\"]",
+];
+
 fn without_clocks(output_dir: &Path) -> Vec<Value> {
     let mut rows = metrics(output_dir);
     for row in &mut rows {
@@ -84,15 +92,19 @@ fn fields_without_a_meaning_are_left_out() {
 
 #[test]
 fn four_prompts_at_once_and_four_times_one_are_the_same_step() {
-    for stage in ["sft", "dpo", "lambda_dpo"] {
+    let stages = ["sft", "dpo", "lambda_dpo"];
+    for (stage, adapter) in stages.into_iter().flat_map(|stage| [(stage, &[][..]), (stage, LAMBDA_ADAPTER)]) {
         let mut seen = Vec::new();
         for (batch_size, accumulation) in [(4, 1), (1, 4), (2, 2)] {
             let run = Run::new(stage);
-            run.train(&[
-                "train.max_steps=1",
-                &format!("train.per_device_train_batch_size={batch_size}"),
-                &format!("train.gradient_accumulation_steps={accumulation}"),
-            ]);
+            let sizes = [
+                format!("train.per_device_train_batch_size={batch_size}"),
+                format!("train.gradient_accumulation_steps={accumulation}"),
+            ];
+            let mut overrides = vec!["train.max_steps=1"];
+            overrides.extend(sizes.iter().map(String::as_str));
+            overrides.extend(adapter);
+            run.train(&overrides);
             seen.push(metrics(&run.output_dir())[0].clone());
         }
         for row in &seen[1..] {
@@ -105,6 +117,16 @@ fn four_prompts_at_once_and_four_times_one_are_the_same_step() {
 
 #[test]
 fn layouts_and_checkpointing_change_nothing() {
+    same_in_every_layout("lambda_dpo", &[]);
+    same_in_every_layout("lambda_dpo", LAMBDA_ADAPTER);
+}
+
+#[test]
+fn layouts_and_checkpointing_change_nothing_where_only_the_adapter_sees_lambda() {
+    same_in_every_layout("dpo", LAMBDA_ADAPTER);
+}
+
+fn same_in_every_layout(stage: &str, adapter: &[&str]) {
     let mut seen = Vec::new();
     for overrides in [
         &["loss.layout=packed"][..],
@@ -113,9 +135,13 @@ fn layouts_and_checkpointing_change_nothing() {
         &["loss.layout=expanded"],
         &["train.gradient_checkpointing=true"],
     ] {
-        let run = Run::new("lambda_dpo");
+        if stage != "lambda_dpo" && overrides[0] == "loss.layout=expanded" {
+            continue;
+        }
+        let run = Run::new(stage);
         let mut all = vec!["train.max_steps=2", "train.learning_rate=1e-3"];
         all.extend(overrides);
+        all.extend(adapter);
         run.train(&all);
         seen.push(metrics(&run.output_dir()));
     }
@@ -149,6 +175,11 @@ fn every_schedule_trains() {
         all.extend(overrides);
         run.train(&all);
         let row = metrics(&run.output_dir())[0].clone();
+        let with_adapter = Run::new("lambda_dpo");
+        all.extend(LAMBDA_ADAPTER);
+        with_adapter.train(&all);
+        // The adapter begins with nothing, so the first loss is the model's own, under the same λ.
+        assert_eq!(metrics(&with_adapter.output_dir())[0]["loss"], row["loss"]);
         if overrides[0].ends_with("=fixed") {
             // Renormalised: the weights came to 1.0005.
             assert!(close(&row["lambda/honesty"], &(0.7 / 1.0005).into(), 1e-9), "{row}");
@@ -162,7 +193,8 @@ fn every_schedule_trains() {
 #[test]
 fn a_run_killed_and_resumed_equals_one_that_never_stopped() {
     let adapter = ["adapter.kind=lora", "adapter.rank=2", "adapter.dropout=0.2"];
-    for adapter in [&[][..], &adapter] {
+    let lambda_adapter = [LAMBDA_ADAPTER, &["adapter.dropout=0.2"]].concat();
+    for adapter in [&[][..], &adapter, &lambda_adapter] {
         let mut overrides = vec![
             "train.max_steps=9",
             "train.save_steps=2",
@@ -270,13 +302,16 @@ fn a_second_model_can_be_the_reference() {
 
 #[test]
 fn bfloat16_trains_and_resumes() {
-    let overrides = ["train.max_steps=3", "model.dtype=bfloat16", "train.save_steps=2"];
-    let whole = Run::new("lambda_dpo");
-    whole.train(&overrides);
-    // As if it had been stopped after the checkpoint.
-    fs::remove_dir_all(whole.output_dir().join("model")).unwrap();
-    let before = without_clocks(&whole.output_dir());
-    let resumed: Vec<&str> = overrides.iter().copied().chain(["train.resume=auto"]).collect();
-    whole.train(&resumed);
-    assert_eq!(without_clocks(&whole.output_dir()), before);
+    for (adapter, result) in [(&[][..], "model"), (LAMBDA_ADAPTER, "adapter")] {
+        let mut overrides = vec!["train.max_steps=3", "model.dtype=bfloat16", "train.save_steps=2"];
+        overrides.extend(adapter);
+        let whole = Run::new("lambda_dpo");
+        whole.train(&overrides);
+        // As if it had been stopped after the checkpoint.
+        fs::remove_dir_all(whole.output_dir().join(result)).unwrap();
+        let before = without_clocks(&whole.output_dir());
+        overrides.push("train.resume=auto");
+        whole.train(&overrides);
+        assert_eq!(without_clocks(&whole.output_dir()), before);
+    }
 }

@@ -11,11 +11,10 @@ use crate::cli::GenerateArgs;
 use crate::generate::{GenerateOptions, generate};
 use crate::plugin::{Message, PluginError, Tokenizer};
 
-use super::{Opened, open};
+use super::{Opened, chat, open};
 
 pub(super) fn run(args: &GenerateArgs, plugin: Option<&Path>) -> Result<()> {
-    let opened = open(&args.model, plugin)?;
-    let prompt_ids = prompt_ids(args, &opened)?;
+    let mut opened = open(&args.model, plugin)?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         temperature: args.temperature,
@@ -23,31 +22,53 @@ pub(super) fn run(args: &GenerateArgs, plugin: Option<&Path>) -> Result<()> {
         seed: args.seed,
         eos_token_ids: eos_token_ids(&opened)?,
     };
-    let mut stream = Stream { tokenizer: &opened.tokenizer, ids: Vec::new(), shown: 0, failed: None };
-    generate(&opened.model, &prompt_ids, &options, &mut |token| stream.push(token, &options.eos_token_ids))?;
-    stream.finish()
+    let Some(prompt) = &args.prompt else {
+        if args.raw {
+            bail!("--raw continues a PROMPT: a chat needs the chat template");
+        }
+        return chat::run(&mut opened, options);
+    };
+    let prompt_ids = if args.raw {
+        let mut ids: Vec<i64> = opened.tokenizer.info()?.bos_token_id.into_iter().collect();
+        ids.extend(opened.tokenizer.encode(prompt)?);
+        ids
+    } else {
+        let message = Message { role: "user".into(), content: prompt.clone() };
+        render(&opened, &[message])?
+    };
+    match answer(&opened, &prompt_ids, &options) {
+        // The reader has seen enough.
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        other => other.map(drop),
+    }
 }
 
-fn prompt_ids(args: &GenerateArgs, opened: &Opened) -> Result<Vec<i64>> {
-    let info = opened.tokenizer.info()?;
-    if args.raw {
-        let mut ids: Vec<i64> = info.bos_token_id.into_iter().collect();
-        ids.extend(opened.tokenizer.encode(&args.prompt)?);
-        return Ok(ids);
-    }
-    if !info.has_chat_template {
+/// Tokens of a conversation that the model is to go on with.
+pub(super) fn render(opened: &Opened, messages: &[Message]) -> Result<Vec<i64>> {
+    if !opened.tokenizer.info()?.has_chat_template {
         bail!(
             "the tokenizer of {} has no chat template: use --raw, or give one with --chat-template FILE",
             opened.folder.display()
         );
     }
-    let message = Message { role: "user".into(), content: args.prompt.clone() };
-    let text = opened.tokenizer.render(&[message], true)?;
+    let text = opened.tokenizer.render(messages, true)?;
     Ok(opened.tokenizer.encode(&text)?)
 }
 
+/// Streams what follows the prompt to stdout, and gives it.
+pub(super) fn answer(opened: &Opened, prompt_ids: &[i64], options: &GenerateOptions) -> Result<String> {
+    let mut stream = Stream { tokenizer: &opened.tokenizer, ids: Vec::new(), shown: 0, failed: None };
+    generate(&opened.model, prompt_ids, options, &mut |token| stream.push(token, &options.eos_token_ids))?;
+    stream.finish()
+}
+
+/// Whether it was that nobody reads stdout any more.
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
 /// Tokens that end a text: those of `generation_config.json`, else of `config.json`, else the tokenizer's.
-fn eos_token_ids(opened: &Opened) -> Result<Vec<i64>> {
+pub(super) fn eos_token_ids(opened: &Opened) -> Result<Vec<i64>> {
     for name in ["generation_config.json", "config.json"] {
         let Ok(text) = std::fs::read_to_string(opened.folder.join(name)) else { continue };
         let Ok(config) = serde_json::from_str::<Value>(&text) else { continue };
@@ -103,17 +124,12 @@ impl Stream<'_> {
         self.tokenizer.decode(&self.ids, true)
     }
 
-    fn finish(mut self) -> Result<()> {
-        let result = match self.failed.take() {
-            Some(error) => Err(error),
-            None => self.show(true).and_then(|()| Ok(writeln!(io::stdout())?)),
-        };
-        match result {
-            // The reader has seen enough.
-            Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
-                Ok(())
-            }
-            other => other,
+    fn finish(mut self) -> Result<String> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
         }
+        self.show(true)?;
+        writeln!(io::stdout())?;
+        Ok(self.decode()?)
     }
 }

@@ -1,20 +1,30 @@
 //! The program's commands, one file each; what they share is here.
 
+mod chat;
 mod convert;
+mod export;
 mod generate;
+mod lambda;
 mod schema;
 mod score;
+mod steer;
 mod train;
+mod validate;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 
+use crate::cache::CacheFolder;
 use crate::cli::{Cli, Command, ModelArgs};
+use crate::config::DataFormat;
 use crate::hub::Hub;
 use crate::libtorch;
 use crate::model::Model;
-use crate::plugin::{Plugin, Tokenizer};
+use crate::plugin::{ConvertOptions, Dataset, DatasetOptions, Plugin, TokenizeOptions, Tokenizer};
+use crate::train::data::uniform;
+use crate::train::progress::Progress;
 
 /// Runs what was asked for; gives the exit code.
 ///
@@ -28,6 +38,9 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Convert(args) => convert::run(args, plugin).map(|()| 0),
         Command::Score(args) => score::run(args, plugin).map(|()| 0),
         Command::Generate(args) => generate::run(args, plugin).map(|()| 0),
+        Command::Steer(args) => steer::run(args, plugin).map(|()| 0),
+        Command::Export(args) => export::run(args).map(|()| 0),
+        Command::Validate(args) => validate::run(args, plugin),
         Command::Schema(args) => schema::run(args).map(|()| 0),
     }
 }
@@ -49,6 +62,41 @@ fn open(args: &ModelArgs, plugin: Option<&Path>) -> Result<Opened> {
     if let Some(adapter) = &args.adapter {
         model.load_adapter(adapter)?;
     }
+    set_lambda(&mut model, args)?;
     model.freeze();
     Ok(Opened { plugin, folder, model, tokenizer })
+}
+
+/// Sets a λ-adapter to `--lambda`, or to uniform λ.
+fn set_lambda(model: &mut Model, args: &ModelArgs) -> Result<()> {
+    let Some(dimensions) = model.adapter_dimensions() else {
+        if args.lambda.is_some() {
+            let what = args
+                .adapter
+                .as_ref()
+                .map_or("the model has none".to_owned(), |adapter| format!("{} is one without", adapter.display()));
+            bail!("--lambda takes an adapter of kind \"lambda_lora\", and {what}: leave --lambda out");
+        }
+        return Ok(());
+    };
+    let weights = match &args.lambda {
+        Some(text) => lambda::parse(text, dimensions).context("--lambda")?,
+        None => uniform(dimensions.len()),
+    };
+    Ok(model.fix_lambda(&weights)?)
+}
+
+/// Every record of the files, whole: nothing is truncated, filtered or left out, and ratings do not matter.
+fn open_records(opened: &Opened, files: &[PathBuf], format: DataFormat) -> Result<Dataset> {
+    let convert = ConvertOptions { format: format.format(), keep_all: true, ..ConvertOptions::default() };
+    let tokenize = TokenizeOptions { cutoff_len: None, keep_all: true };
+    let options =
+        DatasetOptions { convert, tokenize, cache_dir: CacheFolder::from_env().as_ref().map(CacheFolder::samples) };
+    let mut progress = Progress::new("reading", 0, 0);
+    let dataset = opened.plugin.dataset(files, &opened.tokenizer, &options, &mut |done, total| {
+        progress.update(done, total, "");
+        ControlFlow::Continue(())
+    });
+    progress.clear();
+    Ok(dataset?)
 }

@@ -1,7 +1,6 @@
 //! `lambda-dpo score`: the log-prob of every response of every record.
 
 use std::io;
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::Result;
@@ -9,18 +8,14 @@ use serde::Serialize;
 use tch::{Device, Kind};
 
 use crate::atomic;
-use crate::cache::CacheFolder;
 use crate::cli::ScoreArgs;
 use crate::hub::Hub;
-use crate::plugin::{
-    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Objective, Reduction,
-    TokenizeOptions, Wants,
-};
+use crate::plugin::{CollateOptions, Dataset, Layout, LossOptions, Objective, Reduction, Wants};
 use crate::train::data::uniform;
 use crate::train::progress::Progress;
 use crate::train::reference::log_probs;
 
-use super::{Opened, open};
+use super::{Opened, open, open_records};
 
 /// A line of the output.
 #[derive(Debug, Serialize)]
@@ -36,18 +31,7 @@ struct Score {
 pub(super) fn run(args: &ScoreArgs, plugin: Option<&Path>) -> Result<()> {
     let files = Hub::from_env().record_files(&args.records)?;
     let opened = open(&args.model, plugin)?;
-    // Nothing is truncated, filtered or left out, and ratings do not matter.
-    let convert = ConvertOptions { format: args.format.format(), keep_all: true, ..ConvertOptions::default() };
-    let tokenize = TokenizeOptions { cutoff_len: None, keep_all: true };
-    let options =
-        DatasetOptions { convert, tokenize, cache_dir: CacheFolder::from_env().as_ref().map(CacheFolder::samples) };
-    let mut progress = Progress::new("reading", 0, 0);
-    let dataset = opened.plugin.dataset(&files, &opened.tokenizer, &options, &mut |done, total| {
-        progress.update(done, total, "");
-        ControlFlow::Continue(())
-    });
-    progress.clear();
-    let dataset = dataset?;
+    let dataset = open_records(&opened, &files, args.format)?;
 
     let mut progress = Progress::new("scoring", dataset.len() as u64, 0);
     let mut failed = None;

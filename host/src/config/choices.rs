@@ -111,8 +111,9 @@ choices! {
     AdapterKind {
         /// LoRA, as PEFT writes it.
         Lora = "lora",
+        /// A shared LoRA and one for each dimension, scaled by the prompt's λ.
+        LambdaLora = "lambda_lora",
     }
-    later: "lambda_lora"
 }
 
 choices! {

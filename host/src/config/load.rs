@@ -17,7 +17,7 @@ const PATH_KEYS: &[&str] = &["output_dir", "data.chat_template", "train.resume"]
 const PATH_OR_HUB_KEYS: &[&str] = &["model.path", "reference.path", "data.records", "data.eval_records"];
 
 /// Keys of later versions, refused by name.
-const LATER_KEYS: &[&str] = &["model.torchscript", "adapter.rank_per_dimension"];
+const LATER_KEYS: &[&str] = &["model.torchscript"];
 
 /// Keys whose tables are replaced, not merged, by a later layer that gives them whole.
 const WHOLE_TABLES: &[&str] = &["lambda.weights"];

@@ -28,6 +28,7 @@ pub use error::ConfigError;
 pub use lambda::schedule_options;
 pub use load::load;
 pub use schema::schema;
+pub use validate::LAMBDA_TOLERANCE;
 pub use values::{MissingRating, TargetModules};
 
 use values::{number, optional_number, optional_whole, whole};
@@ -96,10 +97,13 @@ impl Default for ModelSection {
 pub struct AdapterSection {
     /// The kind.
     pub kind: AdapterKind,
-    /// Rank of the update.
+    /// Rank of the update; of a λ-adapter, of the part that all λ share, which may be 0.
     #[serde(deserialize_with = "whole")]
     pub rank: u64,
-    /// The update is scaled by alpha / rank; None is twice the rank.
+    /// λ-adapter: rank of each dimension's part; None is `rank`.
+    #[serde(deserialize_with = "optional_whole")]
+    pub rank_per_dimension: Option<u64>,
+    /// The update is scaled by alpha / rank, that of a λ-adapter by alpha / rank_per_dimension; None is twice that rank.
     #[serde(deserialize_with = "optional_number")]
     pub alpha: Option<f64>,
     /// Dropout on the adapter's input.
@@ -111,7 +115,14 @@ pub struct AdapterSection {
 
 impl Default for AdapterSection {
     fn default() -> Self {
-        Self { kind: AdapterKind::Lora, rank: 8, alpha: None, dropout: 0.0, target_modules: TargetModules::AllLinear }
+        Self {
+            kind: AdapterKind::Lora,
+            rank: 8,
+            rank_per_dimension: None,
+            alpha: None,
+            dropout: 0.0,
+            target_modules: TargetModules::AllLinear,
+        }
     }
 }
 
@@ -346,9 +357,18 @@ impl Default for TrainSection {
 }
 
 impl AdapterSection {
-    /// Numerator of the scale: as set, else twice the rank.
+    /// Numerator of the scale: as set, else twice its denominator.
     pub fn lora_alpha(&self) -> f64 {
-        self.alpha.unwrap_or(2.0 * self.rank as f64)
+        let rank = match self.kind {
+            AdapterKind::Lora => self.rank,
+            AdapterKind::LambdaLora => self.rank_of_a_dimension(),
+        };
+        self.alpha.unwrap_or(2.0 * rank as f64)
+    }
+
+    /// Rank of each dimension's part of a λ-adapter.
+    pub fn rank_of_a_dimension(&self) -> u64 {
+        self.rank_per_dimension.unwrap_or(self.rank)
     }
 }
 

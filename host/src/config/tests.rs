@@ -133,12 +133,8 @@ fn unknown_keys_suggest_the_nearest() {
 #[test]
 fn keys_of_later_versions_are_refused() {
     assert_eq!(
-        message(&with("[adapter]\nrank_per_dimension = 4"), &[]),
-        "run.toml: `adapter.rank_per_dimension` is not supported by this version: remove it"
-    );
-    assert_eq!(
-        message(&with("[adapter]\nkind = \"lambda_lora\""), &[]),
-        "run.toml: `adapter.kind` \"lambda_lora\" is not supported by this version; allowed are \"lora\""
+        message(&with("[model]\ntorchscript = \"m.pt\""), &[]),
+        "run.toml: `model.torchscript` is not supported by this version: remove it"
     );
     assert_eq!(
         message(MINIMAL, &["reference.kind=onnx"]),
@@ -200,12 +196,24 @@ fn contradictions_are_found() {
             "[loss]\nlayout = \"rows\"\nmax_tokens = 512",
             "loss.max_tokens goes with loss.layout = \"packed\", not \"rows\"",
         ),
+        (
+            "[adapter]\nrank_per_dimension = 4",
+            "adapter.rank_per_dimension goes with adapter.kind = \"lambda_lora\", not \"lora\"",
+        ),
+        (
+            "[adapter]\nkind = \"lambda_lora\"\nrank = 0",
+            "adapter.rank_per_dimension must be at least 1, not 0, and is adapter.rank where it is left out",
+        ),
         ("[loss]\nbeta = 0", "loss.beta must be a number above 0, not 0"),
         ("[train]\nlogging_steps = 0", "train.logging_steps must be at least 1, not 0"),
     ] {
         assert_eq!(message(&with(section), &[]), expected);
     }
     let sft = MINIMAL.replace("lambda_dpo", "sft");
+    assert_eq!(
+        message(&sft, &["adapter.kind=lambda_lora"]),
+        "adapter.kind = \"lambda_lora\" in stage \"sft\" needs data.dimensions, the names that λ weighs: its records have none"
+    );
     assert_eq!(message(&sft, &["data.format=pairs"]), "stage \"sft\" needs data.format = \"chat\", not \"pairs\"");
 }
 

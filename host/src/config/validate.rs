@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ConfigError, DataFormat, Init, Layout, Reduction, ReferenceKind, RunConfig, Schedule, Stage, TargetModules,
+    AdapterKind, AdapterSection, ConfigError, DataFormat, Init, Layout, Reduction, ReferenceKind, RunConfig, Schedule,
+    Stage, TargetModules,
 };
 
 /// λ weights may miss 1 by this much and are renormalised.
-pub(super) const LAMBDA_TOLERANCE: f64 = 1e-3;
+pub const LAMBDA_TOLERANCE: f64 = 1e-3;
 
 pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
     required(config)?;
@@ -76,7 +77,7 @@ fn data(config: &RunConfig) -> Result<(), ConfigError> {
 
 fn adapter_and_reference(config: &RunConfig) -> Result<(), ConfigError> {
     if let Some(adapter) = &config.adapter {
-        check(adapter.rank >= 1, || "adapter.rank must be at least 1, not 0".into())?;
+        lambda_adapter(config, adapter)?;
         check((0.0..1.0).contains(&adapter.dropout), || {
             format!("adapter.dropout must be at least 0 and below 1, not {}", adapter.dropout)
         })?;
@@ -97,6 +98,25 @@ fn adapter_and_reference(config: &RunConfig) -> Result<(), ConfigError> {
     check(!random_adapter, || {
         "model.init = \"random\" cannot be combined with an [adapter]: the random base would not be saved with it"
             .into()
+    })
+}
+
+fn lambda_adapter(config: &RunConfig, adapter: &AdapterSection) -> Result<(), ConfigError> {
+    if adapter.kind == AdapterKind::Lora {
+        check(adapter.rank >= 1, || "adapter.rank must be at least 1, not 0".into())?;
+        return check(adapter.rank_per_dimension.is_none(), || {
+            "adapter.rank_per_dimension goes with adapter.kind = \"lambda_lora\", not \"lora\"".into()
+        });
+    }
+    check(adapter.rank_of_a_dimension() >= 1, || {
+        "adapter.rank_per_dimension must be at least 1, not 0, and is adapter.rank where it is left out".into()
+    })?;
+    check(config.stage == Stage::LambdaDpo || config.data.dimensions.is_some(), || {
+        format!(
+            "adapter.kind = \"lambda_lora\" in stage \"{}\" needs data.dimensions, the names that λ weighs: its records have \
+             none",
+            config.stage
+        )
     })
 }
 

@@ -1,4 +1,7 @@
 //! Adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
+//!
+//! A λ-adapter has the same two files and a `peft_type` of its own, which PEFT refuses rather than misreads, with the names of
+//! the dimensions and their rank beside PEFT's fields.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,11 +12,14 @@ use tch::{Device, Kind, Tensor};
 
 use super::ModelError;
 use super::json_fields::Fields;
+use super::lambda_parts::LambdaParts;
 use super::lora::{LINEAR_NAMES, Lora, LoraConfig, TargetModules};
 use crate::{atomic, safetensors};
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+const PLAIN: &str = "LORA";
+const WITH_LAMBDA: &str = "LAMBDA_LORA";
 
 /// Features of PEFT that change what an adapter computes, and that [`Lora`] does not have.
 const UNSUPPORTED: [&str; 14] = [
@@ -81,20 +87,20 @@ impl AdapterFile {
         }
     }
 
-    /// The pair of the layer at `path`, of shape [out, rank] and [rank, in], in float32.
+    /// The pair of the layer at `path`, of shape [out, R] and [R, in].
     pub(super) fn read(
         &self,
         path: &str,
         (num_outputs, num_inputs): (i64, i64),
         index: u64,
-        device: Device,
+        (kind, device): (Kind, Device),
     ) -> Result<Lora, ModelError> {
-        let rank = self.config.rank;
+        let rank = self.config.total_rank();
         let matrix = |matrix: &str, expected: [i64; 2]| -> Result<Tensor, ModelError> {
             let name = key(path, matrix);
             match self.weights.shape(&name) {
                 Some(found) if found == expected => {
-                    Ok(self.weights.read(&name)?.f_to_kind(Kind::Float)?.f_to_device(device)?)
+                    Ok(self.weights.read(&name)?.f_to_kind(kind)?.f_to_device(device)?)
                 }
                 Some(found) => Err(self.mismatch(format!(
                     "its tensor `{name}` has shape {found:?}, but the model calls for {expected:?}"
@@ -133,9 +139,13 @@ fn read_config(path: &Path) -> Result<LoraConfig, ModelError> {
     let fields = Fields::new(path, &map);
     let way_out = "supported are plain LoRA adapters of linear layers, with or without rsLoRA".to_owned();
     let peft_type = fields.get("peft_type").and_then(Value::as_str).unwrap_or("missing");
-    if peft_type != "LORA" {
-        return Err(fields.unsupported(format!("`peft_type` = \"{peft_type}\""), way_out));
-    }
+    let lambda = match peft_type {
+        PLAIN => None,
+        WITH_LAMBDA => {
+            Some(LambdaParts { dimensions: read_dimensions(&fields)?, rank: fields.size("rank_per_dimension")? })
+        }
+        _ => return Err(fields.unsupported(format!("`peft_type` = \"{peft_type}\""), way_out)),
+    };
     let is_neutral = |value: &Value| match value {
         Value::Null | Value::Bool(false) => true,
         Value::Array(items) => items.is_empty(),
@@ -164,11 +174,24 @@ fn read_config(path: &Path) -> Result<LoraConfig, ModelError> {
         }
     };
     Ok(LoraConfig {
-        rank: fields.size("r")?,
+        rank: if lambda.is_some() { fields.integer_or("r", 0)? } else { fields.size("r")? },
         alpha: fields.number_or("lora_alpha", 8.0)?,
         dropout: fields.number_or("lora_dropout", 0.0)?,
         use_rslora: fields.flag_or("use_rslora", false)?,
         target_modules,
+        lambda,
+    })
+}
+
+fn read_dimensions(fields: &Fields) -> Result<Vec<String>, ModelError> {
+    let names = fields.get("dimensions").and_then(Value::as_array);
+    let names: Option<Vec<String>> = names.and_then(|names| {
+        let name = |name: &Value| Some(name.as_str()?.to_owned());
+        names.iter().map(name).collect()
+    });
+    names.filter(|names| !names.is_empty()).ok_or_else(|| {
+        let found = fields.get("dimensions").unwrap_or(&Value::Null);
+        fields.unsupported(format!("`dimensions` = {found}"), "a λ-adapter has a list of their names".into())
     })
 }
 
@@ -196,8 +219,8 @@ fn config_json(config: &LoraConfig, base_name: &str) -> Value {
     };
     // PEFT writes whole alphas as integers.
     let alpha = if config.alpha.fract() == 0.0 { json!(config.alpha as i64) } else { json!(config.alpha) };
-    json!({
-        "peft_type": "LORA",
+    let mut json = json!({
+        "peft_type": if config.lambda.is_some() { WITH_LAMBDA } else { PLAIN },
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
         "revision": null,
@@ -216,5 +239,10 @@ fn config_json(config: &LoraConfig, base_name: &str) -> Value {
         "alpha_pattern": {},
         "layers_to_transform": null,
         "layers_pattern": null,
-    })
+    });
+    if let Some(parts) = &config.lambda {
+        json["dimensions"] = json!(parts.dimensions);
+        json["rank_per_dimension"] = json!(parts.rank);
+    }
+    json
 }

@@ -15,7 +15,7 @@ pub(super) enum Mask {
     Causal,
     /// All: one new token over its cache.
     All,
-    /// [R, 1, T, T] in the model's dtype: 0 where it sees, −∞ where not.
+    /// [R, 1, T, T], or [R, 1, 1, S] over a cache, in the model's dtype: 0 where it sees, −∞ where not.
     Additive(Tensor),
 }
 
@@ -66,9 +66,22 @@ impl Masks {
         Ok(Masks { full, sliding, sliding_layers })
     }
 
-    /// Masks for one new token a row, whose keys are all in the cache.
-    pub(super) fn of_new_token(config: &ModelConfig) -> Masks {
-        Masks { full: Mask::All, sliding: Mask::All, sliding_layers: config.sliding_layers.clone() }
+    /// Masks for one new token a row, whose keys are all in the cache; `visible` [R, S] says which are no padding.
+    pub(super) fn of_new_token(
+        config: &ModelConfig,
+        visible: Option<&Tensor>,
+        device: Device,
+        kind: Kind,
+    ) -> Result<Masks, ModelError> {
+        let sliding_layers = config.sliding_layers.clone();
+        let Some(visible) = visible else {
+            return Ok(Masks { full: Mask::All, sliding: Mask::All, sliding_layers });
+        };
+        let full = additive(&visible.f_unsqueeze(1)?.f_to_device(device)?, kind)?;
+        // Of these layers the cache gives the last keys alone.
+        let num_seen = config.sliding_window.map_or(visible.size()[1], |window| window.min(visible.size()[1]));
+        let sliding = full.f_narrow(3, visible.size()[1] - num_seen, num_seen)?;
+        Ok(Masks { full: Mask::Additive(full), sliding: Mask::Additive(sliding), sliding_layers })
     }
 
     fn of_layer(&self, layer: usize) -> &Mask {

@@ -1,15 +1,17 @@
 //! Keys and values of the tokens decoded so far.
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use super::ModelError;
 use super::config::ModelConfig;
 
-/// The cache of a batch of equally long rows, every layer's.
+/// The cache of a batch of rows, every layer's. Shorter prompts are padded at their left, so that all end together.
 pub struct KvCache {
     pub(super) layers: Vec<LayerCache>,
     num_tokens: i64,
     capacity: i64,
+    /// Tokens of padding before each row's prompt; empty where no row has any.
+    padding: Vec<i64>,
 }
 
 impl KvCache {
@@ -19,7 +21,58 @@ impl KvCache {
         let capacity = capacity as i64;
         let layers =
             (0..config.num_hidden_layers).map(|_| LayerCache { kept: None, num_tokens: 0, capacity }).collect();
-        KvCache { layers, num_tokens: 0, capacity }
+        KvCache { layers, num_tokens: 0, capacity, padding: Vec::new() }
+    }
+
+    /// An empty cache for rows whose first tokens are padding, so many of each row.
+    #[must_use]
+    pub fn with_padding(config: &ModelConfig, capacity: usize, padding: Vec<i64>) -> KvCache {
+        let mut cache = Self::new(config, capacity);
+        if padding.iter().any(|&num_tokens| num_tokens > 0) {
+            cache.padding = padding;
+        }
+        cache
+    }
+
+    /// Keeps some rows, in the order given, and forgets the others.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Torch`] when libtorch fails.
+    pub fn keep_rows(&mut self, rows: &[i64]) -> Result<(), ModelError> {
+        let index = Tensor::f_from_slice(rows)?;
+        for layer in &mut self.layers {
+            if let Some((keys, values)) = &mut layer.kept {
+                let index = index.f_to_device(keys.device())?;
+                *keys = keys.f_index_select(0, &index)?;
+                *values = values.f_index_select(0, &index)?;
+            }
+        }
+        if !self.padding.is_empty() {
+            self.padding = rows.iter().map(|&row| self.padding[row as usize]).collect();
+        }
+        Ok(())
+    }
+
+    /// Position ids and prompt ids (−1 at padding) of `num_new` tokens that come after those held, [R, T] each.
+    pub(super) fn places(&self, num_rows: i64, num_new: i64) -> Result<(Tensor, Tensor), ModelError> {
+        let options = (Kind::Int64, Device::Cpu);
+        let columns = Tensor::f_arange_start(self.num_tokens, self.num_tokens + num_new, options)?;
+        if self.padding.is_empty() {
+            return Ok((columns.f_expand([num_rows, num_new], false)?, Tensor::f_zeros([num_rows, num_new], options)?));
+        }
+        let positions = columns.f_unsqueeze(0)?.f_sub(&Tensor::f_from_slice(&self.padding)?.f_unsqueeze(1)?)?;
+        let prompts = positions.f_lt(0)?.f_to_kind(Kind::Int64)?.f_neg()?;
+        Ok((positions.f_clamp_min(0)?, prompts))
+    }
+
+    /// [R, S] bool over the tokens held: which are no padding; None where none is.
+    pub(super) fn visible(&self) -> Result<Option<Tensor>, ModelError> {
+        if self.padding.is_empty() {
+            return Ok(None);
+        }
+        let columns = Tensor::f_arange(self.num_tokens, (Kind::Int64, Device::Cpu))?.f_unsqueeze(0)?;
+        Ok(Some(columns.f_ge_tensor(&Tensor::f_from_slice(&self.padding)?.f_unsqueeze(1)?)?))
     }
 
     /// Tokens held for each row.

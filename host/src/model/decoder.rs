@@ -14,6 +14,8 @@ pub(super) struct Context {
     pub(super) rotary: Rotary,
     pub(super) masks: Masks,
     pub(super) adapter_enabled: bool,
+    /// What a λ-adapter scales its low-rank activations with, see [`Model::lambda_scale`](super::Model::lambda_scale).
+    pub(super) lambda_scale: Option<Tensor>,
     /// Seed of the adapters' dropout; `None` outside training.
     pub(super) dropout_seed: Option<i64>,
 }

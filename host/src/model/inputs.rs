@@ -8,7 +8,7 @@ use super::ModelError;
 ///
 /// # Shapes
 ///
-/// All [R, T] int64, as in the ABI's `Batch`.
+/// All [R, T] int64 but λ, as in the ABI's `Batch`.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelInputs<'a> {
     /// Token ids.
@@ -19,6 +19,8 @@ pub struct ModelInputs<'a> {
     pub prompt_ids: &'a Tensor,
     /// Which sequence a response token belongs to, −1 at prompt tokens and padding.
     pub sequence_ids: &'a Tensor,
+    /// [B, M] float, λ of each prompt: what a λ-adapter reads, and nothing else.
+    pub lambda: Option<&'a Tensor>,
 }
 
 /// What the attention needs to know of the rows.
@@ -108,8 +110,13 @@ mod tests {
     fn ids_beyond_the_vocabulary_are_named() {
         let zeros = Tensor::zeros([2, 2], (Kind::Int64, Device::Cpu));
         let input_ids = Tensor::from_slice(&[0_i64, 1, 2, 130]).view([2, 2]);
-        let inputs =
-            ModelInputs { input_ids: &input_ids, position_ids: &zeros, prompt_ids: &zeros, sequence_ids: &zeros };
+        let inputs = ModelInputs {
+            input_ids: &input_ids,
+            position_ids: &zeros,
+            prompt_ids: &zeros,
+            sequence_ids: &zeros,
+            lambda: None,
+        };
         let message = inputs.check(128).map_err(|error| error.to_string());
         assert_eq!(
             message,

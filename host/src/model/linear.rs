@@ -23,7 +23,9 @@ impl Linear {
     pub(super) fn forward(&self, input: &Tensor, context: &Context) -> Result<Tensor, ModelError> {
         let output = input.f_linear(&self.weight, self.bias.as_ref())?;
         match &self.lora {
-            Some(lora) if context.adapter_enabled => Ok(output.f_add(&lora.forward(input, context.dropout_seed)?)?),
+            Some(lora) if context.adapter_enabled => {
+                Ok(output.f_add(&lora.forward(input, context.lambda_scale.as_ref(), context.dropout_seed)?)?)
+            }
             _ => Ok(output),
         }
     }

@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::ModelError;
+use super::lambda_parts::LambdaParts;
 use super::random::{Random, mix};
 
 /// The linear layers of a decoder layer, which `all-linear` stands for.
@@ -45,9 +46,9 @@ fn names_path(name: &str, path: &str) -> bool {
 /// What an adapter is made of; names and meanings are PEFT's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraConfig {
-    /// `r`: width of the low-rank pair.
+    /// `r`: width of the low-rank pair; of a λ-adapter, of the part that all λ share, which may be 0.
     pub rank: i64,
-    /// `lora_alpha`: what the adapter adds is scaled by alpha / rank.
+    /// `lora_alpha`: what the adapter adds is scaled by alpha / rank, that of a λ-adapter by alpha / (rank of a dimension).
     pub alpha: f64,
     /// `lora_dropout`: share of inputs that training leaves out.
     pub dropout: f64,
@@ -55,22 +56,51 @@ pub struct LoraConfig {
     pub use_rslora: bool,
     /// `target_modules`.
     pub target_modules: TargetModules,
+    /// What makes it a λ-adapter; None is a plain LoRA.
+    pub lambda: Option<LambdaParts>,
 }
 
 impl LoraConfig {
     /// What B A x is multiplied with.
     #[must_use]
     pub fn scaling(&self) -> f64 {
-        let rank = self.rank as f64;
+        let rank = self.lambda.as_ref().map_or(self.rank, |parts| parts.rank) as f64;
         self.alpha / if self.use_rslora { rank.sqrt() } else { rank }
+    }
+
+    /// R: width of A's and B's common side.
+    #[must_use]
+    pub fn total_rank(&self) -> i64 {
+        self.rank + self.lambda.as_ref().map_or(0, LambdaParts::total_rank)
+    }
+
+    /// The plain LoRA that a λ-adapter is at one λ: same scaling, rank R.
+    pub(super) fn folded(&self) -> LoraConfig {
+        let rank = self.total_rank();
+        LoraConfig { rank, alpha: self.scaling() * rank as f64, use_rslora: false, lambda: None, ..self.clone() }
     }
 
     /// # Errors
     ///
     /// [`ModelError::Request`] when a value is out of range.
     pub(super) fn check(&self) -> Result<(), ModelError> {
-        if self.rank < 1 {
-            return Err(ModelError::Request(format!("An adapter's rank must be at least 1, found {}", self.rank)));
+        let (least, own) = match &self.lambda {
+            None => (1, None),
+            Some(parts) => (0, Some(parts.rank)),
+        };
+        if self.rank < least {
+            return Err(ModelError::Request(format!(
+                "An adapter's rank must be at least {least}, found {}",
+                self.rank
+            )));
+        }
+        if let Some(rank) = own.filter(|rank| *rank < 1) {
+            return Err(ModelError::Request(format!(
+                "An adapter's rank per dimension must be at least 1, found {rank}"
+            )));
+        }
+        if self.lambda.as_ref().is_some_and(|parts| parts.dimensions.is_empty()) {
+            return Err(ModelError::Request("A λ-adapter needs at least one dimension, found none".into()));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(ModelError::Request(format!(
@@ -89,13 +119,13 @@ impl LoraConfig {
 ///
 /// # Equation
 ///
-/// y = W x + scaling · B (A dropout(x)). The product A x stands alone between the two matrices, which is where an adapter
-/// that depends on the token's λ scales it.
+/// y = W x + scaling · B (A dropout(x)); in a λ-adapter s(λ) of the token scales the columns of A dropout(x), see
+/// [`LambdaParts`].
 #[derive(Debug)]
 pub(super) struct Lora {
-    /// [rank, in], float32 whatever the model's dtype.
+    /// [R, in], float32 in a model of fewer bits too.
     pub(super) a: Tensor,
-    /// [out, rank], float32.
+    /// [out, R], of the same dtype.
     pub(super) b: Tensor,
     pub(super) scaling: f64,
     pub(super) dropout: f64,
@@ -110,11 +140,11 @@ impl Lora {
         (num_outputs, num_inputs): (i64, i64),
         index: u64,
         seed: u64,
-        device: Device,
+        (kind, device): (Kind, Device),
     ) -> Result<Lora, ModelError> {
-        let bound = 1.0 / (num_inputs as f64).sqrt();
-        let a = Random::new(seed, index).uniform(&[config.rank, num_inputs], bound)?.f_to_device(device)?;
-        let b = Tensor::f_zeros([num_outputs, config.rank], (Kind::Float, device))?;
+        let (rank, bound) = (config.total_rank(), 1.0 / (num_inputs as f64).sqrt());
+        let a = Random::new(seed, index).uniform(&[rank, num_inputs], bound)?.f_to_device(device)?.f_to_kind(kind)?;
+        let b = Tensor::f_zeros([num_outputs, rank], (kind, device))?;
         Ok(Lora { a, b, scaling: config.scaling(), dropout: config.dropout, index })
     }
 
@@ -122,19 +152,29 @@ impl Lora {
     ///
     /// # Shapes
     ///
-    /// `input`: [R, T, in]; the result: [R, T, out].
+    /// `input`: [rows, T, in]; the result: [rows, T, out]; `lambda_scale`: [rows, T, R] or [1, 1, R], scaling · s(λ), in the place
+    /// of the scaling alone.
     ///
     /// # Numerics
     ///
     /// The float32 parameters are rounded to the dtype of `input` for the products; their gradients are float32 again.
-    pub(super) fn forward(&self, input: &Tensor, dropout_seed: Option<i64>) -> Result<Tensor, ModelError> {
+    pub(super) fn forward(
+        &self,
+        input: &Tensor,
+        lambda_scale: Option<&Tensor>,
+        dropout_seed: Option<i64>,
+    ) -> Result<Tensor, ModelError> {
         let kind = input.f_kind()?;
         let a = self.a.f_to_kind(kind)?;
         let reduced = match dropout_seed {
             Some(seed) if self.dropout > 0.0 => self.drop_out(input, seed)?.f_linear(&a, None::<Tensor>)?,
             _ => input.f_linear(&a, None::<Tensor>)?,
-        }; // [R, T, rank]
-        Ok(reduced.f_mul_scalar(self.scaling)?.f_linear(&self.b.f_to_kind(kind)?, None::<Tensor>)?)
+        }; // [rows, T, R]
+        let scaled = match lambda_scale {
+            Some(scale) => reduced.f_mul(scale)?,
+            None => reduced.f_mul_scalar(self.scaling)?,
+        };
+        Ok(scaled.f_linear(&self.b.f_to_kind(kind)?, None::<Tensor>)?)
     }
 
     /// Zeroes a share of the inputs and scales up the others: the same ones for the same seed, in a recomputation too.
@@ -147,7 +187,7 @@ impl Lora {
         Ok(input.f_mul(&mask)?)
     }
 
-    /// scaling · B A, [out, in] float32.
+    /// scaling · B A, [out, in]; of a λ-adapter once its λ is folded in.
     pub(super) fn delta(&self) -> Result<Tensor, ModelError> {
         Ok(self.b.f_matmul(&self.a)?.f_mul_scalar(self.scaling)?)
     }

@@ -1,7 +1,8 @@
 //! Stage 5 of the journey: `Batch` → hidden states, by one decoder for Llama, Mistral, Qwen 2 and Qwen 3.
 //!
 //! [`config`] says what `config.json` says; [`parameters`] finds or makes the tensors that it calls for; [`decoder`] and
-//! [`attention`] compute; [`activations`] goes back; [`lora`] and [`adapter_file`] are the adapter and its PEFT format.
+//! [`attention`] compute; [`activations`] goes back; [`adapter`], [`lora`], [`lambda_parts`] and [`adapter_file`] are the
+//! adapter, with λ or without, and its file.
 //!
 //! # Invariants
 //!
@@ -10,6 +11,7 @@
 //! - [`Model::hidden`] leaves no graph, [`Model::forward`] one that ends at the hidden states.
 
 mod activations;
+mod adapter;
 mod adapter_file;
 mod attention;
 mod cache;
@@ -18,6 +20,7 @@ mod decoder;
 mod error;
 mod inputs;
 mod json_fields;
+mod lambda_parts;
 mod linear;
 mod lora;
 mod parameters;
@@ -27,7 +30,6 @@ mod save;
 
 use std::path::{Path, PathBuf};
 
-use indexmap::IndexMap;
 use tch::{Device, Kind, Tensor};
 
 pub use activations::{Activations, ForwardOptions};
@@ -35,11 +37,13 @@ pub use cache::KvCache;
 pub use config::{Family, ModelConfig, RopeScaling};
 pub use error::ModelError;
 pub use inputs::ModelInputs;
+pub use lambda_parts::LambdaParts;
 pub use lora::{LINEAR_NAMES, LoraConfig, TargetModules};
+pub use save::{carry_files, write_chat_template};
 
+use adapter::Adapter;
 use attention::Masks;
 use decoder::{Context, DecoderLayer, RmsNorm};
-use lora::Lora;
 use parameters::Parameters;
 use rope::Rope;
 
@@ -59,15 +63,6 @@ pub struct Model {
     lm_head: Tensor,
     rope: Rope,
     adapter: Option<Adapter>,
-}
-
-/// The adapter as a whole; its pairs stand in the linear layers.
-#[derive(Debug)]
-struct Adapter {
-    config: LoraConfig,
-    is_enabled: bool,
-    /// By their names in PEFT's file, in the order of the linear layers.
-    parameters: IndexMap<String, Tensor>,
 }
 
 impl Model {
@@ -145,111 +140,27 @@ impl Model {
         self.kind
     }
 
-    /// Adds a new LoRA adapter, which changes nothing yet, and freezes everything else.
+    /// The same model with parameters of another dtype; an adapter's stay float32.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Request`] when there is an adapter already, a value is out of range, or a target is no linear layer
-    /// of this model.
-    pub fn add_lora(&mut self, config: &LoraConfig, seed: u64) -> Result<(), ModelError> {
-        let device = self.device;
-        self.insert_adapter(config, |_, shape, index| Lora::random(config, shape, index, seed, device))
-    }
-
-    /// Loads an adapter in PEFT's format, and freezes everything else.
-    ///
-    /// # Errors
-    ///
-    /// [`ModelError`] when the folder lacks a file, the adapter uses a feature of PEFT that is not supported (named), or it
-    /// was made for another model.
-    pub fn load_adapter(&mut self, folder: &Path) -> Result<(), ModelError> {
-        let file = adapter_file::AdapterFile::open(folder, &self.folder)?;
-        let device = self.device;
-        let config = file.config().clone();
-        file.check_targets(&self.linear_paths())?;
-        self.insert_adapter(&config, |path, shape, index| file.read(path, shape, index, device))?;
-        let names = self.adapter.iter().flat_map(|adapter| adapter.parameters.keys());
-        let checked = file.check_no_others(names);
-        if checked.is_err() {
-            self.remove_adapter();
+    /// [`ModelError::Request`] when there is an adapter, [`ModelError::Torch`] when libtorch fails.
+    pub fn into_kind(self, kind: Kind) -> Result<Model, ModelError> {
+        if kind == self.kind {
+            return Ok(self);
         }
-        checked
-    }
-
-    /// Puts a pair from `make(path, (out, in), index)` into every target.
-    fn insert_adapter(
-        &mut self,
-        config: &LoraConfig,
-        make: impl Fn(&str, (i64, i64), u64) -> Result<Lora, ModelError>,
-    ) -> Result<(), ModelError> {
-        config.check()?;
-        if self.adapter.is_some() {
-            return Err(ModelError::Request("the model has an adapter already; merge or remove it first".into()));
+        if self.has_adapter() {
+            return Err(ModelError::Request(
+                "the dtype of a model with an adapter is fixed; merge the adapter first".into(),
+            ));
         }
-        if let Some(name) = config.target_modules.unknown_name(&self.linear_paths()) {
-            return Err(ModelError::Request(format!(
-                "`target_modules` names `{name}`, which is no linear layer of the model's decoder; there are {}",
-                LINEAR_NAMES.join(", ")
-            )));
+        let Model { config, folder, device, mut parameters, layers, norm, embed_tokens, lm_head, .. } = self;
+        // So that each old tensor goes as soon as its new one is there.
+        drop((layers, norm, embed_tokens, lm_head));
+        for parameter in parameters.values_mut() {
+            *parameter = parameter.f_detach()?.f_to_kind(kind)?;
         }
-        let mut adapter = Adapter { config: config.clone(), is_enabled: true, parameters: IndexMap::new() };
-        let mut pairs = Vec::new();
-        for (index, (path, linear)) in self.linears_mut().enumerate() {
-            if config.target_modules.contains(&path) {
-                let lora = make(&path, linear.weight.size2()?, index as u64)?;
-                adapter.parameters.insert(adapter_file::key(&path, "A"), lora.a.shallow_clone());
-                adapter.parameters.insert(adapter_file::key(&path, "B"), lora.b.shallow_clone());
-                pairs.push((index, lora));
-            }
-        }
-        let mut pairs = pairs.into_iter().peekable();
-        for (index, (_, linear)) in self.linears_mut().enumerate() {
-            linear.lora = pairs.next_if(|(at, _)| *at == index).map(|(_, lora)| lora);
-        }
-        self.adapter = Some(adapter);
-        self.freeze();
-        self.unfreeze();
-        Ok(())
-    }
-
-    /// Switches the adapter on or off, as for the reference policy; without an adapter it does nothing.
-    pub fn set_adapter_enabled(&mut self, is_enabled: bool) {
-        if let Some(adapter) = &mut self.adapter {
-            adapter.is_enabled = is_enabled;
-        }
-    }
-
-    /// Whether there is an adapter.
-    #[must_use]
-    pub fn has_adapter(&self) -> bool {
-        self.adapter.is_some()
-    }
-
-    /// Takes the adapter off; the rest stays frozen.
-    pub fn remove_adapter(&mut self) {
-        self.adapter = None;
-        for (_, linear) in self.linears_mut() {
-            linear.lora = None;
-        }
-    }
-
-    /// Adds the adapter to the weights, W + scaling · B A in float32, and takes it off.
-    ///
-    /// # Errors
-    ///
-    /// [`ModelError::Torch`] when libtorch fails.
-    pub fn merge_adapter(&mut self) -> Result<(), ModelError> {
-        let kind = self.kind;
-        tch::no_grad(|| -> Result<(), ModelError> {
-            for (_, linear) in self.linears_mut() {
-                if let Some(lora) = &linear.lora {
-                    let _ = linear.weight.f_add_(&lora.delta()?.f_to_kind(kind)?)?;
-                }
-            }
-            Ok(())
-        })?;
-        self.remove_adapter();
-        Ok(())
+        Self::build(&folder, config, device, kind, parameters)
     }
 
     /// Makes nothing trainable.
@@ -277,6 +188,15 @@ impl Model {
     pub fn trainable(&self) -> Vec<(String, Tensor)> {
         let trainable = self.named_parameters().filter(|(_, parameter)| parameter.requires_grad());
         trainable.map(|(name, parameter)| (name.clone(), parameter.shallow_clone())).collect()
+    }
+
+    /// Frequencies of the rotary embedding with their scaling, [head_dim / 2].
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Torch`] when libtorch fails.
+    pub fn rotary_frequencies(&self) -> Result<Vec<f32>, ModelError> {
+        self.rope.frequencies()
     }
 
     /// Weight of the LM head, [V, H]; the embedding where they are tied.
@@ -350,7 +270,8 @@ impl Model {
         Activations::compute(self, context, input_ids, options.checkpointing)
     }
 
-    /// Hidden states of new tokens that follow those in the cache: a prompt at first, then one token at a time.
+    /// Hidden states of new tokens that follow those in the cache: a prompt at first (padded at its left where the cache says
+    /// so), then one token at a time.
     ///
     /// # Shapes
     ///
@@ -368,15 +289,20 @@ impl Model {
             )));
         }
         tch::no_grad(|| {
-            let position_ids = Tensor::f_arange_start(start, start + num_new, (Kind::Int64, Device::Cpu))?
-                .f_expand([num_rows, num_new], false)?;
-            let rows = Tensor::f_zeros([num_rows, num_new], (Kind::Int64, Device::Cpu))?;
-            let inputs = ModelInputs { input_ids, position_ids: &position_ids, prompt_ids: &rows, sequence_ids: &rows };
+            let (position_ids, prompt_ids) = cache.places(num_rows, num_new)?;
+            let inputs = ModelInputs {
+                input_ids,
+                position_ids: &position_ids,
+                prompt_ids: &prompt_ids,
+                sequence_ids: &prompt_ids.f_full_like(-1)?,
+                lambda: None,
+            };
             let mut context = self.context(&inputs, None)?;
-            if num_new == 1 {
-                context.masks = Masks::of_new_token(&self.config);
-            }
             cache.reserve(num_new)?;
+            if num_new == 1 {
+                let visible = cache.visible()?;
+                context.masks = Masks::of_new_token(&self.config, visible.as_ref(), self.device, self.kind)?;
+            }
             let mut hidden = self.embed(&input_ids.f_to_device(self.device)?)?;
             for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
                 hidden = layer.forward(&hidden, &context, Some(cache))?;
@@ -391,6 +317,7 @@ impl Model {
             rotary: self.rope.at(&inputs.position_ids.f_to_device(self.device)?, self.kind)?,
             masks: Masks::of_rows(&self.config, inputs, layout, self.device, self.kind)?,
             adapter_enabled: self.adapter.as_ref().is_some_and(|adapter| adapter.is_enabled),
+            lambda_scale: self.lambda_scale(inputs)?,
             dropout_seed,
         })
     }

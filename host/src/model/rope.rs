@@ -35,6 +35,11 @@ impl Rope {
         Ok(Rope { inv_freq })
     }
 
+    /// The frequencies, scaled as the configuration says, [head_dim / 2].
+    pub(super) fn frequencies(&self) -> Result<Vec<f32>, ModelError> {
+        Ok(Vec::try_from(self.inv_freq.f_to_device(Device::Cpu)?.f_reshape([-1])?)?)
+    }
+
     /// Cosines and sines, computed in float32 and rounded to `kind` once.
     ///
     /// # Shapes

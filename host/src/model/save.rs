@@ -13,9 +13,11 @@ use crate::{atomic, safetensors};
 /// Larger models are written in several files.
 const MAX_SHARD_BYTES: usize = 5_000_000_000;
 
+const GENERATION_FILE: &str = "generation_config.json";
+
 /// Files of a model folder that are carried over as they are, where they exist.
 const CARRIED_FILES: [&str; 10] = [
-    "generation_config.json",
+    GENERATION_FILE,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -30,8 +32,7 @@ const CARRIED_FILES: [&str; 10] = [
 impl Model {
     /// Writes the model as a folder in Hugging Face's format; tokenizer and generation files come from `source_folder`.
     ///
-    /// The folder appears whole or not at all, in exchange for one that stands there. `config.json` is the one that the
-    /// model was made from, with the dtype that the weights have now. A tied LM head is left out.
+    /// The folder appears whole or not at all, in exchange for one that stands there. A tied LM head is left out.
     ///
     /// # Errors
     ///
@@ -45,16 +46,22 @@ impl Model {
             ));
         }
         let parts = atomic::Folder::create(folder)?;
-        write_json(&parts.path().join("config.json"), &self.config_json())?;
+        self.write_companions(parts.path(), source_folder)?;
         self.write_weights(parts.path(), MAX_SHARD_BYTES)?;
-        for name in CARRIED_FILES {
-            let source = source_folder.join(name);
-            if source.is_file() {
-                let bytes = fs::read(&source).map_err(ModelError::read(&source))?;
-                atomic::write(&parts.path().join(name), &bytes)?;
-            }
-        }
         Ok(parts.commit()?)
+    }
+
+    /// Writes into `folder` all of a model folder but its weights: `config.json` as the model was made from it, with the
+    /// dtype that the weights have now; tokenizer, chat template and generation files of `source_folder`.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] when a file of the source cannot be read, or the disk refuses.
+    pub fn write_companions(&self, folder: &Path, source_folder: &Path) -> Result<(), ModelError> {
+        write_json(&folder.join("config.json"), &self.config_json())?;
+        carry_files(source_folder, folder)?;
+        let generation = folder.join(GENERATION_FILE);
+        if generation.exists() { Ok(()) } else { write_json(&generation, &self.generation_json()) }
     }
 
     /// Writes the adapter as a folder in PEFT's format, which appears whole or not at all.
@@ -81,6 +88,18 @@ impl Model {
             }
             if !has_new_spelling || json.contains_key("torch_dtype") {
                 json.insert("torch_dtype".into(), name.into());
+            }
+        }
+        json
+    }
+
+    /// What Transformers makes of `config.json` where a folder has no generation file.
+    fn generation_json(&self) -> Map<String, Value> {
+        let mut json = Map::new();
+        json.insert("_from_model_config".into(), true.into());
+        for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+            if let Some(id) = self.config.source.get(key).filter(|id| !id.is_null()) {
+                json.insert(key.into(), id.clone());
             }
         }
         json
@@ -118,6 +137,32 @@ impl Model {
         index.insert("weight_map".into(), weight_map.into());
         write_json(&folder.join("model.safetensors.index.json"), &index)
     }
+}
+
+/// Copies tokenizer, chat template and generation files, as far as the source has them.
+///
+/// # Errors
+///
+/// [`ModelError`] when one of them cannot be read, or the disk refuses.
+pub fn carry_files(source_folder: &Path, folder: &Path) -> Result<(), ModelError> {
+    for name in CARRIED_FILES {
+        let source = source_folder.join(name);
+        if source.is_file() {
+            let bytes = fs::read(&source).map_err(ModelError::read(&source))?;
+            atomic::write(&folder.join(name), &bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a chat template that takes the place of the tokenizer's own into a model's or adapter's folder.
+///
+/// # Errors
+///
+/// [`ModelError`] when the template cannot be read, or the disk refuses.
+pub fn write_chat_template(template: &Path, folder: &Path) -> Result<(), ModelError> {
+    let text = fs::read(template).map_err(ModelError::read(template))?;
+    Ok(atomic::write(&folder.join("chat_template.jinja"), &text)?)
 }
 
 fn write_json(path: &Path, json: &Map<String, Value>) -> Result<(), ModelError> {

@@ -2,10 +2,14 @@
 
 use std::cmp::Reverse;
 
+use tch::{Kind, Tensor};
+
 use crate::config::Per;
+use crate::model::ModelInputs;
 use crate::plugin::{Batch, CollateOptions, Dataset, PREFETCH_CAPACITY, PluginError, Schedule};
 
 use super::order::{EpochOrder, Plan};
+use super::reference::model_inputs;
 
 /// Where λ comes from.
 #[derive(Debug)]
@@ -49,9 +53,17 @@ pub struct MicroBatch {
     pub samples: Vec<usize>,
     /// λ `[B, M]` as drawn, before any renormalisation.
     pub lambda: Vec<f64>,
+    /// λ `[B, M]` that a λ-adapter sees where the loss has none (sft, dpo); None is that of the batch.
+    pub adapter_lambda: Option<Tensor>,
 }
 
 impl MicroBatch {
+    /// What the model reads of it.
+    pub fn model_inputs(&self) -> ModelInputs<'_> {
+        let inputs = model_inputs(&self.batch);
+        ModelInputs { lambda: self.adapter_lambda.as_ref().or(inputs.lambda), ..inputs }
+    }
+
     /// Tokens of its rows, padding aside.
     ///
     /// # Errors
@@ -71,6 +83,8 @@ pub struct TrainBatches<'a> {
     pub samples: Vec<usize>,
     /// Where λ comes from.
     pub lambda: LambdaSource,
+    /// Where the λ comes from that a λ-adapter sees and the loss does not have.
+    pub adapter_lambda: Option<LambdaSource>,
     /// Layout and padding.
     pub collate: CollateOptions,
     /// Steps and micro-batches.
@@ -100,9 +114,12 @@ impl TrainBatches<'_> {
     /// What the plugin refuses.
     pub fn step(&self, step: u64) -> Result<Vec<MicroBatch>, PluginError> {
         let micro_batches = self.samples_of(step).into_iter().map(|samples| {
-            let lambda = self.lambda_of(step, &samples)?;
+            let lambda = self.lambda_of(&self.lambda, step, &samples)?;
             let batch = self.dataset.batch(&samples, &lambda, &self.collate)?;
-            Ok(MicroBatch { batch, samples, lambda })
+            let shown =
+                self.adapter_lambda.as_ref().map(|source| self.lambda_of(source, step, &samples)).transpose()?;
+            let adapter_lambda = shown.map(|shown| rows(&shown, samples.len()));
+            Ok(MicroBatch { batch, samples, lambda, adapter_lambda })
         });
         micro_batches.collect()
     }
@@ -114,15 +131,21 @@ impl TrainBatches<'_> {
     /// What the plugin refuses.
     pub fn prefetch(&self, step: u64) -> Result<(), PluginError> {
         for samples in self.samples_of(step).iter().take(PREFETCH_CAPACITY) {
-            self.dataset.prefetch(samples, &self.lambda_of(step, samples)?, &self.collate)?;
+            let lambda = self.lambda_of(&self.lambda, step, samples)?;
+            self.dataset.prefetch(samples, &lambda, &self.collate)?;
         }
         Ok(())
     }
 
-    fn lambda_of(&self, step: u64, samples: &[usize]) -> Result<Vec<f64>, PluginError> {
+    fn lambda_of(&self, source: &LambdaSource, step: u64, samples: &[usize]) -> Result<Vec<f64>, PluginError> {
         let records: Vec<u64> = samples.iter().map(|sample| self.dataset.samples()[*sample].record_index).collect();
-        self.lambda.draw(self.plan.epoch_of(step), step, &records)
+        source.draw(self.plan.epoch_of(step), step, &records)
     }
+}
+
+/// λ `[B, M]` as a tensor of its rows.
+fn rows(lambda: &[f64], num_prompts: usize) -> Tensor {
+    Tensor::from_slice(lambda).view([num_prompts as i64, -1]).to_kind(Kind::Float)
 }
 
 /// The longest first; of equal ones, the first.
@@ -138,6 +161,8 @@ pub struct EvalBatches<'a> {
     samples: Vec<usize>,
     /// λ, `[M]`: uniform unless the schedule is fixed.
     lambda: Vec<f64>,
+    /// λ, `[M]`, that a λ-adapter sees and the loss does not have.
+    adapter_lambda: Option<Vec<f64>>,
     collate: CollateOptions,
     batch_size: usize,
 }
@@ -148,11 +173,12 @@ impl<'a> EvalBatches<'a> {
         dataset: &'a Dataset,
         mut samples: Vec<usize>,
         lambda: Vec<f64>,
+        adapter_lambda: Option<Vec<f64>>,
         collate: CollateOptions,
         batch_size: usize,
     ) -> Self {
         sort_by_length(dataset, &mut samples);
-        Self { dataset, samples, lambda, collate, batch_size }
+        Self { dataset, samples, lambda, adapter_lambda, collate, batch_size }
     }
 
     /// All samples of the dataset, not only those to evaluate on.
@@ -180,6 +206,8 @@ impl<'a> EvalBatches<'a> {
         if let Some(next) = next {
             self.dataset.prefetch(next, &self.lambda.repeat(next.len()), &self.collate)?;
         }
-        Ok(MicroBatch { batch, samples: samples.to_vec(), lambda })
+        let shown = self.adapter_lambda.as_ref();
+        let adapter_lambda = shown.map(|shown| rows(&shown.repeat(samples.len()), samples.len()));
+        Ok(MicroBatch { batch, samples: samples.to_vec(), lambda, adapter_lambda })
     }
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use crate::cache::CacheFolder;
-use crate::config::{self, DataFormat, RunConfig, Schedule, Stage, schedule_options};
+use crate::config::{self, AdapterKind, DataFormat, RunConfig, Schedule, Stage, schedule_options};
 use crate::hub::Hub;
 use crate::plugin::{
     CollateOptions, ConvertOptions, Dataset, DatasetOptions, Format, Layout, Plugin, Report, TokenizeOptions, Tokenizer,
@@ -78,6 +78,16 @@ impl Data {
         self.train.dimensions()
     }
 
+    /// Names of the dimensions that a λ-adapter weighs: the records' own, or where the stage has none those of the config;
+    /// None without such an adapter.
+    pub fn adapter_dimensions<'a>(&'a self, config: &'a RunConfig) -> Option<&'a [String]> {
+        config.adapter.as_ref().filter(|adapter| adapter.kind == AdapterKind::LambdaLora)?;
+        match config.stage {
+            Stage::LambdaDpo => Some(self.dimensions()),
+            Stage::Sft | Stage::Dpo => config.data.dimensions.as_deref(),
+        }
+    }
+
     /// Training and evaluation batches.
     ///
     /// # Errors
@@ -89,22 +99,15 @@ impl Data {
         plugin: &Plugin,
     ) -> Result<(TrainBatches<'_>, Option<EvalBatches<'_>>), TrainError> {
         let (samples, held_out) = split(self.train.len(), config.data.eval_fraction, config.seed);
-        let num_dimensions = self.train.dimensions().len();
-        let (lambda, eval_lambda) = match config.stage {
-            Stage::Sft | Stage::Dpo => {
-                let lambda = uniform(num_dimensions);
-                (LambdaSource::Constant(lambda.clone()), lambda)
-            }
-            Stage::LambdaDpo => {
-                let options = schedule_options(&config.lambda, self.train.dimensions())?;
-                let schedule = plugin.schedule(&options)?;
-                let eval_lambda = match config.lambda.schedule {
-                    Schedule::Fixed => schedule.draw_step(config.seed, 0)?,
-                    _ => uniform(num_dimensions),
-                };
-                (LambdaSource::Schedule { schedule, per: config.lambda.per, seed: config.seed }, eval_lambda)
+        let own = uniform(self.train.dimensions().len());
+        let ((lambda, eval_lambda), adapter) = match (config.stage, self.adapter_dimensions(config)) {
+            (Stage::LambdaDpo, _) => (lambda_source(config, plugin, self.train.dimensions())?, None),
+            (_, None) => ((LambdaSource::Constant(own.clone()), own), None),
+            (_, Some(dimensions)) => {
+                ((LambdaSource::Constant(own.clone()), own), Some(lambda_source(config, plugin, dimensions)?))
             }
         };
+        let (adapter_lambda, eval_adapter_lambda) = adapter.unzip();
         let batch_size = count(config.train.per_device_train_batch_size);
         let plan = Plan {
             num_samples: samples.len(),
@@ -116,16 +119,31 @@ impl Data {
             Some(eval) => (eval, (0..eval.len()).collect()),
             None => (&self.train, held_out),
         };
-        let eval = (!eval_samples.is_empty())
-            .then(|| EvalBatches::new(eval_dataset, eval_samples, eval_lambda, collate, batch_size));
+        let eval = (!eval_samples.is_empty()).then(|| {
+            EvalBatches::new(eval_dataset, eval_samples, eval_lambda, eval_adapter_lambda, collate, batch_size)
+        });
         let order = EpochOrder::new(samples.len(), config.seed);
-        Ok((TrainBatches { dataset: &self.train, samples, lambda, collate, plan, order }, eval))
+        Ok((TrainBatches { dataset: &self.train, samples, lambda, adapter_lambda, collate, plan, order }, eval))
     }
 
     /// Tells other training samples from the same ones.
     pub fn hash(&self) -> &str {
         self.train.hash()
     }
+}
+
+/// What draws λ over `dimensions`, and the λ that evaluation judges by: the fixed one, else uniform.
+fn lambda_source(
+    config: &RunConfig,
+    plugin: &Plugin,
+    dimensions: &[String],
+) -> Result<(LambdaSource, Vec<f64>), TrainError> {
+    let schedule = plugin.schedule(&schedule_options(&config.lambda, dimensions)?)?;
+    let eval_lambda = match config.lambda.schedule {
+        Schedule::Fixed => schedule.draw_step(config.seed, 0)?,
+        _ => uniform(dimensions.len()),
+    };
+    Ok((LambdaSource::Schedule { schedule, per: config.lambda.per, seed: config.seed }, eval_lambda))
 }
 
 /// λ that weighs all dimensions alike.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::atomic::WriteError;
 use crate::config::ConfigError;
+use crate::foreign::ForeignError;
 use crate::hub::HubError;
 use crate::libtorch::DeviceError;
 use crate::model::ModelError;
@@ -90,6 +91,9 @@ pub enum TrainError {
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A policy that is no model of the program's own.
+    #[error(transparent)]
+    Foreign(#[from] ForeignError),
     /// A tensor file.
     #[error(transparent)]
     Safetensors(#[from] SafetensorsError),

@@ -104,7 +104,7 @@ fn train(
     if interrupt.signal().is_some() {
         return Ok(stopped_early(interrupt));
     }
-    let learner = setup.learner(base, run.reference.is_some())?;
+    let learner = setup.learner(base, data.adapter_dimensions(config), run.reference.is_some())?;
     run.steps(learner, checkpoint)
 }
 
@@ -201,9 +201,14 @@ impl<'a> Setup<'a> {
         run.compute_references(&Reference { model, plugin, loss: *loss, cache, interrupt })
     }
 
-    fn learner(&self, base: Model, has_reference: bool) -> Result<Learner, TrainError> {
+    fn learner(
+        &self,
+        base: Model,
+        adapter_dimensions: Option<&[String]>,
+        has_reference: bool,
+    ) -> Result<Learner, TrainError> {
         let Self { config, checkpoint, loss, .. } = *self;
-        let policy = Policy::start(config, &self.folder, base, checkpoint)?;
+        let policy = Policy::start(config, &self.folder, base, adapter_dimensions, checkpoint)?;
         let mut optimizer = AdamW::new(policy.model.trainable(), (&config.train).into())?;
         if let Some(checkpoint) = checkpoint {
             checkpoint.load_optimizer(&mut optimizer)?;

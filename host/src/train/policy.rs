@@ -6,7 +6,7 @@ use tch::{Device, Kind};
 
 use crate::atomic;
 use crate::config::{AdapterSection, DType, Init, RunConfig, TargetModules};
-use crate::model::{self, LoraConfig, Model, ModelError};
+use crate::model::{self, LambdaParts, LoraConfig, Model, ModelError};
 
 use super::TrainError;
 use super::checkpoint::Checkpoint;
@@ -44,7 +44,8 @@ pub fn kind(config: &RunConfig) -> Kind {
 }
 
 impl Policy {
-    /// What step 1 (or the step after the checkpoint) starts from; `base` is what [`load_base`] gave.
+    /// What step 1 (or the step after the checkpoint) starts from; `base` is what [`load_base`] gave, `dimensions` are those of
+    /// a λ-adapter.
     ///
     /// # Errors
     ///
@@ -53,10 +54,11 @@ impl Policy {
         config: &RunConfig,
         folder: &Path,
         mut base: Model,
+        dimensions: Option<&[String]>,
         checkpoint: Option<&Checkpoint>,
     ) -> Result<Self, TrainError> {
         match (&config.adapter, checkpoint) {
-            (Some(adapter), None) => base.add_lora(&lora(adapter), config.seed)?,
+            (Some(adapter), None) => base.add_lora(&lora(adapter, dimensions), config.seed)?,
             (Some(_), Some(checkpoint)) => base.load_adapter(&checkpoint.folder)?,
             (None, None) => {}
             (None, Some(checkpoint)) => {
@@ -91,16 +93,16 @@ impl Policy {
             self.model.save(folder.path(), &self.source)?;
         }
         if let Some(template) = &self.chat_template {
-            let text = std::fs::read(template).map_err(|source| TrainError::Log { path: template.clone(), source })?;
-            atomic::write(&folder.path().join("chat_template.jinja"), &text)?;
+            model::write_chat_template(template, folder.path())?;
         }
         Ok(folder.commit()?)
     }
 }
 
-fn lora(adapter: &AdapterSection) -> LoraConfig {
+fn lora(adapter: &AdapterSection, dimensions: Option<&[String]>) -> LoraConfig {
+    let rank = |rank: u64| i64::try_from(rank).unwrap_or(i64::MAX);
     LoraConfig {
-        rank: i64::try_from(adapter.rank).unwrap_or(i64::MAX),
+        rank: rank(adapter.rank),
         alpha: adapter.lora_alpha(),
         dropout: adapter.dropout,
         use_rslora: false,
@@ -108,5 +110,9 @@ fn lora(adapter: &AdapterSection) -> LoraConfig {
             TargetModules::AllLinear => model::TargetModules::AllLinear,
             TargetModules::Names(names) => model::TargetModules::Names(names.clone()),
         },
+        lambda: dimensions.map(|dimensions| LambdaParts {
+            dimensions: dimensions.to_vec(),
+            rank: rank(adapter.rank_of_a_dimension()),
+        }),
     }
 }

@@ -297,6 +297,7 @@ pub fn model_inputs(batch: &Batch) -> ModelInputs<'_> {
         position_ids: &batch.position_ids,
         prompt_ids: &batch.prompt_ids,
         sequence_ids: &batch.sequence_ids,
+        lambda: Some(&batch.lambda),
     }
 }
 

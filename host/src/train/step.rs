@@ -10,7 +10,7 @@ use super::batches::MicroBatch;
 use super::metrics::{Meaning, Totals};
 use super::optimizer::AdamW;
 use super::policy::Policy;
-use super::reference::{ReferenceLogProbs, model_inputs, targets};
+use super::reference::{ReferenceLogProbs, targets};
 
 /// What a step works on.
 pub struct Learner {
@@ -67,7 +67,7 @@ impl Learner {
                 checkpointing: self.checkpointing,
                 dropout_seed: self.dropout_seed.map(|seed| mix(seed, step, index as u64)),
             };
-            let activations = model.forward(&model_inputs(batch), &forward_options)?;
+            let activations = model.forward(&micro_batch.model_inputs(), &forward_options)?;
             let hidden = activations.hidden();
             let reference = reference.map(|reference| reference.of(micro_batch)).transpose()?;
             let inputs = loss_inputs(batch, hidden, model.lm_head(), reference.as_ref());
@@ -105,7 +105,7 @@ impl Learner {
         totals: &mut Totals,
     ) -> Result<(), TrainError> {
         let model = &self.policy.model;
-        let hidden = model.hidden(&model_inputs(&micro_batch.batch))?;
+        let hidden = model.hidden(&micro_batch.model_inputs())?;
         let reference = reference.map(|reference| reference.of(micro_batch)).transpose()?;
         let inputs = loss_inputs(&micro_batch.batch, &hidden, model.lm_head(), reference.as_ref());
         // Sums: the caller divides by the count of the whole evaluation.
@@ -130,7 +130,8 @@ pub fn count(objective: Objective, micro_batch: &MicroBatch) -> u64 {
     }
 }
 
-fn loss_inputs<'a>(
+/// What the loss reads of a batch, from hidden states.
+pub fn loss_inputs<'a>(
     batch: &'a Batch,
     hidden: &'a Tensor,
     lm_head: &'a Tensor,

@@ -110,7 +110,7 @@ impl Rows {
 
 pub fn inputs(tensors: &[Tensor; 4]) -> ModelInputs<'_> {
     let [input_ids, position_ids, prompt_ids, sequence_ids] = tensors;
-    ModelInputs { input_ids, position_ids, prompt_ids, sequence_ids }
+    ModelInputs { input_ids, position_ids, prompt_ids, sequence_ids, lambda: None }
 }
 
 /// Log-probs of the responses' tokens, from hidden states of any layout.

@@ -5,13 +5,11 @@ use std::path::Path;
 use tch::{Device, Tensor};
 
 use crate::model::Model;
+use crate::tensor_bytes::for_each_block;
 use crate::train::TrainError;
 
 /// Goes up with every change of what a forward pass computes, beyond its last bits.
 const VERSION: u32 = 1;
-
-/// Values hashed at a time: bounds the copy that hashing needs.
-const BLOCK_VALUES: i64 = 32 << 20;
 
 /// The hash of a model as it stands in memory, an adapter included: weights, dtype, kind of device and `config.json`.
 ///
@@ -38,16 +36,10 @@ pub fn model_key(model: &Model, folder: &Path) -> Result<blake3::Hash, TrainErro
 }
 
 fn hash_values(hasher: &mut blake3::Hasher, tensor: &Tensor) -> Result<(), TrainError> {
-    let values = tensor.f_detach()?.f_contiguous()?.f_view([-1])?;
-    let len = values.size1()?;
-    let mut bytes = Vec::new();
-    for start in (0..len).step_by(BLOCK_VALUES as usize) {
-        let block = values.f_narrow(0, start, BLOCK_VALUES.min(len - start))?.f_to_device(Device::Cpu)?;
-        bytes.resize(block.numel() * block.kind().elt_size_in_bytes(), 0);
-        block.f_copy_data_u8(&mut bytes, block.numel())?;
-        hasher.update_rayon(&bytes);
-    }
-    Ok(())
+    Ok(for_each_block(tensor, |bytes| {
+        hasher.update_rayon(bytes);
+        Ok(())
+    })?)
 }
 
 #[cfg(test)]

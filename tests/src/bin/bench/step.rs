@@ -73,7 +73,7 @@ impl Session {
             data.reference(&model, &plugin, loss)?
         };
 
-        let policy = Policy::start(&config, &config.model.path, base, None)?;
+        let policy = Policy::start(&config, &config.model.path, base, None, None)?;
         let optimizer = AdamW::new(policy.model.trainable(), (&config.train).into())?;
         let wants = Wants { hidden: true, lm_head: policy.model.lm_head_trainable(), ..Wants::default() };
         let learner = Learner {
@@ -198,7 +198,8 @@ impl Data {
 
     fn micro_batch(&self) -> Result<MicroBatch> {
         let (samples, lambda) = (self.samples.clone(), self.lambda.clone());
-        Ok(MicroBatch { batch: self.dataset.batch(&samples, &lambda, &self.collate)?, samples, lambda })
+        let batch = self.dataset.batch(&samples, &lambda, &self.collate)?;
+        Ok(MicroBatch { batch, samples, lambda, adapter_lambda: None })
     }
 
     /// s^ref under `model`, computed without a cache.

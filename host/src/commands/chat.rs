@@ -1,0 +1,89 @@
+//! `lambda-dpo generate` without a prompt: a conversation in the terminal, whose λ may change between its turns.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use anyhow::{Result, bail};
+
+use crate::generate::GenerateOptions;
+use crate::model::Model;
+use crate::plugin::Message;
+use crate::train::progress::say;
+
+use super::generate::{answer, is_broken_pipe, render};
+use super::{Opened, lambda};
+
+const HELP: &str = "/lambda name=w,… sets λ, /lambda shows it, /new begins a new conversation, /quit ends";
+
+/// What a line asks for.
+enum Input<'l> {
+    Lambda(&'l str),
+    New,
+    Quit,
+    Help,
+    Say(&'l str),
+}
+
+impl<'l> Input<'l> {
+    fn read(line: &'l str) -> Self {
+        let line = line.trim();
+        let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        match word {
+            "/lambda" => Self::Lambda(rest.trim()),
+            "/new" => Self::New,
+            "/quit" => Self::Quit,
+            _ if line.starts_with('/') => Self::Help,
+            _ => Self::Say(line),
+        }
+    }
+}
+
+/// Answers line after line of stdin until it ends.
+pub(super) fn run(opened: &mut Opened, options: GenerateOptions) -> Result<()> {
+    let is_terminal = io::stdin().is_terminal();
+    if is_terminal {
+        say(HELP);
+    }
+    let mut messages = Vec::new();
+    let mut options = options;
+    let mut lines = io::stdin().lock().lines();
+    loop {
+        if is_terminal {
+            io::stderr().write_all(b"> ")?;
+        }
+        let Some(line) = lines.next().transpose()? else { return Ok(()) };
+        match Input::read(&line) {
+            Input::Quit => return Ok(()),
+            Input::Help => say(HELP),
+            Input::New => messages.clear(),
+            Input::Say("") => {}
+            Input::Lambda(text) => {
+                if let Err(error) = change_lambda(&mut opened.model, text) {
+                    say(&format!("error: {error}"));
+                }
+            }
+            Input::Say(text) => {
+                messages.push(Message { role: "user".into(), content: text.to_owned() });
+                let prompt_ids = render(opened, &messages)?;
+                match answer(opened, &prompt_ids, &options) {
+                    Ok(content) => messages.push(Message { role: "assistant".into(), content }),
+                    Err(error) if is_broken_pipe(&error) => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+                // Each turn draws anew.
+                options.seed = options.seed.wrapping_add(1);
+            }
+        }
+    }
+}
+
+/// Sets λ, and says what it is now.
+fn change_lambda(model: &mut Model, text: &str) -> Result<()> {
+    let Some(dimensions) = model.adapter_dimensions().map(<[String]>::to_vec) else {
+        bail!("there is no λ to choose: that takes --adapter with an adapter of kind \"lambda_lora\"");
+    };
+    if !text.is_empty() {
+        model.fix_lambda(&lambda::parse(text, &dimensions)?)?;
+    }
+    say(&format!("λ: {}", lambda::show(&model.lambda().unwrap_or_default(), &dimensions)));
+    Ok(())
+}

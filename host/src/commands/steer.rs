@@ -1,0 +1,88 @@
+//! `lambda-dpo steer`: the control report over a grid of λ.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use indexmap::IndexMap;
+
+use crate::cli::SteerArgs;
+use crate::config;
+use crate::generate::GenerateOptions;
+use crate::hub::Hub;
+use crate::plugin::{LossOptions, Objective, Reduction, Wants};
+use crate::steer::{Compared, Rater, Settings, Subject, measure, read, write};
+use crate::train::progress::say;
+
+use super::generate::eos_token_ids;
+use super::open;
+
+pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
+    ensure!(args.model.lambda.is_none(), "steer goes over a grid of λ: leave --lambda out");
+    ensure!(args.steps >= 1, "--steps must be at least 1, not 0");
+    ensure!(args.num_prompts >= 1, "--num-prompts must be at least 1, not 0: leave --rater out to generate nothing");
+    ensure!(args.beta > 0.0 && args.beta.is_finite(), "--beta must be a number above 0, not {}", args.beta);
+    let rater = args.rater.as_deref().map(Rater::parse).transpose()?;
+    let compared = named(&args.compare, "--compare")?
+        .into_iter()
+        .map(|(name, folder)| Ok(Compared { report: read(&folder)?, name }))
+        .collect::<Result<Vec<_>>>()?;
+    let soup = named(&args.soup, "--soup")?;
+    let files = Hub::from_env().record_files(&args.records)?;
+
+    let mut opened = open(&args.model, plugin)?;
+    if !soup.is_empty() {
+        let specialists: Vec<(String, PathBuf)> = soup.iter().map(|(name, at)| (name.clone(), at.clone())).collect();
+        opened.model.load_soup(&specialists)?;
+        opened.model.freeze();
+    }
+    if rater.is_some() && !opened.tokenizer.info()?.has_chat_template {
+        bail!(
+            "the tokenizer of {} has no chat template to ask with: give one with --chat-template FILE",
+            opened.folder.display()
+        );
+    }
+    let settings = Settings {
+        loss: LossOptions {
+            objective: Objective::Listwise,
+            reduction: match args.reduction {
+                config::Reduction::Sum => Reduction::Sum,
+                config::Reduction::Mean => Reduction::Mean,
+            },
+            beta: args.beta,
+            normalizer: None,
+            logits_budget_bytes: 256 << 20,
+            paper_exact: false,
+            wants: Wants::default(),
+        },
+        num_steps: args.steps,
+        rater,
+        num_prompts: args.num_prompts,
+        batch_size: args.batch_size,
+        generate: GenerateOptions {
+            max_new_tokens: args.max_new_tokens,
+            temperature: args.temperature,
+            top_p: args.top_p,
+            seed: args.seed,
+            eos_token_ids: eos_token_ids(&opened)?,
+        },
+    };
+    let subject = Subject { model: args.model.model.clone(), adapter: args.model.adapter.clone(), soup };
+    let report = measure(subject, &mut opened.model, &opened.plugin, &opened.tokenizer, &files, &settings)?;
+    let page = write(&args.out, &report, &compared)?;
+    std::io::stdout().write_all(report.table(&compared).as_bytes())?;
+    say(&format!("the curves stand in {}", page.display()));
+    Ok(())
+}
+
+/// NAME=DIR, each name once.
+fn named(parts: &[String], flag: &str) -> Result<IndexMap<String, PathBuf>> {
+    let mut found = IndexMap::new();
+    for part in parts {
+        let (name, folder) = part.split_once('=').with_context(|| format!("{flag} takes NAME=DIR, not {part}"))?;
+        if found.insert(name.to_owned(), PathBuf::from(folder)).is_some() {
+            bail!("{flag} names {name} twice");
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,98 @@
+//! `lambda-dpo validate`: an exported policy beside the model that it was made from.
+
+use std::fmt::Write as _;
+use std::io::{Write as _, stdout};
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::cli::ValidateArgs;
+use crate::config::DType;
+use crate::export::onnx::proto::{ELEMENT_BFLOAT16, ELEMENT_FLOAT16};
+use crate::foreign::OnnxPolicy;
+use crate::foreign::compare::{Comparison, Spread, Worst, compare};
+use crate::hub::Hub;
+use crate::train::progress::Progress;
+
+use super::{Opened, open, open_records};
+
+/// Largest difference of a token's log-prob that passes, by the dtype of the weights.
+const TOLERANCES: [(&str, f64); 3] = [("float32", 1e-4), ("float16", 2e-2), ("bfloat16", 2e-1)];
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    onnx: &'a Path,
+    opset: i64,
+    ir_version: i64,
+    dtype: &'static str,
+    #[serde(flatten)]
+    comparison: &'a Comparison,
+}
+
+/// 0 where the policy passes, else 1.
+pub(super) fn run(args: &ValidateArgs, plugin: Option<&Path>) -> Result<u8> {
+    let policy = OnnxPolicy::open(&args.onnx, args.onnxruntime.as_deref())?;
+    let files = Hub::from_env().record_files(&args.records)?;
+    let opened = open(&args.model, plugin)?;
+    let dataset = open_records(&opened, &files, args.format)?;
+    let (dtype, usual) = TOLERANCES[coarser(policy.file().element, args.model.dtype)];
+    let tolerance = args.tolerance.unwrap_or(usual);
+    let samples: Vec<usize> = (0..dataset.len()).collect();
+    let mut progress = Progress::new("validating", dataset.len() as u64, 0);
+    let comparison = compare((&opened.model, &policy), &opened.plugin, (&dataset, &samples), tolerance, &mut |done| {
+        progress.update(done as u64, dataset.len() as u64, "");
+    });
+    progress.clear();
+    let comparison = comparison?;
+    let file = policy.file();
+    let report =
+        Report { onnx: &file.path, opset: file.opset, ir_version: file.ir_version, dtype, comparison: &comparison };
+    let text = if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { describe(&report, &opened)? };
+    stdout().write_all(text.as_bytes())?;
+    Ok(u8::from(!comparison.passed))
+}
+
+/// The dtype with fewer bits of the policy's and the model's, as a place in [`TOLERANCES`].
+fn coarser(element: i32, model: DType) -> usize {
+    let policy = match element {
+        ELEMENT_BFLOAT16 => 2,
+        ELEMENT_FLOAT16 => 1,
+        _ => 0,
+    };
+    policy.max(if model == DType::BFloat16 { 2 } else { 0 })
+}
+
+fn describe(report: &Report, opened: &Opened) -> Result<String> {
+    let Report { comparison, .. } = report;
+    let mut text = String::new();
+    writeln!(text, "{} (opset {}, {})", report.onnx.display(), report.opset, report.dtype)?;
+    let Comparison { num_records, num_responses, num_tokens, .. } = comparison;
+    writeln!(text, "  compared        {num_records} records, {num_responses} responses, {num_tokens} tokens")?;
+    let spread = |spread: &Spread| format!("max {:.2e}, mean {:.2e}, p99 {:.2e}", spread.max, spread.mean, spread.p99);
+    writeln!(text, "  token log-probs {}", spread(&comparison.token_log_probs))?;
+    writeln!(text, "  their sums      {}", spread(&comparison.sequence_log_probs))?;
+    if let Some(loss) = comparison.loss {
+        let (model, policy) = (loss.model, loss.policy);
+        writeln!(
+            text,
+            "  loss            {model:.6} and {policy:.6}, of one record {:.2e} apart",
+            loss.max_difference
+        )?;
+    }
+    let ranking = &comparison.ranking;
+    let first = ranking.first_record.map(|record| format!(", first in record {record}")).unwrap_or_default();
+    writeln!(text, "  ranking         differs in {} records{first}", ranking.num_different)?;
+    if let Some(worst) = comparison.worst {
+        let Worst { record, response, token, token_id, model, policy } = worst;
+        let word = opened.tokenizer.decode(&[token_id], false)?;
+        writeln!(
+            text,
+            "  worst           record {record}, response {response}, token {token} ({word:?}): {model:.6} and {policy:.6}"
+        )?;
+    }
+    let verdict = if comparison.passed { "passed" } else { "FAILED" };
+    writeln!(text, "  {verdict} at a tolerance of {:e} a token", comparison.tolerance)?;
+    Ok(text)
+}

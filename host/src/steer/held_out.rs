@@ -1,0 +1,249 @@
+//! Held-out records: what a policy makes of their rated responses, and the prompts that it answers.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+use crate::cache::CacheFolder;
+use crate::model::Model;
+use crate::plugin::{
+    Batch, CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Message, Plugin,
+    TokenizeOptions, Tokenizer,
+};
+use crate::train::metrics::{Meaning, Row, Totals};
+use crate::train::progress::Progress;
+use crate::train::reference::log_probs;
+use crate::train::step::loss_inputs;
+
+/// Prompts of a batch.
+const BATCH_SIZE: usize = 16;
+
+/// Rated records, tokenised.
+pub struct HeldOut {
+    dataset: Dataset,
+    /// Of each record `[M][N]`; None where missing.
+    ratings: Vec<Vec<Vec<Option<f64>>>>,
+    prompts: Vec<Vec<Message>>,
+    collate: CollateOptions,
+}
+
+/// What `convert` writes of a record, as far as it is read here.
+#[derive(Deserialize)]
+struct Sample {
+    prompt: Prompt,
+    dimensions: Vec<String>,
+    ratings: Option<Vec<Vec<Option<f64>>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Prompt {
+    Text(String),
+    Messages(Vec<Message>),
+}
+
+impl HeldOut {
+    /// Reads and tokenises record files; `dimensions` are the adapter's, None takes all that the records have.
+    ///
+    /// # Errors
+    ///
+    /// A record that does not parse; records that are not rated in a dimension of the adapter.
+    pub fn open(
+        plugin: &Plugin,
+        tokenizer: &Tokenizer,
+        files: &[PathBuf],
+        dimensions: Option<&[String]>,
+    ) -> Result<Self> {
+        let mut reader = plugin.reader(files, &ConvertOptions { keep_all: true, ..ConvertOptions::default() })?;
+        let (mut known, mut ratings, mut prompts) = (Vec::new(), Vec::new(), Vec::new());
+        while let Some(sample) = reader.next_sample()? {
+            let sample: Sample = serde_json::from_str(&sample).context("the plugin gave a sample that is none")?;
+            prompts.push(match sample.prompt {
+                Prompt::Text(content) => vec![Message { role: "user".into(), content }],
+                Prompt::Messages(messages) => messages,
+            });
+            ratings.push(sample.ratings.unwrap_or_default());
+            known = sample.dimensions;
+        }
+        let dimensions = dimensions.map_or_else(|| known.clone(), <[String]>::to_vec);
+        let places: Vec<usize> = dimensions
+            .iter()
+            .map(|name| {
+                known.iter().position(|dimension| dimension == name).with_context(|| {
+                    format!(
+                        "the adapter weighs {}, but the records are not rated in {name}: they have {}",
+                        dimensions.join(", "),
+                        known.join(", ")
+                    )
+                })
+            })
+            .collect::<Result<_>>()?;
+        for record in &mut ratings {
+            *record = places.iter().map(|&place| record.get(place).cloned().unwrap_or_default()).collect();
+        }
+
+        let options = DatasetOptions {
+            convert: ConvertOptions { dimensions: Some(dimensions), ..ConvertOptions::default() },
+            tokenize: TokenizeOptions { cutoff_len: None, keep_all: false },
+            cache_dir: CacheFolder::from_env().as_ref().map(CacheFolder::samples),
+        };
+        let mut progress = Progress::new("reading", 0, 0);
+        let dataset = plugin.dataset(files, tokenizer, &options, &mut |done, total| {
+            progress.update(done, total, "");
+            ControlFlow::Continue(())
+        });
+        progress.clear();
+        let dataset = dataset?;
+        if dataset.is_empty() {
+            bail!("no record has two responses that are rated in one dimension: nothing can be measured");
+        }
+        let info = tokenizer.info()?;
+        let pad_token_id = info.pad_token_id.or(info.eos_token_id).unwrap_or(0);
+        Ok(Self {
+            dataset,
+            ratings,
+            prompts,
+            collate: CollateOptions { layout: Layout::Packed, max_tokens: None, pad_token_id },
+        })
+    }
+
+    /// Names of the M dimensions.
+    pub fn dimensions(&self) -> &[String] {
+        self.dataset.dimensions()
+    }
+
+    /// Records that are measured.
+    pub fn len(&self) -> usize {
+        self.dataset.len()
+    }
+
+    /// Never: such records are refused.
+    pub fn is_empty(&self) -> bool {
+        self.dataset.is_empty()
+    }
+
+    /// The prompts of the first records, at most `number` of them.
+    pub fn prompts(&self, number: usize) -> Vec<&[Message]> {
+        let records = self.dataset.samples().iter().take(number).map(|sample| sample.record_index as usize);
+        records.filter_map(|record| self.prompts.get(record)).map(Vec::as_slice).collect()
+    }
+
+    fn batches(&self, lambda: &[f64]) -> impl Iterator<Item = Result<Batch>> {
+        let samples: Vec<usize> = (0..self.dataset.len()).collect();
+        let batches: Vec<Vec<usize>> = samples.chunks(BATCH_SIZE).map(<[usize]>::to_vec).collect();
+        let lambda = lambda.to_vec();
+        batches
+            .into_iter()
+            .map(move |samples| Ok(self.dataset.batch(&samples, &lambda.repeat(samples.len()), &self.collate)?))
+    }
+
+    /// s^ref `[S]` of each batch: the model's own log-probs, its adapter off.
+    ///
+    /// # Errors
+    ///
+    /// What model, plugin or libtorch refuse.
+    pub fn reference(&self, model: &mut Model, plugin: &Plugin, options: &LossOptions) -> Result<Vec<Tensor>> {
+        model.set_adapter_enabled(false);
+        let lambda = crate::train::data::uniform(self.dimensions().len());
+        let references = self.batches(&lambda).map(|batch| Ok(log_probs(model, plugin, &batch?, options)?.1));
+        let references = references.collect();
+        model.set_adapter_enabled(true);
+        references
+    }
+
+    /// Measures a policy under λ: the fields of an evaluation in `metrics.jsonl`, and for each dimension `expected_rating`, the
+    /// mean over records of Σ_i P^(k)_i rating_k,i under the listwise distribution P^(k) (19) over the responses it rates.
+    ///
+    /// # Errors
+    ///
+    /// What model, plugin or libtorch refuse.
+    pub fn measure(
+        &self,
+        model: &Model,
+        plugin: &Plugin,
+        options: &LossOptions,
+        lambda: &[f64],
+        references: &[Tensor],
+    ) -> Result<Row> {
+        let meaning = Meaning { beta: options.beta, reduction: options.reduction, has_reference: true };
+        let mut totals = Totals::default();
+        let mut expected = vec![Mean::default(); self.dimensions().len()];
+        let mut num_contributing = 0;
+        for (batch, reference) in self.batches(lambda).zip(references) {
+            let batch = batch?;
+            let hidden = model.hidden(&crate::train::reference::model_inputs(&batch))?;
+            let inputs = loss_inputs(&batch, &hidden, model.lm_head(), Some(reference));
+            let (outputs, _) = plugin.loss_forward(&inputs, &LossOptions { normalizer: Some(1.0), ..*options })?;
+            totals.add(&outputs, &batch, &meaning)?;
+            num_contributing += batch.num_contributing;
+            let listwise = outputs.listwise.context("the loss gave no rewards")?;
+            self.add_expected(&batch, &listwise.rewards, &mut expected)?;
+        }
+        totals.loss /= num_contributing.max(1) as f64;
+        let mut row = Row::new();
+        totals.write(&mut row, "eval_", self.dimensions(), &meaning);
+        for (name, mean) in self.dimensions().iter().zip(expected).filter(|(_, mean)| mean.count > 0.0) {
+            row.insert(format!("expected_rating/{name}"), Value::from(mean.sum / mean.count));
+        }
+        Ok(row)
+    }
+
+    fn add_expected(&self, batch: &Batch, rewards: &Tensor, expected: &mut [Mean]) -> Result<()> {
+        let rewards: Vec<f64> = Vec::try_from(rewards.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)?;
+        let prompts: Vec<i64> = Vec::try_from(&batch.sequence_prompts)?;
+        let responses: Vec<i64> = Vec::try_from(&batch.sequence_responses)?;
+        let records: Vec<i64> = Vec::try_from(&batch.record_indices)?;
+        for (slot, record) in (0..).zip(records) {
+            let Some(ratings) = self.ratings.get(record as usize) else { continue };
+            for (ratings, mean) in ratings.iter().zip(&mut *expected) {
+                let own = (0..prompts.len()).filter(|&sequence| prompts[sequence] == slot);
+                let rated: Vec<(f64, f64)> = own
+                    .filter_map(|sequence| {
+                        let rating = ratings.get(responses[sequence] as usize).copied().flatten()?;
+                        Some((rewards[sequence], rating))
+                    })
+                    .collect();
+                if rated.len() >= 2 {
+                    mean.sum += expectation(&rated);
+                    mean.count += 1.0;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Mean {
+    sum: f64,
+    count: f64,
+}
+
+/// The mean of the values under the softmax of the rewards; pairs are (reward, value).
+fn expectation(pairs: &[(f64, f64)]) -> f64 {
+    let largest = pairs.iter().map(|(reward, _)| *reward).fold(f64::NEG_INFINITY, f64::max);
+    let weights = pairs.iter().map(|(reward, _)| (reward - largest).exp());
+    let (mut total, mut sum) = (0.0, 0.0);
+    for (weight, (_, value)) in weights.zip(pairs) {
+        total += weight;
+        sum += weight * value;
+    }
+    sum / total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expectations_follow_the_softmax() {
+        assert_eq!(expectation(&[(0.0, 1.0), (0.0, 5.0)]), 3.0);
+        let third = expectation(&[(2.0_f64.ln(), 1.0), (0.0, 4.0)]);
+        assert!((third - 2.0).abs() < 1e-12, "{third}");
+        assert_eq!(expectation(&[(1000.0, 2.0), (-1000.0, 4.0)]), 2.0);
+    }
+}

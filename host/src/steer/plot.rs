@@ -1,0 +1,137 @@
+//! The report's plots as SVG: a curve for each dimension, a front for each pair.
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+const SIZE: (u32, u32) = (560, 400);
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(31, 119, 180),
+    RGBColor(214, 39, 40),
+    RGBColor(44, 160, 44),
+    RGBColor(148, 103, 189),
+    RGBColor(255, 127, 14),
+    RGBColor(90, 90, 90),
+];
+
+/// Points of one report in a plot.
+pub(super) struct Series {
+    pub(super) name: String,
+    pub(super) points: Vec<(f64, f64)>,
+}
+
+/// What a plot says of itself.
+pub(super) struct Labels<'a> {
+    pub(super) title: &'a str,
+    pub(super) x: &'a str,
+    pub(super) y: &'a str,
+}
+
+/// Lines through each series' points.
+pub(super) fn curves(labels: &Labels, series: &[Series]) -> Result<String, String> {
+    draw(labels, series, |points| points.to_vec())
+}
+
+/// Points, and a line through those of each series that no other of it beats in both.
+pub(super) fn front(labels: &Labels, series: &[Series]) -> Result<String, String> {
+    draw(labels, series, undominated)
+}
+
+/// Those points that no other exceeds in one coordinate without falling behind in the other, from left to right.
+fn undominated(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let mut sorted = points.to_vec();
+    sorted.sort_by(|left, right| right.0.total_cmp(&left.0).then(right.1.total_cmp(&left.1)));
+    let mut highest = f64::NEG_INFINITY;
+    sorted.retain(|(_, y)| {
+        let leads = *y > highest;
+        highest = highest.max(*y);
+        leads
+    });
+    sorted.reverse();
+    sorted
+}
+
+fn draw(labels: &Labels, series: &[Series], line: fn(&[(f64, f64)]) -> Vec<(f64, f64)>) -> Result<String, String> {
+    let mut svg = String::new();
+    let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+    draw_on(&root, labels, series, line).map_err(|error| error.to_string())?;
+    drop(root);
+    Ok(svg)
+}
+
+fn draw_on(
+    root: &DrawingArea<SVGBackend, Shift>,
+    labels: &Labels,
+    series: &[Series],
+    line: fn(&[(f64, f64)]) -> Vec<(f64, f64)>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    root.fill(&WHITE)?;
+    let all = || series.iter().flat_map(|series| &series.points);
+    let mut chart = ChartBuilder::on(root)
+        .caption(labels.title, ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(56)
+        .build_cartesian_2d(span(all().map(|point| point.0)), span(all().map(|point| point.1)))?;
+    chart
+        .configure_mesh()
+        .x_desc(labels.x)
+        .y_desc(labels.y)
+        .label_style(("sans-serif", 13))
+        .light_line_style(WHITE)
+        .draw()?;
+    for (series, colour) in series.iter().zip(COLOURS.into_iter().cycle()) {
+        chart
+            .draw_series(LineSeries::new(line(&series.points), colour.stroke_width(2)))?
+            .label(&series.name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+        chart.draw_series(series.points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .label_font(("sans-serif", 13))
+        .draw()?;
+    root.present()?;
+    Ok(())
+}
+
+/// A little more than the values span.
+fn span(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
+    let finite = values.filter(|value| value.is_finite());
+    let (low, high) =
+        finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+    if low > high {
+        return 0.0..1.0;
+    }
+    let margin = ((high - low) * 0.06).max(1e-3);
+    low - margin..high + margin
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn the_front_leaves_out_what_is_beaten() {
+        let points = [(1.0, 5.0), (2.0, 2.0), (3.0, 4.0), (5.0, 1.0), (3.0, 3.0)];
+        assert_eq!(undominated(&points), [(1.0, 5.0), (3.0, 4.0), (5.0, 1.0)]);
+        assert!(undominated(&[]).is_empty());
+    }
+
+    #[test]
+    fn plots_name_axes_and_series() {
+        let labels = Labels { title: "honesty", x: "λ of honesty", y: "score" };
+        let series = [Series { name: "this".into(), points: vec![(0.0, 1.0), (1.0, 2.0)] }];
+        for svg in [curves(&labels, &series).unwrap(), front(&labels, &series).unwrap()] {
+            assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+            for text in ["honesty", "λ of honesty", "score", "this"] {
+                assert!(svg.contains(text), "{text}");
+            }
+        }
+        curves(&labels, &[]).unwrap();
+    }
+}

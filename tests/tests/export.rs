@@ -1,0 +1,95 @@
+//! `lambda-dpo export --to hf`: what is written scores as what was exported, and nothing is ever half-written.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod exports;
+
+use std::fs;
+
+use exports::Policy;
+use lambda_dpo_host::safetensors;
+use tch::Kind;
+
+/// Sums of some 30 float32 log-probs each; folding the adapter moves the last bits of the weights.
+const TOLERANCE: f32 = 1e-3;
+
+#[test]
+fn a_merged_model_scores_as_model_and_adapter() {
+    let policy = Policy::with_adapter();
+    policy.export(&["--to", "hf"], "merged");
+    let merged = policy.score(&["--model", &policy.text("merged")]);
+    let apart = policy.score(&["--model", &policy.text("model"), "--adapter", &policy.text("adapter")]);
+    let without = policy.score(&["--model", &policy.text("model")]);
+    assert!(exports::difference(&apart, &without) > 1.0, "the adapter does something");
+    let found = exports::difference(&merged, &apart);
+    assert!(found < TOLERANCE, "{found}");
+}
+
+#[test]
+fn an_export_without_an_adapter_changes_no_bit() {
+    let policy = Policy::with_adapter();
+    policy.run(&["export", "--model", &policy.text("model"), "--to", "hf", &policy.text("out")]);
+    assert_eq!(policy.score(&["--model", &policy.text("out")]), policy.score(&["--model", &policy.text("model")]));
+    let read = |name: &str| fs::read(policy.path(name)).unwrap();
+    assert!(read("out/model.safetensors") == read("model/model.safetensors"));
+    for name in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
+        assert!(policy.path("out").join(name).is_file(), "{name}");
+    }
+}
+
+/// Folded in float32 and rounded once, whatever the dtype.
+#[test]
+fn an_adapter_is_folded_in_float32() {
+    let policy = Policy::with_adapter();
+    policy.export(&["--to", "hf"], "wide");
+    let wide = safetensors::read(&policy.path("wide/model.safetensors")).unwrap();
+    for (dtype, kind) in [("bfloat16", Kind::BFloat16), ("float16", Kind::Half)] {
+        policy.export(&["--to", "hf", "--dtype", dtype], dtype);
+        let narrow = safetensors::read(&policy.path(dtype).join("model.safetensors")).unwrap();
+        assert_eq!(narrow.len(), wide.len());
+        assert!(narrow.iter().all(|(name, tensor)| tensor == &wide[name].to_kind(kind)), "{dtype}");
+        let config = fs::read_to_string(policy.path(dtype).join("config.json")).unwrap();
+        assert!(config.contains(&format!("dtype\": \"{dtype}\"")), "{config}");
+    }
+}
+
+#[test]
+fn a_chat_template_goes_with_the_policy() {
+    let policy = Policy::with_adapter();
+    let template = policy.path("own.jinja");
+    fs::write(&template, "{% for message in messages %}{{ message.content }}{% endfor %}").unwrap();
+    policy.export(&["--to", "hf", "--chat-template", template.to_str().unwrap()], "out");
+    assert_eq!(fs::read(policy.path("out/chat_template.jinja")).unwrap(), fs::read(&template).unwrap());
+    let template = template.to_str().unwrap();
+    let model = policy.text("out");
+    assert_eq!(policy.score(&["--model", &model]), policy.score(&["--model", &model, "--chat-template", template]));
+}
+
+#[test]
+fn what_goes_wrong_is_a_sentence_and_leaves_nothing() {
+    let policy = Policy::with_adapter();
+    let model = policy.text("model");
+    let out = policy.text("out");
+    let refused = |arguments: &[&str], expected: &str| {
+        let before = policy.listing();
+        let arguments = [&["export", "--model", &model, "--to", "hf"], arguments].concat();
+        let message = policy.refuse(&arguments);
+        assert_eq!(message, format!("error: {}", expected.replace("{}", &policy.text(""))));
+        assert_eq!(policy.listing(), before);
+    };
+    refused(&[&model], "{}model exists already; choose another folder to export to, or delete it first");
+    refused(
+        &["--adapter", "no/such/adapter", &out],
+        "no/such/adapter has no adapter_config.json; an adapter in PEFT's format has adapter_config.json and \
+         adapter_model.safetensors",
+    );
+    refused(
+        &["--chat-template", "no/such.jinja", &out],
+        "could not read no/such.jinja: No such file or directory (os error 2)",
+    );
+    policy.change_weight("model.layers.0.mlp.up_proj.weight", 1e5);
+    refused(
+        &["--dtype", "float16", &out],
+        "`model.layers.0.mlp.up_proj.weight` has values that float16 cannot hold (beyond ±65504, or not finite); export in \
+         float32 or bfloat16",
+    );
+}
