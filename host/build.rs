@@ -1,23 +1,17 @@
-//! Compiles what the program needs of libtorch beyond tch, against the libtorch that torch-sys found.
-
-use std::path::PathBuf;
+//! Compiles what the program needs of libtorch beyond tch.
 
 fn main() {
-    println!("cargo:rerun-if-changed=src/libtorch/script.cpp");
-    println!("cargo:rerun-if-env-changed=LIBTORCH");
-    let Some(lib) = std::env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
-        println!("cargo:warning=torch-sys did not say where libtorch is; set LIBTORCH (make setup does)");
+    let sources = ["src/libtorch/native.cpp", "src/libtorch/script.cpp"];
+    for source in sources {
+        println!("cargo:rerun-if-changed={source}");
+    }
+    let Ok(flags) = std::env::var("DEP_LAMBDA_DPO_DLPACK_CXXFLAGS") else {
+        println!("cargo:warning=lambda-dpo-abi did not say how to compile against libtorch: its feature `tch` is off");
         std::process::exit(1);
     };
-    let include = lib.parent().unwrap_or(&lib).join("include");
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .define("_GLIBCXX_USE_CXX11_ABI", "1")
-        .flag("-isystem")
-        .flag(include.as_os_str())
-        .flag("-isystem")
-        .flag(include.join("torch/csrc/api/include").as_os_str())
-        .file("src/libtorch/script.cpp")
-        .compile("lambda_dpo_native");
+    let mut build = cc::Build::new();
+    for flag in flags.split('\u{1f}') {
+        build.flag(flag);
+    }
+    build.cpp(true).files(sources).compile("lambda_dpo_native");
 }

@@ -1,9 +1,9 @@
 // Makes a TorchScript module of parameters and source text, which tch cannot: script.rs has the other half.
+#include "guarded.h"
+
 #include <torch/csrc/jit/api/module.h>
 
 #include <algorithm>
-#include <cstring>
-#include <exception>
 #include <memory>
 #include <string>
 
@@ -39,7 +39,7 @@ extern "C" {
 char *ldpo_script_save(const char *const *names, const at::Tensor *const *tensors, const bool *is_buffer,
                        size_t num_tensors, const char *const *paths, const char *const *sources, size_t num_sources,
                        const char *file) {
-  try {
+  return guarded([&] {
     const auto unit = std::make_shared<CompilationUnit>();
     Module root(c10::QualifiedName("__torch__.Decoder"), unit);
     for (size_t i = 0; i < num_tensors; ++i) {
@@ -52,11 +52,6 @@ char *ldpo_script_save(const char *const *names, const at::Tensor *const *tensor
     for (size_t i = 0; i < num_sources; ++i) at_path(root, paths[i], unit).define(sources[i]);
     root.eval();
     root.save(file);
-    return nullptr;
-  } catch (const c10::Error &e) {
-    return strdup(e.what_without_backtrace());
-  } catch (const std::exception &e) {
-    return strdup(e.what());
-  }
+  });
 }
-}
+} // extern "C"

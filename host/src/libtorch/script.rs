@@ -1,10 +1,12 @@
 //! Makes TorchScript modules of parameters and source text. `script.cpp` has the other half.
 
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CString, c_char};
 use std::path::Path;
 
 use tch::Tensor;
 use torch_sys::C_tensor;
+
+use super::native::check;
 
 unsafe extern "C" {
     fn ldpo_script_save(
@@ -17,7 +19,6 @@ unsafe extern "C" {
         num_sources: usize,
         file: *const c_char,
     ) -> *mut c_char;
-    fn free(pointer: *mut c_void);
 }
 
 /// A module to be made.
@@ -56,15 +57,7 @@ impl Script<'_> {
                 file.as_ptr(),
             )
         };
-        if message.is_null() {
-            return Ok(());
-        }
-        // SAFETY: a message is a NUL-terminated string from strdup, and ours to free.
-        unsafe {
-            let text = CStr::from_ptr(message).to_string_lossy().into_owned();
-            free(message.cast());
-            Err(text)
-        }
+        check(message).map_err(|error| error.to_string())
     }
 }
 

@@ -1,7 +1,8 @@
 //! The forward pass of a policy: what the loss reads of it, and the way back to the parameters.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
+use crate::libtorch::native;
 use crate::model::{Activations, Model};
 use crate::plugin::{Batch, LossGradients, LossInputs};
 
@@ -44,7 +45,7 @@ impl Forward<'_> {
         match self {
             Self::Activations(model, activations) => {
                 if let Some(gradient) = gradients.lm_head {
-                    model.accumulate_lm_head_grad(&gradient)?;
+                    model.accumulate_lm_head_grad(gradient)?;
                 }
                 if let Some(gradient) = gradients.hidden {
                     activations.backward(&gradient)?;
@@ -52,9 +53,7 @@ impl Forward<'_> {
             }
             Self::Logits { graph, .. } => {
                 if let Some(gradient) = gradients.logits {
-                    // tch's backward takes no gradient, but d(Σ logits ⊙ grad) / d logits = grad.
-                    let gradient = gradient.f_view(graph.size().as_slice())?.f_to_kind(graph.kind())?;
-                    tch::with_grad(|| graph.f_mul(&gradient)?.f_sum(Kind::Float)?.f_backward())?;
+                    native::backward(&graph, &gradient.f_view(graph.size().as_slice())?.f_to_kind(graph.kind())?)?;
                 }
             }
             Self::Hidden(..) => {}

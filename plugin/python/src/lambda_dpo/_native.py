@@ -14,7 +14,7 @@ from ctypes import POINTER, c_double, c_int32, c_int64, c_size_t, c_uint8, c_uin
 from pathlib import Path
 from typing import Any
 
-import torch  # First: the library uses the libtorch that this loads.
+import torch.utils.dlpack  # First: the library uses the libtorch that this loads.
 
 from .errors import InvalidInputError, LibraryError, PluginError
 
@@ -213,6 +213,7 @@ class LossInputs(Sized):
         ("pi_target", c_void_p),
         ("target_mask", c_void_p),
         ("lambda", c_void_p),
+        ("cuda_stream", c_void_p),
     ]
 
 
@@ -259,6 +260,7 @@ FUNCTIONS: list[tuple[str, Any, list[Any]]] = [
     ),
     ("batch_free", None, [POINTER(Batch)]),
     ("dataset_open", _STATUS, [POINTER(Str), c_size_t, _HANDLE, c_void_p, POINTER(_HANDLE)]),
+    ("dataset_open_arrow", _STATUS, [c_void_p, _HANDLE, c_void_p, POINTER(_HANDLE)]),
     ("dataset_len", c_uint64, [_HANDLE]),
     ("dataset_info", _STATUS, [_HANDLE, POINTER(Bytes)]),
     ("dataset_samples", _STATUS, [_HANDLE, _TENSOR_OUT]),
@@ -331,13 +333,9 @@ def api() -> Api:
         LibraryError: the library is missing, or torch is not the one it was built for.
     """
     path = library_path()
-    try:
-        from ._build import TORCH_VERSION
-    except ImportError:  # Not installed, but used from the checkout: the library itself tells, once it is open.
-        pass
-    else:
-        if not os.environ.get("LAMBDA_DPO_PLUGIN"):
-            _check_torch(TORCH_VERSION)
+    built_for = path.with_name("torch_version")
+    if built_for.exists():  # Before the library is opened, which the wrong libtorch may not survive.
+        _check_torch(built_for.read_text().strip())
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
@@ -469,7 +467,7 @@ def take_tensor(pointer: int | None) -> torch.Tensor | None:
     # torch renames the capsule when it takes it; until then the tensor is still to be freed here.
     capsule = _python.PyCapsule_New(pointer, _VERSIONED, None)
     try:
-        return torch.from_dlpack(capsule)
+        return torch.utils.dlpack.from_dlpack(capsule)
     finally:
         if _python.PyCapsule_IsValid(capsule, _VERSIONED):
             ctypes.cast(pointer, POINTER(DLManagedTensorVersioned)).contents.deleter(pointer)
