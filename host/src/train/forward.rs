@@ -10,6 +10,7 @@ use super::TrainError;
 use super::step::{loss_inputs, targets_and_weights};
 
 /// What a policy gave for a batch.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is never copied")]
 pub enum Forward<'m> {
     /// A model's hidden states, with what their gradient needs.
     Activations(&'m Model, Activations<'m>),

@@ -18,6 +18,7 @@ use super::forward::Forward;
 use super::reference::{model_key, policy_key};
 
 /// What is trained.
+#[expect(clippy::large_enum_variant, reason = "there is one in a run")]
 pub enum Learned {
     /// A model that this program computes.
     Model(Model),
