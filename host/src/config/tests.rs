@@ -133,7 +133,7 @@ fn unknown_keys_suggest_the_nearest() {
 #[test]
 fn keys_of_later_versions_are_refused() {
     assert_eq!(
-        message(&with("[model]\ntorchscript = \"m.pt\""), &[]),
+        message(&MINIMAL.replace("[model]\n", "[model]\ntorchscript = \"m.pt\"\n"), &[]),
         "run.toml: `model.torchscript` is not supported by this version: remove it"
     );
 }
