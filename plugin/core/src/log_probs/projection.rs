@@ -139,7 +139,7 @@ impl<'a> Projection<'a> {
         };
         let keep_residuals = matches!(self, Self::Head { .. }) && wants.lm_head && chunks.len() == 1;
         for chunk in &chunks {
-            let (log_probs, softmax) = self.softmax(plan, chunk)?;
+            let (log_probs, softmax) = self.log_probs(plan, chunk)?;
             chunk.of_targets(&sorted)?.f_copy_(&log_probs)?;
             match (&mut kept, self) {
                 (Kept::HiddenRows(rows), Self::Head { lm_head, .. }) => {
@@ -161,19 +161,24 @@ impl<'a> Projection<'a> {
     ///
     /// log softmax(z)_y = z_y − max z + log max softmax(z): the largest entry of a softmax is 1 / Σ exp(z − max z), and at
     /// least 1 / V.
-    fn softmax(&self, plan: &TargetPlan, chunk: &Chunk) -> Result<(Tensor, Tensor)> {
+    fn log_probs(&self, plan: &TargetPlan, chunk: &Chunk) -> Result<(Tensor, Tensor)> {
+        let logits = self.logits(plan, chunk)?;
+        let of_targets = logits.f_gather(1, &chunk.target_ids(plan)?.f_unsqueeze(1)?, false)?; // [t, 1]
+        let largest = logits.f_amax([1], true)?;
+        let softmax = softmax(logits)?;
+        let log_probs = of_targets.f_sub(&largest)?.f_add(&softmax.f_amax([1], true)?.f_log()?)?;
+        Ok((log_probs.f_squeeze_dim(1)?, softmax))
+    }
+
+    /// [t, V] in the accumulation dtype: the logits that predict each of a chunk's targets, a copy of their own.
+    fn logits(&self, plan: &TargetPlan, chunk: &Chunk) -> Result<Tensor> {
         // A position with several targets is projected for each: only a prompt's last token is, for its responses.
         let rows = self.input().f_index_select(0, &chunk.target_positions(plan)?)?;
         let logits = match self {
             Self::Logits(_) => rows,
             Self::Head { lm_head, .. } => mm(&rows, &lm_head.f_detach()?.f_transpose(0, 1)?)?,
         };
-        let logits = logits.f_to_kind(self.accumulation())?;
-        let of_targets = logits.f_gather(1, &chunk.target_ids(plan)?.f_unsqueeze(1)?, false)?; // [t, 1]
-        let largest = logits.f_amax([1], true)?;
-        let softmax = softmax(logits)?;
-        let log_probs = of_targets.f_sub(&largest)?.f_add(&softmax.f_amax([1], true)?.f_log()?)?;
-        Ok((log_probs.f_squeeze_dim(1)?, softmax))
+        Ok(logits.f_to_kind(self.accumulation())?)
     }
 
     /// Gradients of Σ_targets c · log p, with c `[K]` in the plan's order.
@@ -213,7 +218,7 @@ impl<'a> Projection<'a> {
         for chunk in self.chunks(pass) {
             let residuals = match kept.take() {
                 Some(residuals) => residuals,
-                None => residuals(self.softmax(plan, &chunk)?.1, plan, &chunk)?.f_to_kind(kind)?,
+                None => residuals(softmax(self.logits(plan, &chunk)?)?, plan, &chunk)?.f_to_kind(kind)?,
             }; // [t, V]
             let coefficients = chunk.of_targets(&coefficients)?; // [t, 1]
             let positions = chunk.target_positions(plan)?; // [t]
@@ -245,7 +250,7 @@ impl<'a> Projection<'a> {
         let (plan, coefficients) = (pass.plan, self.column(coefficients, -1.0)?);
         let mut grad = zeros_like(logits, logits.kind())?;
         for chunk in self.chunks(pass) {
-            let mut rows = residuals(self.softmax(plan, &chunk)?.1, plan, &chunk)?;
+            let mut rows = residuals(softmax(self.logits(plan, &chunk)?)?, plan, &chunk)?;
             let _ = rows.f_mul_(&chunk.of_targets(&coefficients)?)?;
             if chunk.has_shared_positions() {
                 // Summed here, so that a 16-bit gradient is rounded once.
