@@ -16,8 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
 
 DIMENSIONS = ["helpfulness", "honesty", "instruction_following", "truthfulness"]
 NUM_DIMENSIONS = NUM_RESPONSES = 4
@@ -45,6 +43,13 @@ class Scenario:
     learning_rate: float = 1e-6
     max_grad_norm: float = 1.0
     weights: tuple[float, ...] = field(default=(0.4, 0.3, 0.2, 0.1))
+    num_kv_heads: int = 0  # 0 is as many as heads
+    is_tied: bool = False
+    device: str = "cpu"
+    dtype: str = "float32"
+    checkpointing: bool = False
+    # Each side draws weights of its own, where speed alone is compared; then only torch is needed to write the folder.
+    draws_weights: bool = False
 
     def with_(self, **changes) -> "Scenario":
         return replace(self, **changes)
@@ -61,20 +66,28 @@ class Scenario:
     @property
     def layer_parameters(self) -> int:
         """Parameters of the decoder layers' matrices."""
-        return self.num_layers * (4 * self.hidden_size**2 + 3 * self.hidden_size * self.intermediate_size)
+        attention = 2 * self.hidden_size * (self.hidden_size + self.kv_size)
+        return self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+
+    @property
+    def kv_size(self) -> int:
+        """Width of keys and of values."""
+        return self.hidden_size * (self.num_kv_heads or self.num_heads) // self.num_heads
 
     @property
     def num_parameters(self) -> int:
         norms = (2 * self.num_layers + 1) * self.hidden_size
-        return self.layer_parameters + norms + 2 * self.vocab_size * self.hidden_size
+        num_embeddings = 1 if self.is_tied else 2
+        return self.layer_parameters + norms + num_embeddings * self.vocab_size * self.hidden_size
 
     @property
     def num_trained(self) -> int:
         """All parameters, or the adapter's."""
         if not self.lora_rank:
             return self.num_parameters
-        inputs_and_outputs = 4 * 2 * self.hidden_size + 3 * (self.hidden_size + self.intermediate_size)
-        return self.num_layers * self.lora_rank * inputs_and_outputs
+        of_attention = 6 * self.hidden_size + 2 * self.kv_size
+        of_mlp = 3 * (self.hidden_size + self.intermediate_size)
+        return self.num_layers * self.lora_rank * (of_attention + of_mlp)
 
     def state_bytes(self, side: str) -> int:
         """Weights (the reference model's too, where a side keeps one) and the optimiser's two moments, in float32."""
@@ -84,14 +97,15 @@ class Scenario:
         return 4 * (num_weights + 2 * self.num_trained)
 
     def step_flops(self, num_pairs: int) -> int:
-        """FLOPs of a full fine-tuning step's products, none computed twice: 2 a multiply-add, backward = 2 forwards.
+        """FLOPs of a step's products, none computed twice: 2 a multiply-add, backward = 2 forwards.
 
+        With an adapter the gradients of the weights fall away, and the adapter's own products do not count.
         `num_pairs` counts the (query, key) pairs that attention must look at, over all prompts.
         """
         layers = 2 * self.layer_parameters * self.num_unique_tokens
         head = 2 * self.hidden_size * self.vocab_size * self.num_targets
         attention = 4 * self.hidden_size * num_pairs * self.num_layers
-        return 3 * (layers + head + attention)
+        return (2 if self.lora_rank else 3) * (layers + head) + 3 * attention
 
     def tree_pairs(self) -> int:
         """Pairs where each response sees the prompt and itself."""
@@ -109,35 +123,49 @@ class Scenario:
         folder = parent / self.name
         if (folder / "run.toml").exists():
             return folder
-        for part, part_seed in [("model", seed), ("reference", seed + 1)]:
-            self._write_model(folder / part, part_seed)
-        if self.lora_rank:
-            self._write_adapter(folder, seed + 2)
+        if self.draws_weights:
+            self._write_model(folder / "model", None)
+        else:
+            for part, part_seed in [("model", seed), ("reference", seed + 1)]:
+                self._write_model(folder / part, part_seed)
+            if self.lora_rank:
+                self._write_adapter(folder, seed + 2)
         self._write_records(folder, seed + 3)
         # Last: it says that the folder is whole.
         (folder / "run.toml").write_text(self._run_config())
         return folder
 
-    def _llama(self, seed: int) -> LlamaForCausalLM:
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=self.vocab_size,
-                hidden_size=self.hidden_size,
-                intermediate_size=self.intermediate_size,
-                num_hidden_layers=self.num_layers,
-                num_attention_heads=self.num_heads,
-                num_key_value_heads=self.num_heads,
-                max_position_embeddings=8192,
-                tie_word_embeddings=False,
-                pad_token_id=0,
-                bos_token_id=1,
-                eos_token_id=2,
-            )
-        )
+    def model_config(self) -> dict:
+        """What config.json says."""
+        return {
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads or self.num_heads,
+            "max_position_embeddings": 8192,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10_000.0,
+            "hidden_act": "silu",
+            "tie_word_embeddings": self.is_tied,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        }
 
-    def _write_model(self, folder: Path, seed: int) -> None:
-        self._llama(seed).save_pretrained(folder)
+    def _write_model(self, folder: Path, seed: int | None) -> None:
+        """The configuration, the tokenizer, and weights where there is a seed for them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if seed is None:
+            (folder / "config.json").write_text(json.dumps(self.model_config()))
+        else:
+            from transformers import LlamaConfig, LlamaForCausalLM
+
+            torch.manual_seed(seed)
+            LlamaForCausalLM(LlamaConfig(**self.model_config())).save_pretrained(folder)
         words = {f"w{index}": index for index in range(self.vocab_size)}
         tokenizer = {
             "version": "1.0",
@@ -155,6 +183,9 @@ class Scenario:
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
     def _write_adapter(self, folder: Path, seed: int) -> None:
+        from peft import LoraConfig, get_peft_model
+        from transformers import LlamaForCausalLM
+
         model = LlamaForCausalLM.from_pretrained(folder / "model")
         torch.manual_seed(seed)
         peft_model = get_peft_model(
@@ -198,18 +229,19 @@ class Scenario:
 
     def _run_config(self) -> str:
         weights = ", ".join(f"{name} = {weight}" for name, weight in zip(DIMENSIONS, self.weights))
+        reference = "" if self.draws_weights else '\n[reference]\nkind = "model"\npath = "reference"\n'
+        has_new_adapter = self.draws_weights and self.lora_rank
+        adapter = f'\n[adapter]\nkind = "lora"\nrank = {self.lora_rank}\n' if has_new_adapter else ""
         return f"""\
 stage = "lambda_dpo"
 output_dir = "run"
 
 [model]
 path = "model"
-device = "cpu"
-
-[reference]
-kind = "model"
-path = "reference"
-
+init = "{"random" if self.draws_weights else "pretrained"}"
+device = "{self.device}"
+dtype = "{self.dtype}"
+{reference}{adapter}
 [data]
 records = ["records.jsonl"]
 cutoff_len = 8192
@@ -226,6 +258,7 @@ reduction = "mean"
 learning_rate = {self.learning_rate}
 max_grad_norm = {self.max_grad_norm}
 per_device_train_batch_size = {self.num_prompts}
+gradient_checkpointing = {str(self.checkpointing).lower()}
 """
 
 

@@ -26,7 +26,10 @@ fn the_comparison_is_fair() {
     let num_dimensions = lambda.data.dimensions.as_ref().unwrap().len() as u64;
     assert_eq!(lambda.train.num_train_epochs, specialist.train.num_train_epochs * num_dimensions as f64);
     assert_eq!(lambda.train, unconditioned.train);
-    assert_eq!((&lambda.data, &lambda.lambda, &lambda.loss), (&unconditioned.data, &unconditioned.lambda, &unconditioned.loss));
+    assert_eq!(
+        (&lambda.data, &lambda.lambda, &lambda.loss),
+        (&unconditioned.data, &unconditioned.lambda, &unconditioned.loss)
+    );
     assert_eq!((&lambda.data, &lambda.loss, &lambda.model), (&specialist.data, &specialist.loss, &specialist.model));
     let [lambda, specialist, unconditioned] = [lambda, specialist, unconditioned].map(|config| config.adapter.unwrap());
     assert_eq!(lambda.rank_of_a_dimension(), specialist.rank);
