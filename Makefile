@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo test test-big lint bench gpu-check fmt generate fuzz docs install
+.PHONY: help setup build demo steer-demo test test-python test-big lint bench gpu-check fmt generate fuzz docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -21,6 +21,9 @@ steer-demo: ## λ-adapter, specialists, soup and unconditioned training compared
 
 test: ## lint and every test, the comparisons with transformers and peft included
 	@ci/test.sh
+
+test-python: ## the Python package beside Transformers and in LLaMA-Factory (2 GB of packages the first time)
+	@ci/test_python.sh
 
 test-big: ## 2 GB of records under 1 GiB of memory (needs 6 GB of disk and an hour or less)
 	@ci/setup.sh

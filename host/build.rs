@@ -1,7 +1,10 @@
 //! Compiles what the program needs of libtorch beyond tch.
 
 fn main() {
-    println!("cargo:rerun-if-changed=src/libtorch/native.cpp");
+    let sources = ["src/libtorch/native.cpp", "src/libtorch/script.cpp"];
+    for source in sources {
+        println!("cargo:rerun-if-changed={source}");
+    }
     let Ok(flags) = std::env::var("DEP_LAMBDA_DPO_DLPACK_CXXFLAGS") else {
         println!("cargo:warning=lambda-dpo-abi did not say how to compile against libtorch: its feature `tch` is off");
         std::process::exit(1);
@@ -10,5 +13,5 @@ fn main() {
     for flag in flags.split('\u{1f}') {
         build.flag(flag);
     }
-    build.cpp(true).file("src/libtorch/native.cpp").compile("lambda_dpo_native");
+    build.cpp(true).files(sources).compile("lambda_dpo_native");
 }

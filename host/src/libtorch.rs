@@ -5,6 +5,7 @@
 //! CUDA for absent for good.
 
 pub(crate) mod native;
+pub(crate) mod script;
 
 use std::fs;
 use std::path::PathBuf;

@@ -23,7 +23,7 @@ mod libtorch {
         println!("cargo:rustc-env=LAMBDA_DPO_TORCH_VERSION={version}");
         let include = root.join("include");
         let (include, api) = (include.display(), include.join("torch/csrc/api/include"));
-        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let own = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join("src");
         let flags = [
             "-std=c++17".into(),
             "-D_GLIBCXX_USE_CXX11_ABI=1".into(),

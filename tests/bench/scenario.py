@@ -9,6 +9,7 @@ A scenario's folder holds
     tokens.json          the same prompts as token ids and target distributions, which the oracles read
 """
 
+import ctypes
 import json
 import math
 import random
@@ -128,8 +129,8 @@ class Scenario:
         else:
             for part, part_seed in [("model", seed), ("reference", seed + 1)]:
                 self._write_model(folder / part, part_seed)
-            if self.lora_rank:
-                self._write_adapter(folder, seed + 2)
+        if self.lora_rank:
+            self._write_adapter(folder, seed + 2)
         self._write_records(folder, seed + 3)
         # Last: it says that the folder is whole.
         (folder / "run.toml").write_text(self._run_config())
@@ -183,21 +184,38 @@ class Scenario:
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
     def _write_adapter(self, folder: Path, seed: int) -> None:
-        from peft import LoraConfig, get_peft_model
-        from transformers import LlamaForCausalLM
-
-        model = LlamaForCausalLM.from_pretrained(folder / "model")
-        torch.manual_seed(seed)
-        peft_model = get_peft_model(
-            model,
-            LoraConfig(
-                r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
-            ),
-        )
-        for name, parameter in peft_model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.02)
-        peft_model.save_pretrained(folder / "adapter")
+        """LoRA in all linear layers in PEFT's format, B not zero."""
+        hidden, intermediate, rank = self.hidden_size, self.intermediate_size, self.lora_rank
+        linear = {
+            "self_attn.q_proj": (hidden, hidden),
+            "self_attn.k_proj": (self.kv_size, hidden),
+            "self_attn.v_proj": (self.kv_size, hidden),
+            "self_attn.o_proj": (hidden, hidden),
+            "mlp.gate_proj": (intermediate, hidden),
+            "mlp.up_proj": (intermediate, hidden),
+            "mlp.down_proj": (hidden, intermediate),
+        }
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {}
+        for layer in range(self.num_layers):
+            for name, (outputs, inputs) in linear.items():
+                path = f"base_model.model.model.layers.{layer}.{name}"
+                a = torch.rand(rank, inputs, generator=generator) * 2 - 1
+                tensors[f"{path}.lora_A.weight"] = a / inputs**0.5
+                tensors[f"{path}.lora_B.weight"] = 0.02 * torch.randn(outputs, rank, generator=generator)
+        (folder / "adapter").mkdir()
+        write_safetensors(folder / "adapter" / "adapter_model.safetensors", tensors)
+        settings = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": str(folder / "model"),
+            "r": rank,
+            "lora_alpha": 2 * rank,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "target_modules": [name.split(".")[1] for name in linear],
+        }
+        (folder / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
 
     def _write_records(self, folder: Path, seed: int) -> None:
         rng = random.Random(seed)
@@ -230,8 +248,6 @@ class Scenario:
     def _run_config(self) -> str:
         weights = ", ".join(f"{name} = {weight}" for name, weight in zip(DIMENSIONS, self.weights))
         reference = "" if self.draws_weights else '\n[reference]\nkind = "model"\npath = "reference"\n'
-        has_new_adapter = self.draws_weights and self.lora_rank
-        adapter = f'\n[adapter]\nkind = "lora"\nrank = {self.lora_rank}\n' if has_new_adapter else ""
         return f"""\
 stage = "lambda_dpo"
 output_dir = "run"
@@ -241,7 +257,7 @@ path = "model"
 init = "{"random" if self.draws_weights else "pretrained"}"
 device = "{self.device}"
 dtype = "{self.dtype}"
-{reference}{adapter}
+{reference}
 [data]
 records = ["records.jsonl"]
 cutoff_len = 8192
@@ -260,6 +276,22 @@ max_grad_norm = {self.max_grad_norm}
 per_device_train_batch_size = {self.num_prompts}
 gradient_checkpointing = {str(self.checkpointing).lower()}
 """
+
+
+def write_safetensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Float32 tensors in the format of `safetensors`, which a machine with torch alone does not have."""
+    header, start = {}, 0
+    for name, tensor in tensors.items():
+        end = start + 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            tensor = tensor.contiguous()
+            out.write(ctypes.string_at(tensor.data_ptr(), 4 * tensor.numel()))
 
 
 FULL = Scenario("full")

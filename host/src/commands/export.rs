@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 use tch::Kind;
 
 use crate::cli::{ExportArgs, ExportFormat};
-use crate::export::{self, Destination, onnx};
+use crate::export::{self, Destination, onnx, torchscript};
 use crate::hub::Hub;
 use crate::libtorch;
 use crate::model::{Model, ModelConfig};
@@ -18,20 +18,16 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let out = Destination::begin(&args.out)?;
     libtorch::prepare("cpu")?;
     let folder = Hub::from_env().model_folder(&args.model)?;
-    if args.to == ExportFormat::Peft {
-        write_peft(args, &folder, out.path())?;
-        out.finish(args.chat_template.as_deref())?;
-        say(&format!("the adapter stands in {}", args.out.display()));
-        return Ok(());
-    }
-    let model = policy(args, &folder)?;
+    let policy = || policy(args, &folder);
     match args.to {
-        ExportFormat::Peft => {}
-        ExportFormat::Hf => model.save(out.path(), &folder)?,
-        ExportFormat::Onnx => onnx::write(&model, &folder, out.path(), onnx::MAX_INLINE_BYTES)?,
+        ExportFormat::Hf => policy()?.save(out.path(), &folder)?,
+        ExportFormat::Peft => write_peft(args, &folder, out.path())?,
+        ExportFormat::Onnx => onnx::write(&policy()?, &folder, out.path(), onnx::MAX_INLINE_BYTES)?,
+        ExportFormat::TorchScript => torchscript::write(&policy()?, &folder, out.path())?,
     }
     out.finish(args.chat_template.as_deref())?;
-    say(&format!("the policy stands in {}", args.out.display()));
+    let what = if args.to == ExportFormat::Peft { "adapter" } else { "policy" };
+    say(&format!("the {what} stands in {}", args.out.display()));
     Ok(())
 }
 
@@ -55,7 +51,7 @@ fn policy(args: &ExportArgs, folder: &Path) -> Result<Model> {
     let stored = ModelConfig::load(folder)?.dtype.unwrap_or(Kind::Float);
     let kind = match (args.dtype, args.to) {
         (Some(dtype), _) => dtype.kind(),
-        (None, ExportFormat::Hf) => stored,
+        (None, ExportFormat::Hf | ExportFormat::TorchScript) => stored,
         (None, ExportFormat::Onnx | ExportFormat::Peft) => Kind::Float,
     };
     let loaded = if args.adapter.is_some() && stored != kind { Kind::Float } else { kind };

@@ -26,7 +26,7 @@ unsafe extern "C" {
 }
 
 /// Takes the message that the C++ side allocated.
-fn check(message: *mut c_char) -> Result<(), TchError> {
+pub(super) fn check(message: *mut c_char) -> Result<(), TchError> {
     if message.is_null() {
         return Ok(());
     }

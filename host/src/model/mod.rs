@@ -35,7 +35,7 @@ use tch::{Device, Kind, Tensor};
 
 pub use activations::{Activations, ForwardOptions};
 pub use cache::KvCache;
-pub use config::{Family, ModelConfig, RopeScaling};
+pub use config::{Family, ModelConfig, RopeScaling, dtype_name};
 pub use error::ModelError;
 pub use inputs::ModelInputs;
 pub use lambda_parts::LambdaParts;

@@ -221,7 +221,7 @@ impl Data {
             collate: self.collate,
             max_tokens: usize::MAX,
         };
-        let reference = Reference { model, plugin, loss, cache: None, interrupt: &self.interrupt };
+        let reference = Reference { scorer: model, plugin, loss, cache: None, interrupt: &self.interrupt };
         reference.log_probs(&[wanted])?.pop().context("the reference gave nothing")
     }
 }
