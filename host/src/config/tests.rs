@@ -133,8 +133,8 @@ fn unknown_keys_suggest_the_nearest() {
 #[test]
 fn keys_of_later_versions_are_refused() {
     assert_eq!(
-        message(MINIMAL, &["model.torchscript=m.pt"]),
-        "override `model.torchscript=m.pt`: `model.torchscript` is not supported by this version: remove it"
+        message(&MINIMAL.replace("[model]\n", "[model]\ntorchscript = \"m.pt\"\n"), &[]),
+        "run.toml: `model.torchscript` is not supported by this version: remove it"
     );
 }
 
