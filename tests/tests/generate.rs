@@ -149,12 +149,14 @@ fn a_chat_changes_lambda_between_its_turns() {
         (text(&output.stdout), text(&output.stderr))
     };
     let ask = "Describe the toad.\n";
+    let alone = |lambda: &str| chat(&format!("{lambda}\n{ask}")).0;
+    let (uniform, corner) = (alone("/lambda"), alone("/lambda honesty=1"));
+    assert_ne!(uniform, corner, "another λ answers otherwise");
+
+    // Greedy, so what a turn says follows from its conversation and λ; a λ that is refused changes nothing.
     let turns = format!("/lambda\n{ask}/new\n/lambda honesty=1\n{ask}/new\n/lambda honest=1\n/help\n{ask}/quit\n{ask}");
     let (answers, said) = chat(&turns);
-    let answers: Vec<&str> = answers.lines().collect();
-    assert_eq!(answers.len(), 3, "{answers:?}");
-    assert_ne!(answers[0], answers[1], "another λ answers otherwise");
-    assert_eq!(answers[1], answers[2], "a λ that is refused changes nothing");
+    assert_eq!(answers, [uniform, corner.clone(), corner].concat());
     let said: Vec<&str> = said.lines().collect();
     assert_eq!(said[0], "λ: helpfulness=0.25,honesty=0.25,instruction_following=0.25,truthfulness=0.25");
     assert_eq!(said[1], "λ: helpfulness=0,honesty=1,instruction_following=0,truthfulness=0");

@@ -18,21 +18,16 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let out = Destination::begin(&args.out)?;
     libtorch::prepare("cpu")?;
     let folder = Hub::from_env().model_folder(&args.model)?;
-    if args.to == ExportFormat::Peft {
-        write_peft(args, &folder, out.path())?;
-        out.finish(args.chat_template.as_deref())?;
-        say(&format!("the adapter stands in {}", args.out.display()));
-        return Ok(());
-    }
-    let model = policy(args, &folder)?;
+    let policy = || policy(args, &folder);
     match args.to {
-        ExportFormat::Peft => {}
-        ExportFormat::Hf => model.save(out.path(), &folder)?,
-        ExportFormat::Onnx => onnx::write(&model, &folder, out.path(), onnx::MAX_INLINE_BYTES)?,
-        ExportFormat::TorchScript => torchscript::write(&model, &folder, out.path())?,
+        ExportFormat::Hf => policy()?.save(out.path(), &folder)?,
+        ExportFormat::Peft => write_peft(args, &folder, out.path())?,
+        ExportFormat::Onnx => onnx::write(&policy()?, &folder, out.path(), onnx::MAX_INLINE_BYTES)?,
+        ExportFormat::TorchScript => torchscript::write(&policy()?, &folder, out.path())?,
     }
     out.finish(args.chat_template.as_deref())?;
-    say(&format!("the policy stands in {}", args.out.display()));
+    let what = if args.to == ExportFormat::Peft { "adapter" } else { "policy" };
+    say(&format!("the {what} stands in {}", args.out.display()));
     Ok(())
 }
 
