@@ -76,7 +76,11 @@ def test_precomputed_references_and_layouts_change_nothing(factory):
     variants = {
         "pre": {"lambda_precompute_ref_log_probs": True},
         "checkpointing": {"disable_gradient_checkpointing": None},
-        "accumulation": {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 4},
+        "accumulation": {
+            "per_device_train_batch_size": 3,
+            "gradient_accumulation_steps": 4,
+            "preprocessing_num_workers": 2,
+        },
     }
     for name, options in variants.items():
         found = losses(factory.trained(factory.config(model, out=name, **options), out=name))
