@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-python test-big lint bench fmt generate fuzz docs install
+.PHONY: help setup build demo test test-python test-big lint bench gpu-check fmt generate fuzz docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,9 @@ lint: ## format, clippy, crate walls, generated files
 
 bench: ## criterion and the comparison with PyTorch; writes docs/benchmarks.md (20 minutes; BENCH_FLAGS=--quick for 4)
 	@ci/bench.sh $(BENCH_FLAGS)
+
+gpu-check: ## gather what a CUDA machine needs to check and measure the library, and do so here
+	@ci/gpu_check.sh $(GPU_FLAGS)
 
 fmt: ## format the code
 	@cargo fmt --all

@@ -692,6 +692,12 @@ typedef struct LambdaDpoLossInputs {
      * `[B, M]` floating.
      */
     LambdaDpoTensor lambda;
+    /**
+     * The `cudaStream_t` on which the call's work is queued, for tensors on a CUDA device: they must be ready, and the
+     * outputs will be, in the stream's order. NULL stands for libtorch's current stream of the calling thread, as a
+     * trainer over PyTorch wants it; CUDA's own handles 1 and 2 for the legacy and the per-thread default stream.
+     */
+    void *cuda_stream;
 } LambdaDpoLossInputs;
 
 /**
@@ -1019,7 +1025,9 @@ typedef struct LambdaDpoLossOptions {
  *
  * - Returns a status; on failure fills `error` (which may be NULL) with a sentence and leaves its outputs untouched.
  * - Arguments are borrowed for the call; what comes out is owned by the caller and freed by the function named beside it.
- * - Any thread may call; a handle says how many threads may use it at once. Freeing NULL does nothing.
+ * - Any thread may call; a handle says how many threads may use it at once.
+ * - A handle is a number, not an address, and no number is given twice: one that was freed, or is of another kind, is
+ *   refused with LAMBDA_DPO_STATUS_INVALID_ARGUMENT. Freeing NULL, or a second time, does nothing.
  * - A panic inside becomes LAMBDA_DPO_STATUS_PANIC and poisons the handle; the process lives.
  */
 typedef struct LambdaDpoApi {
@@ -1192,6 +1200,15 @@ typedef struct LambdaDpoApi {
                                     LambdaDpoDataset **dataset,
                                     struct LambdaDpoError *error);
     /**
+     * As `dataset_open`, of an Arrow C stream of records, which is taken over as by `reader_open_arrow`; its callbacks are
+     * called during this call alone. `options.cache_dir` must be empty: what a stream holds is known at its end only.
+     */
+    LambdaDpoStatus (*dataset_open_arrow)(struct ArrowArrayStream *stream,
+                                          const LambdaDpoTokenizer *tokenizer,
+                                          const struct LambdaDpoDatasetOptions *options,
+                                          LambdaDpoDataset **dataset,
+                                          struct LambdaDpoError *error);
+    /**
      * Gives the number of samples, or 0 for NULL.
      */
     uint64_t (*dataset_len)(const LambdaDpoDataset *dataset);
@@ -1282,7 +1299,8 @@ typedef struct LambdaDpoApi {
                                     LambdaDpoLossContext **context,
                                     struct LambdaDpoError *error);
     /**
-     * Gradients of `grad_output` · loss. `inputs` are those of the forward, unchanged; a context serves one backward.
+     * Gradients of `grad_output` · loss. `inputs` are those of the forward, unchanged, with its `cuda_stream`; a context
+     * serves one backward.
      */
     LambdaDpoStatus (*loss_backward)(LambdaDpoLossContext *context,
                                      const struct LambdaDpoLossInputs *inputs,

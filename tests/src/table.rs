@@ -284,6 +284,22 @@ macro_rules! batch_fields {
     };
 }
 
+/// A call that gives a batch.
+///
+/// # Errors
+/// What the call tells.
+pub fn batch(call: impl FnOnce(*mut abi::Batch, *mut abi::Error) -> abi::Status) -> Result<NamedBatch, Told> {
+    // SAFETY: zero is valid for the batch, and its tensors are ours on success.
+    unsafe {
+        let mut batch: abi::Batch = sized();
+        told(|error| call(&mut batch, error))?;
+        macro_rules! taken {
+            ($($field:ident),*) => { vec![$((stringify!($field), tensor::import(batch.$field).unwrap())),*] };
+        }
+        Ok((batch_fields!(taken), batch.num_contributing))
+    }
+}
+
 /// `collate`.
 ///
 /// # Errors
@@ -294,13 +310,6 @@ pub fn collate(
     options: &abi::CollateOptions,
 ) -> Result<NamedBatch, Told> {
     let raw: Vec<*const abi::TokenizedSample> = samples.iter().map(|sample| sample.raw().cast_const()).collect();
-    // SAFETY: all pointers are valid, and the batch's tensors are ours on success.
-    unsafe {
-        let mut batch: abi::Batch = sized();
-        told(|error| (api().collate)(raw.as_ptr(), raw.len(), lambda.as_ptr(), options, &mut batch, error))?;
-        macro_rules! taken {
-            ($($field:ident),*) => { vec![$((stringify!($field), tensor::import(batch.$field).unwrap())),*] };
-        }
-        Ok((batch_fields!(taken), batch.num_contributing))
-    }
+    // SAFETY: all pointers are valid.
+    batch(|batch, error| unsafe { (api().collate)(raw.as_ptr(), raw.len(), lambda.as_ptr(), options, batch, error) })
 }

@@ -179,6 +179,8 @@ impl LossInputs<'_> {
             pi_target: raw(self.pi_target)?,
             target_mask: raw(self.target_mask)?,
             lambda: raw(self.lambda)?,
+            // The program's own work is on libtorch's current stream, too.
+            cuda_stream: std::ptr::null_mut(),
         };
         Ok(Lent { raw, _tensors: tensors })
     }

@@ -57,7 +57,9 @@ pub type GetApi = unsafe extern "C" fn(major: u32, minor: u32, api: *mut *const 
 ///
 /// - Returns a status; on failure fills `error` (which may be NULL) with a sentence and leaves its outputs untouched.
 /// - Arguments are borrowed for the call; what comes out is owned by the caller and freed by the function named beside it.
-/// - Any thread may call; a handle says how many threads may use it at once. Freeing NULL does nothing.
+/// - Any thread may call; a handle says how many threads may use it at once.
+/// - A handle is a number, not an address, and no number is given twice: one that was freed, or is of another kind, is
+///   refused with [`STATUS_INVALID_ARGUMENT`](crate::STATUS_INVALID_ARGUMENT). Freeing NULL, or a second time, does nothing.
 /// - A panic inside becomes [`STATUS_PANIC`](crate::STATUS_PANIC) and poisons the handle; the process lives.
 #[repr(C)]
 #[derive(Debug)]
@@ -194,6 +196,15 @@ pub struct Api {
         dataset: *mut *mut Dataset,
         error: *mut Error,
     ) -> Status,
+    /// As `dataset_open`, of an Arrow C stream of records, which is taken over as by `reader_open_arrow`; its callbacks are
+    /// called during this call alone. `options.cache_dir` must be empty: what a stream holds is known at its end only.
+    pub dataset_open_arrow: unsafe extern "C" fn(
+        stream: *mut ArrowArrayStream,
+        tokenizer: *const Tokenizer,
+        options: *const DatasetOptions,
+        dataset: *mut *mut Dataset,
+        error: *mut Error,
+    ) -> Status,
     /// Gives the number of samples, or 0 for NULL.
     pub dataset_len: unsafe extern "C" fn(dataset: *const Dataset) -> u64,
     /// Gives JSON: `dimensions` (names in order), `report` (as `reader_report`, with truncated and dropped ones), `hash` (of
@@ -273,7 +284,8 @@ pub struct Api {
         context: *mut *mut LossContext,
         error: *mut Error,
     ) -> Status,
-    /// Gradients of `grad_output` · loss. `inputs` are those of the forward, unchanged; a context serves one backward.
+    /// Gradients of `grad_output` · loss. `inputs` are those of the forward, unchanged, with its `cuda_stream`; a context
+    /// serves one backward.
     pub loss_backward: unsafe extern "C" fn(
         context: *mut LossContext,
         inputs: *const LossInputs,

@@ -1,24 +1,13 @@
-// DLPack <-> at::Tensor through libtorch's own converter, with exceptions turned into messages.
-#include <ATen/DLConvertor.h>
+// DLPack <-> at::Tensor through libtorch's own converter, and CUDA streams, with exceptions turned into messages.
+#include "guarded.h"
 
-#include <cstring>
-#include <exception>
+#include <ATen/DLConvertor.h>
+#include <c10/core/StreamGuard.h>
+
 #include <functional>
 #include <utility>
 
 namespace {
-
-// Runs `body`; returns NULL, or the exception's message for the caller to free().
-char *guarded(const std::function<void()> &body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error &e) {
-    return strdup(e.what_without_backtrace());
-  } catch (const std::exception &e) {
-    return strdup(e.what());
-  }
-}
 
 // Views the tensor's memory; `deleter` runs when the last at::Tensor that shares it goes. libtorch refuses a byte
 // offset, so it is given a description whose data starts at the first element.
@@ -48,6 +37,20 @@ char *ldpo_tensor_import(DLManagedTensorVersioned *source, at::Tensor **out) {
 char *ldpo_tensor_borrow(DLManagedTensorVersioned *source, at::Tensor **out) {
   return guarded([&] { *out = view(source, [](void *) {}); });
 }
+
+// Makes a CUDA stream the current one of the calling thread. libtorch knows its default stream, which is CUDA's legacy one,
+// as 0, and a stream that it did not make by its handle: what c10::cuda::getStreamFromExternal does, which needs CUDA's
+// own headers.
+char *ldpo_stream_enter(int32_t device, void *stream, c10::StreamGuard **out) {
+  return guarded([&] {
+    auto handle = reinterpret_cast<c10::StreamId>(stream);
+    c10::Device on(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device));
+    *out = new c10::StreamGuard(c10::Stream(c10::Stream::UNSAFE, on, handle == 1 ? 0 : handle));
+  });
+}
+
+// Makes the former stream the current one again.
+void ldpo_stream_leave(c10::StreamGuard *guard) { delete guard; }
 
 char *ldpo_tensor_export(const at::Tensor *tensor, DLManagedTensorVersioned **out) {
   return guarded([&] { *out = at::toDLPackVersioned(tensor->detach()); });

@@ -1,4 +1,4 @@
-//! DLPack ↔ [`tch::Tensor`], without copies.
+//! DLPack ↔ [`tch::Tensor`], without copies, and the CUDA stream that work is queued on.
 //!
 //! The rules of the table: inputs are borrowed for a call ([`borrow`]), outputs are owned by who receives them
 //! ([`export`], then [`import`]).
@@ -10,7 +10,7 @@ use std::ffi::CStr;
 use std::format;
 use std::string::String;
 
-use core::ffi::c_char;
+use core::ffi::{c_char, c_void};
 use core::ptr::NonNull;
 
 use torch_sys::C_tensor;
@@ -27,7 +27,9 @@ unsafe extern "C" {
     fn ldpo_tensor_import(source: *mut DLManagedTensorVersioned, out: *mut *mut C_tensor) -> *mut c_char;
     fn ldpo_tensor_borrow(source: *mut DLManagedTensorVersioned, out: *mut *mut C_tensor) -> *mut c_char;
     fn ldpo_tensor_export(tensor: *const C_tensor, out: *mut *mut DLManagedTensorVersioned) -> *mut c_char;
-    fn free(pointer: *mut core::ffi::c_void);
+    fn ldpo_stream_enter(device: i32, stream: *mut c_void, out: *mut *mut c_void) -> *mut c_char;
+    fn ldpo_stream_leave(guard: *mut c_void);
+    fn free(pointer: *mut c_void);
 }
 
 /// Dimensions that a tensor may have at most, as in NumPy; libtorch itself knows no bound.
@@ -130,6 +132,39 @@ pub unsafe fn borrow(raw: *mut DLManagedTensorVersioned) -> Result<tch::Tensor, 
         let mut tensor = core::ptr::null_mut();
         check(ldpo_tensor_borrow(raw, &mut tensor))?;
         Ok(tch::Tensor::from_ptr(tensor))
+    }
+}
+
+/// A CUDA stream that is libtorch's current one, on this thread, until the value is dropped.
+#[derive(Debug)]
+pub struct CurrentStream(NonNull<c_void>);
+
+impl CurrentStream {
+    /// Enters a stream of the CUDA device with this ordinal.
+    ///
+    /// # Errors
+    /// A handle that is none of CUDA's, and what libtorch says of the device.
+    ///
+    /// # Safety
+    /// `stream` is 1, 2 or a live `cudaStream_t` of that device, which lives as long as the result.
+    pub unsafe fn enter(device: usize, stream: *mut c_void) -> Result<Self, String> {
+        let handle = stream.addr();
+        // CUDA's own streams are objects in memory; libtorch takes an odd number for one of its pool.
+        if handle == 0 || (handle != 1 && !handle.is_multiple_of(2)) {
+            return Err(format!("{handle:#x} is no CUDA stream"));
+        }
+        let device = i32::try_from(device).map_err(|_| format!("{device} is no CUDA device"))?;
+        let mut guard = core::ptr::null_mut();
+        // SAFETY: the caller's promise; `guard` is written on success.
+        check(unsafe { ldpo_stream_enter(device, stream, &mut guard) })?;
+        NonNull::new(guard).map(Self).ok_or_else(|| "libtorch entered no stream".to_owned())
+    }
+}
+
+impl Drop for CurrentStream {
+    fn drop(&mut self) {
+        // SAFETY: from `ldpo_stream_enter`, on this thread: a NonNull stays where it is made.
+        unsafe { ldpo_stream_leave(self.0.as_ptr()) }
     }
 }
 

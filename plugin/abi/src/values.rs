@@ -169,6 +169,10 @@ pub struct LossInputs {
     pub target_mask: Tensor,
     /// `[B, M]` floating.
     pub lambda: Tensor,
+    /// The `cudaStream_t` on which the call's work is queued, for tensors on a CUDA device: they must be ready, and the
+    /// outputs will be, in the stream's order. NULL stands for libtorch's current stream of the calling thread, as a
+    /// trainer over PyTorch wants it; CUDA's own handles 1 and 2 for the legacy and the per-thread default stream.
+    pub cuda_stream: *mut c_void,
 }
 
 /// What the loss's forward returns; tensors owned by the caller, on the device of the inputs.

@@ -17,16 +17,6 @@ pub fn not_null<T>(pointer: *const T, name: &str) -> Outcome {
     Ok(())
 }
 
-/// Borrows a value.
-///
-/// # Safety
-/// `pointer` is NULL or points to a valid `T` that outlives `'a`.
-pub unsafe fn reference<'a, T>(pointer: *const T, name: &str) -> Outcome<&'a T> {
-    not_null(pointer, name)?;
-    // SAFETY: not NULL, aligned, and the caller's promise.
-    Ok(unsafe { &*pointer })
-}
-
 /// Borrows a value to write to.
 ///
 /// # Safety

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_core::convert::convert_record as core_convert_record;
-use lambda_dpo_core::{ArrowReader, ConvertOptions, Format, MissingRating, Report, Sample, SampleReader};
+use lambda_dpo_core::{ConvertOptions, Format, MissingRating, SampleReader};
 
 use crate::arguments::{flag, paths, text, texts, unused};
 use crate::arrow::{ImportedStream, give_stream};
@@ -69,34 +69,8 @@ pub unsafe extern "C" fn convert_record(
     })
 }
 
-/// Where a reader's samples come from.
-enum Source {
-    Files(SampleReader),
-    Arrow(ArrowReader),
-}
-
-impl Source {
-    fn report(&self) -> &Report {
-        match self {
-            Self::Files(reader) => reader.report(),
-            Self::Arrow(reader) => reader.report(),
-        }
-    }
-}
-
-impl Iterator for Source {
-    type Item = lambda_dpo_core::Result<Sample>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self {
-            Self::Files(reader) => reader.next(),
-            Self::Arrow(reader) => reader.next(),
-        }
-    }
-}
-
 /// A reader shares its samples with the Arrow streams made of it.
-type Shared = Arc<Mutex<Source>>;
+type Shared = Arc<Mutex<SampleReader>>;
 type Reader = Handle<Shared>;
 
 /// See [`abi::Api::reader_open`].
@@ -110,7 +84,7 @@ pub unsafe extern "C" fn reader_open(
     // SAFETY: the caller keeps the table's rules.
     call(error, || unsafe {
         let opened = SampleReader::open(&paths(files, num_files, "paths")?, convert_options(options)?)?;
-        Reader::give(Arc::new(Mutex::new(Source::Files(opened))), reader, "reader")
+        Reader::give(Arc::new(Mutex::new(opened)), reader, "reader")
     })
 }
 
@@ -124,8 +98,8 @@ pub unsafe extern "C" fn reader_open_arrow(
     // SAFETY: the caller keeps the table's rules.
     call(error, || unsafe {
         let stream = ImportedStream::take(stream)?;
-        let opened = ArrowReader::new(Box::new(stream), convert_options(options)?)?;
-        Reader::give(Arc::new(Mutex::new(Source::Arrow(opened))), reader, "reader")
+        let opened = SampleReader::from_stream(Box::new(stream), convert_options(options)?)?;
+        Reader::give(Arc::new(Mutex::new(opened)), reader, "reader")
     })
 }
 
@@ -176,12 +150,11 @@ pub unsafe extern "C" fn reader_report(
     })
 }
 
-fn locked(reader: &Shared) -> Outcome<MutexGuard<'_, Source>> {
+fn locked(reader: &Shared) -> Outcome<MutexGuard<'_, SampleReader>> {
     reader.lock().map_err(|_| Failure::new(abi::STATUS_POISONED, POISONED))
 }
 
 /// See [`abi::Api::reader_free`].
 pub unsafe extern "C" fn reader_free(reader: *mut abi::Reader) {
-    // SAFETY: the caller keeps the table's rules.
-    unsafe { Reader::free(reader) }
+    Reader::free(reader);
 }

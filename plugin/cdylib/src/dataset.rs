@@ -4,10 +4,11 @@ use std::ops::ControlFlow;
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_core::dataset::{PREFETCH_CAPACITY, SampleInfo, TokenFolder};
-use lambda_dpo_core::{CollateOptions, Dataset, DatasetOptions};
+use lambda_dpo_core::{CollateOptions, Dataset, DatasetOptions, Tokenizer};
 use tch::Tensor;
 
 use crate::arguments::{paths, slice, text, write};
+use crate::arrow::ImportedStream;
 use crate::collate::{collate_options, give_batch};
 use crate::convert::convert_options;
 use crate::growth;
@@ -19,6 +20,38 @@ use crate::tokenize::{TokenizerHandle, tokenize_options};
 type DatasetHandle = Handle<Dataset>;
 
 const _: () = assert!(PREFETCH_CAPACITY == abi::PREFETCH_CAPACITY);
+
+/// Opens with `open`, under the caller's options and with its callback.
+///
+/// # Safety
+/// As [`abi::Api::dataset_open`] demands of its caller.
+unsafe fn give_dataset(
+    tokenizer: *const abi::Tokenizer,
+    options: *const abi::DatasetOptions,
+    dataset: *mut *mut abi::Dataset,
+    open: impl FnOnce(&Tokenizer, &DatasetOptions, &mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> Outcome<Dataset>,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let options = growth::read(options, "options")?;
+        let cache_dir = text(options.cache_dir, "cache_dir")?;
+        let read = DatasetOptions {
+            convert: convert_options(options.convert)?,
+            tokenize: tokenize_options(options.tokenize)?,
+            tokens: if cache_dir.is_empty() {
+                TokenFolder::Scratch(std::env::temp_dir())
+            } else {
+                TokenFolder::Cache(cache_dir.into())
+            },
+        };
+        let mut progress = |done, total| match options.progress {
+            Some(progress) if progress(options.progress_user, done, total) != 0 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        };
+        let opened = TokenizerHandle::with(tokenizer, "tokenizer", |tokenizer| open(tokenizer, &read, &mut progress))?;
+        DatasetHandle::give(opened, dataset, "dataset")
+    }
+}
 
 /// See [`abi::Api::dataset_open`].
 pub unsafe extern "C" fn dataset_open(
@@ -32,33 +65,33 @@ pub unsafe extern "C" fn dataset_open(
     // SAFETY: the caller keeps the table's rules.
     call(error, || unsafe {
         let files = paths(files, num_files, "paths")?;
-        let options = growth::read(options, "options")?;
-        let cache_dir = text(options.cache_dir, "cache_dir")?;
-        let opened = DatasetOptions {
-            convert: convert_options(options.convert)?,
-            tokenize: tokenize_options(options.tokenize)?,
-            tokens: if cache_dir.is_empty() {
-                TokenFolder::Scratch(std::env::temp_dir())
-            } else {
-                TokenFolder::Cache(cache_dir.into())
-            },
-        };
-        let mut progress = |done, total| match options.progress {
-            Some(progress) if progress(options.progress_user, done, total) != 0 => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
-        };
-        let opened = TokenizerHandle::with(tokenizer, "tokenizer", |tokenizer| {
-            Ok(Dataset::open(&files, tokenizer, &opened, &mut progress)?)
-        })?;
-        DatasetHandle::give(opened, dataset, "dataset")
+        give_dataset(tokenizer, options, dataset, |tokenizer, options, progress| {
+            Ok(Dataset::open(&files, tokenizer, options, progress)?)
+        })
+    })
+}
+
+/// See [`abi::Api::dataset_open_arrow`].
+pub unsafe extern "C" fn dataset_open_arrow(
+    stream: *mut abi::ArrowArrayStream,
+    tokenizer: *const abi::Tokenizer,
+    options: *const abi::DatasetOptions,
+    dataset: *mut *mut abi::Dataset,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let stream = Box::new(ImportedStream::take(stream)?);
+        give_dataset(tokenizer, options, dataset, |tokenizer, options, progress| {
+            Ok(Dataset::open_stream(stream, tokenizer, options, progress)?)
+        })
     })
 }
 
 /// See [`abi::Api::dataset_len`].
 pub unsafe extern "C" fn dataset_len(dataset: *const abi::Dataset) -> u64 {
     let mut len = 0;
-    // SAFETY: the caller keeps the table's rules.
-    call(std::ptr::null_mut(), || unsafe {
+    call(std::ptr::null_mut(), || {
         len = DatasetHandle::with(dataset, "dataset", |dataset| Ok(dataset.len() as u64))?;
         Ok(())
     });
@@ -184,6 +217,5 @@ pub unsafe extern "C" fn dataset_prefetch(
 
 /// See [`abi::Api::dataset_free`].
 pub unsafe extern "C" fn dataset_free(dataset: *mut abi::Dataset) {
-    // SAFETY: the caller keeps the table's rules.
-    unsafe { DatasetHandle::free(dataset) }
+    DatasetHandle::free(dataset);
 }

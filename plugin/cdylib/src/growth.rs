@@ -44,10 +44,10 @@ growing! {
     abi::ConvertOptions, up to reserved;
     abi::TokenizeOptions, up to reserved;
     abi::CollateOptions, up to pad_token_id;
-    abi::DatasetOptions, up to progress_user;
+    abi::DatasetOptions, up to cache_dir;
     abi::ScheduleOptions, up to probabilities;
     abi::LossOptions, up to wants;
-    abi::LossInputs, up to lambda;
+    abi::LossInputs, up to cuda_stream;
     abi::Batch, up to num_contributing;
     abi::LossOutputs, up to margins;
     abi::LossGradients, up to sequence_log_probs;
@@ -172,6 +172,8 @@ impl<T: Growing> Output<T> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
+    use serde_json::Value;
+
     use super::*;
 
     /// A struct as revision 1.0 had it, and as it is "now".
@@ -198,6 +200,40 @@ mod tests {
     }
 
     growing! { New, up to beta; }
+
+    /// What a caller that was compiled against the header of revision 1.0 passes is enough, and less is not.
+    #[test]
+    fn revision_1_is_what_its_layout_says() {
+        macro_rules! sizes {
+            ($($name:ident),* $(,)?) => {
+                [$((concat!("LambdaDpo", stringify!($name)), <abi::$name as Growing>::REVISION_1_SIZE)),*]
+            };
+        }
+        let sizes = sizes!(
+            Batch,
+            BuildInfo,
+            CollateOptions,
+            ConvertOptions,
+            DatasetOptions,
+            Error,
+            LossGradients,
+            LossInputs,
+            LossOptions,
+            LossOutputs,
+            ScheduleOptions,
+            TokenizeOptions,
+        );
+        let layout: Value = serde_json::from_str(include_str!("../../../schemas/abi-1.0.json")).unwrap();
+        let mut expected: Vec<(&str, usize)> = layout["structs"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(name, layout)| *name != "LambdaDpoApi" && layout["fields"].get("struct_size").is_some())
+            .map(|(name, layout)| (name.as_str(), layout["size"].as_u64().unwrap() as usize))
+            .collect();
+        expected.sort_unstable();
+        assert_eq!(expected, sizes);
+    }
 
     fn new(struct_size: usize) -> New {
         New { struct_size, beta: 0.5, bound: 7, tensor: std::ptr::null_mut() }

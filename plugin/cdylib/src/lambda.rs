@@ -107,6 +107,5 @@ pub unsafe extern "C" fn schedule_draw_step(
 
 /// See [`abi::Api::schedule_free`].
 pub unsafe extern "C" fn schedule_free(schedule: *mut abi::Schedule) {
-    // SAFETY: the caller keeps the table's rules.
-    unsafe { ScheduleHandle::free(schedule) }
+    ScheduleHandle::free(schedule);
 }

@@ -54,6 +54,7 @@ static API: abi::Api = abi::Api {
     collate: collate::collate,
     batch_free: collate::batch_free,
     dataset_open: dataset::dataset_open,
+    dataset_open_arrow: dataset::dataset_open_arrow,
     dataset_len: dataset::dataset_len,
     dataset_info: dataset::dataset_info,
     dataset_samples: dataset::dataset_samples,

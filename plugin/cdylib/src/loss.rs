@@ -1,11 +1,13 @@
 //! Stages 6 and 7: log-probs and loss on borrowed tensors.
 
+use std::ffi::c_void;
 use std::mem::offset_of;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use lambda_dpo_abi as abi;
+use lambda_dpo_abi::tensor::CurrentStream;
 use lambda_dpo_core::{DEFAULT_LOGITS_BUDGET_BYTES, LossContext, LossInputs, LossOptions, Objective, Reduction, Wants};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::arguments::{flag, reference_mut, write};
 use crate::growth::{self, Output};
@@ -29,6 +31,9 @@ struct Inputs {
     pi_target: Option<Tensor>,
     target_mask: Option<Tensor>,
     lambda: Option<Tensor>,
+    stream: *mut c_void,
+    /// Left last: what goes before it may queue work.
+    _current: Option<CurrentStream>,
 }
 
 impl Inputs {
@@ -41,10 +46,15 @@ impl Inputs {
             let num_sequences = i64::try_from(inputs.num_sequences).map_err(|_| {
                 Failure::argument(format!("`num_sequences` is {}, which is impossible", inputs.num_sequences))
             })?;
+            let hidden = borrow(inputs.hidden, "hidden")?;
+            let logits = borrow(inputs.logits, "logits")?;
+            let sequence_log_probs = borrow(inputs.sequence_log_probs, "sequence_log_probs")?;
+            let scored = hidden.as_ref().or(logits.as_ref()).or(sequence_log_probs.as_ref());
+            let current = enter(inputs.cuda_stream, scored)?;
             Ok(Self {
-                hidden: borrow(inputs.hidden, "hidden")?,
+                hidden,
                 lm_head: borrow(inputs.lm_head, "lm_head")?,
-                logits: borrow(inputs.logits, "logits")?,
+                logits,
                 sequence_log_probs: copied(inputs.sequence_log_probs, "sequence_log_probs")?,
                 target_positions: copied(inputs.target_positions, "target_positions")?,
                 target_ids: copied(inputs.target_ids, "target_ids")?,
@@ -56,6 +66,8 @@ impl Inputs {
                 pi_target: copied(inputs.pi_target, "pi_target")?,
                 target_mask: copied(inputs.target_mask, "target_mask")?,
                 lambda: copied(inputs.lambda, "lambda")?,
+                stream: inputs.cuda_stream,
+                _current: current,
             })
         }
     }
@@ -78,6 +90,22 @@ impl Inputs {
             lambda: self.lambda.as_ref(),
         }
     }
+}
+
+/// Makes the caller's stream the current one, where there is one, before any work is queued.
+///
+/// # Safety
+/// `stream` is NULL or as [`abi::LossInputs::cuda_stream`] demands.
+unsafe fn enter(stream: *mut c_void, scored: Option<&Tensor>) -> Outcome<Option<CurrentStream>> {
+    let Some(scored) = scored.filter(|_| !stream.is_null()) else { return Ok(None) };
+    let Device::Cuda(device) = scored.device() else {
+        return Err(Failure::argument(
+            "`cuda_stream` is set, but the tensors to score are not on a CUDA device: leave it NULL",
+        ));
+    };
+    // SAFETY: the caller's promise.
+    let entered = unsafe { CurrentStream::enter(device, stream) };
+    entered.map(Some).map_err(|problem| Failure::argument(format!("`cuda_stream`: {problem}")))
 }
 
 const ALL_WANTS: u32 = abi::WANTS_HIDDEN | abi::WANTS_LM_HEAD | abi::WANTS_LOGITS | abi::WANTS_SEQUENCE_LOG_PROBS;
@@ -150,8 +178,15 @@ pub unsafe extern "C" fn log_probs(
     })
 }
 
-/// The context lives in the handle until its one backward takes it.
-type ContextHandle = Handle<Mutex<Option<LossContext>>>;
+/// What a forward leaves for its backward.
+struct Kept {
+    context: LossContext,
+    /// The address of its `cuda_stream`: memory that was used on a stream is given again in the order of that stream.
+    stream: usize,
+}
+
+/// It lives in the handle until the one backward takes it.
+type ContextHandle = Handle<Mutex<Option<Kept>>>;
 
 /// See [`abi::Api::loss_forward`].
 pub unsafe extern "C" fn loss_forward(
@@ -179,7 +214,10 @@ pub unsafe extern "C" fn loss_forward(
                 $(let $field = export_option(listwise.map(|listwise| &listwise.$field))?;)*
                 if !context.is_null() {
                     match kept {
-                        Some(kept) => ContextHandle::give(Mutex::new(Some(kept)), context, "context")?,
+                        Some(kept) => {
+                            let kept = Kept { context: kept, stream: inputs.stream.addr() };
+                            ContextHandle::give(Mutex::new(Some(kept)), context, "context")?;
+                        }
                         None => write(context, std::ptr::null_mut(), "context")?,
                     }
                 }
@@ -194,6 +232,20 @@ pub unsafe extern "C" fn loss_forward(
     })
 }
 
+/// Takes what a forward has kept, for its one backward on the same stream.
+fn take(kept: &Mutex<Option<Kept>>, stream: usize) -> Outcome<LossContext> {
+    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    match kept.as_ref() {
+        Some(of_forward) if of_forward.stream != stream => Err(Failure::argument(format!(
+            "`cuda_stream` is {stream:#x}, but it was {:#x} in the forward: give the backward the same",
+            of_forward.stream
+        ))),
+        _ => kept.take().map(|kept| kept.context).ok_or_else(|| {
+            Failure::new(abi::STATUS_POISONED, "`context` has served its one backward; run the forward again")
+        }),
+    }
+}
+
 /// See [`abi::Api::loss_backward`].
 pub unsafe extern "C" fn loss_backward(
     context: *mut abi::LossContext,
@@ -206,15 +258,7 @@ pub unsafe extern "C" fn loss_backward(
     call(error, || unsafe {
         let gradients = Output::new(gradients, "gradients")?;
         let inputs = Inputs::read(inputs)?;
-        let taken = ContextHandle::with(context, "context", |context| {
-            Ok(context.lock().ok().and_then(|mut context| context.take()))
-        })?;
-        let Some(taken) = taken else {
-            return Err(Failure::new(
-                abi::STATUS_POISONED,
-                "`context` has served its one backward; run the forward again",
-            ));
-        };
+        let taken = ContextHandle::with(context, "context", |context| take(context, inputs.stream.addr()))?;
         let result = taken.backward(&inputs.as_core(), grad_output)?;
         let hidden = export_option(result.hidden.as_ref())?;
         let lm_head = export_option(result.lm_head.as_ref())?;
@@ -230,6 +274,5 @@ pub unsafe extern "C" fn loss_backward(
 
 /// See [`abi::Api::loss_context_free`].
 pub unsafe extern "C" fn loss_context_free(context: *mut abi::LossContext) {
-    // SAFETY: the caller keeps the table's rules.
-    unsafe { ContextHandle::free(context) }
+    ContextHandle::free(context);
 }

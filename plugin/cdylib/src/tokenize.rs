@@ -129,8 +129,7 @@ pub unsafe extern "C" fn tokenizer_decode(
 
 /// See [`abi::Api::tokenizer_free`].
 pub unsafe extern "C" fn tokenizer_free(tokenizer: *mut abi::Tokenizer) {
-    // SAFETY: the caller keeps the table's rules.
-    unsafe { TokenizerHandle::free(tokenizer) }
+    TokenizerHandle::free(tokenizer);
 }
 
 /// See [`abi::Api::tokenize`].
@@ -188,6 +187,5 @@ pub unsafe extern "C" fn tokenized_sample_tokens(
 
 /// See [`abi::Api::tokenized_sample_free`].
 pub unsafe extern "C" fn tokenized_sample_free(sample: *mut abi::TokenizedSample) {
-    // SAFETY: the caller keeps the table's rules.
-    unsafe { TokenizedHandle::free(sample) }
+    TokenizedHandle::free(sample);
 }

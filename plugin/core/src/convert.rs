@@ -25,7 +25,7 @@ use serde::Serialize;
 use crate::record::{Body, Completion, Prompt, Rating, Record};
 use crate::{Error, Format, Result};
 
-pub use arrow::{ArrowReader, SampleBatches};
+pub use arrow::SampleBatches;
 pub use reader::SampleReader;
 pub use report::{MissingRatings, Report, Skipped};
 pub use sample::Sample;

@@ -21,6 +21,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use arrow_array::RecordBatchReader;
 use serde::{Deserialize, Serialize};
 
 use crate::convert::SampleReader;
@@ -33,6 +34,9 @@ use prefetch::{Prefetcher, Request};
 use store::{Encoded, Found, Store, Writer};
 
 pub use prefetch::PREFETCH_CAPACITY;
+
+/// The key of tokens that nobody looks up.
+const NO_KEY: blake3::Hash = blake3::Hash::from_bytes([0; blake3::OUT_LEN]);
 
 /// How a dataset is opened.
 #[derive(Clone, Debug)]
@@ -129,7 +133,7 @@ impl Dataset {
         check_files(paths)?;
         let stamp = key::Stamp::of(paths)?;
         let (key, mut writer, cache) = match tokens {
-            TokenFolder::Scratch(folder) => (blake3::Hash::from([0; 32]), Writer::unnamed(folder)?, None),
+            TokenFolder::Scratch(folder) => (NO_KEY, Writer::unnamed(folder)?, None),
             TokenFolder::Cache(folder) => {
                 let key = key::key(paths, tokenizer, convert, tokenize, &mut || progress(0, 0))?;
                 let path = folder.join(format!("{key}.samples"));
@@ -146,9 +150,33 @@ impl Dataset {
         let mut reader = SampleReader::open(paths, convert.clone())?;
         tokenize_into(&mut writer, &mut reader, tokenizer, tokenize, progress)?;
         stamp.check(paths)?;
-        let report = Report { num_samples: writer.len() as u64, ..reader.report().clone() };
-        let store = writer.finish(&key, reader.dimensions(), report)?;
-        Ok(Self::new(store, cache))
+        Ok(Self::new(finish(writer, &key, &reader)?, cache))
+    }
+
+    /// As [`open`](Self::open), of a stream of record batches, which are drawn on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// As there, with records named by their index, and a folder for a cache: what a stream holds is known at its end,
+    /// when there is nothing left to save.
+    pub fn open_stream(
+        batches: Box<dyn RecordBatchReader + Send>,
+        tokenizer: &Tokenizer,
+        options: &DatasetOptions,
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<Self> {
+        let DatasetOptions { convert, tokenize, tokens } = options;
+        let TokenFolder::Scratch(folder) = tokens else {
+            return Err(Error::InvalidArgument(
+                "cache_dir is set, but the tokens of a stream cannot be looked up before it is read: leave it empty, or \
+                 open the files that the stream comes from"
+                    .to_owned(),
+            ));
+        };
+        let mut reader = SampleReader::from_stream(batches, convert.clone())?;
+        let mut writer = Writer::unnamed(folder)?;
+        tokenize_into(&mut writer, &mut reader, tokenizer, tokenize, progress)?;
+        Ok(Self::new(finish(writer, &NO_KEY, &reader)?, None))
     }
 
     fn new(store: Store, cache: Option<CacheUse>) -> Self {
@@ -235,6 +263,12 @@ impl Dataset {
         prefetcher.push(Request { indices: indices.to_vec(), lambda: lambda.to_vec(), options: *options });
         Ok(())
     }
+}
+
+/// Ends a file of tokens with what the reader has told of its records.
+fn finish(writer: Writer, key: &blake3::Hash, reader: &SampleReader) -> Result<Store> {
+    let report = Report { num_samples: writer.len() as u64, ..reader.report().clone() };
+    writer.finish(key, reader.dimensions(), report)
 }
 
 /// Stages 1 to 3 on all cores, in order: while a chunk is converted and tokenised, the next ones are read.

@@ -34,7 +34,7 @@ pub mod error;
 pub mod lambda;
 
 pub use collate::{Batch, CollateOptions, Layout, collate};
-pub use convert::{ArrowReader, ConvertOptions, Converter, MissingRating, Report, Sample, SampleBatches, SampleReader};
+pub use convert::{ConvertOptions, Converter, MissingRating, Report, Sample, SampleBatches, SampleReader};
 pub use dataset::{Dataset, DatasetOptions};
 pub use error::{Error, ErrorKind, Result};
 pub use lambda::{Schedule, ScheduleKind, ScheduleOptions};

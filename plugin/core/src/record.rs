@@ -142,23 +142,35 @@ impl Record {
     }
 }
 
-/// Where a record stands in the input files: for messages.
+/// Where a record stands in the inputs: for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    path: Arc<Path>,
-    /// "line" (JSON lines) or "record" (JSON arrays, Parquet).
-    unit: &'static str,
-    /// Counted from 1.
-    number: u64,
+pub enum Place {
+    /// In a file.
+    File {
+        /// The file.
+        path: Arc<Path>,
+        /// "line" (JSON lines) or "record" (JSON arrays, Parquet).
+        unit: &'static str,
+        /// Counted from 1.
+        number: u64,
+    },
+    /// In a stream of record batches.
+    Stream {
+        /// Counted from 0, as the samples' own.
+        index: u64,
+    },
 }
 
 impl Place {
     /// An error about this record.
     pub fn error(&self, problem: impl Into<String>) -> Error {
-        Error::InvalidRecord {
-            path: self.path.to_path_buf(),
-            place: format!("{} {}", self.unit, self.number),
-            problem: problem.into(),
+        match self {
+            Self::File { path, unit, number } => Error::InvalidRecord {
+                path: path.to_path_buf(),
+                place: format!("{unit} {number}"),
+                problem: problem.into(),
+            },
+            Self::Stream { index } => Error::InvalidData(format!("record {index} of the stream: {}", problem.into())),
         }
     }
 }
@@ -174,6 +186,11 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// A row of a stream of record batches.
+    pub(crate) fn of_stream(index: u64, json: String) -> Self {
+        Self { index, place: Place::Stream { index }, json, start: None }
+    }
+
     /// Parses the row; what is wrong with it is told with its place.
     pub(crate) fn parse(&self, format: Format) -> Result<Record> {
         parse::parse(&self.json, format, self.index).map_err(|problem| self.place.error(problem.text(self.start)))
@@ -230,7 +247,7 @@ impl RowReader {
     fn try_next(&mut self) -> Result<Option<Row>> {
         while let Some((path, rows)) = &mut self.rows {
             if let Some(row) = rows.next(path)? {
-                let place = Place { path: Arc::clone(path), unit: rows.unit(), number: row.number };
+                let place = Place::File { path: Arc::clone(path), unit: rows.unit(), number: row.number };
                 let index = self.next_index;
                 self.next_index += 1;
                 return Ok(Some(Row { index, place, json: row.json, start: row.start }));

@@ -7,19 +7,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow_array::ffi_stream::{ArrowArrayStreamReader, FFI_ArrowArrayStream};
-use arrow_array::{RecordBatch, RecordBatchReader};
+use arrow_array::{RecordBatch, RecordBatchIterator, RecordBatchReader};
 use arrow_json::ReaderBuilder;
 use arrow_json::reader::infer_json_schema;
 use arrow_schema::{ArrowError, SchemaRef};
 use lambda_dpo_abi as abi;
+use lambda_dpo_core as core;
 use lambda_dpo_tests::table::{self, Handle, Told, api, told};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::records::usable;
+use crate::data_path;
+use crate::misuse::Given;
+use crate::records::{textual, usable};
 
 /// Records as record batches of `rows` rows, with the schema that they show.
-fn batches(records: &[Value], rows: usize) -> Vec<RecordBatch> {
+pub fn batches(records: &[Value], rows: usize) -> Vec<RecordBatch> {
     let lines: String = records.iter().map(|record| format!("{record}\n")).collect();
     let (schema, _) = infer_json_schema(Cursor::new(&lines), None).unwrap();
     let reader = ReaderBuilder::new(Arc::new(schema)).with_batch_size(rows).build(Cursor::new(lines)).unwrap();
@@ -313,6 +316,28 @@ fn null_and_released_streams_are_refused_by_name() {
     }
 }
 
+#[test]
+fn a_dataset_of_a_stream_refuses_nulls_and_releases_it() {
+    let (given, counts, mut dataset) = (Given::new(), Counts::default(), null_mut());
+    let (options, tokenizer) = (given.dataset_options(), given.tokenizer.raw());
+    let refused = |tokenizer, options, dataset, message: &str| {
+        let mut stream = counts.stream(vec![Ok(batches(&[record(0)], 8).remove(0))]);
+        // SAFETY: every pointer is NULL or valid.
+        let call =
+            told(|e| unsafe { (api().dataset_open_arrow)((&raw mut stream).cast(), tokenizer, options, dataset, e) });
+        assert_eq!(call.unwrap_err(), (abi::STATUS_INVALID_ARGUMENT, message.to_owned()));
+        assert!(stream.release.is_none());
+    };
+    refused(null(), &options, &mut dataset, "argument `tokenizer` is NULL");
+    refused(tokenizer, null(), &mut dataset, "argument `options` is NULL");
+    refused(tokenizer, &options, null_mut(), "argument `dataset` is NULL");
+    assert_eq!(counts.released(), 3);
+    // SAFETY: as above.
+    let call = told(|e| unsafe { (api().dataset_open_arrow)(null_mut(), tokenizer, &options, &mut dataset, e) });
+    assert_eq!(call.unwrap_err(), (abi::STATUS_INVALID_ARGUMENT, "argument `stream` is NULL".to_owned()));
+    assert!(dataset.is_null());
+}
+
 /// A stream of ours whose struct is empty answers, and may be released twice.
 #[test]
 fn a_released_stream_of_ours_answers() {
@@ -334,8 +359,57 @@ fn a_released_stream_of_ours_answers() {
     }
 }
 
+/// The calls that the property below drives, and the core beside them.
+pub const COVERED: [(&str, fn()); 2] =
+    [("reader_open_arrow", streams_of_samples), ("reader_to_arrow", streams_of_samples)];
+
+/// `reader_report`.
+fn report(reader: &Handle<abi::Reader>) -> String {
+    let mut bytes = table::no_bytes();
+    // SAFETY: all pointers are valid.
+    told(|e| unsafe { (api().reader_report)(reader.raw(), &mut bytes, e) }).unwrap();
+    table::take_text(bytes).unwrap()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// The core directly, and through the table: the same batches, up to the same error.
+    #[test]
+    fn streams_of_samples(
+        first in usable(),
+        others in prop::collection::vec(textual(), 0..20),
+        rows_at_once in 1_usize..9,
+        options in data_path::options(),
+    ) {
+        let records: Vec<Value> = std::iter::once(first).chain(others).collect();
+        let batches = batches(&records, rows_at_once);
+        let native = {
+            let stream = RecordBatchIterator::new(batches.clone().into_iter().map(Ok), batches[0].schema());
+            data_path::native(core::SampleReader::from_stream(Box::new(stream), options.native()))
+        };
+        let exported = options.lend(|options| open(&mut Counts::default().stream(batches.into_iter().map(Ok).collect()), options));
+        match (native, exported) {
+            (Ok(mut native), Ok(exported)) => {
+                let mut found = to_arrow(&exported);
+                for expected in core::SampleBatches::new(native.by_ref()) {
+                    match (expected, found.next().unwrap()) {
+                        (Ok(expected), Ok(found)) => prop_assert_eq!(found, expected),
+                        (expected, found) => {
+                            let (expected, found) = (expected.unwrap_err().to_string(), found.unwrap_err().to_string());
+                            prop_assert!(found.ends_with(&expected), "{} for {}", found, expected);
+                        }
+                    }
+                }
+                prop_assert!(found.next().is_none());
+                prop_assert_eq!(report(&exported), serde_json::to_string(native.report()).unwrap());
+            }
+            (native, exported) => {
+                let native = native.map(|_| "a reader").unwrap_err();
+                prop_assert_eq!(exported.map(|_| "a reader").unwrap_err(), native);
+            }
+        }
+    }
 
     #[test]
     fn streams_of_any_batch_size_give_the_same(

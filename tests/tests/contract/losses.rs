@@ -48,7 +48,7 @@ struct Inputs {
 }
 
 /// A copy with one element changed.
-fn changed(tensor: &Tensor, at: i64, value: f64) -> Tensor {
+pub fn changed(tensor: &Tensor, at: i64, value: f64) -> Tensor {
     let copy = tensor.copy();
     let _ = copy.reshape([-1]).narrow(0, at, 1).fill_(value);
     copy
@@ -110,23 +110,27 @@ impl Inputs {
     }
 
     fn exported(&self) -> plugin::LossInputs<'_> {
-        let inputs = self.native();
-        plugin::LossInputs {
-            hidden: inputs.hidden,
-            lm_head: inputs.lm_head,
-            logits: inputs.logits,
-            sequence_log_probs: inputs.sequence_log_probs,
-            target_positions: inputs.target_positions,
-            target_ids: inputs.target_ids,
-            target_sequences: inputs.target_sequences,
-            num_sequences: inputs.num_sequences,
-            reference_log_probs: inputs.reference_log_probs,
-            prompt_offsets: inputs.prompt_offsets,
-            sequence_index: inputs.sequence_index,
-            pi_target: inputs.pi_target,
-            target_mask: inputs.target_mask,
-            lambda: inputs.lambda,
-        }
+        exported(&self.native())
+    }
+}
+
+/// The same inputs for the table.
+pub fn exported<'a>(inputs: &core::LossInputs<'a>) -> plugin::LossInputs<'a> {
+    plugin::LossInputs {
+        hidden: inputs.hidden,
+        lm_head: inputs.lm_head,
+        logits: inputs.logits,
+        sequence_log_probs: inputs.sequence_log_probs,
+        target_positions: inputs.target_positions,
+        target_ids: inputs.target_ids,
+        target_sequences: inputs.target_sequences,
+        num_sequences: inputs.num_sequences,
+        reference_log_probs: inputs.reference_log_probs,
+        prompt_offsets: inputs.prompt_offsets,
+        sequence_index: inputs.sequence_index,
+        pi_target: inputs.pi_target,
+        target_mask: inputs.target_mask,
+        lambda: inputs.lambda,
     }
 }
 
@@ -190,6 +194,9 @@ fn message(error: PluginError) -> String {
         other => panic!("{other}"),
     }
 }
+
+/// The calls that the properties below drive, and the core beside them.
+pub const COVERED: [(&str, fn()); 3] = [("log_probs", log_probs), ("loss_forward", losses), ("loss_backward", losses)];
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
@@ -274,7 +281,7 @@ proptest! {
     }
 }
 
-fn options_of(wants: plugin::Wants) -> plugin::LossOptions {
+pub fn options_of(wants: plugin::Wants) -> plugin::LossOptions {
     plugin::LossOptions {
         objective: plugin::Objective::Listwise,
         reduction: plugin::Reduction::Sum,
@@ -319,7 +326,7 @@ fn the_callers_grad_mode_is_restored() {
 
 /// −log σ(Δ) with Δ = 1 has the gradient σ(1) − 1, once.
 #[test]
-fn a_context_serves_one_backward() {
+pub fn a_context_serves_one_backward() {
     let lend = |tensor: Tensor| abi::tensor::export(&tensor).unwrap();
     let (log_probs, offsets) = (lend(Tensor::from_slice(&[-1.0_f32, -2.0])), lend(Tensor::from_slice(&[0_i64, 2])));
     let pi = lend(Tensor::from_slice(&[1.0_f32, 0.0]).view([1, 2]));
@@ -349,5 +356,13 @@ fn a_context_serves_one_backward() {
         assert_eq!(again, (abi::STATUS_POISONED, sentence.to_owned()));
         assert!(gradients.sequence_log_probs.is_null());
         (api().loss_context_free)(context);
+        (api().loss_context_free)(context);
+
+        let (status, message) = told(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e)).unwrap_err();
+        assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
+        assert!(
+            message.starts_with("argument `context` is no handle of that kind that is alive: it was freed"),
+            "{message}"
+        );
     }
 }

@@ -7,11 +7,16 @@ mod arrow;
 #[path = "../batches/mod.rs"]
 mod batches;
 mod consumer;
+mod coverage;
 mod data_path;
+mod datasets;
+mod handles;
+mod loss_misuse;
 mod losses;
 mod misuse;
 mod nulls;
 mod records;
+mod sizes;
 mod tensors;
 mod threads;
 mod versions;

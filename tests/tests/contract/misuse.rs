@@ -1,6 +1,7 @@
 //! What a caller does wrong: counts and values that cannot be, texts of any depth and size, a callback that stops.
+//! NULLs, sizes, handles, tensors and the loss's own inputs are in files of their own.
 
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_tests::fixture;
@@ -36,6 +37,11 @@ impl Given {
     pub fn path(&self) -> abi::Str {
         table::text(self.records.path().to_str().unwrap())
     }
+
+    pub fn dataset_options(&self) -> abi::DatasetOptions {
+        // SAFETY: zero is valid for the rest.
+        unsafe { abi::DatasetOptions { convert: &self.convert, tokenize: &self.tokenize, ..table::sized() } }
+    }
 }
 
 #[test]
@@ -55,7 +61,6 @@ fn values_of_later_versions_are_refused() {
         let told = table::convert_record(RECORD, 0, options).unwrap_err();
         assert_eq!(told, (abi::STATUS_INVALID_ARGUMENT, message.to_owned()));
     };
-    let options = || table::convert_options(abi::FORMAT_ULTRAFEEDBACK);
     refused(&table::convert_options(3), "`format` is 3, expected 0, 1 or 2");
     refused(&abi::ConvertOptions { keep_all: 2, ..options() }, "`keep_all` is 2, expected 0 or 1");
     refused(&abi::ConvertOptions { reserved: 1, ..options() }, "`reserved` is 1, expected 0");
@@ -84,28 +89,137 @@ fn tokens_that_contradict_themselves_are_refused() {
     }
 }
 
-/// A record of many levels, of 100 MB, with a NUL: an answer or a sentence, and the library goes on.
+const DEPTH: usize = 10_000;
+const LONG_BYTES: usize = 100 << 20;
+
+/// JSON of 10,000 levels is an error wherever JSON goes in, and the library goes on.
 #[test]
-fn texts_of_any_depth_and_size_are_answered() {
-    let options = table::convert_options(abi::FORMAT_ULTRAFEEDBACK);
+fn texts_of_any_depth_are_answered() {
+    let given = Given::new();
     for open in ["[", "{\"a\":"] {
-        let (status, message) = table::convert_record(&open.repeat(10_000), 0, &options).unwrap_err();
+        let (status, message) = table::convert_record(&open.repeat(DEPTH), 0, &given.convert).unwrap_err();
         assert_eq!(status, abi::STATUS_INVALID_DATA);
         assert!(message.starts_with("record 0: not valid JSON: recursion limit exceeded"), "{message}");
     }
-    let nested = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
-    let deep = RECORD.replace("5", &nested);
-    assert_eq!(table::convert_record(&deep, 0, &options).unwrap_err().0, abi::STATUS_INVALID_DATA);
+    let nested = format!("{}1{}", "[".repeat(DEPTH), "]".repeat(DEPTH));
+    let deep = RECORD.replace('5', &nested);
+    assert_eq!(table::convert_record(&deep, 0, &given.convert).unwrap_err().0, abi::STATUS_INVALID_DATA);
 
-    let long = "x".repeat(100 << 20);
-    let sample = table::convert_record(&RECORD.replace("one", &long), 0, &options).unwrap().unwrap();
-    assert!(sample.len() > long.len());
-    let (status, _) = table::convert_record(&long, 0, &options).unwrap_err();
+    let sample = given.sample.replacen("\"hi\"", &nested, 1);
+    assert_ne!(sample, given.sample);
+    let (status, message) = table::tokenize(&given.tokenizer, &sample, &given.tokenize).unwrap_err();
     assert_eq!(status, abi::STATUS_INVALID_DATA);
+    assert!(message.contains("recursion limit exceeded"), "{message}");
+    let tokens = format!(r#"{{"record":0,"prompt_ids":{nested}}}"#);
+    assert_eq!(table::tokenized(&tokens).unwrap_err().0, abi::STATUS_INVALID_DATA);
+    let messages = format!(r#"[{{"role": "user", "content": {nested}}}]"#);
+    let (status, message) = render(&given, &messages).unwrap_err();
+    assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
+    assert!(message.starts_with("`messages` is not a JSON list of {role, content}: "), "{message}");
+
+    // A tokenizer's files, too, and a template that nests as deep.
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |name: &str| std::fs::copy(fixture("words").join(name), folder.path().join(name)).unwrap();
+    let status_of_opening = || table::tokenizer_open(folder.path()).map(drop).map_err(|(status, _)| status);
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        copy("tokenizer.json");
+        std::fs::write(folder.path().join(name), &nested).unwrap();
+        assert_eq!(status_of_opening(), Err(abi::STATUS_INVALID_DATA), "{name}");
+    }
+    copy("tokenizer.json");
+    copy("tokenizer_config.json");
+    assert_eq!(status_of_opening(), Ok(()));
+    std::fs::write(folder.path().join("chat_template.jinja"), format!("{{{{ {}1 }}}}", "(".repeat(DEPTH))).unwrap();
+    assert_eq!(status_of_opening(), Err(abi::STATUS_INVALID_DATA));
+}
+
+/// A text of 100 MB is an answer wherever text goes in.
+#[test]
+fn texts_of_any_size_are_answered() {
+    let given = Given::new();
+    let long = "x".repeat(LONG_BYTES);
+    let sample = table::convert_record(&RECORD.replace("one", &long), 0, &given.convert).unwrap().unwrap();
+    assert!(sample.len() > long.len());
+    // One word that the tokenizer does not know: of two responses one, with its end.
+    let tokenized = table::tokenize(&given.tokenizer, &sample, &given.tokenize).unwrap().unwrap();
+    let batch = table::collate(&[tokenized], &[1.0], &given.collate).unwrap();
+    assert!(batch.0.iter().any(|(name, lengths)| *name == "sequence_num_tokens" && lengths.size() == [2]));
+    let (status, _) = table::convert_record(&long, 0, &given.convert).unwrap_err();
+    assert_eq!(status, abi::STATUS_INVALID_DATA);
+    let rendered = render(&given, &format!(r#"[{{"role": "user", "content": "{long}"}}]"#)).unwrap();
+    assert!(rendered.contains(&long));
 
     let with_nul = RECORD.replace("one", "a\\u0000b");
-    let sample = table::convert_record(&with_nul, 0, &options).unwrap().unwrap();
+    let sample = table::convert_record(&with_nul, 0, &given.convert).unwrap().unwrap();
     assert!(sample.contains("a\\u0000b"), "{sample}");
+}
+
+/// `tokenizer_render`.
+fn render(given: &Given, messages: &str) -> Result<String, table::Told> {
+    let mut text = table::no_bytes();
+    // SAFETY: all pointers are valid.
+    told(|e| unsafe { (api().tokenizer_render)(given.tokenizer.raw(), table::text(messages), 1, &mut text, e) })?;
+    Ok(table::take_text(text).unwrap())
+}
+
+/// Bytes that are not UTF-8 are refused by name wherever text goes in.
+#[test]
+fn text_that_is_not_utf_8_is_refused() {
+    let (given, api) = (Given::new(), api());
+    let bad = abi::Str { data: b"\"\xff\"".as_ptr(), len: 3 };
+    let (mut bytes, mut ids, mut sample) = (table::no_bytes(), null_mut(), null_mut());
+    let (mut reader, mut tokenizer, mut dataset) = (null_mut(), null_mut(), null_mut());
+    let raw = given.tokenizer.raw();
+    // SAFETY: all pointers are valid, and nothing comes out of a call that fails.
+    unsafe {
+        let names = abi::ConvertOptions { dimensions: &bad, num_dimensions: 1, ..options() };
+        let sources = abi::ConvertOptions { exclude_sources: &bad, num_exclude_sources: 1, ..options() };
+        let record = table::text(RECORD);
+        let cache = abi::DatasetOptions { cache_dir: bad, ..given.dataset_options() };
+        let calls = [
+            ("record", told(|e| (api.convert_record)(bad, 0, &given.convert, &mut bytes, e))),
+            ("dimensions", told(|e| (api.convert_record)(record, 0, &names, &mut bytes, e))),
+            ("exclude_sources", told(|e| (api.convert_record)(record, 0, &sources, &mut bytes, e))),
+            ("paths", told(|e| (api.reader_open)(&bad, 1, &given.convert, &mut reader, e))),
+            ("folder", told(|e| (api.tokenizer_open)(bad, table::text(""), &mut tokenizer, e))),
+            ("chat_template", told(|e| (api.tokenizer_open)(table::text("x"), bad, &mut tokenizer, e))),
+            ("messages", told(|e| (api.tokenizer_render)(raw, bad, 0, &mut bytes, e))),
+            ("text", told(|e| (api.tokenizer_encode)(raw, bad, &mut ids, e))),
+            ("sample", told(|e| (api.tokenize)(raw, bad, &given.tokenize, &mut sample, e))),
+            ("tokens", told(|e| (api.tokenized_sample_new)(bad, &mut sample, e))),
+            ("paths", told(|e| (api.dataset_open)(&bad, 1, raw, &cache, &mut dataset, e))),
+            ("cache_dir", told(|e| (api.dataset_open)(&given.path(), 1, raw, &cache, &mut dataset, e))),
+        ];
+        for (name, call) in calls {
+            let message = format!("argument `{name}` is not valid UTF-8: byte 1 is out of place");
+            assert_eq!(call.unwrap_err(), (abi::STATUS_INVALID_ARGUMENT, message));
+        }
+    }
+}
+
+fn options() -> abi::ConvertOptions {
+    table::convert_options(abi::FORMAT_ULTRAFEEDBACK)
+}
+
+/// What the caller keeps of a batch stays, and the batch may be freed twice.
+#[test]
+pub fn a_batch_is_freed_but_for_what_was_taken_out() {
+    let given = Given::new();
+    // SAFETY: all pointers are valid; the one tensor that is taken out is ours.
+    unsafe {
+        let mut batch = table::sized::<abi::Batch>();
+        let raw = given.tokenized.raw().cast_const();
+        told(|e| (api().collate)(&raw, 1, &1.0, &given.collate, &mut batch, e)).unwrap();
+        let input_ids = std::mem::replace(&mut batch.input_ids, null_mut());
+        for _ in 0..2 {
+            (api().batch_free)(&mut batch);
+            macro_rules! is_empty {
+                ($($field:ident),*) => { $(batch.$field.is_null())&&* };
+            }
+            assert!(lambda_dpo_tests::batch_fields!(is_empty));
+        }
+        assert_eq!(abi::tensor::import(input_ids).unwrap().dim(), 2);
+    }
 }
 
 #[test]
@@ -115,9 +229,8 @@ fn batches_of_nothing_are_refused() {
     assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
     assert_eq!(message, "a batch needs at least one sample, but none were given");
 
-    let options = table::convert_options(abi::FORMAT_ULTRAFEEDBACK);
     let no_responses = r#"{"instruction": "hi", "completions": []}"#;
-    assert_eq!(table::convert_record(no_responses, 0, &options).unwrap(), None);
+    assert_eq!(table::convert_record(no_responses, 0, &options()).unwrap(), None);
     let given = Given::new();
     for lambda in [f64::NAN, f64::INFINITY, -0.5] {
         let samples = [table::tokenize(&given.tokenizer, &given.sample, &given.tokenize).unwrap().unwrap()];
@@ -126,14 +239,7 @@ fn batches_of_nothing_are_refused() {
         assert!(message.starts_with("lambda of record 0 is"), "{message}");
     }
     let mut dataset = null_mut();
-    let options = abi::DatasetOptions {
-        struct_size: size_of::<abi::DatasetOptions>(),
-        convert: &given.convert,
-        tokenize: &given.tokenize,
-        progress: None,
-        progress_user: null_mut(),
-        cache_dir: abi::Str { data: null(), len: 0 },
-    };
+    let options = given.dataset_options();
     // SAFETY: all pointers are valid; the dataset is freed once.
     unsafe {
         told(|e| (api().dataset_open)(&given.path(), 1, given.tokenizer.raw(), &options, &mut dataset, e)).unwrap();
@@ -158,14 +264,8 @@ fn a_progress_callback_stops_the_work() {
         1
     }
     let (given, mut calls, mut dataset) = (Given::new(), 0_u32, null_mut());
-    let options = abi::DatasetOptions {
-        struct_size: size_of::<abi::DatasetOptions>(),
-        convert: &given.convert,
-        tokenize: &given.tokenize,
-        progress: Some(stop),
-        progress_user: (&raw mut calls).cast(),
-        cache_dir: abi::Str { data: null(), len: 0 },
-    };
+    let options =
+        abi::DatasetOptions { progress: Some(stop), progress_user: (&raw mut calls).cast(), ..given.dataset_options() };
     // SAFETY: all pointers are valid.
     let told =
         told(|e| unsafe { (api().dataset_open)(&given.path(), 1, given.tokenizer.raw(), &options, &mut dataset, e) });

@@ -157,14 +157,7 @@ fn batches_and_datasets() {
     let collate = &raw mut given.collate;
     let mut lambda = [1.0_f64];
     let mut samples = [given.tokenized.raw().cast_const()];
-    let mut options = abi::DatasetOptions {
-        struct_size: size_of::<abi::DatasetOptions>(),
-        convert: &given.convert,
-        tokenize: &given.tokenize,
-        progress: None,
-        progress_user: null_mut(),
-        cache_dir: abi::Str { data: null(), len: 0 },
-    };
+    let mut options = given.dataset_options();
     // SAFETY: every pointer is NULL or valid, and what comes out is freed once.
     unsafe {
         let mut batch = table::sized::<abi::Batch>();
@@ -300,21 +293,5 @@ fn log_probs_and_losses() {
         });
         abi::tensor::free_tensor(gradients.logits);
         (api.loss_context_free)(context);
-    }
-}
-
-#[test]
-fn freeing_nothing_does_nothing() {
-    let api = api();
-    // SAFETY: NULL is allowed.
-    unsafe {
-        (api.bytes_free)(null_mut());
-        (api.reader_free)(null_mut());
-        (api.tokenizer_free)(null_mut());
-        (api.tokenized_sample_free)(null_mut());
-        (api.batch_free)(null_mut());
-        (api.dataset_free)(null_mut());
-        (api.schedule_free)(null_mut());
-        (api.loss_context_free)(null_mut());
     }
 }

@@ -82,3 +82,17 @@ pub fn usable() -> impl Strategy<Value = Value> {
     (words(), prop::collection::vec(completion, 2..5))
         .prop_map(|(prompt, completions)| json!({ "instruction": prompt.join(" "), "completions": completions }))
 }
+
+/// As [`usable`], with responses and ratings missing: what one column of text holds.
+pub fn textual() -> impl Strategy<Value = Value> {
+    let rating = || prop_oneof![3 => (1..=5).prop_map(|value: i32| json!(value.to_string())), 1 => select(vec![json!("N/A"), json!(null)])];
+    let completion = (text(), prop::collection::vec(rating(), DIMENSIONS.len())).prop_map(|(text, ratings)| {
+        let entry = |(name, rating): (&&str, Value)| ((*name).to_owned(), json!({ "Rating": rating }));
+        let annotations: Map<String, Value> = DIMENSIONS.iter().zip(ratings).map(entry).collect();
+        json!({ "response": text, "annotations": annotations })
+    });
+    let source = prop::option::of(select(vec!["truthful_qa", "sharegpt"]));
+    (text(), prop::collection::vec(completion, 0..4), source).prop_map(|(instruction, completions, source)| {
+        json!({ "source": source, "instruction": instruction, "completions": completions })
+    })
+}

@@ -9,6 +9,7 @@ use lambda_dpo_tests::{fixture, plugin_library};
 use tch::{Kind, Tensor};
 
 use crate::batches::Problem;
+use crate::losses::exported;
 
 const THREADS: u64 = 8;
 
@@ -21,25 +22,6 @@ fn record(i: u64) -> String {
     };
     let completions: Vec<String> = (0..2 + i % 3).map(completion).collect();
     format!(r#"{{"instruction": "name a fruit", "completions": [{}]}}"#, completions.join(","))
-}
-
-fn inputs(problem: &Problem) -> plugin::LossInputs<'_> {
-    let inputs = problem.inputs();
-    plugin::LossInputs {
-        hidden: inputs.hidden,
-        lm_head: inputs.lm_head,
-        target_positions: inputs.target_positions,
-        target_ids: inputs.target_ids,
-        target_sequences: inputs.target_sequences,
-        num_sequences: inputs.num_sequences,
-        reference_log_probs: inputs.reference_log_probs,
-        prompt_offsets: inputs.prompt_offsets,
-        sequence_index: inputs.sequence_index,
-        pi_target: inputs.pi_target,
-        target_mask: inputs.target_mask,
-        lambda: inputs.lambda,
-        ..plugin::LossInputs::default()
-    }
 }
 
 /// Converts, tokenises and collates a few records with a tokenizer that all threads share, and computes a loss.
@@ -64,11 +46,11 @@ fn work(tokenizer: &Handle<abi::Tokenizer>, plugin: &Plugin, seed: u64) -> (Vec<
         paper_exact: false,
         wants: plugin::Wants { hidden: true, lm_head: true, ..plugin::Wants::default() },
     };
-    let (outputs, context) = plugin.loss_forward(&inputs(&problem), &options).unwrap();
+    let (outputs, context) = plugin.loss_forward(&exported(&problem.inputs()), &options).unwrap();
     // A context may go to another thread, which brings the same inputs.
     let backward = move || {
         let problem = Problem::random(seed, Kind::Float);
-        context.unwrap().backward(&inputs(&problem), 1.0).unwrap().hidden.unwrap()
+        context.unwrap().backward(&exported(&problem.inputs()), 1.0).unwrap().hidden.unwrap()
     };
     let grad_hidden = thread::spawn(backward).join().unwrap();
     (tensors, outputs.loss.double_value(&[]), grad_hidden)
@@ -101,15 +83,7 @@ fn contexts_are_freed_unused_from_any_thread() {
     let plugin = Plugin::load(Some(&plugin_library())).unwrap();
     let problem = Problem::random(4, Kind::Float);
     let logits = problem.logits();
-    let inputs = problem.with_logits(&logits);
-    let inputs = plugin::LossInputs {
-        logits: inputs.logits,
-        target_positions: inputs.target_positions,
-        target_ids: inputs.target_ids,
-        target_sequences: inputs.target_sequences,
-        num_sequences: inputs.num_sequences,
-        ..plugin::LossInputs::default()
-    };
+    let inputs = exported(&problem.with_logits(&logits));
     let options = plugin::LossOptions {
         objective: plugin::Objective::Sft,
         reduction: plugin::Reduction::Sum,

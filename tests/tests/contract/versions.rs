@@ -5,10 +5,8 @@ use std::ptr::{null, null_mut};
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_host::plugin::Plugin;
-use lambda_dpo_tests::table::{self, api, get_api, text, told};
+use lambda_dpo_tests::table::{self, api, get_api, told};
 use lambda_dpo_tests::{fixture, plugin_library};
-
-use crate::misuse::RECORD;
 
 #[test]
 fn exports_one_symbol() {
@@ -22,7 +20,7 @@ fn exports_one_symbol() {
 }
 
 #[test]
-fn refuses_other_majors_and_newer_minors() {
+pub fn refuses_other_majors_and_newer_minors() {
     let served = "use a library of the caller's version";
     for (major, minor) in [(abi::ABI_MAJOR + 1, 0), (0, 0), (abi::ABI_MAJOR, abi::ABI_MINOR + 1)] {
         let (status, message) = get_api(major, minor).unwrap_err();
@@ -35,7 +33,7 @@ fn refuses_other_majors_and_newer_minors() {
 }
 
 #[test]
-fn names_the_versions_it_was_built_for() {
+pub fn names_the_versions_it_was_built_for() {
     let empty = abi::Str { data: null(), len: 0 };
     let mut info = abi::BuildInfo { struct_size: size_of::<abi::BuildInfo>(), version: empty, torch_version: empty };
     // SAFETY: `info` is valid, and its strings are static.
@@ -60,28 +58,11 @@ fn a_missing_plugin_is_named_with_the_way_out() {
 }
 
 #[test]
-fn refuses_short_structs_and_bad_text() {
-    let mut bytes = abi::Bytes { data: null_mut(), len: 0, capacity: 0 };
-    let short = abi::ConvertOptions { struct_size: 8, ..table::convert_options(abi::FORMAT_ULTRAFEEDBACK) };
+fn a_record_that_does_not_parse_is_told_by_its_index() {
     let options = table::convert_options(abi::FORMAT_ULTRAFEEDBACK);
-    let api = api();
-    // SAFETY: all pointers are valid.
-    unsafe {
-        let (status, message) = told(|e| (api.convert_record)(text(RECORD), 0, &short, &mut bytes, e)).unwrap_err();
-        assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
-        let size = size_of::<abi::ConvertOptions>();
-        let sizes = format!("the struct has at least {size} bytes (this version's has {size})");
-        let fix = "set it to the struct's sizeof";
-        assert_eq!(message, format!("argument `options` has struct_size 8, but {sizes}: {fix}"));
-
-        let bad = abi::Str { data: b"\"\xff\"".as_ptr(), len: 3 };
-        let (_, message) = told(|e| (api.convert_record)(bad, 0, &options, &mut bytes, e)).unwrap_err();
-        assert_eq!(message, "argument `record` is not valid UTF-8: byte 1 is out of place");
-
-        let (status, message) = told(|e| (api.convert_record)(text("{}"), 7, &options, &mut bytes, e)).unwrap_err();
-        assert_eq!(status, abi::STATUS_INVALID_DATA);
-        assert!(message.starts_with("record 7: "), "{message}");
-    }
+    let (status, message) = table::convert_record("{}", 7, &options).unwrap_err();
+    assert_eq!(status, abi::STATUS_INVALID_DATA);
+    assert!(message.starts_with("record 7: "), "{message}");
 }
 
 #[test]

@@ -2,7 +2,6 @@
 //!
 //! Batches are drawn as they are needed, so a table of any length takes the memory of one of its batches.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,98 +10,58 @@ use arrow_json::ReaderBuilder;
 use arrow_schema::{ArrowError, DataType, Field, Fields, Schema, SchemaRef};
 use serde::{Serialize, Serializer};
 
-use super::{ConvertOptions, Converter, PREFERENCE, Report, Sample};
-use crate::record::rows_to_json;
-use crate::{Error, Format, Record, Result};
+use super::Sample;
+use crate::record::{self, rows_to_json};
+use crate::{Error, Result};
 
 /// Rows that are written as JSON at once, and samples of a batch that is given.
 const BATCH_ROWS: usize = 256;
 
-/// Reads and converts the records of a stream of record batches, a sample at a time. The iterator ends after its first
-/// error.
-pub struct ArrowReader {
+/// The rows of a stream of record batches as chunks of JSON, each drawn on the thread that asks for it.
+pub(super) struct StreamChunks {
     batches: Box<dyn RecordBatchReader + Send>,
     /// What is left of the batch being read.
     batch: Option<RecordBatch>,
-    rows: VecDeque<String>,
     next_index: u64,
-    converter: Converter,
-    dimensions: Vec<String>,
-    ended: bool,
+    max_rows: u64,
 }
 
-impl fmt::Debug for ArrowReader {
+impl fmt::Debug for StreamChunks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { next_index, converter, dimensions, ended, .. } = self;
-        let mut debug = f.debug_struct("ArrowReader");
-        debug.field("next_index", next_index).field("converter", converter);
-        debug.field("dimensions", dimensions).field("ended", ended).finish_non_exhaustive()
+        let Self { next_index, max_rows, .. } = self;
+        f.debug_struct("StreamChunks")
+            .field("next_index", next_index)
+            .field("max_rows", max_rows)
+            .finish_non_exhaustive()
     }
 }
 
-impl ArrowReader {
-    /// Takes a stream whose rows are records: nested structs and lists, as Parquet files and `datasets` hold them.
-    ///
-    /// Where the options name no dimensions, the fields of the schema's annotations are the dimensions, sorted.
-    ///
-    /// # Errors
-    ///
-    /// Invalid options, or none that name the dimensions where the schema does not (annotations that are a list or a map).
-    pub fn new(batches: Box<dyn RecordBatchReader + Send>, mut options: ConvertOptions) -> Result<Self> {
-        options.validate()?;
-        if options.uses_dimensions() && options.dimensions.is_none() {
-            options.dimensions = dimensions_of(&batches.schema())?.filter(|names| !names.is_empty());
+impl StreamChunks {
+    /// Takes a stream, of which at most `max_rows` rows are read.
+    pub(super) fn new(batches: Box<dyn RecordBatchReader + Send>, max_rows: Option<u64>) -> Self {
+        Self { batches, batch: None, next_index: 0, max_rows: max_rows.unwrap_or(u64::MAX) }
+    }
+
+    fn next_chunk(&mut self) -> Result<Option<Vec<record::Row>>> {
+        let left = usize::try_from(self.max_rows - self.next_index).unwrap_or(usize::MAX);
+        if left == 0 {
+            return Ok(None);
         }
-        let dimensions = match options.format {
-            Format::Chat => Vec::new(),
-            _ if options.uses_dimensions() => options.dimensions.clone().unwrap_or_default(),
-            _ => vec![PREFERENCE.to_owned()],
-        };
-        let converter = Converter::new(options)?;
-        Ok(Self { batches, batch: None, rows: VecDeque::new(), next_index: 0, converter, dimensions, ended: false })
-    }
-
-    /// The dimensions of every sample, in order.
-    pub fn dimensions(&self) -> &[String] {
-        &self.dimensions
-    }
-
-    /// The counts so far.
-    pub fn report(&self) -> &Report {
-        self.converter.report()
-    }
-
-    fn next_sample(&mut self) -> Result<Option<Sample>> {
-        loop {
-            let max_samples = self.converter.options.max_samples;
-            let within = max_samples.is_none_or(|max| self.next_index < max);
-            let Some(json) = (if within { self.next_row()? } else { None }) else {
-                return self.converter.check_dimensions().map(|()| None);
-            };
-            let index = self.next_index;
-            self.next_index += 1;
-            let record = Record::parse(&json, self.converter.options.format, index)
-                .map_err(|problem| Error::InvalidData(format!("record {index} of the stream: {problem}")))?;
-            if let Some(sample) = self.converter.convert(record) {
-                return Ok(Some(sample));
+        let batch = loop {
+            if let Some(batch) = self.batch.take().filter(|batch| batch.num_rows() > 0) {
+                break batch;
             }
-        }
-    }
-
-    fn next_row(&mut self) -> Result<Option<String>> {
-        while self.rows.is_empty() {
-            let Some(batch) = self.batch.take().filter(|batch| batch.num_rows() > 0) else {
-                self.batch = self.batches.next().transpose().map_err(|error| self.unreadable(&error.to_string()))?;
-                if self.batch.is_none() {
-                    return Ok(None);
-                }
-                continue;
-            };
-            let len = batch.num_rows().min(BATCH_ROWS);
-            self.rows = rows_to_json(&batch.slice(0, len)).map_err(|problem| self.unreadable(&problem))?;
-            self.batch = Some(batch.slice(len, batch.num_rows() - len));
-        }
-        Ok(self.rows.pop_front())
+            self.batch = self.batches.next().transpose().map_err(|error| self.unreadable(&error.to_string()))?;
+            if self.batch.is_none() {
+                return Ok(None);
+            }
+        };
+        let len = batch.num_rows().min(BATCH_ROWS).min(left);
+        let json = rows_to_json(&batch.slice(0, len)).map_err(|problem| self.unreadable(&problem))?;
+        self.batch = Some(batch.slice(len, batch.num_rows() - len));
+        let first = self.next_index;
+        self.next_index += len as u64;
+        Ok(Some((first..).zip(json).map(|(index, json)| record::Row::of_stream(index, json)).collect()))
     }
 
     fn unreadable(&self, problem: &str) -> Error {
@@ -110,21 +69,16 @@ impl ArrowReader {
     }
 }
 
-impl Iterator for ArrowReader {
-    type Item = Result<Sample>;
+impl Iterator for StreamChunks {
+    type Item = Result<Vec<record::Row>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let sample = self.next_sample().transpose();
-        self.ended = !matches!(sample, Some(Ok(_)));
-        sample
+        self.next_chunk().transpose()
     }
 }
 
-/// The names that a schema gives; None where there are no completions to name them (the first record tells of it).
-fn dimensions_of(schema: &Schema) -> Result<Option<Vec<String>>> {
+/// The names of the dimensions that a schema gives, sorted; None where there are no completions to name them (the first record tells of it).
+pub(super) fn dimensions_of(schema: &Schema) -> Result<Option<Vec<String>>> {
     let items = |field: &Field| match field.data_type() {
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => Some(Arc::clone(item)),
         DataType::ListView(item) | DataType::LargeListView(item) => Some(Arc::clone(item)),

@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
+use arrow_array::RecordBatchReader;
 use rayon::prelude::*;
 
+use super::arrow::{StreamChunks, dimensions_of};
 use super::{ConvertOptions, Converter, PREFERENCE, Report, Sample, dimensions};
 use crate::record::{Place, Row, RowChunks};
 use crate::{Error, Format, Result};
@@ -12,10 +14,28 @@ use crate::{Error, Format, Result};
 /// Records that a thread converts at a time: few enough to share a chunk, many enough to be worth it.
 const GROUP_ROWS: usize = 16;
 
-/// Reads and converts record files. The iterator ends after its first error.
+/// Where rows come from, by chunks.
+#[derive(Debug)]
+enum Chunks {
+    Files(RowChunks),
+    Stream(StreamChunks),
+}
+
+impl Iterator for Chunks {
+    type Item = Result<Vec<Row>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Files(chunks) => chunks.next(),
+            Self::Stream(chunks) => chunks.next(),
+        }
+    }
+}
+
+/// Reads and converts record files, or a stream of record batches. The iterator ends after its first error.
 #[derive(Debug)]
 pub struct SampleReader {
-    rows: RowChunks,
+    rows: Chunks,
     converter: Converter,
     dimensions: Vec<String>,
     num_records: Option<u64>,
@@ -44,23 +64,39 @@ impl SampleReader {
         if options.uses_dimensions() && options.dimensions.is_none() {
             let found = dimensions::find(paths, options.max_samples, &options.exclude_sources)?;
             num_records = Some(found.num_records);
-            // Without a single name the converter falls back to each record's own, of which there are none.
-            options.dimensions = Some(found.dimensions).filter(|names| !names.is_empty());
+            options.dimensions = Some(found.dimensions);
         }
+        let rows = RowChunks::open(paths, options.max_samples)?;
+        Self::new(Chunks::Files(rows), options, num_records)
+    }
+
+    /// Takes a stream whose rows are records: nested structs and lists, as Parquet files and `datasets` hold them. Its
+    /// batches are drawn as they are needed, on the thread that asks for samples.
+    ///
+    /// Where the options name no dimensions, the fields of the schema's annotations are the dimensions, sorted.
+    ///
+    /// # Errors
+    ///
+    /// Invalid options, or none that name the dimensions where the schema does not (annotations that are a list or a map).
+    pub fn from_stream(batches: Box<dyn RecordBatchReader + Send>, mut options: ConvertOptions) -> Result<Self> {
+        options.validate()?;
+        if options.uses_dimensions() && options.dimensions.is_none() {
+            options.dimensions = dimensions_of(&batches.schema())?;
+        }
+        let rows = StreamChunks::new(batches, options.max_samples);
+        Self::new(Chunks::Stream(rows), options, None)
+    }
+
+    fn new(rows: Chunks, mut options: ConvertOptions, num_records: Option<u64>) -> Result<Self> {
+        // Without a single name the converter falls back to each record's own, of which there are none.
+        options.dimensions = options.dimensions.filter(|names| !names.is_empty());
         let dimensions = match options.format {
             Format::Chat => Vec::new(),
             _ if options.uses_dimensions() => options.dimensions.clone().unwrap_or_default(),
             _ => vec![PREFERENCE.to_owned()],
         };
-        Ok(Self {
-            rows: RowChunks::open(paths, options.max_samples)?,
-            converter: Converter::new(options)?,
-            dimensions,
-            num_records,
-            ready: VecDeque::new(),
-            failed: None,
-            ended: false,
-        })
+        let converter = Converter::new(options)?;
+        Ok(Self { rows, converter, dimensions, num_records, ready: VecDeque::new(), failed: None, ended: false })
     }
 
     /// The dimensions of every sample, in order.

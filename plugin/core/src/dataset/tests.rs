@@ -326,5 +326,7 @@ fn prefetched_batches_are_the_same() {
     for i in 0..60 {
         dataset.prefetch(&[i], &[1.0], &options).unwrap();
     }
+    let samples = Arc::downgrade(&dataset.samples);
     drop(dataset);
+    assert!(samples.upgrade().is_none(), "the thread that collates has ended with the dataset");
 }

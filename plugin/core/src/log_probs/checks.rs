@@ -37,6 +37,14 @@ pub(crate) fn check_shape(field: &str, tensor: &Tensor, shape: &[i64]) -> Result
     invalid(format!("{field} has shape {:?}, but it must have shape {shape:?}", tensor.size()))
 }
 
+/// Fails unless the field has one dimension.
+pub(crate) fn check_list(field: &str, tensor: &Tensor) -> Result<()> {
+    if tensor.dim() == 1 {
+        return Ok(());
+    }
+    invalid(format!("{field} has shape {:?}, but it must have one dimension", tensor.size()))
+}
+
 /// The field, or a sentence that says who needs it.
 pub(crate) fn required<'a>(field: &str, tensor: Option<&'a Tensor>, reason: &str) -> Result<&'a Tensor> {
     tensor.ok_or_else(|| Error::InvalidArgument(format!("{field} is missing: {reason} needs it")))

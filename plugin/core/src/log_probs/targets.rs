@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use tch::{Device, Tensor};
 
-use super::checks::{invalid, read_indices, required};
+use super::checks::{check_list, invalid, read_indices, required};
 use crate::{LossInputs, Result};
 
 /// The targets of a batch, sorted by the position that predicts them.
 ///
 /// A packed prompt's last token predicts the first token of each of its responses: sorted, such targets stand together,
-/// so that a position goes through the projection once and its gradient is summed before it is rounded.
+/// so that the gradient of their position is summed before it is rounded.
 ///
 /// # Shapes
 ///
@@ -49,7 +49,11 @@ impl TargetPlan {
     /// Reads and checks the target fields, and sorts them.
     pub(crate) fn new(inputs: &LossInputs, num_positions: i64, vocab_size: i64, device: Device) -> Result<Self> {
         let reason = "a loss from hidden states or logits";
-        let field = |name, tensor, below| read_indices(name, required(name, tensor, reason)?, below);
+        let field = |name, tensor, below| {
+            let tensor = required(name, tensor, reason)?;
+            check_list(name, tensor)?;
+            read_indices(name, tensor, below)
+        };
         let positions = field("target_positions", inputs.target_positions, num_positions)?;
         let ids = field("target_ids", inputs.target_ids, vocab_size)?;
         let sequences = field("target_sequences", inputs.target_sequences, inputs.num_sequences)?;

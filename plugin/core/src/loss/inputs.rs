@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::listwise::Listwise;
 use super::{LossInputs, LossOptions, Objective, Wants};
 use crate::Result;
-use crate::log_probs::checks::{check_shape, invalid, read_bools, read_floats, read_indices, required};
+use crate::log_probs::checks::{check_list, check_shape, invalid, read_bools, read_floats, read_indices, required};
 
 /// Refuses a β or a normaliser that is not above 0.
 pub(crate) fn check_options(options: &LossOptions) -> Result<()> {
@@ -84,6 +84,7 @@ pub(crate) fn read_listwise(inputs: &LossInputs, paper_exact: bool) -> Result<Li
 }
 
 fn read_offsets(offsets: &Tensor) -> Result<Vec<usize>> {
+    check_list("prompt_offsets", offsets)?;
     let values = read_indices("prompt_offsets", offsets, i64::MAX)?;
     if values.first() != Some(&0) || !values.is_sorted() {
         return invalid(

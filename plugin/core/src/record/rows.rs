@@ -74,7 +74,7 @@ impl Rows {
 }
 
 fn fail(path: &Path, unit: &'static str, number: u64, problem: impl Into<String>) -> Error {
-    Place { path: path.into(), unit, number }.error(problem)
+    Place::File { path: path.into(), unit, number }.error(problem)
 }
 
 fn too_long() -> String {

@@ -213,6 +213,7 @@ class LossInputs(Sized):
         ("pi_target", c_void_p),
         ("target_mask", c_void_p),
         ("lambda", c_void_p),
+        ("cuda_stream", c_void_p),
     ]
 
 
@@ -259,6 +260,7 @@ FUNCTIONS: list[tuple[str, Any, list[Any]]] = [
     ),
     ("batch_free", None, [POINTER(Batch)]),
     ("dataset_open", _STATUS, [POINTER(Str), c_size_t, _HANDLE, c_void_p, POINTER(_HANDLE)]),
+    ("dataset_open_arrow", _STATUS, [c_void_p, _HANDLE, c_void_p, POINTER(_HANDLE)]),
     ("dataset_len", c_uint64, [_HANDLE]),
     ("dataset_info", _STATUS, [_HANDLE, POINTER(Bytes)]),
     ("dataset_samples", _STATUS, [_HANDLE, _TENSOR_OUT]),

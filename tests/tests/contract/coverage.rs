@@ -1,0 +1,40 @@
+//! No function of the table without a test that compares it with the core.
+
+use std::collections::BTreeSet;
+
+use lambda_dpo_tests::root;
+use serde_json::Value;
+
+use crate::{arrow, data_path, datasets, handles, losses, misuse, versions};
+
+/// Functions with nothing in the core beside them: what the table alone does.
+const OF_THE_TABLE: [(&str, fn()); 9] = [
+    ("build_info", versions::names_the_versions_it_was_built_for),
+    ("batch_free", misuse::a_batch_is_freed_but_for_what_was_taken_out),
+    ("reader_free", handles::readers),
+    ("tokenizer_free", handles::tokenizers_and_samples),
+    ("tokenized_sample_free", handles::tokenizers_and_samples),
+    ("dataset_free", handles::datasets),
+    ("schedule_free", handles::schedules_and_contexts),
+    ("loss_context_free", losses::a_context_serves_one_backward),
+    ("get_api", versions::refuses_other_majors_and_newer_minors),
+];
+
+/// A function that is added to the table is added to a `COVERED`, beside a property test that drives it and the core with
+/// the same random input and compares what comes out, errors included.
+#[test]
+fn every_function_is_compared_with_the_core() {
+    let covered: BTreeSet<&str> =
+        [&data_path::COVERED[..], &datasets::COVERED, &arrow::COVERED, &losses::COVERED, &OF_THE_TABLE]
+            .concat()
+            .into_iter()
+            .map(|(function, _)| function)
+            .collect();
+    let layout = std::fs::read_to_string(root().join("schemas/abi-1.0.json")).unwrap();
+    let layout: Value = serde_json::from_str(&layout).unwrap();
+    let fields = layout["structs"]["LambdaDpoApi"]["fields"].as_object().unwrap();
+    let values = ["struct_size", "major", "minor"];
+    let table = fields.keys().map(String::as_str).filter(|name| !values.contains(name));
+    let functions: BTreeSet<&str> = table.chain(["get_api"]).collect();
+    assert_eq!(covered, functions);
+}
