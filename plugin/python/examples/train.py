@@ -1,31 +1,26 @@
 """λ-DPO of a model on UltraFeedback: `python train.py`, `torchrun train.py` or `accelerate launch train.py`."""
 
-import sys
-
 from datasets import load_dataset
 from peft import LoraConfig
 
 from lambda_dpo import LambdaDPOConfig, LambdaDPOTrainer
 
-model, output_dir = (sys.argv[1:] + ["meta-llama/Llama-3.1-8B-Instruct", "runs/llama-3.1-8b"])[:2]
 dataset = load_dataset("openbmb/UltraFeedback", split="train").train_test_split(0.01, seed=42)
 args = LambdaDPOConfig(
-    output_dir=output_dir,
+    output_dir="runs/llama-3.1-8b",
     beta=0.1,
-    lambda_schedule="dirichlet",
-    exclude_sources=["truthful_qa"],  # These are TruthfulQA's prompts: leave them out to evaluate on it.
+    exclude_sources=["truthful_qa"],  # TruthfulQA's prompts: left out to evaluate on it.
     learning_rate=2e-5,
     num_train_epochs=1,
     per_device_train_batch_size=2,  # Prompts, each with its answers.
     gradient_accumulation_steps=16,
     gradient_checkpointing=True,
-    lr_scheduler_type="cosine",
     bf16=True,
     eval_strategy="epoch",
     model_init_kwargs={"dtype": "bfloat16"},
 )
 trainer = LambdaDPOTrainer(
-    model,
+    "meta-llama/Llama-3.1-8B-Instruct",
     args=args,
     train_dataset=dataset["train"],
     eval_dataset=dataset["test"],
