@@ -76,7 +76,11 @@ def test_precomputed_references_and_layouts_change_nothing(factory):
     variants = {
         "pre": {"lambda_precompute_ref_log_probs": True},
         "checkpointing": {"disable_gradient_checkpointing": None},
-        "accumulation": {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 4},
+        "accumulation": {
+            "per_device_train_batch_size": 3,
+            "gradient_accumulation_steps": 4,
+            "preprocessing_num_workers": 2,
+        },
     }
     for name, options in variants.items():
         found = losses(factory.trained(factory.config(model, out=name, **options), out=name))
@@ -115,3 +119,12 @@ def test_other_stages_pass_through(factory):
     factory.write("pairs", pairs, {"ranking": True, "columns": columns})
     log = factory.trained(factory.config(model, dataset="pairs", pref_loss="sigmoid", max_steps=1))
     assert "rewards/chosen" in log[0] and not any(name.startswith("lambda/") for name in log[0])
+
+
+def test_responses_that_are_dropped_leave_a_distribution():
+    from lambda_dpo.factory.data import _over
+
+    assert _over([0.5, 0.25, 0.25], [0, 1, 2]) == [0.5, 0.25, 0.25]
+    assert _over([0.5, 0.25, 0.25], [1, 2]) == [0.5, 0.5]
+    assert _over([0.75, None, 0.25], [0, 1]) == [1.0, None]
+    assert _over([1.0, 0.0, 0.0], [1, 2]) == [None, None]

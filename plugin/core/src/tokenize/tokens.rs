@@ -1,6 +1,5 @@
 //! A tokenised sample as JSON: for trainers with a tokenizer or a store of their own.
 
-use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::convert::{Rows, to_rows, to_targets};
@@ -79,12 +78,7 @@ impl Tokens {
             responses: responses
                 .map(|(response_index, ids)| TokenizedResponse { response_index, ids, is_target: None })
                 .collect(),
-            pi_target: narrow(&pi_target),
+            pi_target: pi_target.mapv(|p| p as f32),
         })
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "targets are float32 from here on")]
-fn narrow(targets: &Array2<f64>) -> Array2<f32> {
-    targets.mapv(|p| p as f32)
 }

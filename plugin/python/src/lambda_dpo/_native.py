@@ -348,6 +348,8 @@ def api() -> Api:
     table = POINTER(Api)()
     _checked(lambda error: get_api(MAJOR, MINOR, ctypes.byref(table), error))
     opened: Api = table.contents
+    if opened.struct_size < ctypes.sizeof(Api):
+        raise LibraryError(f"{path} is older than this package: install both anew.")
     info = BuildInfo()
     _checked(lambda error: opened.build_info(ctypes.byref(info), error))
     _check_torch(_text(info.torch_version))

@@ -94,16 +94,16 @@ def _replaced(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterato
             module.__dict__["forward"] = before
 
 
-def plan(model: Any, layout: Layout) -> Policy:
+def plan(model: Any, layout: Layout, *, try_out: bool = True) -> Policy:
     """How to run `model`, which is not wrapped yet: packed where it takes it, with a fused head where it has a plain one.
 
-    A model whose weights are here is tried out on a few tokens; of one that is sharded or not loaded, its config decides.
+    With `try_out`, a model whose weights are here is run on a few tokens; otherwise its config decides alone.
     """
     config = model.config.get_text_config()
     attention = getattr(config, "_attn_implementation", None) or "eager"
     notices = []
     head = _plain_head(model, config)
-    can_be_run = all(p.device.type != "meta" and p.numel() > 0 for p in model.parameters())
+    can_be_run = try_out and all(p.device.type != "meta" and p.numel() > 0 for p in model.parameters())
     if head is not None and can_be_run and not _head_comes_last(model, head):
         head = None
     if head is None:

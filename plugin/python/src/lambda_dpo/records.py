@@ -135,9 +135,11 @@ def _convert_table(table: Any, options: ConvertOptions) -> pa.Table:
     stream = _native.ArrowArrayStream()
     _native.call("reader_to_arrow", reader.raw, ctypes.byref(stream))
     try:
-        return pa.RecordBatchReader._import_from_c(ctypes.addressof(stream)).read_all()
+        samples = pa.RecordBatchReader._import_from_c(ctypes.addressof(stream)).read_all()
     except (pa.ArrowException, OSError) as error:
         raise InvalidInputError(_native.STATUS_INVALID_DATA, _sentence(error)) from error
+    # A table of no batches has columns without a chunk, which datasets cannot take.
+    return samples if samples.num_rows else samples.schema.empty_table()
 
 
 def _sentence(error: Exception) -> str:

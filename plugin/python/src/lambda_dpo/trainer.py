@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -104,14 +105,15 @@ class LambdaDPOTrainer(Trainer):
         train_dataset = self._prepared(train_dataset)
         eval_dataset = self._prepared(eval_dataset)
         self.schedule = options.schedule(self.dimensions)
-        self.policy: Policy = plan(model, options.layout)  # type: ignore[arg-type]
+        self._is_sharded = _is_sharded(args)
+        # Of a sharded model some processes may have no weights yet, and all must decide alike.
+        self.policy: Policy = plan(model, options.layout, try_out=not self._is_sharded)  # type: ignore[arg-type]
         if data_collator is None:
             data_collator = ListwiseCollator(
                 layout=self.policy.layout, pad_token_id=_pad_token_id(processing_class), max_tokens=options.max_tokens
             )
 
         self.has_adapter = hasattr(model, "peft_config")
-        self._is_sharded = _is_sharded(args)
         self.ref_model = self._reference_model(model, ref_model)
         has_reference = not options.reference_free
         self._totals = {
@@ -470,7 +472,8 @@ def _disable_dropout(model: nn.Module | None) -> None:
 def _is_sharded(args: TrainingArguments) -> bool:
     from transformers.integrations import is_deepspeed_zero3_enabled
 
-    return bool(args.fsdp) or is_deepspeed_zero3_enabled()
+    by_launcher = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
+    return bool(args.fsdp) or by_launcher or is_deepspeed_zero3_enabled()
 
 
 def _pad_token_id(tokenizer: Any) -> int:

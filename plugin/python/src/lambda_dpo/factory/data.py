@@ -115,9 +115,9 @@ class ListwiseDatasetProcessor(DatasetProcessor):
 
 
 def _over(row: list[float | None], kept: list[int]) -> list[float | None]:
-    """A target distribution over the responses that are left."""
+    """A target distribution over the responses that are left; masked where it lay wholly on others."""
+    if len(kept) == len(row):
+        return row
     targets = [row[index] for index in kept]
     mass = sum(target for target in targets if target is not None)
-    if len(kept) == len(row) or mass == 0:
-        return targets
-    return [None if target is None else target / mass for target in targets]
+    return [None if target is None or mass <= 0 else target / mass for target in targets]
