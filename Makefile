@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-big lint bench fmt generate fuzz valgrind docs install
+.PHONY: help setup build demo test test-python test-big lint bench gpu-check fmt generate fuzz valgrind docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -19,6 +19,9 @@ demo: ## SFT, then λ-DPO, of a tiny Llama; ends with a table of what changed (a
 test: ## lint and every test, the comparisons with transformers and peft included
 	@ci/test.sh
 
+test-python: ## the Python package beside Transformers and in LLaMA-Factory (2 GB of packages the first time)
+	@ci/test_python.sh
+
 test-big: ## 2 GB of records under 1 GiB of memory (needs 6 GB of disk and an hour or less)
 	@ci/setup.sh
 	@.venv/bin/python ci/big_data.py $(BIG_FLAGS)
@@ -28,6 +31,9 @@ lint: ## format, clippy, crate walls, generated files
 
 bench: ## criterion and the comparison with PyTorch; writes docs/benchmarks.md (20 minutes; BENCH_FLAGS=--quick for 4)
 	@ci/bench.sh $(BENCH_FLAGS)
+
+gpu-check: ## gather what a CUDA machine needs to check and measure the library, and do so here
+	@ci/gpu_check.sh $(GPU_FLAGS)
 
 fmt: ## format the code
 	@cargo fmt --all

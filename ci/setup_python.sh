@@ -31,6 +31,8 @@ for pattern in torch torchgen functorch triton nvidia cuda 'torch-*' 'triton-*' 
   find "$packages" -maxdepth 1 -name "$pattern" -exec ln -s -t "$shared" {} +
 done
 realpath "$shared" >"$site/torch.pth"
+printf '#!%s\nfrom torch.distributed.run import main\n\nmain()\n' "$(realpath -s "$folder")/bin/python" >"$folder/bin/torchrun"
+chmod +x "$folder/bin/torchrun"
 
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
   --only-binary :all: -r "$lock" || {

@@ -112,6 +112,9 @@ pub struct ScoreArgs {
     /// The JSON lines to write.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// A TorchScript module that takes the place of the model's weights: a file, or a folder with model.pt.
+    #[arg(long, value_name = "FILE", conflicts_with = "adapter")]
+    pub torchscript: Option<PathBuf>,
 }
 
 /// `lambda-dpo generate`
@@ -203,7 +206,7 @@ pub struct ExportArgs {
     /// A chat template that takes the place of the tokenizer's own.
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
-    /// Dtype of the weights; without it the model's own (hf), float32 (onnx).
+    /// Dtype of the weights; without it the model's own (hf, torchscript), float32 (onnx).
     #[arg(long)]
     pub dtype: Option<ExportDType>,
     /// What to write.
@@ -221,6 +224,9 @@ pub enum ExportFormat {
     Hf,
     /// A graph for ONNX Runtime: model.onnx, weights in a file of their own above 1.5 GB.
     Onnx,
+    /// A module for libtorch: model.pt.
+    #[value(name = "torchscript")]
+    TorchScript,
 }
 
 /// Dtypes that weights are written in.

@@ -4,6 +4,9 @@
 //! call it registers itself as if it were linked; after one (even after asking whether CUDA is available) libtorch holds
 //! CUDA for absent for good.
 
+pub(crate) mod native;
+pub(crate) mod script;
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -56,6 +59,20 @@ fn parse(request: &str) -> Option<Request> {
         "cpu" => Some(Request::Cpu),
         "cuda" => Some(Request::Cuda(0)),
         _ => request.strip_prefix("cuda:")?.parse().ok().map(Request::Cuda),
+    }
+}
+
+/// Lets libtorch take large blocks of main memory in huge pages, where Linux leaves that to the program.
+///
+/// A training step allocates and frees hundreds of MiB; mapped page by page, that takes a good part of its time. libtorch
+/// is told through the environment, so call it first in `main`: once the process has other threads it does nothing. A value
+/// that the environment has already stays.
+pub fn use_huge_pages() {
+    const NAME: &str = "THP_MEM_ALLOC_ENABLE";
+    let is_single_threaded = fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if is_single_threaded && std::env::var_os(NAME).is_none() {
+        // SAFETY: there is no other thread that could read the environment meanwhile.
+        unsafe { std::env::set_var(NAME, "1") };
     }
 }
 
@@ -149,6 +166,17 @@ mod tests {
             let message = prepare(wrong).unwrap_err().to_string();
             assert!(message.starts_with(&format!("device = \"{wrong}\" is not a device; use")), "{message}");
         }
+    }
+
+    #[test]
+    fn the_environment_is_not_written_to_beside_other_threads() {
+        let (finish, finished) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || finished.recv());
+        let before = std::env::var_os("THP_MEM_ALLOC_ENABLE");
+        use_huge_pages();
+        assert_eq!(std::env::var_os("THP_MEM_ALLOC_ENABLE"), before);
+        drop(finish);
+        other.join().unwrap().unwrap_err();
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lambda_dpo_host::cli::Cli;
-use lambda_dpo_host::commands;
+use lambda_dpo_host::{commands, libtorch};
 
 fn main() -> ExitCode {
+    libtorch::use_huge_pages();
     match commands::run(&Cli::parse()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -2,6 +2,7 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=src/tensor.cpp");
+    println!("cargo:rerun-if-changed=src/guarded.h");
     #[cfg(feature = "tch")]
     libtorch::build();
 }
@@ -21,16 +22,22 @@ mod libtorch {
         };
         println!("cargo:rustc-env=LAMBDA_DPO_TORCH_VERSION={version}");
         let include = root.join("include");
-        cc::Build::new()
-            .cpp(true)
-            .std("c++17")
-            .define("_GLIBCXX_USE_CXX11_ABI", "1")
-            .flag("-isystem")
-            .flag(include.as_os_str())
-            .flag("-isystem")
-            .flag(include.join("torch/csrc/api/include").as_os_str())
-            .file("src/tensor.cpp")
-            .compile("lambda_dpo_dlpack");
+        let (include, api) = (include.display(), include.join("torch/csrc/api/include"));
+        let own = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join("src");
+        let flags = [
+            "-std=c++17".into(),
+            "-D_GLIBCXX_USE_CXX11_ABI=1".into(),
+            format!("-isystem{include}"),
+            format!("-isystem{}", api.display()),
+            format!("-I{}", own.display()),
+        ];
+        // For the crates above that compile C++ of their own.
+        println!("cargo:cxxflags={}", flags.join("\u{1f}"));
+        let mut build = cc::Build::new();
+        for flag in &flags {
+            build.flag(flag);
+        }
+        build.cpp(true).file("src/tensor.cpp").compile("lambda_dpo_dlpack");
     }
 
     /// `2.11.0` from a wheel's version.py (`__version__ = '2.11.0+cu130'`) or a libtorch archive's build-version.

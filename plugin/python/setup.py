@@ -29,7 +29,10 @@ def find_torch():
 
 
 def build_library():
-    """Runs cargo; gives the path of the library."""
+    """Runs cargo, unless LAMBDA_DPO_LIBRARY names a library that was built for this torch; gives the library's path."""
+    if built := os.environ.get("LAMBDA_DPO_LIBRARY"):
+        find_torch()
+        return Path(built)
     if not (WORKSPACE / "Cargo.toml").exists():
         raise SystemExit("lambda_dpo is built inside its repository: run `pip install ./plugin/python` in a checkout.")
     if shutil.which("cargo") is None:
@@ -55,7 +58,7 @@ class BuildWithLibrary(build_py):
         else:
             package = Path(self.build_lib) / "lambda_dpo"
         shutil.copy2(build_library(), package / "liblambda_dpo.so")
-        (package / "_build.py").write_text(f'"""Written by the build."""\n\nTORCH_VERSION = "{TORCH_VERSION}"\n')
+        (package / "torch_version").write_text(f"{TORCH_VERSION}\n")
 
 
 class PlatformWheel(bdist_wheel):

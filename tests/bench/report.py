@@ -29,6 +29,7 @@ def write(sections: dict[str, dict], out: Path, is_quick: bool) -> None:
         "memory": memory(figures),
         "large_vocabulary": large_vocabulary(figures["large_vocabulary"]),
         "records": records(figures["records"]),
+        "data_memory": data_memory(figures["data_memory"]),
         "criterion": criterion(),
         "r_squared_vocabulary": f"{figures['vocabulary']['r_squared']['ours']:.4f}",
         "plots": out.stem,
@@ -88,6 +89,8 @@ def summary(figures: dict) -> list[list]:
     add(1, "full step: (b) / ours", spread(full["ratios"]["b"]), "≥ 2.5", full["ratios"]["b"]["median"] >= 2.5)
     add(1, "full step: ours / (c)", spread(of_c), "≤ 1.15", of_c["median"] <= 1.15)
     cache = f"; the cache costs {lora['reference_seconds']:.2f} s a prompt, once"
+    huge = inverse(full["ratios"]["c-huge"])
+    add(1, "the same, (c) with huge pages too", spread(huge), "≤ 1.15", huge["median"] <= 1.15)
     add(2, "LoRA step: (b) / ours", spread(lora["ratios"]["b"]) + cache, "≥ 3", lora["ratios"]["b"]["median"] >= 3)
     for name, wanted in (("a", 10), ("b", 3)):
         found = full["memory_ratios"][name]
@@ -109,6 +112,11 @@ def summary(figures: dict) -> list[list]:
     )
     r_squared = figures["tokens"]["r_squared"]["ours"]
     add(6, "R² of step time over tokens", f"{r_squared:.4f}", "≥ 0.98", r_squared >= 0.98)
+    peaks = [peak_bytes(run) for run in figures["data_memory"]["runs"]]
+    growth = peaks[-1] / peaks[0]
+    sizes = [f"{run['num_bytes'] / 1e6:.0f} MB" for run in figures["data_memory"]["runs"]]
+    measured = f"{peaks[0] / 2**20:.0f} MiB at {sizes[0]}, {peaks[-1] / 2**20:.0f} MiB at {sizes[-1]}"
+    add(6, "peak of converting and tokenising", measured, "< 1 GiB, no growth", max(peaks) < 2**30 and growth < 1.25)
     ratio = figures["records"]["without-tokenising"]["ratio"]
     add(7, "conversion and collation: paper's / ours", spread(ratio, 0), "≥ 20", ratio["median"] >= 20)
     return rows
@@ -125,7 +133,7 @@ def steps(figures: dict) -> str:
             rows.append(
                 [
                     title,
-                    name if name == "ours" else f"({name})",
+                    {"ours": "ours", "c-huge": "(c) with huge pages"}.get(name, f"({name})"),
                     f"{timing['median']:.3f}",
                     f"{timing['min']:.3f} to {timing['max']:.3f}",
                     f"{timing['cpu_median']:.2f}",
@@ -191,6 +199,22 @@ def records(figure: dict) -> str:
         + f"\n\nConversion alone takes {convert['ours']:.3f} s against {convert['paper']:.3f} s, collation "
         f"{collate['ours']:.3f} s against {collate['paper']:.3f} s."
     )
+
+
+def peak_bytes(run: dict) -> int:
+    return max(measured["peak_bytes"] for measured in run["measured"].values())
+
+
+def data_memory(figure: dict) -> str:
+    rows = []
+    for run in figure["runs"]:
+        for what, measured in run["measured"].items():
+            seconds, peak = measured["seconds"], measured["peak_bytes"]
+            rate = run["num_bytes"] / seconds / 1e6
+            rows.append(
+                [f"{run['num_bytes'] / 1e6:.0f}", what, f"{seconds:.1f}", f"{rate:.1f}", f"{peak / 2**20:.0f}"]
+            )
+    return table(["records MB", "command", "s", "MB/s", "peak MiB"], rows)
 
 
 def criterion() -> str:

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +22,8 @@ import torch
 import transformers
 from transformers.utils import logging
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "ci"))
+import big_data
 import data_path
 import log_probs
 import report
@@ -34,7 +37,7 @@ VOCAB_SIZES = (8_000, 16_000, 32_000, 64_000, 128_000)
 
 
 def full(scratch: Path, quick: bool) -> dict:
-    return compare_steps(FULL, scratch, ["a", "b", "c", "matmul"], 2 if quick else 5)
+    return compare_steps(FULL, scratch, ["a", "b", "c", "c-huge", "matmul"], 2 if quick else 5)
 
 
 def full_four_prompts(scratch: Path, quick: bool) -> dict:
@@ -65,9 +68,14 @@ def records(scratch: Path, quick: bool) -> dict:
     return data_path.compare(scratch, 200 if quick else 500, 2 if quick else 5)
 
 
+def data_memory(scratch: Path, quick: bool) -> dict:
+    sizes = (5_000_000, 20_000_000) if quick else (50_000_000, 200_000_000)
+    return {"runs": [big_data.run(scratch, num_bytes) for num_bytes in sizes]}
+
+
 SECTIONS = {
     section.__name__: section
-    for section in (full, lora, full_four_prompts, large_vocabulary, tokens, vocabulary, records)
+    for section in (full, lora, full_four_prompts, large_vocabulary, tokens, vocabulary, records, data_memory)
 }
 
 

@@ -9,6 +9,7 @@ A scenario's folder holds
     tokens.json          the same prompts as token ids and target distributions, which the oracles read
 """
 
+import ctypes
 import json
 import math
 import random
@@ -16,8 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
 
 DIMENSIONS = ["helpfulness", "honesty", "instruction_following", "truthfulness"]
 NUM_DIMENSIONS = NUM_RESPONSES = 4
@@ -45,6 +44,13 @@ class Scenario:
     learning_rate: float = 1e-6
     max_grad_norm: float = 1.0
     weights: tuple[float, ...] = field(default=(0.4, 0.3, 0.2, 0.1))
+    num_kv_heads: int = 0  # 0 is as many as heads
+    is_tied: bool = False
+    device: str = "cpu"
+    dtype: str = "float32"
+    checkpointing: bool = False
+    # Each side draws weights of its own, where speed alone is compared; then only torch is needed to write the folder.
+    draws_weights: bool = False
 
     def with_(self, **changes) -> "Scenario":
         return replace(self, **changes)
@@ -61,20 +67,28 @@ class Scenario:
     @property
     def layer_parameters(self) -> int:
         """Parameters of the decoder layers' matrices."""
-        return self.num_layers * (4 * self.hidden_size**2 + 3 * self.hidden_size * self.intermediate_size)
+        attention = 2 * self.hidden_size * (self.hidden_size + self.kv_size)
+        return self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+
+    @property
+    def kv_size(self) -> int:
+        """Width of keys and of values."""
+        return self.hidden_size * (self.num_kv_heads or self.num_heads) // self.num_heads
 
     @property
     def num_parameters(self) -> int:
         norms = (2 * self.num_layers + 1) * self.hidden_size
-        return self.layer_parameters + norms + 2 * self.vocab_size * self.hidden_size
+        num_embeddings = 1 if self.is_tied else 2
+        return self.layer_parameters + norms + num_embeddings * self.vocab_size * self.hidden_size
 
     @property
     def num_trained(self) -> int:
         """All parameters, or the adapter's."""
         if not self.lora_rank:
             return self.num_parameters
-        inputs_and_outputs = 4 * 2 * self.hidden_size + 3 * (self.hidden_size + self.intermediate_size)
-        return self.num_layers * self.lora_rank * inputs_and_outputs
+        of_attention = 6 * self.hidden_size + 2 * self.kv_size
+        of_mlp = 3 * (self.hidden_size + self.intermediate_size)
+        return self.num_layers * self.lora_rank * (of_attention + of_mlp)
 
     def state_bytes(self, side: str) -> int:
         """Weights (the reference model's too, where a side keeps one) and the optimiser's two moments, in float32."""
@@ -84,14 +98,15 @@ class Scenario:
         return 4 * (num_weights + 2 * self.num_trained)
 
     def step_flops(self, num_pairs: int) -> int:
-        """FLOPs of a full fine-tuning step's products, none computed twice: 2 a multiply-add, backward = 2 forwards.
+        """FLOPs of a step's products, none computed twice: 2 a multiply-add, backward = 2 forwards.
 
+        With an adapter the gradients of the weights fall away, and the adapter's own products do not count.
         `num_pairs` counts the (query, key) pairs that attention must look at, over all prompts.
         """
         layers = 2 * self.layer_parameters * self.num_unique_tokens
         head = 2 * self.hidden_size * self.vocab_size * self.num_targets
         attention = 4 * self.hidden_size * num_pairs * self.num_layers
-        return 3 * (layers + head + attention)
+        return (2 if self.lora_rank else 3) * (layers + head) + 3 * attention
 
     def tree_pairs(self) -> int:
         """Pairs where each response sees the prompt and itself."""
@@ -109,8 +124,11 @@ class Scenario:
         folder = parent / self.name
         if (folder / "run.toml").exists():
             return folder
-        for part, part_seed in [("model", seed), ("reference", seed + 1)]:
-            self._write_model(folder / part, part_seed)
+        if self.draws_weights:
+            self._write_model(folder / "model", None)
+        else:
+            for part, part_seed in [("model", seed), ("reference", seed + 1)]:
+                self._write_model(folder / part, part_seed)
         if self.lora_rank:
             self._write_adapter(folder, seed + 2)
         self._write_records(folder, seed + 3)
@@ -118,26 +136,37 @@ class Scenario:
         (folder / "run.toml").write_text(self._run_config())
         return folder
 
-    def _llama(self, seed: int) -> LlamaForCausalLM:
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=self.vocab_size,
-                hidden_size=self.hidden_size,
-                intermediate_size=self.intermediate_size,
-                num_hidden_layers=self.num_layers,
-                num_attention_heads=self.num_heads,
-                num_key_value_heads=self.num_heads,
-                max_position_embeddings=8192,
-                tie_word_embeddings=False,
-                pad_token_id=0,
-                bos_token_id=1,
-                eos_token_id=2,
-            )
-        )
+    def model_config(self) -> dict:
+        """What config.json says."""
+        return {
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads or self.num_heads,
+            "max_position_embeddings": 8192,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10_000.0,
+            "hidden_act": "silu",
+            "tie_word_embeddings": self.is_tied,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        }
 
-    def _write_model(self, folder: Path, seed: int) -> None:
-        self._llama(seed).save_pretrained(folder)
+    def _write_model(self, folder: Path, seed: int | None) -> None:
+        """The configuration, the tokenizer, and weights where there is a seed for them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if seed is None:
+            (folder / "config.json").write_text(json.dumps(self.model_config()))
+        else:
+            from transformers import LlamaConfig, LlamaForCausalLM
+
+            torch.manual_seed(seed)
+            LlamaForCausalLM(LlamaConfig(**self.model_config())).save_pretrained(folder)
         words = {f"w{index}": index for index in range(self.vocab_size)}
         tokenizer = {
             "version": "1.0",
@@ -155,18 +184,38 @@ class Scenario:
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
     def _write_adapter(self, folder: Path, seed: int) -> None:
-        model = LlamaForCausalLM.from_pretrained(folder / "model")
-        torch.manual_seed(seed)
-        peft_model = get_peft_model(
-            model,
-            LoraConfig(
-                r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
-            ),
-        )
-        for name, parameter in peft_model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.02)
-        peft_model.save_pretrained(folder / "adapter")
+        """LoRA in all linear layers in PEFT's format, B not zero."""
+        hidden, intermediate, rank = self.hidden_size, self.intermediate_size, self.lora_rank
+        linear = {
+            "self_attn.q_proj": (hidden, hidden),
+            "self_attn.k_proj": (self.kv_size, hidden),
+            "self_attn.v_proj": (self.kv_size, hidden),
+            "self_attn.o_proj": (hidden, hidden),
+            "mlp.gate_proj": (intermediate, hidden),
+            "mlp.up_proj": (intermediate, hidden),
+            "mlp.down_proj": (hidden, intermediate),
+        }
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {}
+        for layer in range(self.num_layers):
+            for name, (outputs, inputs) in linear.items():
+                path = f"base_model.model.model.layers.{layer}.{name}"
+                a = torch.rand(rank, inputs, generator=generator) * 2 - 1
+                tensors[f"{path}.lora_A.weight"] = a / inputs**0.5
+                tensors[f"{path}.lora_B.weight"] = 0.02 * torch.randn(outputs, rank, generator=generator)
+        (folder / "adapter").mkdir()
+        write_safetensors(folder / "adapter" / "adapter_model.safetensors", tensors)
+        settings = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": str(folder / "model"),
+            "r": rank,
+            "lora_alpha": 2 * rank,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "target_modules": [name.split(".")[1] for name in linear],
+        }
+        (folder / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
 
     def _write_records(self, folder: Path, seed: int) -> None:
         rng = random.Random(seed)
@@ -198,18 +247,17 @@ class Scenario:
 
     def _run_config(self) -> str:
         weights = ", ".join(f"{name} = {weight}" for name, weight in zip(DIMENSIONS, self.weights))
+        reference = "" if self.draws_weights else '\n[reference]\nkind = "model"\npath = "reference"\n'
         return f"""\
 stage = "lambda_dpo"
 output_dir = "run"
 
 [model]
 path = "model"
-device = "cpu"
-
-[reference]
-kind = "model"
-path = "reference"
-
+init = "{"random" if self.draws_weights else "pretrained"}"
+device = "{self.device}"
+dtype = "{self.dtype}"
+{reference}
 [data]
 records = ["records.jsonl"]
 cutoff_len = 8192
@@ -226,7 +274,24 @@ reduction = "mean"
 learning_rate = {self.learning_rate}
 max_grad_norm = {self.max_grad_norm}
 per_device_train_batch_size = {self.num_prompts}
+gradient_checkpointing = {str(self.checkpointing).lower()}
 """
+
+
+def write_safetensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Float32 tensors in the format of `safetensors`, which a machine with torch alone does not have."""
+    header, start = {}, 0
+    for name, tensor in tensors.items():
+        end = start + 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            tensor = tensor.contiguous()
+            out.write(ctypes.string_at(tensor.data_ptr(), 4 * tensor.numel()))
 
 
 FULL = Scenario("full")

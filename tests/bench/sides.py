@@ -18,9 +18,10 @@ NUM_THREADS = 2
 class Side:
     """A process that answers commands; see serving.py."""
 
-    def __init__(self, name: str, command: list):
+    def __init__(self, name: str, command: list, **variables: str):
         self.name = name
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LAMBDA_DPO")}
+        environment |= variables
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
             environment[variable] = str(NUM_THREADS)
         environment["TOKENIZERS_PARALLELISM"] = "false"
@@ -83,8 +84,8 @@ class Side:
         self.messages.close()
 
 
-def python_side(name: str, script: str, *arguments) -> Side:
-    return Side(name, [sys.executable, HERE / script, *arguments])
+def python_side(name: str, script: str, *arguments, **variables: str) -> Side:
+    return Side(name, [sys.executable, HERE / script, *arguments], **variables)
 
 
 def rust_side(name: str, *arguments) -> Side:

@@ -12,13 +12,15 @@ GRAD_NORM_TOLERANCE = 1e-4
 
 
 def open_sides(names: list[str], folder: Path) -> list[Side]:
-    """`ours`, an oracle of oracles.py, or `matmul`."""
+    """`ours`, an oracle of oracles.py, `c-huge` ((c) told to use huge pages, as ours does by itself), or `matmul`."""
     sides = []
     for name in names:
         if name == "ours":
             sides.append(rust_side(name, "step", folder))
         elif name == "matmul":
             sides.append(python_side(name, "matmul.py", folder))
+        elif name == "c-huge":
+            sides.append(python_side(name, "oracles.py", "c", folder, THP_MEM_ALLOC_ENABLE="1"))
         else:
             sides.append(python_side(name, "oracles.py", name, folder))
     return sides
@@ -75,7 +77,7 @@ def compare_steps(scenario: Scenario, scratch: Path, oracles: list[str], num_rou
     result["reference_seconds"] = statistics.median(ours.ask("reference")["seconds"] for _ in range(num_rounds))
     if "matmul" in timings:
         result["shares"] = shares(scenario, timings)
-    measured = [side for side in sides if side.name != "matmul"]
+    measured = [side for side in sides if side.name not in ("matmul", "c-huge")]
     extra = extra_memory(measured, {side.name: scenario.state_bytes(side.name) for side in measured})
     result["extra_bytes"] = extra
     result["memory_ratios"] = {name: extra[name] / extra["ours"] for name in listwise}

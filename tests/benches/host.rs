@@ -7,7 +7,7 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use lambda_dpo_core::{Batch, CollateOptions, Layout, TokenizedResponse, TokenizedSample, collate};
 use lambda_dpo_host::model::{ForwardOptions, Model, ModelInputs};
-use lambda_dpo_host::train::optimizer::{AdamW, AdamWOptions};
+use lambda_dpo_host::train::optimizer::{AdamW, AdamWOptions, clip_scale};
 use ndarray::Array2;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
@@ -93,8 +93,7 @@ fn optimizer(criterion: &mut Criterion) {
             set_gradients,
             |()| {
                 let norm = optimizer.grad_norm().unwrap();
-                optimizer.clip_grad_norm(norm, 1.0).unwrap();
-                optimizer.step(1e-6).unwrap();
+                optimizer.step(1e-6, clip_scale(norm, 1.0)).unwrap();
             },
             BatchSize::PerIteration,
         );

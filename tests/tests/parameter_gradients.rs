@@ -78,7 +78,7 @@ fn step(model: &Model, golden: &Tensors, samples: &[TokenizedSample], layout: La
     let (outputs, context) = loss_forward(&inputs, &options).unwrap();
     let gradients = context.unwrap().backward(&inputs, 1.0).unwrap();
     activations.backward(&gradients.hidden.unwrap()).unwrap();
-    model.accumulate_lm_head_grad(&gradients.lm_head.unwrap()).unwrap();
+    model.accumulate_lm_head_grad(gradients.lm_head.unwrap()).unwrap();
     outputs.loss.double_value(&[])
 }
 
@@ -99,6 +99,24 @@ fn every_parameter_has_the_papers_gradient() {
                 let error = relative_error(&parameter.grad(), &expected[name]);
                 assert!(error < 1e-5, "{case}: {name} is off by {error:e}");
             }
+        }
+    }
+}
+
+/// The golden model's loss does not depend on the dtype of weights and activations beyond what 8 bits of mantissa allow.
+#[test]
+fn bfloat16_gives_the_float32_loss() {
+    let golden = read("golden");
+    let samples = samples(&golden);
+    let folder = fixture("golden/appendix_b/model");
+    for layout in LAYOUTS {
+        for checkpointing in [false, true] {
+            let loss_in = |kind| {
+                let model = Model::load(&folder, Device::Cpu, kind).unwrap();
+                step(&model, &golden, &samples, layout, checkpointing)
+            };
+            let error = (loss_in(Kind::BFloat16) / loss_in(Kind::Float) - 1.0).abs();
+            assert!(error < 2e-3, "{layout:?}, checkpointing {checkpointing}: off by {error:e}");
         }
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use tch::Kind;
 
 use crate::cli::{ExportArgs, ExportFormat};
-use crate::export::{self, Destination, onnx};
+use crate::export::{self, Destination, onnx, torchscript};
 use crate::hub::Hub;
 use crate::libtorch;
 use crate::model::{Model, ModelConfig};
@@ -20,6 +20,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     match args.to {
         ExportFormat::Hf => model.save(out.path(), &folder)?,
         ExportFormat::Onnx => onnx::write(&model, &folder, out.path(), onnx::MAX_INLINE_BYTES)?,
+        ExportFormat::TorchScript => torchscript::write(&model, &folder, out.path())?,
     }
     out.finish(args.chat_template.as_deref())?;
     say(&format!("the policy stands in {}", args.out.display()));
@@ -34,7 +35,7 @@ fn policy(args: &ExportArgs, folder: &Path) -> Result<Model> {
     let stored = ModelConfig::load(folder)?.dtype.unwrap_or(Kind::Float);
     let kind = match (args.dtype, args.to) {
         (Some(dtype), _) => dtype.kind(),
-        (None, ExportFormat::Hf) => stored,
+        (None, ExportFormat::Hf | ExportFormat::TorchScript) => stored,
         (None, ExportFormat::Onnx) => Kind::Float,
     };
     let loaded = if args.adapter.is_some() && stored != kind { Kind::Float } else { kind };

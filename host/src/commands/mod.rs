@@ -87,13 +87,13 @@ fn set_lambda(model: &mut Model, args: &ModelArgs) -> Result<()> {
 }
 
 /// Every record of the files, whole: nothing is truncated, filtered or left out, and ratings do not matter.
-fn open_records(opened: &Opened, files: &[PathBuf], format: DataFormat) -> Result<Dataset> {
+fn open_records(plugin: &Plugin, tokenizer: &Tokenizer, files: &[PathBuf], format: DataFormat) -> Result<Dataset> {
     let convert = ConvertOptions { format: format.format(), keep_all: true, ..ConvertOptions::default() };
     let tokenize = TokenizeOptions { cutoff_len: None, keep_all: true };
     let options =
         DatasetOptions { convert, tokenize, cache_dir: CacheFolder::from_env().as_ref().map(CacheFolder::samples) };
     let mut progress = Progress::new("reading", 0, 0);
-    let dataset = opened.plugin.dataset(files, &opened.tokenizer, &options, &mut |done, total| {
+    let dataset = plugin.dataset(files, tokenizer, &options, &mut |done, total| {
         progress.update(done, total, "");
         ControlFlow::Continue(())
     });

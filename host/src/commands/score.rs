@@ -9,11 +9,12 @@ use tch::{Device, Kind};
 
 use crate::atomic;
 use crate::cli::ScoreArgs;
+use crate::foreign::{Scorer, ScriptPolicy};
 use crate::hub::Hub;
-use crate::plugin::{CollateOptions, Dataset, Layout, LossOptions, Objective, Reduction, Wants};
+use crate::libtorch;
+use crate::plugin::{CollateOptions, Dataset, Layout, LossOptions, Objective, Plugin, Reduction, Tokenizer, Wants};
 use crate::train::data::uniform;
 use crate::train::progress::Progress;
-use crate::train::reference::log_probs;
 
 use super::{Opened, open, open_records};
 
@@ -30,14 +31,14 @@ struct Score {
 
 pub(super) fn run(args: &ScoreArgs, plugin: Option<&Path>) -> Result<()> {
     let files = Hub::from_env().record_files(&args.records)?;
-    let opened = open(&args.model, plugin)?;
-    let dataset = open_records(&opened, &files, args.format)?;
+    let (plugin, tokenizer, scorer) = open_scorer(args, plugin)?;
+    let dataset = open_records(&plugin, &tokenizer, &files, args.format)?;
 
     let mut progress = Progress::new("scoring", dataset.len() as u64, 0);
     let mut failed = None;
     let written = atomic::write_with(&args.out, |file| {
         for sample in 0..dataset.len() {
-            match score(&opened, &dataset, sample) {
+            match score(scorer.as_ref(), &plugin, &dataset, sample) {
                 Ok(score) => writeln!(file, "{}", serde_json::to_string(&score)?)?,
                 Err(error) => {
                     failed = Some(error);
@@ -55,8 +56,21 @@ pub(super) fn run(args: &ScoreArgs, plugin: Option<&Path>) -> Result<()> {
     }
 }
 
+/// The model, or the module that takes its weights' place.
+fn open_scorer(args: &ScoreArgs, plugin: Option<&Path>) -> Result<(Plugin, Tokenizer, Box<dyn Scorer>)> {
+    let Some(file) = &args.torchscript else {
+        let Opened { plugin, tokenizer, model, .. } = open(&args.model, plugin)?;
+        return Ok((plugin, tokenizer, Box::new(model)));
+    };
+    let device = libtorch::prepare(&args.model.device)?;
+    let plugin = Plugin::load(plugin)?;
+    let folder = Hub::from_env().model_folder(&args.model.model)?;
+    let tokenizer = plugin.tokenizer(&folder, args.model.chat_template.as_deref())?;
+    Ok((plugin, tokenizer, Box::new(ScriptPolicy::open(file, device)?)))
+}
+
 /// One record by itself, so that its figures depend on no other.
-fn score(opened: &Opened, dataset: &Dataset, sample: usize) -> Result<Score> {
+fn score(scorer: &dyn Scorer, plugin: &Plugin, dataset: &Dataset, sample: usize) -> Result<Score> {
     const OPTIONS: LossOptions = LossOptions {
         objective: Objective::Listwise,
         reduction: Reduction::Sum,
@@ -70,8 +84,8 @@ fn score(opened: &Opened, dataset: &Dataset, sample: usize) -> Result<Score> {
     let collate = CollateOptions { layout: Layout::Packed, max_tokens: None, pad_token_id: 0 };
     // λ plays no part in log-probs.
     let lambda = uniform(dataset.dimensions().len());
-    let batch = dataset.batch(&[sample], &lambda, &collate)?;
-    let (_, log_probs) = log_probs(&opened.model, &opened.plugin, &batch, &OPTIONS)?;
+    let batch = dataset.batch(&[sample], &lambda, &scorer.collate(collate))?;
+    let (_, log_probs) = scorer.log_probs(plugin, &batch, &OPTIONS)?;
     Ok(Score {
         record: info.record_index,
         log_probs: Vec::try_from(log_probs.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?)?,

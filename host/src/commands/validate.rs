@@ -8,17 +8,13 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::cli::ValidateArgs;
-use crate::config::DType;
-use crate::export::onnx::proto::{ELEMENT_BFLOAT16, ELEMENT_FLOAT16};
-use crate::foreign::OnnxPolicy;
-use crate::foreign::compare::{Comparison, Spread, Worst, compare};
+use crate::foreign::compare::{Comparison, Spread, Worst, compare, usual_tolerance};
+use crate::foreign::{LogitsPolicy as _, OnnxPolicy};
 use crate::hub::Hub;
+use crate::model::dtype_name;
 use crate::train::progress::Progress;
 
 use super::{Opened, open, open_records};
-
-/// Largest difference of a token's log-prob that passes, by the dtype of the weights.
-const TOLERANCES: [(&str, f64); 3] = [("float32", 1e-4), ("float16", 2e-2), ("bfloat16", 2e-1)];
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -36,9 +32,8 @@ pub(super) fn run(args: &ValidateArgs, plugin: Option<&Path>) -> Result<u8> {
     let policy = OnnxPolicy::open(&args.onnx, args.onnxruntime.as_deref())?;
     let files = Hub::from_env().record_files(&args.records)?;
     let opened = open(&args.model, plugin)?;
-    let dataset = open_records(&opened, &files, args.format)?;
-    let (dtype, usual) = TOLERANCES[coarser(policy.file().element, args.model.dtype)];
-    let tolerance = args.tolerance.unwrap_or(usual);
+    let dataset = open_records(&opened.plugin, &opened.tokenizer, &files, args.format)?;
+    let tolerance = args.tolerance.unwrap_or_else(|| usual_tolerance(opened.model.kind(), policy.kind()));
     let samples: Vec<usize> = (0..dataset.len()).collect();
     let mut progress = Progress::new("validating", dataset.len() as u64, 0);
     let comparison = compare((&opened.model, &policy), &opened.plugin, (&dataset, &samples), tolerance, &mut |done| {
@@ -47,21 +42,16 @@ pub(super) fn run(args: &ValidateArgs, plugin: Option<&Path>) -> Result<u8> {
     progress.clear();
     let comparison = comparison?;
     let file = policy.file();
-    let report =
-        Report { onnx: &file.path, opset: file.opset, ir_version: file.ir_version, dtype, comparison: &comparison };
+    let report = Report {
+        onnx: &file.path,
+        opset: file.opset,
+        ir_version: file.ir_version,
+        dtype: dtype_name(policy.kind()).unwrap_or("float32"),
+        comparison: &comparison,
+    };
     let text = if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { describe(&report, &opened)? };
     stdout().write_all(text.as_bytes())?;
     Ok(u8::from(!comparison.passed))
-}
-
-/// The dtype with fewer bits of the policy's and the model's, as a place in [`TOLERANCES`].
-fn coarser(element: i32, model: DType) -> usize {
-    let policy = match element {
-        ELEMENT_BFLOAT16 => 2,
-        ELEMENT_FLOAT16 => 1,
-        _ => 0,
-    };
-    policy.max(if model == DType::BFloat16 { 2 } else { 0 })
 }
 
 fn describe(report: &Report, opened: &Opened) -> Result<String> {

@@ -125,10 +125,13 @@ choices! {
         Model = "model",
         /// The policy with its adapter switched off.
         AdapterOff = "adapter_off",
+        /// The graph of `reference.path`, run by ONNX Runtime.
+        Onnx = "onnx",
+        /// The module of `reference.path`.
+        TorchScript = "torchscript",
         /// s^ref = 0.
         None = "none",
     }
-    later: "onnx", "torchscript"
 }
 
 choices! {

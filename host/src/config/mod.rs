@@ -132,15 +132,17 @@ impl Default for AdapterSection {
 pub struct ReferenceSection {
     /// What s^ref is.
     pub kind: ReferenceKind,
-    /// A model of its own for kind `model`.
+    /// A model of its own for kind `model`; the file or folder of kinds `onnx` and `torchscript`.
     pub path: Option<PathBuf>,
+    /// Kinds `onnx` and `torchscript`: compare with the weights of `model.path` over 32 records first.
+    pub validate: bool,
     /// Keep its log-probs on disk for later runs.
     pub cache: bool,
 }
 
 impl Default for ReferenceSection {
     fn default() -> Self {
-        Self { kind: ReferenceKind::Auto, path: None, cache: true }
+        Self { kind: ReferenceKind::Auto, path: None, validate: true, cache: true }
     }
 }
 

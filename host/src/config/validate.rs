@@ -90,9 +90,13 @@ fn adapter_and_reference(config: &RunConfig) -> Result<(), ConfigError> {
     check(reference.kind != ReferenceKind::AdapterOff || config.adapter.is_some(), || {
         "reference.kind = \"adapter_off\" needs an [adapter] section".into()
     })?;
-    let takes_path = matches!(reference.kind, ReferenceKind::Auto | ReferenceKind::Model);
+    let is_file = matches!(reference.kind, ReferenceKind::Onnx | ReferenceKind::TorchScript);
+    let takes_path = is_file || matches!(reference.kind, ReferenceKind::Auto | ReferenceKind::Model);
     check(reference.path.is_none() || takes_path, || {
         format!("reference.path goes with reference.kind = \"model\", not \"{}\"", reference.kind)
+    })?;
+    check(reference.path.is_some() || !is_file, || {
+        format!("reference.kind = \"{}\" needs reference.path, the exported file or folder", reference.kind)
     })?;
     let random_adapter = config.model.init == Init::Random && config.adapter.is_some();
     check(!random_adapter, || {

@@ -33,6 +33,14 @@ pub enum ExportError {
         /// The dtype.
         dtype: &'static str,
     },
+    /// libtorch did not write a module.
+    #[error("could not write {}: {problem}", path.display())]
+    Script {
+        /// The file.
+        path: PathBuf,
+        /// What libtorch says.
+        problem: String,
+    },
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),

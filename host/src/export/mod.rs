@@ -3,10 +3,12 @@
 //! | module | what |
 //! |---|---|
 //! | [`onnx`] | the decoder as an ONNX graph |
+//! | [`torchscript`] | the decoder as a TorchScript module |
 //!
 //! Hugging Face's layout is [`Model::save`]'s.
 
 pub mod onnx;
+pub mod torchscript;
 
 mod error;
 

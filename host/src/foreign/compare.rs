@@ -21,6 +21,17 @@ const OPTIONS: LossOptions = LossOptions {
     wants: Wants { hidden: false, lm_head: false, logits: false, sequence_log_probs: false },
 };
 
+/// Largest difference of a token's log-prob that passes where nothing else is said, by the coarser of the dtypes.
+#[must_use]
+pub fn usual_tolerance(model: Kind, policy: Kind) -> f64 {
+    let of = |kind| match kind {
+        Kind::Half => 2e-2,
+        Kind::BFloat16 => 2e-1,
+        _ => 1e-4,
+    };
+    f64::max(of(model), of(policy))
+}
+
 /// What a policy (`policy`) gives beside the model it is held to (`model`).
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {

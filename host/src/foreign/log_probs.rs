@@ -18,6 +18,9 @@ pub trait LogitsPolicy {
     /// V.
     fn vocab_size(&self) -> i64;
 
+    /// Dtype of the weights.
+    fn kind(&self) -> Kind;
+
     /// Logits of `input_ids`, `attention_mask` and `position_ids`, without a graph.
     ///
     /// # Shapes
@@ -28,6 +31,13 @@ pub trait LogitsPolicy {
     ///
     /// [`ForeignError::Run`]
     fn logits(&self, inputs: [&Tensor; 3]) -> Result<Tensor, ForeignError>;
+
+    /// The hash of its contents.
+    ///
+    /// # Errors
+    ///
+    /// [`ForeignError::Read`]
+    fn content_hash(&self) -> Result<blake3::Hash, ForeignError>;
 }
 
 /// What gives log-probs of a batch.

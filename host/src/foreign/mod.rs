@@ -5,6 +5,7 @@
 //! | [`runtime`] | finds and loads ONNX Runtime |
 //! | [`onnx_file`] | what a file says of itself, before the runtime sees it |
 //! | [`onnx`] | a graph, ready to run |
+//! | [`torchscript`] | a TorchScript module, ready to run |
 //! | [`log_probs`] | log-probs under any policy, the program's own models too |
 //! | [`mod@compare`] | two policies over the same records |
 //!
@@ -17,6 +18,7 @@
 pub mod runtime;
 pub mod onnx_file;
 pub mod onnx;
+pub mod torchscript;
 pub mod log_probs;
 pub mod compare;
 
@@ -25,3 +27,4 @@ mod error;
 pub use error::ForeignError;
 pub use log_probs::{LogitsPolicy, Scorer};
 pub use onnx::OnnxPolicy;
+pub use torchscript::ScriptPolicy;

@@ -6,12 +6,13 @@ use std::path::Path;
 use ort::environment::Environment;
 use ort::session::{Session, SessionOutputs};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::ForeignError;
 use super::log_probs::{LogitsPolicy, probe};
 use super::onnx_file::OnnxFile;
 use super::runtime::{self, first_line};
+use crate::export::onnx::proto::{ELEMENT_BFLOAT16, ELEMENT_FLOAT16};
 use crate::libtorch;
 
 const INPUTS: [&str; 3] = ["input_ids", "attention_mask", "position_ids"];
@@ -65,6 +66,20 @@ impl LogitsPolicy for OnnxPolicy {
 
     fn vocab_size(&self) -> i64 {
         self.vocab_size
+    }
+
+    fn kind(&self) -> Kind {
+        match self.file.element {
+            ELEMENT_FLOAT16 => Kind::Half,
+            ELEMENT_BFLOAT16 => Kind::BFloat16,
+            _ => Kind::Float,
+        }
+    }
+
+    fn content_hash(&self) -> Result<blake3::Hash, ForeignError> {
+        // Another runtime gives other last bits.
+        let parts = [self.file.hash()?, blake3::hash(ort::info().as_bytes())];
+        Ok(blake3::hash(&parts.map(|part| *part.as_bytes()).concat()))
     }
 
     fn logits(&self, inputs: [&Tensor; 3]) -> Result<Tensor, ForeignError> {

@@ -3,6 +3,7 @@
 //! It is looked for at `--onnxruntime`, else `ORT_DYLIB_PATH`, else beside libtorch (where `make setup` and `make install`
 //! put it), in the active Python environment, and where the system's loader finds it.
 
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -79,7 +80,10 @@ fn explain(error: LoadDynamicError, searched: &str) -> ForeignError {
         LoadDynamicError::Dlopen { path, .. } if path == Path::new(SYSTEM_NAME) => {
             ForeignError::NoRuntime { searched: searched.to_owned() }
         }
-        LoadDynamicError::Dlopen { path, error } => ForeignError::NotARuntime { path, reason: error.to_string() },
+        LoadDynamicError::Dlopen { path, error } => {
+            let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            ForeignError::NotARuntime { path, reason }
+        }
         LoadDynamicError::MissingApi { path } => {
             ForeignError::NotARuntime { path, reason: "it has no function OrtGetApiBase".to_owned() }
         }

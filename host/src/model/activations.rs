@@ -3,10 +3,11 @@
 //! With checkpointing only the input of each layer is kept, and the layer is computed again when its gradient is due. The
 //! arithmetic is the same, dropout included, so on a CPU the gradients are equal bit for bit.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::decoder::Context;
 use super::{Model, ModelError};
+use crate::libtorch::native;
 
 /// How a forward pass for training runs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -125,12 +126,6 @@ fn backward_layers(
 }
 
 /// Continues autograd from `output` with its gradient.
-///
-/// tch's backward takes no gradient, but d(Σ output ⊙ grad) / d output = grad, to the last bit.
 fn backward(output: &Tensor, grad: &Tensor) -> Result<(), ModelError> {
-    if !output.requires_grad() {
-        return Ok(());
-    }
-    let sum = output.f_mul(grad)?.f_sum(Kind::Float)?;
-    Ok(sum.f_backward()?)
+    if output.requires_grad() { Ok(native::backward(output, grad)?) } else { Ok(()) }
 }

@@ -8,6 +8,7 @@ use super::config::ModelConfig;
 use super::decoder::{Context, RmsNorm};
 use super::inputs::{Layout, ModelInputs};
 use super::linear::Linear;
+use super::segments::{self, Segments};
 
 /// Which keys a query sees.
 pub(super) enum Mask {
@@ -17,6 +18,8 @@ pub(super) enum Mask {
     All,
     /// [R, 1, T, T], or [R, 1, 1, S] over a cache, in the model's dtype: 0 where it sees, −∞ where not.
     Additive(Tensor),
+    /// In packed rows, its own response and prompt, response by response.
+    Segments(Segments),
 }
 
 /// The masks of one forward pass, made once and shared by all layers.
@@ -27,43 +30,58 @@ pub(super) struct Masks {
 }
 
 impl Masks {
-    /// Masks for a batch of rows.
+    /// Masks for a batch of rows: the cheapest that is exact.
+    pub(super) fn of_rows(
+        config: &ModelConfig,
+        inputs: &ModelInputs,
+        layout: &Layout,
+        device: Device,
+        kind: Kind,
+    ) -> Result<Masks, ModelError> {
+        let slides = config.sliding_layers.contains(&true);
+        let window = config.sliding_window.filter(|&window| slides && window < layout.num_positions);
+        let num_tokens = inputs.input_ids.size2()?.1;
+        let (full, sliding) = match &layout.packed_rows {
+            _ if layout.one_sequence_per_row && window.is_none() => (Mask::Causal, Mask::Causal),
+            Some(rows) if segments::pays(rows, num_tokens, device) => {
+                let of_window =
+                    |window| Ok::<_, ModelError>(Mask::Segments(Segments::new(rows, window, (kind, device))?));
+                (of_window(None)?, if window.is_some() { of_window(window)? } else { Mask::Causal })
+            }
+            _ => Self::over_whole_rows(config, inputs, layout, window, (kind, device))?,
+        };
+        // Without a window in reach every layer is a full one.
+        let sliding_layers = config.sliding_layers.iter().map(|&layer| layer && window.is_some()).collect();
+        Ok(Masks { full, sliding, sliding_layers })
+    }
+
+    /// One mask over each whole row, for full and for sliding attention.
     ///
     /// A token sees itself and those before it in its row that have the same prompt id and either the same sequence id or
     /// −1, in layers of sliding attention those alone whose position is less than a window behind its own. Positions
     /// restart after the prompt for each packed response, so their difference is the distance in every layout.
-    pub(super) fn of_rows(
+    fn over_whole_rows(
         config: &ModelConfig,
         inputs: &ModelInputs,
-        layout: Layout,
-        device: Device,
-        kind: Kind,
-    ) -> Result<Masks, ModelError> {
-        let window = config.sliding_window.filter(|&window| window < layout.num_positions);
-        let slides = window.is_some() && config.sliding_layers.contains(&true);
-        if layout.one_sequence_per_row && !slides {
-            return Ok(Masks {
-                full: Mask::Causal,
-                sliding: Mask::Causal,
-                sliding_layers: config.sliding_layers.clone(),
-            });
-        }
+        layout: &Layout,
+        window: Option<i64>,
+        (kind, device): (Kind, Device),
+    ) -> Result<(Mask, Mask), ModelError> {
         let visible = visible(inputs, device)?;
         let sliding = match window {
-            Some(window) if slides => {
+            Some(window) => {
                 let near = distances(inputs.position_ids, device)?.f_lt(window)?;
                 Mask::Additive(additive(&visible.f_logical_and(&near)?, kind)?)
             }
-            _ => Mask::Causal,
+            None => Mask::Causal,
         };
-        let full = if layout.one_sequence_per_row || (slides && !config.sliding_layers.contains(&false)) {
+        let all_slide = window.is_some() && !config.sliding_layers.contains(&false);
+        let full = if layout.one_sequence_per_row || all_slide {
             Mask::Causal
         } else {
             Mask::Additive(additive(&visible, kind)?)
         };
-        // Without a window in reach every layer is a full one.
-        let sliding_layers = config.sliding_layers.iter().map(|&layer| layer && slides).collect();
-        Ok(Masks { full, sliding, sliding_layers })
+        Ok((full, sliding))
     }
 
     /// Masks for one new token a row, whose keys are all in the cache; `visible` [R, S] says which are no padding.
@@ -90,7 +108,7 @@ impl Masks {
 }
 
 /// [R, T, T] bool: who sees whom, windows aside.
-fn visible(inputs: &ModelInputs, device: Device) -> Result<Tensor, ModelError> {
+pub(super) fn visible(inputs: &ModelInputs, device: Device) -> Result<Tensor, ModelError> {
     let prompts = inputs.prompt_ids.f_to_device(device)?;
     let sequences = inputs.sequence_ids.f_to_device(device)?;
     let same_prompt = prompts.f_unsqueeze(2)?.f_eq_tensor(&prompts.f_unsqueeze(1)?)?;
@@ -101,12 +119,13 @@ fn visible(inputs: &ModelInputs, device: Device) -> Result<Tensor, ModelError> {
 }
 
 /// [R, T, T] how far each key's position lies before the query's.
-fn distances(position_ids: &Tensor, device: Device) -> Result<Tensor, ModelError> {
+pub(super) fn distances(position_ids: &Tensor, device: Device) -> Result<Tensor, ModelError> {
     let positions = position_ids.f_to_device(device)?;
     Ok(positions.f_unsqueeze(2)?.f_sub(&positions.f_unsqueeze(1)?)?)
 }
 
-fn additive(visible: &Tensor, kind: Kind) -> Result<Tensor, ModelError> {
+/// [R, 1, T, S] out of [R, T, S] bool.
+pub(super) fn additive(visible: &Tensor, kind: Kind) -> Result<Tensor, ModelError> {
     let mask = Tensor::f_zeros(visible.size(), (kind, visible.device()))?;
     Ok(mask.f_masked_fill(&visible.f_logical_not()?, f64::NEG_INFINITY)?.f_unsqueeze(1)?)
 }
@@ -167,6 +186,10 @@ impl Attention {
             Mask::Causal => (None, true),
             Mask::All => (None, false),
             Mask::Additive(mask) => (Some(mask), false),
+            Mask::Segments(segments) => {
+                return segments
+                    .attend(query, key, value, |query, key, value, mask| self.attend(query, key, value, mask));
+            }
         };
         let is_grouped = self.num_groups > 1;
         if is_grouped && mask.is_some() && query.device().is_cuda() {

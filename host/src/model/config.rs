@@ -351,7 +351,8 @@ fn dtype(fields: &Fields) -> Option<Kind> {
 }
 
 /// The name of a dtype in `config.json`; `None` for those that no model is of.
-pub(super) fn dtype_name(kind: Kind) -> Option<&'static str> {
+#[must_use]
+pub fn dtype_name(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Float => Some("float32"),
         Kind::BFloat16 => Some("bfloat16"),

@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::ModelError;
+use super::segments::PackedRow;
 
 /// Tokens in rows, as the collator lays them out; on any device.
 ///
@@ -24,12 +25,14 @@ pub struct ModelInputs<'a> {
 }
 
 /// What the attention needs to know of the rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     /// Every row is one sequence from its first token, and padding after it: plain causal attention is exact.
     pub(super) one_sequence_per_row: bool,
     /// One more than the last position.
     pub(super) num_positions: i64,
+    /// How prompts and responses lie in each row; None where one of them is not packed as the collator packs.
+    pub(super) packed_rows: Option<Vec<PackedRow>>,
 }
 
 impl ModelInputs<'_> {
@@ -62,10 +65,14 @@ impl ModelInputs<'_> {
         if let Some(&position) = position_ids.iter().find(|&&position| position < 0) {
             return Err(ModelError::Request(format!("`position_ids` must not be negative, found {position}")));
         }
-        let mut rows = prompt_ids.chunks(width).zip(sequence_ids.chunks(width));
+        let rows = || prompt_ids.chunks(width).zip(sequence_ids.chunks(width));
+        let packed_rows = rows().zip(position_ids.chunks(width));
         Ok(Layout {
-            one_sequence_per_row: rows.all(|(prompts, sequences)| is_one_sequence(prompts, sequences)),
+            one_sequence_per_row: rows().all(|(prompts, sequences)| is_one_sequence(prompts, sequences)),
             num_positions: position_ids.iter().max().map_or(0, |last| last + 1),
+            packed_rows: packed_rows
+                .map(|((prompts, sequences), positions)| PackedRow::read(prompts, sequences, positions))
+                .collect(),
         })
     }
 

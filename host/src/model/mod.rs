@@ -27,6 +27,7 @@ mod parameters;
 pub(crate) mod random;
 mod rope;
 mod save;
+mod segments;
 
 use std::path::{Path, PathBuf};
 
@@ -34,13 +35,14 @@ use tch::{Device, Kind, Tensor};
 
 pub use activations::{Activations, ForwardOptions};
 pub use cache::KvCache;
-pub use config::{Family, ModelConfig, RopeScaling};
+pub use config::{Family, ModelConfig, RopeScaling, dtype_name};
 pub use error::ModelError;
 pub use inputs::ModelInputs;
 pub use lambda_parts::LambdaParts;
 pub use lora::{LINEAR_NAMES, LoraConfig, TargetModules};
 pub use save::{carry_files, write_chat_template};
 
+use crate::libtorch::native;
 use adapter::Adapter;
 use attention::Masks;
 use decoder::{Context, DecoderLayer, RmsNorm};
@@ -210,7 +212,7 @@ impl Model {
         self.lm_head.requires_grad()
     }
 
-    /// Adds a gradient to that of the LM head.
+    /// Adds a gradient to that of the LM head, which takes it over where it has none yet.
     ///
     /// # Shapes
     ///
@@ -219,7 +221,7 @@ impl Model {
     /// # Errors
     ///
     /// [`ModelError`] when the head is frozen or the shape differs.
-    pub fn accumulate_lm_head_grad(&self, grad: &Tensor) -> Result<(), ModelError> {
+    pub fn accumulate_lm_head_grad(&self, grad: Tensor) -> Result<(), ModelError> {
         if !self.lm_head_trainable() || grad.size() != self.lm_head.size() {
             return Err(ModelError::Request(format!(
                 "a gradient of shape {:?} does not belong to an LM head of shape {:?} (trainable: {})",
@@ -229,12 +231,11 @@ impl Model {
             )));
         }
         let grad = grad.f_to_device(self.device)?.f_to_kind(self.kind)?;
-        if self.lm_head.f_grad()?.defined() {
-            let _ = tch::no_grad(|| self.lm_head.f_grad()?.f_add_(&grad))?;
+        let mut accumulated = self.lm_head.f_grad()?;
+        if accumulated.defined() {
+            let _ = tch::no_grad(|| accumulated.f_add_(&grad))?;
         } else {
-            // tch cannot set a gradient: let autograd make one of the right shape, then fill it.
-            tch::with_grad(|| self.lm_head.f_sum(self.kind)?.f_backward())?;
-            tch::no_grad(|| self.lm_head.f_grad()?.f_copy_(&grad))?;
+            native::set_grad(&self.lm_head, Some(&grad))?;
         }
         Ok(())
     }
@@ -315,7 +316,7 @@ impl Model {
         let layout = inputs.check(self.config.vocab_size)?;
         Ok(Context {
             rotary: self.rope.at(&inputs.position_ids.f_to_device(self.device)?, self.kind)?,
-            masks: Masks::of_rows(&self.config, inputs, layout, self.device, self.kind)?,
+            masks: Masks::of_rows(&self.config, inputs, &layout, self.device, self.kind)?,
             adapter_enabled: self.adapter.as_ref().is_some_and(|adapter| adapter.is_enabled),
             lambda_scale: self.lambda_scale(inputs)?,
             dropout_seed,

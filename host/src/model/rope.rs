@@ -18,8 +18,8 @@ pub(super) struct Rope {
 pub(super) struct Rotary {
     /// [R, 1, T, head_dim] in the model's dtype.
     cos: Tensor,
-    /// The same shape.
-    sin: Tensor,
+    /// The same shape; negative in the first half of the head, whose partner is subtracted.
+    signed_sin: Tensor,
 }
 
 impl Rope {
@@ -47,8 +47,11 @@ impl Rope {
     /// `position_ids`: [R, T].
     pub(super) fn at(&self, position_ids: &Tensor, kind: Kind) -> Result<Rotary, ModelError> {
         let angles = position_ids.f_to_kind(Kind::Float)?.f_unsqueeze(-1)?.f_mul(&self.inv_freq)?; // [R, T, D / 2]
-        let angles = Tensor::f_cat(&[&angles, &angles], -1)?.f_unsqueeze(1)?; // [R, 1, T, D]
-        Ok(Rotary { cos: angles.f_cos()?.f_to_kind(kind)?, sin: angles.f_sin()?.f_to_kind(kind)? })
+        let (cos, sin) = (angles.f_cos()?, angles.f_sin()?);
+        let whole = |first: &Tensor, second: &Tensor| -> Result<Tensor, ModelError> {
+            Ok(Tensor::f_cat(&[first, second], -1)?.f_unsqueeze(1)?.f_to_kind(kind)?) // [R, 1, T, D]
+        };
+        Ok(Rotary { cos: whole(&cos, &cos)?, signed_sin: whole(&sin.f_neg()?, &sin)? })
     }
 }
 
@@ -85,8 +88,7 @@ impl Rotary {
     ///
     /// `heads` and the result: [R, heads, T, D].
     pub(super) fn rotate(&self, heads: &Tensor) -> Result<Tensor, ModelError> {
-        let halves = heads.f_chunk(2, -1)?;
-        let turned = Tensor::f_cat(&[&halves[1].f_neg()?, &halves[0]], -1)?;
-        Ok(heads.f_mul(&self.cos)?.f_add(&turned.f_mul(&self.sin)?)?)
+        let turned = heads.f_roll([heads.size4()?.3 / 2], [-1])?;
+        Ok(heads.f_mul(&self.cos)?.f_addcmul(&turned, &self.signed_sin)?)
     }
 }

@@ -60,6 +60,25 @@ pub enum TrainError {
         /// The last checkpoint of the run.
         checkpoint: Option<PathBuf>,
     },
+    /// A reference that is not what it should be.
+    #[error(
+        "the reference {} differs from the weights of {} by {found:.1e} in a token's log-prob, in record {record} the most \
+         ({tolerance:e} is allowed): export it again, or set reference.validate = false if it is another policy by intent",
+        path.display(),
+        model.display()
+    )]
+    Reference {
+        /// The reference's file.
+        path: PathBuf,
+        /// Largest difference of a token's log-prob.
+        found: f64,
+        /// Largest that is allowed.
+        tolerance: f64,
+        /// The record of that token.
+        record: u64,
+        /// The folder of the weights.
+        model: PathBuf,
+    },
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Log {

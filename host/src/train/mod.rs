@@ -34,7 +34,9 @@ use std::path::{Path, PathBuf};
 use tch::Device;
 
 use crate::cache::CacheFolder;
-use crate::config::{self, ReferenceKind, RunConfig, Stage};
+use crate::config::{self, Init, ReferenceKind, RunConfig, Stage};
+use crate::foreign::compare::{Comparison, compare, usual_tolerance};
+use crate::foreign::{LogitsPolicy, OnnxPolicy, Scorer, ScriptPolicy};
 use crate::hub::Hub;
 use crate::libtorch;
 use crate::model::{Model, ModelConfig};
@@ -49,7 +51,7 @@ use metrics::Meaning;
 use optimizer::AdamW;
 use output::Start;
 use policy::Policy;
-use progress::say;
+use progress::{Progress, say};
 use reference::{Reference, ReferenceCache};
 use run::Run;
 use signals::Interrupt;
@@ -176,29 +178,81 @@ impl<'a> Setup<'a> {
         })
     }
 
-    /// The model that the policy starts from, and, under a model of its own or under that one, s^ref.
+    /// The model that the policy starts from; s^ref, under a policy of its own or under that model.
     fn base_and_references(&self, run: &mut Run) -> Result<Model, TrainError> {
-        if let Some(path) = own_reference(self.config) {
-            let folder = self.hub.model_folder(path)?;
-            let model = Model::load(&folder, self.device, policy::kind(self.config))?;
-            self.compute_references(run, &model, &folder)?;
-        }
+        let kind = self.config.reference.kind;
+        let foreign = match own_reference(self.config) {
+            Some(path) if kind == ReferenceKind::Onnx => Some(Foreign::Onnx(OnnxPolicy::open(path, None)?)),
+            Some(path) if kind == ReferenceKind::TorchScript => {
+                Some(Foreign::Script(ScriptPolicy::open(path, self.device)?))
+            }
+            Some(path) => {
+                let folder = self.hub.model_folder(path)?;
+                let model = Model::load(&folder, self.device, policy::kind(self.config))?;
+                self.compute_references(run, &model, &reference::model_key(&model, &folder)?)?;
+                None
+            }
+            None => None,
+        };
         let base = policy::load_base(self.config, &self.folder, self.device)?;
-        if run.reference.is_none() && has_reference(self.config) {
-            self.compute_references(run, &base, &self.folder)?;
+        match &foreign {
+            Some(Foreign::Onnx(policy)) => self.foreign_references(run, &base, policy)?,
+            Some(Foreign::Script(policy)) => self.foreign_references(run, &base, policy)?,
+            None if run.reference.is_none() && has_reference(self.config) => {
+                self.compute_references(run, &base, &reference::model_key(&base, &self.folder)?)?;
+            }
+            None => {}
         }
         Ok(base)
     }
 
-    fn compute_references(&self, run: &mut Run, model: &Model, folder: &Path) -> Result<(), TrainError> {
-        let cache = match &self.cache {
-            Some(cache) if self.config.reference.cache => {
-                Some(ReferenceCache::open(&cache.reference(), &reference::model_key(model, folder)?)?)
+    /// s^ref under a policy from elsewhere, which is first held to the weights that it should have.
+    fn foreign_references(&self, run: &mut Run, base: &Model, policy: &impl LogitsPolicy) -> Result<(), TrainError> {
+        let is_original = self.config.model.init == Init::Pretrained;
+        if self.config.reference.validate && is_original && self.checkpoint.is_none() {
+            let (comparison, tolerance) = self.compare(run, base, policy)?;
+            if !comparison.passed {
+                return Err(TrainError::Reference {
+                    path: policy.path().to_path_buf(),
+                    found: comparison.token_log_probs.max,
+                    tolerance,
+                    record: comparison.worst.map_or(0, |worst| worst.record),
+                    model: self.folder.clone(),
+                });
             }
+            say(&format!(
+                "reference: over {} records the log-probs of {} are those of {} within {:.1e}",
+                comparison.num_records,
+                policy.path().display(),
+                self.folder.display(),
+                comparison.token_log_probs.max
+            ));
+        }
+        self.compute_references(run, policy, &reference::policy_key(policy)?)
+    }
+
+    /// Over a sample of the records, spread evenly.
+    fn compare(&self, run: &Run, base: &Model, policy: &impl LogitsPolicy) -> Result<(Comparison, f64), TrainError> {
+        const NUM_RECORDS: usize = 32;
+        let dataset = run.batches.dataset;
+        let count = dataset.len().min(NUM_RECORDS);
+        let samples: Vec<usize> = (0..count).map(|number| number * dataset.len() / count).collect();
+        let tolerance = usual_tolerance(base.kind(), policy.kind());
+        let mut progress = Progress::new("validating the reference", count as u64, 0);
+        let compared = compare((base, policy), &self.plugin, (dataset, &samples), tolerance, &mut |done| {
+            progress.update(done as u64, count as u64, "");
+        });
+        progress.clear();
+        Ok((compared?, tolerance))
+    }
+
+    fn compute_references(&self, run: &mut Run, scorer: &dyn Scorer, key: &blake3::Hash) -> Result<(), TrainError> {
+        let cache = match &self.cache {
+            Some(cache) if self.config.reference.cache => Some(ReferenceCache::open(&cache.reference(), key)?),
             _ => None,
         };
         let Self { plugin, loss, interrupt, .. } = self;
-        run.compute_references(&Reference { model, plugin, loss: *loss, cache, interrupt })
+        run.compute_references(&Reference { scorer, plugin, loss: *loss, cache, interrupt })
     }
 
     fn learner(
@@ -248,7 +302,13 @@ fn has_reference(config: &RunConfig) -> bool {
     config.stage != Stage::Sft && config.reference.kind != ReferenceKind::None
 }
 
-/// A reference model of its own; without one the policy serves, as it was at the start.
+/// A reference policy that is no model of the program's own.
+enum Foreign {
+    Onnx(OnnxPolicy),
+    Script(ScriptPolicy),
+}
+
+/// A reference policy of its own; without one the policy serves, as it was at the start.
 fn own_reference(config: &RunConfig) -> Option<&Path> {
     config.reference.path.as_deref().filter(|_| has_reference(config))
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tch::{Kind, TchError, Tensor};
 
 use crate::config::TrainSection;
+use crate::libtorch::native::{self, AdamWScalars, AdamWTensors};
 
 /// Hyperparameters, named as in Transformers.
 #[derive(Clone, Copy, Debug)]
@@ -87,15 +88,20 @@ impl AdamW {
         self.num_updates
     }
 
-    /// The norm of all gradients together, in float64.
+    /// The norm of all gradients together.
+    ///
+    /// # Numerics
+    ///
+    /// Rows in float32, so that no sum is long; the norm of their norms in float64.
     ///
     /// # Errors
     ///
     /// What libtorch refuses.
     pub fn grad_norm(&self) -> Result<f64, TchError> {
         let mut norms = Vec::with_capacity(self.slots.len());
-        for gradient in self.gradients() {
-            norms.push(gradient.f_norm_scalaropt_dtype(2, Kind::Double)?);
+        for gradient in self.slots.iter().map(|slot| slot.parameter.grad()).filter(Tensor::defined) {
+            let of_rows = gradient.f_norm_scalaropt_dim_dtype(2, [-1], false, Kind::Float)?;
+            norms.push(of_rows.f_norm_scalaropt_dtype(2, Kind::Double)?);
         }
         if norms.is_empty() {
             return Ok(0.0);
@@ -103,30 +109,31 @@ impl AdamW {
         Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])
     }
 
-    /// Scales gradients whose norm exceeds `max_norm` down to it, as `torch.nn.utils.clip_grad_norm_`; 0 is off.
+    /// One update, of the gradients divided by `grad_scale`; the gradients are gone afterwards.
     ///
     /// # Errors
     ///
     /// What libtorch refuses.
-    pub fn clip_grad_norm(&self, norm: f64, max_norm: f64) -> Result<(), TchError> {
-        let scale = max_norm / (norm + 1e-6);
-        if max_norm > 0.0 && scale < 1.0 {
-            for mut gradient in self.gradients() {
-                let _ = gradient.f_mul_scalar_(scale)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// One update; gradients are zeroed afterwards.
-    ///
-    /// # Errors
-    ///
-    /// What libtorch refuses.
-    pub fn step(&mut self, learning_rate: f64) -> Result<(), TchError> {
+    pub fn step(&mut self, learning_rate: f64, grad_scale: f64) -> Result<(), TchError> {
         self.num_updates += 1;
-        let update = Update::new(&self.options, learning_rate, self.num_updates);
-        tch::no_grad(|| self.slots.iter_mut().try_for_each(|slot| update.apply(slot)))
+        let AdamWOptions { beta1, beta2, epsilon, weight_decay } = self.options;
+        let num_updates = self.num_updates;
+        tch::no_grad(|| {
+            for decays in [true, false] {
+                let weight_decay = if decays { weight_decay } else { 0.0 };
+                let scalars =
+                    AdamWScalars { learning_rate, beta1, beta2, weight_decay, epsilon, num_updates, grad_scale };
+                let mut group = Group::default();
+                for slot in self.slots.iter().filter(|slot| slot.decays == decays) {
+                    group.take_gradient(slot)?;
+                    if group.widened_bytes > MAX_WIDENED_BYTES {
+                        std::mem::take(&mut group).update(&scalars)?;
+                    }
+                }
+                group.update(&scalars)?;
+            }
+            Ok(())
+        })
     }
 
     /// Every tensor of the state, under `<parameter>.exp_avg`, `.exp_avg_sq` and `.master`.
@@ -161,57 +168,57 @@ impl AdamW {
         self.num_updates = num_updates;
         Ok(None)
     }
-
-    fn gradients(&self) -> impl Iterator<Item = Tensor> {
-        self.slots.iter().map(|slot| slot.parameter.grad()).filter(Tensor::defined)
-    }
 }
 
-/// The scalars of one update.
-struct Update {
-    beta1: f64,
-    beta2: f64,
-    epsilon: f64,
-    keep: f64,
-    step_size: f64,
-    root_correction: f64,
+/// What gradients are divided by so that their norm is at most `max_norm`, as in `torch.nn.utils.clip_grad_norm_`;
+/// 0 switches clipping off.
+#[must_use]
+pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
+    if max_norm > 0.0 { ((norm + 1e-6) / max_norm).max(1.0) } else { 1.0 }
 }
 
-impl Update {
-    fn new(options: &AdamWOptions, learning_rate: f64, num_updates: u64) -> Self {
-        let updates = i32::try_from(num_updates).unwrap_or(i32::MAX);
-        Self {
-            beta1: options.beta1,
-            beta2: options.beta2,
-            epsilon: options.epsilon,
-            keep: 1.0 - learning_rate * options.weight_decay,
-            step_size: learning_rate / (1.0 - options.beta1.powi(updates)),
-            root_correction: (1.0 - options.beta2.powi(updates)).sqrt(),
-        }
-    }
+/// Float32 copies of 16-bit gradients that may be alive at once.
+const MAX_WIDENED_BYTES: usize = 64 << 20;
 
-    fn apply(&self, slot: &mut Slot) -> Result<(), TchError> {
-        let mut gradient = slot.parameter.grad();
+/// Parameters that are updated in one pass.
+#[derive(Default)]
+struct Group {
+    tensors: AdamWTensors,
+    /// 16-bit parameters with their master weights.
+    rounded: Vec<(Tensor, Tensor)>,
+    widened_bytes: usize,
+}
+
+impl Group {
+    /// Adds a parameter, where it has a gradient, which it loses.
+    fn take_gradient(&mut self, slot: &Slot) -> Result<(), TchError> {
+        let gradient = slot.parameter.grad();
         if !gradient.defined() {
             return Ok(());
         }
-        let g = gradient.f_to_kind(Kind::Float)?;
-        let _ = slot.exp_avg.f_lerp_(&g, 1.0 - self.beta1)?;
-        let _ = slot.exp_avg_sq.f_lerp_(&g.f_square()?, 1.0 - self.beta2)?;
-        let mut denominator = slot.exp_avg_sq.f_sqrt()?;
-        let _ = denominator.f_div_scalar_(self.root_correction)?.f_add_scalar_(self.epsilon)?;
-        let mut change = slot.exp_avg.f_div(&denominator)?;
-        let _ = change.f_mul_scalar_(self.step_size)?;
+        let wide = gradient.f_to_kind(Kind::Float)?.f_contiguous()?;
+        native::set_grad(&slot.parameter, None)?;
+        let parameter = slot.parameter.f_detach()?;
+        let weights = match &slot.master {
+            Some(master) => {
+                self.widened_bytes += wide.numel() * Kind::Float.elt_size_in_bytes();
+                self.rounded.push((parameter, master.shallow_clone()));
+                master.shallow_clone()
+            }
+            None => parameter,
+        };
+        self.tensors.weights.push(weights);
+        self.tensors.grads.push(wide);
+        self.tensors.exp_avgs.push(slot.exp_avg.shallow_clone());
+        self.tensors.exp_avg_sqs.push(slot.exp_avg_sq.shallow_clone());
+        Ok(())
+    }
 
-        let mut weights = slot.master.as_ref().unwrap_or(&slot.parameter).f_detach()?;
-        if slot.decays && self.keep < 1.0 {
-            let _ = weights.f_mul_scalar_(self.keep)?;
+    fn update(self, scalars: &AdamWScalars) -> Result<(), TchError> {
+        native::fused_adamw(&self.tensors, scalars)?;
+        for (mut parameter, master) in self.rounded {
+            parameter.f_copy_(&master)?;
         }
-        let _ = weights.f_sub_(&change)?;
-        if slot.master.is_some() {
-            slot.parameter.f_detach()?.f_copy_(&weights)?;
-        }
-        let _ = gradient.f_zero_()?;
         Ok(())
     }
 }
@@ -263,7 +270,7 @@ mod tests {
         let mut optimizer = AdamW::new(vec![("w".into(), p.shallow_clone())], options()).unwrap();
         for (grad, expected) in GRADS.iter().zip(EXPECTED) {
             set_grad(&p, grad);
-            optimizer.step(0.1).unwrap();
+            optimizer.step(0.1, 1.0).unwrap();
             for (value, expected) in values(&p).iter().zip(expected) {
                 assert!((value - expected).abs() < 2e-7, "{value}, not {expected}");
             }
@@ -277,7 +284,7 @@ mod tests {
         // Each step is far below bfloat16's resolution at 1.0; together they are not.
         for _ in 0..200 {
             set_grad(&p, &[1.0, 1.0, 1.0]);
-            optimizer.step(1e-4).unwrap();
+            optimizer.step(1e-4, 1.0).unwrap();
         }
         assert_eq!(p.kind(), Kind::BFloat16);
         assert!(values(&p)[0] < 0.985, "{:?}", values(&p));
@@ -298,11 +305,29 @@ mod tests {
                     assert_eq!(optimizer.load_state(updates, &state).unwrap(), None);
                 }
                 set_grad(&p, grad);
-                optimizer.step(0.1).unwrap();
+                optimizer.step(0.1, 1.0).unwrap();
             }
             values(&p)
         };
         assert_eq!(run(None), run(Some(2)));
+    }
+
+    // The same with torch.nn.utils.clip_grad_norm_([p], 0.25) before each step.
+    #[expect(clippy::excessive_precision, reason = "as PyTorch prints them")]
+    const EXPECTED_CLIPPED: [f32; 3] = [0.952_866_256, -1.870_646_238, 0.337_919_682];
+
+    #[test]
+    fn clipped_updates_are_those_of_pytorch() {
+        let p = parameter(&[1.0, -2.0, 0.5]);
+        let mut optimizer = AdamW::new(vec![("w".into(), p.shallow_clone())], options()).unwrap();
+        for grad in &GRADS {
+            set_grad(&p, grad);
+            let norm = optimizer.grad_norm().unwrap();
+            optimizer.step(0.1, clip_scale(norm, 0.25)).unwrap();
+        }
+        for (value, expected) in values(&p).iter().zip(EXPECTED_CLIPPED) {
+            assert!((value - expected).abs() < 2e-7, "{value}, not {expected}");
+        }
     }
 
     #[test]
@@ -312,10 +337,39 @@ mod tests {
         set_grad(&p, &[3.0, 4.0]);
         let norm = optimizer.grad_norm().unwrap();
         assert!((norm - 5.0).abs() < 1e-9);
-        optimizer.clip_grad_norm(norm, 0.0).unwrap();
-        assert_eq!(values(&p.grad()), [3.0, 4.0]);
-        optimizer.clip_grad_norm(norm, 1.0).unwrap();
-        assert!((optimizer.grad_norm().unwrap() - 1.0).abs() < 1e-6);
+        assert_eq!(clip_scale(norm, 0.0), 1.0, "off");
+        assert_eq!(clip_scale(norm, 6.0), 1.0, "below the bound");
+        assert!((norm / clip_scale(norm, 1.0) - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_norm_of_many_gradients_is_that_of_float64() {
+        tch::manual_seed(3);
+        let shapes = [vec![300, 200], vec![7], vec![40, 5, 6]];
+        let parameters: Vec<Tensor> = shapes
+            .iter()
+            .map(|shape| Tensor::randn(shape, (Kind::Float, tch::Device::Cpu)).set_requires_grad(true))
+            .collect();
+        parameters.iter().for_each(|parameter| parameter.square().sum(Kind::Float).backward());
+        let named = parameters.iter().map(|parameter| ("w".to_owned(), parameter.shallow_clone())).collect();
+        let found = AdamW::new(named, options()).unwrap().grad_norm().unwrap();
+        let squares: f64 = parameters
+            .iter()
+            .map(|p| p.grad().to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]))
+            .sum();
+        assert!((found / squares.sqrt() - 1.0).abs() < 1e-6, "{found}, not {}", squares.sqrt());
+    }
+
+    #[test]
+    fn an_update_takes_the_gradients_and_leaves_what_has_none() {
+        let (with, without) = (parameter(&[1.0]), parameter(&[1.0]));
+        let named = vec![("a".into(), with.shallow_clone()), ("b".into(), without.shallow_clone())];
+        let mut optimizer = AdamW::new(named, options()).unwrap();
+        set_grad(&with, &[1.0]);
+        optimizer.step(0.1, 1.0).unwrap();
+        assert!(!with.grad().defined());
+        assert!(values(&with)[0] < 1.0);
+        assert_eq!(values(&without), [1.0]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
+use crate::foreign::Scorer;
 use crate::model::{Model, ModelInputs};
 use crate::plugin::{Batch, CollateOptions, Dataset, LossInputs, LossOptions, Plugin, Reduction};
 
@@ -28,7 +29,7 @@ use super::progress::{Progress, say};
 use super::signals::Interrupt;
 
 pub use cache::{Entries, ReferenceCache, Response};
-pub use key::model_key;
+pub use key::{model_key, policy_key};
 
 /// Between two times that what is computed is put on disk.
 const SAVE_INTERVAL: Duration = Duration::from_secs(60);
@@ -152,8 +153,8 @@ fn by_length(mut samples: Vec<usize>, length: impl Fn(usize) -> usize, max_token
 
 /// What computes reference log-probs.
 pub struct Reference<'a> {
-    /// The model, as it was at the start.
-    pub model: &'a Model,
+    /// The reference policy: a model as it was at the start, or one from elsewhere.
+    pub scorer: &'a dyn Scorer,
     /// What takes log-probs of hidden states.
     pub plugin: &'a Plugin,
     /// Reduction and logits budget.
@@ -219,15 +220,16 @@ impl Reference<'_> {
     fn compute(&self, wanted: &Wanted, log_probs: &mut ReferenceLogProbs, pass: &mut Pass) -> Result<(), TrainError> {
         let is_known = |sample: usize| !log_probs.of_sample(sample).iter().any(|known| known.log_prob_sum.is_nan());
         let batches = wanted.batches(is_known);
+        let collate = self.scorer.collate(wanted.collate);
         let mut batches = batches.iter().peekable();
         while let Some(samples) = batches.next() {
             if self.interrupt.signal().is_some() {
                 return Ok(());
             }
             let lambda = |samples: &[usize]| uniform(wanted.dataset.dimensions().len()).repeat(samples.len());
-            let batch = wanted.dataset.batch(samples, &lambda(samples), &wanted.collate)?;
+            let batch = wanted.dataset.batch(samples, &lambda(samples), &collate)?;
             if let Some(next) = batches.peek() {
-                wanted.dataset.prefetch(next, &lambda(next), &wanted.collate)?;
+                wanted.dataset.prefetch(next, &lambda(next), &collate)?;
             }
             let sequences = self.sequences(&batch)?;
             for (sample, range) in by_prompt(&batch, samples)? {
@@ -260,7 +262,7 @@ impl Reference<'_> {
     ///
     /// Summed in float64 in the order of the tokens, as the plugin sums a policy's.
     fn sequences(&self, batch: &Batch) -> Result<Vec<Response>, TrainError> {
-        let (tokens, _) = log_probs(self.model, self.plugin, batch, &self.loss)?;
+        let (tokens, _) = self.scorer.log_probs(self.plugin, batch, &self.loss)?;
         let tokens = tokens.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
         let mut sums = Tensor::f_zeros([batch.sequence_num_tokens.numel() as i64], (Kind::Double, Device::Cpu))?;
         let _ = sums.f_index_add_(0, &batch.target_sequences, &tokens)?;

@@ -8,7 +8,7 @@ use crate::plugin::{Batch, LossInputs, LossOptions, Objective, Plugin};
 use super::TrainError;
 use super::batches::MicroBatch;
 use super::metrics::{Meaning, Totals};
-use super::optimizer::AdamW;
+use super::optimizer::{AdamW, clip_scale};
 use super::policy::Policy;
 use super::reference::{ReferenceLogProbs, targets};
 
@@ -79,7 +79,7 @@ impl Learner {
             let Some(context) = context else { continue };
             let gradients = context.backward(&inputs, 1.0)?;
             if let Some(gradient) = gradients.lm_head {
-                model.accumulate_lm_head_grad(&gradient)?;
+                model.accumulate_lm_head_grad(gradient)?;
             }
             if let Some(gradient) = gradients.hidden {
                 activations.backward(&gradient)?;
@@ -88,8 +88,7 @@ impl Learner {
 
         let grad_norm = self.optimizer.grad_norm()?;
         ensure_finite("gradient", grad_norm, step, micro_batches)?;
-        self.optimizer.clip_grad_norm(grad_norm, self.max_grad_norm)?;
-        self.optimizer.step(learning_rate)?;
+        self.optimizer.step(learning_rate, clip_scale(grad_norm, self.max_grad_norm))?;
         Ok(StepReport { totals, grad_norm })
     }
 

@@ -1,25 +1,13 @@
 // DLPack <-> at::Tensor through libtorch's own converter, and CUDA streams, with exceptions turned into messages.
+#include "guarded.h"
+
 #include <ATen/DLConvertor.h>
 #include <c10/core/StreamGuard.h>
 
-#include <cstring>
-#include <exception>
 #include <functional>
 #include <utility>
 
 namespace {
-
-// Runs `body`; returns NULL, or the exception's message for the caller to free().
-char *guarded(const std::function<void()> &body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error &e) {
-    return strdup(e.what_without_backtrace());
-  } catch (const std::exception &e) {
-    return strdup(e.what());
-  }
-}
 
 // Views the tensor's memory; `deleter` runs when the last at::Tensor that shares it goes. libtorch refuses a byte
 // offset, so it is given a description whose data starts at the first element.

@@ -61,7 +61,6 @@ def trained(folder, model, rows=None, eval_rows=None, peft_config=None, resume=N
 
 
 def losses(trainer):
-    # Trainer rounds what it logs in floats' own precision only: these are whole.
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
 

@@ -1,18 +1,23 @@
-//! A small trained model with an adapter, exported, scored and broken.
+//! Small models with records: exported, scored, validated and broken.
 #![allow(dead_code, reason = "each test crate uses a part")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use lambda_dpo_host::model::{LoraConfig, Model, TargetModules};
 use lambda_dpo_host::safetensors;
 use lambda_dpo_tests::{fixture, program};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 
-/// A folder with `model/`, `adapter/` and `records.jsonl`.
+const WORDS_FILES: [&str; 2] = ["tokenizer.json", "tokenizer_config.json"];
+
+/// The golden models.
+pub const FAMILIES: [&str; 5] = ["llama31", "llama2", "mistral", "qwen2", "qwen3"];
+
+/// A folder with `model/`, `records.jsonl`, and `adapter/` where there is one.
 pub struct Policy {
     folder: TempDir,
 }
@@ -31,6 +36,43 @@ impl Policy {
         fs::write(policy.path("records.jsonl"), records.join("\n")).unwrap();
         policy.write_adapter();
         policy
+    }
+
+    /// A golden model of `fixtures/golden/models` with the words tokenizer, and records longer than its window.
+    pub fn of_family(family: &str) -> Self {
+        let policy = Self { folder: tempfile::tempdir().unwrap() };
+        fs::create_dir(policy.path("model")).unwrap();
+        let model = fixture("golden/models").join(family);
+        let sources = [(model, ["config.json", "model.safetensors"])];
+        for (folder, names) in sources.into_iter().chain([(fixture("words"), WORDS_FILES)]) {
+            for name in names {
+                fs::copy(folder.join(name), policy.path("model").join(name)).unwrap();
+            }
+        }
+        policy.write_words();
+        policy
+    }
+
+    /// Five records of three responses each.
+    fn write_words(&self) {
+        let words: Vec<&str> =
+            "what colour is the sky name a fruit say hello count to three blue grey it red mostly apple \
+                                pear plum or hi one two"
+                .split_whitespace()
+                .collect();
+        let text = |start: usize, len: usize| -> String {
+            (0..len).map(|at| words[(start * 7 + at * (start + 3)) % words.len()]).collect::<Vec<_>>().join(" ")
+        };
+        let record = |number: usize| {
+            let completions = [4, 15, 9].into_iter().enumerate().map(|(response, len)| {
+                let rating = (number + 2 * response) % 5 + 1;
+                let annotations = json!({ "honesty": { "Rating": rating.to_string() } });
+                json!({ "response": text(number + response + 1, len), "annotations": annotations })
+            });
+            json!({ "instruction": text(number, 6 + 3 * number), "completions": completions.collect::<Vec<_>>() })
+        };
+        let records: Vec<String> = (0..5).map(|number| record(number).to_string()).collect();
+        fs::write(self.path("records.jsonl"), records.join("\n")).unwrap();
     }
 
     fn write_adapter(&self) {
@@ -87,6 +129,24 @@ impl Policy {
     /// Runs the program.
     pub fn try_run(&self, arguments: &[&str]) -> Output {
         program(&self.path("cache")).env("OMP_NUM_THREADS", "1").args(arguments).output().unwrap()
+    }
+
+    /// Exports the model without an adapter to a folder of this name.
+    pub fn export_plain(&self, arguments: &[&str], out: &str) {
+        let (model, out) = (self.text("model"), self.text(out));
+        self.run(&[&["export", "--model", &model], arguments, &[&out]].concat());
+    }
+
+    /// Compares an ONNX file or folder with `model/`: the exit status and what is printed as JSON.
+    pub fn validate(&self, onnx: &Path) -> (i32, Value) {
+        let (model, records, onnx) = (self.text("model"), self.text("records.jsonl"), onnx.display().to_string());
+        let arguments = ["--device", "cpu", "--model", &model, "--records", &records, "--onnx", &onnx, "--json"];
+        let output = self.try_run(&[&["validate"], &arguments[..]].concat());
+        let printed = serde_json::from_slice(&output.stdout);
+        (
+            output.status.code().unwrap(),
+            printed.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr))),
+        )
     }
 
     /// Runs the program, which must fail; gives its last line.

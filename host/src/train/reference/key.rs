@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tch::{Device, Tensor};
 
+use crate::foreign::LogitsPolicy;
 use crate::model::Model;
 use crate::tensor_bytes::for_each_block;
 use crate::train::TrainError;
@@ -32,6 +33,19 @@ pub fn model_key(model: &Model, folder: &Path) -> Result<blake3::Hash, TrainErro
         hasher.update(blake3::hash(about.as_bytes()).as_bytes());
         hash_values(&mut hasher, parameter)?;
     }
+    Ok(hasher.finalize())
+}
+
+/// The hash of a policy that is no model of the program's own.
+///
+/// # Errors
+///
+/// Its file cannot be read.
+pub fn policy_key(policy: &impl LogitsPolicy) -> Result<blake3::Hash, TrainError> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&VERSION.to_le_bytes());
+    hasher.update(blake3::hash(env!("CARGO_PKG_VERSION").as_bytes()).as_bytes());
+    hasher.update(policy.content_hash()?.as_bytes());
     Ok(hasher.finalize())
 }
 

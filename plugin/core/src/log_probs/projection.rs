@@ -1,6 +1,6 @@
 //! The vocabulary projection, a chunk of target positions at a time, forward and backward.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::checks::{check_floating, dtype_name, invalid};
 use super::targets::{Chunk, TargetPlan};
@@ -34,9 +34,9 @@ pub(crate) struct Pass<'a> {
 pub(crate) enum Kept {
     /// Chunks are projected again.
     Nothing,
-    /// `[K, V]` 1[v = y] − softmax(z)_v of the only chunk: it fits the budget.
+    /// `[K, V]` softmax(z)_v − 1[v = y] of the only chunk, in the inputs' dtype: it fits the budget.
     Residuals(Tensor),
-    /// `[K, H]` unscaled ∂/∂hidden of every target: the LM head is frozen, so the vocabulary is done with.
+    /// `[K, H]` the residuals of every target times the LM head: that is frozen, so the vocabulary is done with.
     HiddenRows(Tensor),
 }
 
@@ -104,13 +104,21 @@ impl<'a> Projection<'a> {
         if self.input().kind() == Kind::Double { Kind::Double } else { Kind::Float }
     }
 
-    /// Chunks whose logits stay within the budget: at the peak the accumulation dtype is held twice (a softmax and what
-    /// it is computed from), and a 16-bit dtype once more.
-    fn chunks(&self, pass: &Pass) -> Vec<Chunk> {
+    /// Bytes that a target's logits take at the peak: one row of the accumulation dtype, another where the softmax is not
+    /// taken in place, and one of a 16-bit input dtype.
+    fn bytes_per_target(&self) -> usize {
         let (accumulation, input) = (self.accumulation(), self.input().kind());
-        let bytes =
-            2 * accumulation.elt_size_in_bytes() + if input == accumulation { 0 } else { input.elt_size_in_bytes() };
-        pass.plan.chunks((pass.budget_bytes / (bytes * self.vocab_size().max(1) as usize)).max(1))
+        let num_rows = if softmax_is_in_place(self.input()) { 1 } else { 2 };
+        let narrow_bytes = if input == accumulation { 0 } else { input.elt_size_in_bytes() };
+        (num_rows * accumulation.elt_size_in_bytes() + narrow_bytes) * self.vocab_size().max(1) as usize
+    }
+
+    /// One chunk where all logits fit the budget; else chunks of half of it, which are as fast, so that what is computed
+    /// from a chunk fits beside it.
+    fn chunks(&self, pass: &Pass) -> Vec<Chunk> {
+        let num_fitting = pass.budget_bytes / self.bytes_per_target();
+        let max_targets = if num_fitting >= pass.plan.len() { num_fitting } else { num_fitting / 2 };
+        pass.plan.chunks(max_targets.max(1))
     }
 
     /// Log-probs of the targets, `[K]` in the caller's order, and what the wanted backward needs.
@@ -131,28 +139,41 @@ impl<'a> Projection<'a> {
         };
         let keep_residuals = matches!(self, Self::Head { .. }) && wants.lm_head && chunks.len() == 1;
         for chunk in &chunks {
-            let log_probs = self.log_softmax(plan, chunk)?;
-            chunk.of_targets(&sorted)?.f_copy_(&target_log_probs(&log_probs, plan, chunk)?)?;
+            let (log_probs, softmax) = self.softmax(plan, chunk)?;
+            chunk.of_targets(&sorted)?.f_copy_(&log_probs)?;
             match (&mut kept, self) {
                 (Kept::HiddenRows(rows), Self::Head { lm_head, .. }) => {
-                    let residuals = residuals(log_probs, plan, chunk)?.f_to_kind(lm_head.kind())?;
+                    let residuals = residuals(softmax, plan, chunk)?.f_to_kind(lm_head.kind())?;
                     let _ = residuals.f_mm_out(&chunk.of_targets(rows)?, &lm_head.f_detach()?)?;
                 }
-                _ if keep_residuals => kept = Kept::Residuals(residuals(log_probs, plan, chunk)?),
+                (_, Self::Head { lm_head, .. }) if keep_residuals => {
+                    kept = Kept::Residuals(residuals(softmax, plan, chunk)?.f_to_kind(lm_head.kind())?);
+                }
                 _ => {}
             }
         }
         Ok((plan.unsort(&sorted)?, kept))
     }
 
-    /// [p, V] log-softmax at the positions of a chunk.
-    fn log_softmax(&self, plan: &TargetPlan, chunk: &Chunk) -> Result<Tensor> {
-        let rows = self.input().f_index_select(0, &chunk.positions(plan)?)?;
+    /// [t] log-probs of a chunk's targets, and the [t, V] softmax that predicts each of them.
+    ///
+    /// # Equation
+    ///
+    /// log softmax(z)_y = z_y − max z + log max softmax(z): the largest entry of a softmax is 1 / Σ exp(z − max z), and at
+    /// least 1 / V.
+    fn softmax(&self, plan: &TargetPlan, chunk: &Chunk) -> Result<(Tensor, Tensor)> {
+        // A position with several targets is projected for each: only a prompt's last token is, for its responses.
+        let rows = self.input().f_index_select(0, &chunk.target_positions(plan)?)?;
         let logits = match self {
             Self::Logits(_) => rows,
             Self::Head { lm_head, .. } => mm(&rows, &lm_head.f_detach()?.f_transpose(0, 1)?)?,
         };
-        Ok(logits.f_log_softmax(-1, self.accumulation())?)
+        let logits = logits.f_to_kind(self.accumulation())?;
+        let of_targets = logits.f_gather(1, &chunk.target_ids(plan)?.f_unsqueeze(1)?, false)?; // [t, 1]
+        let largest = logits.f_amax([1], true)?;
+        let softmax = softmax(logits)?;
+        let log_probs = of_targets.f_sub(&largest)?.f_add(&softmax.f_amax([1], true)?.f_log()?)?;
+        Ok((log_probs.f_squeeze_dim(1)?, softmax))
     }
 
     /// Gradients of Σ_targets c · log p, with c `[K]` in the plan's order.
@@ -163,9 +184,8 @@ impl<'a> Projection<'a> {
     pub(crate) fn backward(&self, pass: &Pass, kept: Kept, coefficients: &[f64]) -> Result<LossGradients> {
         match (self, kept) {
             (Self::Head { hidden, .. }, Kept::HiddenRows(rows)) => {
-                let coefficients = self.column(coefficients)?;
                 let grad = zeros_like(hidden, self.accumulation())?;
-                let scaled = rows.f_to_kind(self.accumulation())?.f_mul(&coefficients)?;
+                let scaled = rows.f_to_kind(self.accumulation())?.f_mul(&self.column(coefficients, -1.0)?)?;
                 drop(rows);
                 add_rows(&grad, pass.plan.target_positions(), &scaled)?;
                 Ok(LossGradients { hidden: Some(grad.f_to_kind(hidden.kind())?), ..LossGradients::default() })
@@ -184,46 +204,48 @@ impl<'a> Projection<'a> {
         kept: Kept,
         coefficients: &[f64],
     ) -> Result<LossGradients> {
-        let (plan, accumulation) = (pass.plan, self.accumulation());
-        // c is scaled to at most 1 for the 16-bit product, where it would otherwise fall below float16's range.
-        let largest = coefficients.iter().fold(0.0, |largest: f64, c| largest.max(c.abs()));
-        let scale = if largest > 0.0 { largest } else { 1.0 };
-        let coefficients = self.column(&coefficients.iter().map(|c| c / scale).collect::<Vec<_>>())?;
-        let mut grad_hidden = if pass.wants.hidden { Some(zeros_like(hidden, accumulation)?) } else { None };
-        let mut grad_head = if pass.wants.lm_head { Some(zeros_like(lm_head, accumulation)?) } else { None };
+        let (plan, accumulation, kind) = (pass.plan, self.accumulation(), hidden.kind());
+        let scale = if kind == accumulation { 1.0 } else { largest(coefficients) };
+        let coefficients = self.column(coefficients, -1.0 / scale)?;
+        let grad_hidden = if pass.wants.hidden { Some(zeros_like(hidden, accumulation)?) } else { None };
+        let mut grad_head = None;
         let mut kept = if let Kept::Residuals(residuals) = kept { Some(residuals) } else { None };
         for chunk in self.chunks(pass) {
             let residuals = match kept.take() {
                 Some(residuals) => residuals,
-                None => residuals(self.log_softmax(plan, &chunk)?, plan, &chunk)?,
-            };
-            let residuals = residuals.f_to_kind(hidden.kind())?; // [t, V]
+                None => residuals(self.softmax(plan, &chunk)?.1, plan, &chunk)?.f_to_kind(kind)?,
+            }; // [t, V]
             let coefficients = chunk.of_targets(&coefficients)?; // [t, 1]
             let positions = chunk.target_positions(plan)?; // [t]
             if let Some(grad) = &grad_hidden {
-                let rows = mm(&residuals, &lm_head.f_detach()?)?.f_to_kind(accumulation)?;
-                add_rows(grad, &positions, &rows.f_mul(&coefficients)?)?;
+                let mut rows = mm(&residuals, &lm_head.f_detach()?)?.f_to_kind(accumulation)?;
+                add_rows(grad, &positions, &rows.f_mul_(&coefficients)?)?;
             }
-            if let Some(grad) = &mut grad_head {
-                let rows = hidden.f_index_select(0, &positions)?.f_to_kind(accumulation)?.f_mul(&coefficients)?;
-                add_product(grad, &residuals.f_transpose(0, 1)?, &rows.f_to_kind(hidden.kind())?)?;
+            if pass.wants.lm_head {
+                let mut rows = hidden.f_index_select(0, &positions)?.f_to_kind(accumulation)?;
+                let rows = rows.f_mul_(&coefficients)?.f_to_kind(kind)?;
+                add_product(&mut grad_head, &residuals.f_transpose(0, 1)?, &rows, accumulation)?;
             }
         }
-        let finish = |grad: Option<Tensor>| -> Result<Option<Tensor>> {
-            grad.map(|mut grad| Ok(grad.f_mul_scalar_(scale)?.f_to_kind(hidden.kind())?)).transpose()
+        let grad_head = match grad_head {
+            None if pass.wants.lm_head => Some(zeros_like(lm_head, accumulation)?),
+            grad => grad,
         };
-        Ok(LossGradients {
-            hidden: finish(grad_hidden.take())?,
-            lm_head: finish(grad_head)?,
-            ..LossGradients::default()
-        })
+        let finish = |grad: Option<Tensor>| -> Result<Option<Tensor>> {
+            let Some(mut grad) = grad else { return Ok(None) };
+            if scale != 1.0 {
+                let _ = grad.f_mul_scalar_(scale)?;
+            }
+            Ok(Some(grad.f_to_kind(kind)?))
+        };
+        Ok(LossGradients { hidden: finish(grad_hidden)?, lm_head: finish(grad_head)?, ..LossGradients::default() })
     }
 
     fn backward_logits(&self, logits: &Tensor, pass: &Pass, coefficients: &[f64]) -> Result<LossGradients> {
-        let (plan, coefficients) = (pass.plan, self.column(coefficients)?);
+        let (plan, coefficients) = (pass.plan, self.column(coefficients, -1.0)?);
         let mut grad = zeros_like(logits, logits.kind())?;
         for chunk in self.chunks(pass) {
-            let mut rows = residuals(self.log_softmax(plan, &chunk)?, plan, &chunk)?;
+            let mut rows = residuals(self.softmax(plan, &chunk)?.1, plan, &chunk)?;
             let _ = rows.f_mul_(&chunk.of_targets(&coefficients)?)?;
             if chunk.has_shared_positions() {
                 // Summed here, so that a 16-bit gradient is rounded once.
@@ -236,28 +258,40 @@ impl<'a> Projection<'a> {
         Ok(LossGradients { logits: Some(grad), ..LossGradients::default() })
     }
 
-    /// [K, 1] in the accumulation dtype, beside the inputs.
-    fn column(&self, values: &[f64]) -> Result<Tensor> {
-        let column = Tensor::f_from_slice(values)?.f_unsqueeze(1)?;
+    /// [K, 1] the values times `factor`, in the accumulation dtype, beside the inputs.
+    fn column(&self, values: &[f64], factor: f64) -> Result<Tensor> {
+        let column = Tensor::f_from_slice(values)?.f_unsqueeze(1)?.f_mul_scalar(factor)?;
         Ok(column.f_to_kind(self.accumulation())?.f_to_device(self.input().device())?)
     }
 }
 
-/// [t] log-probs of a chunk's targets, out of [p, V].
-fn target_log_probs(log_probs: &Tensor, plan: &TargetPlan, chunk: &Chunk) -> Result<Tensor> {
-    let places = chunk.target_rows(plan)?.f_mul_scalar(log_probs.size()[1])?.f_add(&chunk.target_ids(plan)?)?;
-    Ok(log_probs.f_view([-1])?.f_index_select(0, &places)?)
+/// The largest |c|, or 1 where all are 0: what is scaled by it does not fall below float16's range.
+fn largest(coefficients: &[f64]) -> f64 {
+    let largest = coefficients.iter().fold(0.0, |largest: f64, c| largest.max(c.abs()));
+    if largest > 0.0 { largest } else { 1.0 }
 }
 
-/// [t, V] 1[v = y] − softmax(z)_v for each target, in the memory of its log-softmax [p, V] where no position is shared.
-fn residuals(mut log_probs: Tensor, plan: &TargetPlan, chunk: &Chunk) -> Result<Tensor> {
-    let _ = log_probs.f_exp_()?.f_neg_()?;
-    if chunk.has_shared_positions() {
-        log_probs = log_probs.f_index_select(0, &chunk.target_rows(plan)?)?;
+/// Whether [`softmax`] needs no memory of its own: on a CPU, where new memory costs more than the softmax itself.
+fn softmax_is_in_place(tensor: &Tensor) -> bool {
+    tensor.device() == Device::Cpu
+}
+
+/// Softmax over the last dimension, in the memory of its logits where that pays.
+///
+/// libtorch's CPU kernel reads an entry for the last time before it writes its result; the tests hold it to that.
+fn softmax(logits: Tensor) -> Result<Tensor> {
+    if softmax_is_in_place(&logits) {
+        Ok(logits.f_internal_softmax_out(&logits, -1, false)?)
+    } else {
+        Ok(logits.f_softmax(-1, None)?)
     }
+}
+
+/// [t, V] softmax(z)_v − 1[v = y] for each target, in the memory of the softmax.
+fn residuals(mut softmax: Tensor, plan: &TargetPlan, chunk: &Chunk) -> Result<Tensor> {
     let ids = chunk.target_ids(plan)?.f_unsqueeze(1)?;
-    let ones = Tensor::f_ones(ids.size(), (log_probs.kind(), log_probs.device()))?;
-    Ok(log_probs.f_scatter_add_(1, &ids, &ones)?)
+    let minus_ones = Tensor::f_full(ids.size(), -1.0, (softmax.kind(), softmax.device()))?;
+    Ok(softmax.f_scatter_add_(1, &ids, &minus_ones)?)
 }
 
 /// A matrix product in the operands' dtype, whatever autocast the caller has on: it does not reach `out` variants.
@@ -266,9 +300,17 @@ fn mm(left: &Tensor, right: &Tensor) -> Result<Tensor> {
     Ok(left.f_mm_out(&out, right)?)
 }
 
-/// grad += left · right, where the product is in the operands' dtype and the sum in `grad`'s.
-fn add_product(grad: &mut Tensor, left: &Tensor, right: &Tensor) -> Result<()> {
-    let _ = if grad.kind() == left.kind() { grad.f_addmm_(left, right)? } else { grad.f_add_(&mm(left, right)?)? };
+/// grad += left · right, where the product is in the operands' dtype and the sum in `accumulation`; None counts as 0.
+fn add_product(grad: &mut Option<Tensor>, left: &Tensor, right: &Tensor, accumulation: Kind) -> Result<()> {
+    match grad {
+        None => *grad = Some(mm(left, right)?.f_to_kind(accumulation)?),
+        Some(grad) if grad.kind() == left.kind() => {
+            let _ = grad.f_addmm_(left, right)?;
+        }
+        Some(grad) => {
+            let _ = grad.f_add_(&mm(left, right)?)?;
+        }
+    }
     Ok(())
 }
 
@@ -290,5 +332,27 @@ fn rows(field: &str, tensor: &Tensor) -> Result<Tensor> {
         [_, _] => Ok(tensor.f_detach()?),
         [rows, tokens, width] => Ok(tensor.f_detach()?.f_reshape([rows * tokens, width])?),
         _ => invalid(format!("{field} has shape {size:?}, but it must have 2 or 3 dimensions")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_softmax_in_place_is_the_softmax() {
+        tch::manual_seed(1);
+        for kind in [Kind::Float, Kind::Double] {
+            for (num_rows, width) in [(1, 1), (3, 7), (5, 1000), (33, 4099)] {
+                let logits = Tensor::randn([num_rows, width], (kind, Device::Cpu)) * 8.0;
+                let expected = logits.softmax(-1, None);
+                let address = logits.data_ptr();
+                let found = softmax(logits).unwrap();
+                assert_eq!(found, expected, "{kind:?}, {num_rows} rows of {width}");
+                assert_eq!(found.data_ptr(), address);
+            }
+        }
     }
 }

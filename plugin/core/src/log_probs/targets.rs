@@ -10,7 +10,7 @@ use crate::{LossInputs, Result};
 /// The targets of a batch, sorted by the position that predicts them.
 ///
 /// A packed prompt's last token predicts the first token of each of its responses: sorted, such targets stand together,
-/// so that a position goes through the projection once and its gradient is summed before it is rounded.
+/// so that the gradient of their position is summed before it is rounded.
 ///
 /// # Shapes
 ///

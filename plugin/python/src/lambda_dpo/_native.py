@@ -14,7 +14,7 @@ from ctypes import POINTER, c_double, c_int32, c_int64, c_size_t, c_uint8, c_uin
 from pathlib import Path
 from typing import Any
 
-import torch  # First: the library uses the libtorch that this loads.
+import torch.utils.dlpack  # First: the library uses the libtorch that this loads.
 
 from .errors import InvalidInputError, LibraryError, PluginError
 
@@ -333,13 +333,9 @@ def api() -> Api:
         LibraryError: the library is missing, or torch is not the one it was built for.
     """
     path = library_path()
-    try:
-        from ._build import TORCH_VERSION
-    except ImportError:  # Not installed, but used from the checkout: the library itself tells, once it is open.
-        pass
-    else:
-        if not os.environ.get("LAMBDA_DPO_PLUGIN"):
-            _check_torch(TORCH_VERSION)
+    built_for = path.with_name("torch_version")
+    if built_for.exists():  # Before the library is opened, which the wrong libtorch may not survive.
+        _check_torch(built_for.read_text().strip())
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
@@ -471,7 +467,7 @@ def take_tensor(pointer: int | None) -> torch.Tensor | None:
     # torch renames the capsule when it takes it; until then the tensor is still to be freed here.
     capsule = _python.PyCapsule_New(pointer, _VERSIONED, None)
     try:
-        return torch.from_dlpack(capsule)
+        return torch.utils.dlpack.from_dlpack(capsule)
     finally:
         if _python.PyCapsule_IsValid(capsule, _VERSIONED):
             ctypes.cast(pointer, POINTER(DLManagedTensorVersioned)).contents.deleter(pointer)

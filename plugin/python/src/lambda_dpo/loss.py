@@ -7,9 +7,9 @@ Letters in shapes: R rows of T tokens, H hidden size, V vocabulary, B prompts, M
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,15 @@ from torch.autograd.function import once_differentiable
 from . import _native
 
 Reduction = Literal["sum", "mean"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _not_compiled(function: _Function) -> _Function:
+    """torch.compile cannot look into the library: it calls the function as it stands."""
+    disabled: _Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return disabled
+
 
 _TARGETS = ("target_positions", "target_ids", "target_sequences")
 _LISTWISE = ("prompt_offsets", "sequence_index", "pi_target", "target_mask", "lambda")
@@ -58,7 +67,7 @@ class LossOutput:
     margins: Tensor
 
 
-@torch.compiler.disable
+@_not_compiled
 def lambda_dpo_loss(
     batch: Mapping[str, Tensor],
     *,
@@ -97,12 +106,12 @@ def lambda_dpo_loss(
     if hidden is not None and lm_head is not None and lm_head.dtype != hidden.dtype:
         lm_head = lm_head.to(hidden.dtype)
     call = _Call(batch, reference_log_probs, reduction, beta, normalizer, logits_budget_mib, paper_exact)
-    loss = _Loss.apply(call, hidden, lm_head, logits, log_probs)
+    loss: Tensor = _Loss.apply(call, hidden, lm_head, logits, log_probs)  # type: ignore[no-untyped-call]
     outputs = {name: value for name, value in call.outputs.items() if name != "loss"}
     return LossOutput(loss=loss, **outputs)
 
 
-@torch.compiler.disable
+@_not_compiled
 def sequence_log_probs(
     batch: Mapping[str, Tensor],
     *,
@@ -150,32 +159,31 @@ class _Call:
 
     def forward(self, given: tuple[Tensor | None, ...], wants: int) -> Tensor:
         self.options.wants = wants
-        outputs = _native.LossOutputs()
-        raw = ctypes.c_void_p()
-        lent = _native.Lent()
-        inputs = self._inputs(lent, given, listwise=True)
-        with _exact(given):
-            _native.call(
-                "loss_forward",
-                inputs,
-                self.options,
-                ctypes.byref(outputs),
-                ctypes.byref(raw) if wants else None,
-            )
-        if raw.value:
-            self.context = _native.Handle(raw.value, "loss_context_free")
-        self.outputs = _native.take_tensors(outputs, _native.OUTPUT_TENSORS)
+        self.outputs = self._run(given)
         loss: Tensor = self.outputs["loss"]
         is_double = any(tensor is not None and tensor.dtype == torch.float64 for tensor in given)
         return loss if is_double else loss.float()
 
+    def _run(self, given: tuple[Tensor | None, ...]) -> dict[str, Any]:
+        """The library's forward: its outputs, and the context of one backward."""
+        outputs = _native.LossOutputs()
+        raw = ctypes.c_void_p()
+        lent = _native.Lent()
+        context = ctypes.byref(raw) if self.options.wants else None
+        with _exact(given):
+            inputs = self._inputs(lent, given, listwise=True)
+            _native.call("loss_forward", inputs, self.options, ctypes.byref(outputs), context)
+        self.context = _native.Handle(raw.value, "loss_context_free") if raw.value else None
+        return _native.take_tensors(outputs, _native.OUTPUT_TENSORS)
+
     def backward(self, given: tuple[Tensor | None, ...], grad_output: float) -> tuple[Tensor | None, ...]:
-        if self.context is None:
-            raise RuntimeError("The λ-DPO loss serves one backward: compute it again for another.")
+        if self.context is None:  # A second backward of a graph that was kept: a context serves one.
+            self._run(given)
+        assert self.context is not None
         lent = _native.Lent()
         gradients = _native.LossGradients()
-        inputs = self._inputs(lent, given, listwise=True)
         with _exact(given):
+            inputs = self._inputs(lent, given, listwise=True)
             _native.call("loss_backward", self.context.raw, inputs, grad_output, ctypes.byref(gradients))
         self.context = None
         taken = _native.take_tensors(gradients, _native.GRADIENT_TENSORS)

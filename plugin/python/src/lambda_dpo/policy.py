@@ -94,7 +94,7 @@ def _replaced(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterato
             module.__dict__["forward"] = before
 
 
-def plan(model: nn.Module, layout: Layout) -> Policy:
+def plan(model: Any, layout: Layout) -> Policy:
     """How to run `model`, which is not wrapped yet: packed where it takes it, with a fused head where it has a plain one.
 
     A model whose weights are here is tried out on a few tokens; of one that is sharded or not loaded, its config decides.
@@ -124,14 +124,14 @@ def plan(model: nn.Module, layout: Layout) -> Policy:
     return Policy(layout, attention, head, tuple(notices))
 
 
-def _plain_head(model: nn.Module, config: Any) -> nn.Linear | None:
+def _plain_head(model: Any, config: Any) -> nn.Linear | None:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if any(getattr(config, name, None) not in (None, 1, 1.0) for name in _LOGIT_FIELDS):
         return None
     return head if type(head) is nn.Linear and head.bias is None else None
 
 
-def _packing_problem(model: nn.Module, config: Any, attention: str) -> str | None:
+def _packing_problem(model: Any, config: Any, attention: str) -> str | None:
     if attention not in _MASKS:
         return f"attn_implementation {attention} takes no mask of its own; sdpa does"
     kinds = set(getattr(config, "layer_types", None) or [])

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import _native
 from .errors import ConfigError, InvalidInputError
@@ -61,14 +61,15 @@ class ConvertOptions:
         return options
 
 
+_Table = TypeVar("_Table", "datasets.Dataset", "pa.Table")
+
+
 @overload
 def convert(records: Mapping[str, Any], options: ConvertOptions = ...) -> dict[str, Any] | None: ...
 @overload
 def convert(records: Sequence[Mapping[str, Any]], options: ConvertOptions = ...) -> list[dict[str, Any]]: ...
 @overload
-def convert(records: datasets.Dataset, options: ConvertOptions = ...) -> datasets.Dataset: ...
-@overload
-def convert(records: pa.Table, options: ConvertOptions = ...) -> pa.Table: ...
+def convert(records: _Table, options: ConvertOptions = ...) -> _Table: ...
 
 
 def convert(records: Any, options: ConvertOptions = ConvertOptions()) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 #: Log-prob sums of a sample's responses, by the hash of its tokens.
 Entries = dict[str, list[float]]
@@ -34,7 +34,7 @@ def sample_key(feature: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def model_key(model: nn.Module, precision: str) -> str:
+def model_key(model: Any, precision: str) -> str:
     """A hash of a model's config, weights and dtypes, its adapters aside; `precision` is that of its autocast."""
     adapters = tuple(f".{name}." for name in getattr(model, "peft_config", {}))
     digest = hashlib.blake2b(digest_size=16)
@@ -123,4 +123,4 @@ def sequence_sums(token_log_probs: Tensor, batch: Mapping[str, Tensor]) -> list[
     sums = torch.zeros(num_sequences, dtype=torch.float64)
     sums.index_add_(0, batch["target_sequences"].cpu(), token_log_probs.cpu().double())
     counts = torch.bincount(batch["sequence_prompts"].cpu(), minlength=batch["prompt_offsets"].numel() - 1)
-    return [values.tolist() for values in sums.split(counts.tolist())]
+    return [values.tolist() for values in torch.split(sums, counts.tolist())]

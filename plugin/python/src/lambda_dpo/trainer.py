@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import torch
@@ -41,7 +41,7 @@ from .tokenization import COLUMNS, SampleTokenizer
 
 logger = logging.get_logger(__name__)
 
-Datasets = datasets.Dataset | dict[str, datasets.Dataset]
+Datasets: TypeAlias = "datasets.Dataset | dict[str, datasets.Dataset]"
 
 
 class LambdaDPOTrainer(Trainer):
@@ -63,11 +63,14 @@ class LambdaDPOTrainer(Trainer):
         LibraryError: the library is missing or was built for another torch.
     """
 
+    train_dataset: Any
+    eval_dataset: Any
+
     def __init__(
         self,
         model: str | PreTrainedModel | nn.Module,
         ref_model: PreTrainedModel | nn.Module | None = None,
-        args: TrainingArguments | None = None,
+        args: Any = None,
         data_collator: Callable[..., dict[str, Tensor]] | None = None,
         train_dataset: datasets.Dataset | None = None,
         eval_dataset: Datasets | None = None,
@@ -205,7 +208,7 @@ class LambdaDPOTrainer(Trainer):
         def compute(**given: Tensor) -> Tensor:
             output = lambda_dpo_loss(
                 batch,
-                **given,  # type: ignore[arg-type]
+                **given,
                 reference_log_probs=reference,
                 beta=self.options.beta,
                 reduction=self.options.reduction,  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
-//! The Rust sides of `make bench`; the scripts in tests/bench run them beside PyTorch's.
+//! The Rust sides of `make bench` and `make gpu-check`; the scripts in tests/bench and tests/gpu run them beside PyTorch's.
 //!
 //! ```text
 //! bench step SCENARIO                     a whole training step
+//! bench layouts DEVICE                    every layout's loss and gradient on a device against float64 on the CPU
 //! bench log-probs FILE frozen|trained     log-probs and their backward, with the LM head frozen or trained
 //! bench data-path RECORDS MODEL           records to batches
 //! bench plot OUT.svg                      the plot that standard input describes
@@ -9,6 +10,7 @@
 #![expect(clippy::print_stdout, reason = "answers go to standard output")]
 
 mod data_path;
+mod layouts;
 mod log_probs;
 mod plot;
 mod serving;
@@ -17,17 +19,24 @@ mod step;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use lambda_dpo_host::libtorch;
 
 fn main() -> Result<()> {
+    // As the program does.
+    libtorch::use_huge_pages();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["step", scenario] => step::run(Path::new(scenario)),
+        ["layouts", device] => layouts::run(device),
         ["log-probs", file, "frozen"] => log_probs::run(Path::new(file), false),
         ["log-probs", file, "trained"] => log_probs::run(Path::new(file), true),
         ["data-path", records, model] => data_path::run(Path::new(records), Path::new(model)),
         ["plot", out] => plot::run(Path::new(out)),
         _ => {
-            bail!("usage: bench step SCENARIO | log-probs FILE frozen|trained | data-path RECORDS MODEL | plot OUT.svg")
+            bail!(
+                "usage: bench step SCENARIO | layouts DEVICE | log-probs FILE frozen|trained | data-path RECORDS MODEL \
+                 | plot OUT.svg"
+            )
         }
     }
 }

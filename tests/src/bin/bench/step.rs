@@ -14,7 +14,7 @@ use lambda_dpo_host::plugin::{
 };
 use lambda_dpo_host::train::batches::MicroBatch;
 use lambda_dpo_host::train::metrics::Meaning;
-use lambda_dpo_host::train::optimizer::AdamW;
+use lambda_dpo_host::train::optimizer::{AdamW, clip_scale};
 use lambda_dpo_host::train::policy::{self, Policy};
 use lambda_dpo_host::train::reference::{Reference, ReferenceLogProbs, Wanted, model_inputs, targets};
 use lambda_dpo_host::train::signals::Interrupt;
@@ -30,7 +30,6 @@ use crate::serving::{Command, serve};
 ///
 /// A scenario that does not load, a step that fails.
 pub fn run(folder: &Path) -> Result<()> {
-    libtorch::prepare("cpu")?;
     let mut session = Some(Session::open(folder)?);
     serve(|command| match (command, &mut session) {
         (Command::Drop, session) => {
@@ -57,21 +56,23 @@ struct Session {
 impl Session {
     fn open(folder: &Path) -> Result<Self> {
         let config = config::load(&folder.join("run.toml"), std::iter::empty(), &[])?;
+        let device = libtorch::prepare(&config.model.device)?;
         let plugin = Plugin::load(None)?;
         let data = Data::open(&config, &plugin)?;
         let loss = loss_options(&config);
 
-        let mut base = policy::load_base(&config, &config.model.path, Device::Cpu)?;
+        let mut base = policy::load_base(&config, &config.model.path, device)?;
         let adapter = folder.join("adapter");
-        let reference = if adapter.exists() {
-            let reference = data.reference(&base, &plugin, loss)?;
-            base.load_adapter(&adapter)?;
-            reference
-        } else {
-            let path = config.reference.path.as_ref().context("run.toml names no reference model")?;
-            let model = Model::load(path, Device::Cpu, policy::kind(&config))?;
-            data.reference(&model, &plugin, loss)?
+        let reference = match &config.reference.path {
+            Some(path) if !adapter.exists() => {
+                let model = Model::load(path, device, policy::kind(&config))?;
+                data.reference(&model, &plugin, loss)?
+            }
+            _ => data.reference(&base, &plugin, loss)?,
         };
+        if adapter.exists() {
+            base.load_adapter(&adapter)?;
+        }
 
         let policy = Policy::start(&config, &config.model.path, base, None, None)?;
         let optimizer = AdamW::new(policy.model.trainable(), (&config.train).into())?;
@@ -97,9 +98,12 @@ impl Session {
     }
 
     fn step(&mut self) -> Result<Value> {
+        let device = self.learner.policy.model.device();
+        finish_queued_work(device);
         let started = Instant::now();
         let report =
             self.learner.step(self.num_steps, self.learning_rate, &self.micro_batches, Some(&self.reference))?;
+        finish_queued_work(device);
         let seconds = started.elapsed().as_secs_f64();
         self.num_steps += 1;
         Ok(json!({ "seconds": seconds, "loss": report.totals.loss, "grad_norm": report.grad_norm }))
@@ -133,18 +137,24 @@ impl Session {
         let gradients = context.context("the loss kept nothing for its backward")?.backward(&inputs, 1.0)?;
         laps.end("log-probs and loss backward");
         if let Some(gradient) = gradients.lm_head {
-            model.accumulate_lm_head_grad(&gradient)?;
+            model.accumulate_lm_head_grad(gradient)?;
         }
         laps.end("head gradient");
         activations.backward(&gradients.hidden.context("no gradient of the hidden states")?)?;
         laps.end("model backward");
         let norm = learner.optimizer.grad_norm()?;
-        learner.optimizer.clip_grad_norm(norm, learner.max_grad_norm)?;
-        laps.end("clip");
-        learner.optimizer.step(self.learning_rate)?;
+        laps.end("gradient norm");
+        learner.optimizer.step(self.learning_rate, clip_scale(norm, learner.max_grad_norm))?;
         laps.end("optimiser");
         self.num_steps += 1;
         Ok(laps.0)
+    }
+}
+
+/// Waits until a CUDA device has done all that it was given.
+fn finish_queued_work(device: Device) {
+    if let Device::Cuda(index) = device {
+        tch::Cuda::synchronize(index as i64);
     }
 }
 
@@ -211,7 +221,7 @@ impl Data {
             collate: self.collate,
             max_tokens: usize::MAX,
         };
-        let reference = Reference { model, plugin, loss, cache: None, interrupt: &self.interrupt };
+        let reference = Reference { scorer: model, plugin, loss, cache: None, interrupt: &self.interrupt };
         reference.log_probs(&[wanted])?.pop().context("the reference gave nothing")
     }
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,10 +27,10 @@ def run() -> None:
     _told(_run)
 
 
-def _told(function: object) -> None:
+def _told(function: Callable[[], None]) -> None:
     """Runs; what cannot be done is told in one sentence."""
     try:
-        function()  # type: ignore[operator]
+        function()
     except (ConfigError, LibraryError, PluginError) as error:
         sys.exit(f"lambda-dpo-factory: {error}")
 
@@ -74,7 +75,7 @@ def _is_ours() -> bool:
     return True
 
 
-def _refuse_engines(is_env_enabled: object) -> None:
+def _refuse_engines(is_env_enabled: Callable[[str], bool]) -> None:
     engines = {
         "USE_RAY": "Ray",
         "USE_MCA": "MCA (Megatron)",
@@ -82,7 +83,7 @@ def _refuse_engines(is_env_enabled: object) -> None:
         "USE_KT": "KTransformers",
     }
     for variable, engine in engines.items():
-        if is_env_enabled(variable):  # type: ignore[operator]
+        if is_env_enabled(variable):
             raise ConfigError(f"λ-DPO does not run under {engine}: unset {variable}.")
 
 

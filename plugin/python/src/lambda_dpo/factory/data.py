@@ -18,7 +18,7 @@ TOKENS = ("prompt_ids", "response_ids", "response_indices", "pi_target", "dimens
 
 
 @dataclass
-class UltraFeedbackConverter(DatasetConverter):  # type: ignore[misc]
+class UltraFeedbackConverter(DatasetConverter):
     """`formatting: ultrafeedback`: a record as LLaMA-Factory's messages, with the targets beside them.
 
     The prompt stands in `columns.prompt` (`instruction` by default), the rated responses in `columns.response`, or in
@@ -68,7 +68,7 @@ class UltraFeedbackConverter(DatasetConverter):  # type: ignore[misc]
 
 
 @dataclass
-class ListwiseDatasetProcessor(DatasetProcessor):  # type: ignore[misc]
+class ListwiseDatasetProcessor(DatasetProcessor):
     """Prompts with N responses as tokens, by the template's own encoding.
 
     Lengths are cut as LLaMA-Factory cuts pairs; of the prompt its end stays, which holds the assistant's header.

@@ -28,6 +28,8 @@ from .data import FORMATTING
 class FactoryTrainer(LambdaDPOTrainer):
     """Our trainer with LLaMA-Factory's optimisers, schedulers and sampler."""
 
+    optimizer: Any
+
     def __init__(self, *, finetuning_args: Any, **kwargs: Any) -> None:
         self.finetuning_args = finetuning_args
         super().__init__(**kwargs)
@@ -47,7 +49,7 @@ class FactoryTrainer(LambdaDPOTrainer):
         return super()._get_train_sampler(*args, **kwargs)
 
 
-class MetricsLogCallback(LogCallback):  # type: ignore[misc]
+class MetricsLogCallback(LogCallback):
     """LLaMA-Factory's log, with our metrics in the lines of `trainer_log.jsonl`."""
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Gathers what a machine with CUDA and PyTorch 2.11.0 needs to check and measure the library, then runs it here:
+#
+#   target/gpu-check/            copy this folder there, and run `python check.py` in it
+#
+# Where there is no CUDA device the check says so and ends well.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+ci/setup.sh
+cargo build --release --locked --workspace
+built=${CARGO_TARGET_DIR:-target}/release
+folder=${CARGO_TARGET_DIR:-target}/gpu-check
+rm -rf "$folder"
+mkdir -p "$folder/bin" "$folder/lib" "$folder/python"
+install -m 755 "$built/bench" "$folder/bin/bench"
+install -m 755 "$built/liblambda_dpo.so" "$folder/lib/liblambda_dpo.so"
+strip --strip-debug "$folder/bin/bench" "$folder/lib/liblambda_dpo.so"
+cp -r plugin/python/src/lambda_dpo "$folder/python/"
+cp tests/gpu/check.py tests/gpu/llama.py tests/bench/scenario.py tests/bench/serving.py tests/bench/sides.py "$folder/"
+find "$folder" -name __pycache__ -prune -exec rm -rf {} +
+echo "Copy $folder to the machine with the GPU and run \`python check.py\` in it."
+PYTHONDONTWRITEBYTECODE=1 .venv/bin/python "$folder/check.py" "$@"

@@ -1,0 +1,44 @@
+// What tch leaves out of libtorch, with exceptions turned into messages: native.rs has the other half.
+#include "guarded.h"
+
+#include <ATen/ops/_fused_adamw.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <vector>
+
+namespace {
+
+std::vector<at::Tensor> list(const at::Tensor *const *tensors, size_t num_tensors) {
+  std::vector<at::Tensor> copies;
+  copies.reserve(num_tensors);
+  for (size_t i = 0; i < num_tensors; ++i) copies.push_back(*tensors[i]);
+  return copies;
+}
+
+} // namespace
+
+extern "C" {
+
+// Adds to the leaves' gradients, given that of `output`; the graph goes.
+char *ldpo_backward(const at::Tensor *output, const at::Tensor *grad) {
+  return guarded([&] { torch::autograd::backward({*output}, {*grad}); });
+}
+
+// Makes `grad` the gradient of a leaf; NULL takes the leaf's gradient away.
+char *ldpo_set_grad(const at::Tensor *leaf, const at::Tensor *grad) {
+  return guarded([&] { leaf->mutable_grad() = grad == nullptr ? at::Tensor() : *grad; });
+}
+
+// Every list has `num_tensors` entries; `step` and `grad_scale` are scalars beside the tensors.
+char *ldpo_fused_adamw(const at::Tensor *const *weights, const at::Tensor *const *grads, const at::Tensor *const *exp_avgs,
+                       const at::Tensor *const *exp_avg_sqs, size_t num_tensors, const at::Tensor *step,
+                       const at::Tensor *grad_scale, double learning_rate, double beta1, double beta2,
+                       double weight_decay, double epsilon) {
+  return guarded([&] {
+    const std::vector<at::Tensor> steps(num_tensors, *step);
+    at::_fused_adamw_(list(weights, num_tensors), list(grads, num_tensors), list(exp_avgs, num_tensors),
+                      list(exp_avg_sqs, num_tensors), {}, steps, learning_rate, beta1, beta2, weight_decay, epsilon,
+                      /*amsgrad=*/false, /*maximize=*/false, *grad_scale);
+  });
+}
+}

@@ -1,0 +1,127 @@
+//! What tch leaves out of libtorch: gradients in and out of autograd, and the fused AdamW. `native.cpp` has the other half.
+
+use std::ffi::{CStr, c_char, c_void};
+
+use tch::{TchError, Tensor};
+use torch_sys::C_tensor;
+
+unsafe extern "C" {
+    fn ldpo_backward(output: *const C_tensor, grad: *const C_tensor) -> *mut c_char;
+    fn ldpo_set_grad(leaf: *const C_tensor, grad: *const C_tensor) -> *mut c_char;
+    fn ldpo_fused_adamw(
+        weights: *const *const C_tensor,
+        grads: *const *const C_tensor,
+        exp_avgs: *const *const C_tensor,
+        exp_avg_sqs: *const *const C_tensor,
+        num_tensors: usize,
+        step: *const C_tensor,
+        grad_scale: *const C_tensor,
+        learning_rate: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        epsilon: f64,
+    ) -> *mut c_char;
+    fn free(pointer: *mut c_void);
+}
+
+/// Takes the message that the C++ side allocated.
+pub(super) fn check(message: *mut c_char) -> Result<(), TchError> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a non-NULL message is a NUL-terminated string from strdup, and ours to free.
+    unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        free(message.cast());
+        Err(TchError::Torch(text))
+    }
+}
+
+/// Adds to the gradients of the leaves that `output` was computed from, given its own; its graph goes.
+///
+/// # Errors
+///
+/// `output` has no graph, the shapes differ, or libtorch fails.
+pub fn backward(output: &Tensor, grad: &Tensor) -> Result<(), TchError> {
+    // SAFETY: both tensors live through the call.
+    check(unsafe { ldpo_backward(output.as_ptr(), grad.as_ptr()) })
+}
+
+/// Makes `grad` the gradient of `leaf`, without a copy; `None` takes the gradient away.
+///
+/// # Errors
+///
+/// `leaf` is no leaf.
+pub fn set_grad(leaf: &Tensor, grad: Option<&Tensor>) -> Result<(), TchError> {
+    let grad = grad.map_or(std::ptr::null(), Tensor::as_ptr);
+    // SAFETY: the tensors live through the call; the C++ side shares the gradient and takes NULL.
+    check(unsafe { ldpo_set_grad(leaf.as_ptr(), grad) })
+}
+
+/// The tensors of one fused update, entry by entry those of one parameter; all contiguous, of one dtype and device.
+#[derive(Debug, Default)]
+pub struct AdamWTensors {
+    /// Updated.
+    pub weights: Vec<Tensor>,
+    /// Divided by the call's scale.
+    pub grads: Vec<Tensor>,
+    /// First moments; updated.
+    pub exp_avgs: Vec<Tensor>,
+    /// Second moments; updated.
+    pub exp_avg_sqs: Vec<Tensor>,
+}
+
+/// The scalars of one fused update.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamWScalars {
+    /// η.
+    pub learning_rate: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// t, this update included.
+    pub num_updates: u64,
+    /// What gradients are divided by first.
+    pub grad_scale: f64,
+}
+
+/// One pass of libtorch's fused AdamW over all tensors.
+///
+/// # Errors
+///
+/// Tensors that do not belong together; libtorch's failures.
+pub fn fused_adamw(tensors: &AdamWTensors, scalars: &AdamWScalars) -> Result<(), TchError> {
+    let Some(first) = tensors.weights.first() else { return Ok(()) };
+    let num_tensors = tensors.weights.len();
+    if [&tensors.grads, &tensors.exp_avgs, &tensors.exp_avg_sqs].iter().any(|list| list.len() != num_tensors) {
+        return Err(TchError::Torch("a fused AdamW needs gradient and moments for every weight".into()));
+    }
+    let scalar = |value: f64| Tensor::f_from_slice(&[value as f32])?.f_squeeze()?.f_to_device(first.device());
+    let (step, grad_scale) = (scalar(scalars.num_updates as f64)?, scalar(scalars.grad_scale)?);
+    let pointers = |list: &[Tensor]| list.iter().map(Tensor::as_ptr).collect::<Vec<_>>();
+    let (weights, grads) = (pointers(&tensors.weights), pointers(&tensors.grads));
+    let (exp_avgs, exp_avg_sqs) = (pointers(&tensors.exp_avgs), pointers(&tensors.exp_avg_sqs));
+    // SAFETY: each list holds `num_tensors` pointers to tensors that live through the call, as do the two scalars.
+    check(unsafe {
+        ldpo_fused_adamw(
+            weights.as_ptr(),
+            grads.as_ptr(),
+            exp_avgs.as_ptr(),
+            exp_avg_sqs.as_ptr(),
+            num_tensors,
+            step.as_ptr(),
+            grad_scale.as_ptr(),
+            scalars.learning_rate,
+            scalars.beta1,
+            scalars.beta2,
+            scalars.weight_decay,
+            scalars.epsilon,
+        )
+    })
+}

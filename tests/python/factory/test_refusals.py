@@ -1,0 +1,118 @@
+"""What cannot be done is told in one sentence, with an exit code other than 0."""
+
+import importlib.metadata
+import sys
+
+import pytest
+import torch
+from tiny import make_model, records
+
+import lambda_dpo.factory.cli as cli
+
+
+def told(factory, model="nowhere", before=None, environment=None, **options):
+    """The one line that a refused run ends with."""
+    code, printed = factory.train(factory.config(model, **options), before=before, environment=environment)
+    assert code == 1, printed[-2000:]
+    lines = [line for line in printed.splitlines() if line.startswith("lambda-dpo-factory: ")]
+    assert len(lines) == 1 and "Traceback" not in printed, printed[-2000:]
+    return lines[0].removeprefix("lambda-dpo-factory: ")
+
+
+def test_misspelt_keys(factory):
+    found = told(factory, lambda_shedule="fixed")
+    assert found == "There is no key `lambda_shedule`: did you mean `lambda_schedule`?"
+    assert told(factory, lambda_alpha="much") == "`lambda_alpha` is 'much', but it must be of the kind float."
+    found = told(factory, lambda_schedule="dirichlett")
+    assert found.startswith("lambda_schedule is 'dirichlett', but it must be one of dirichlet, ")
+
+
+def test_keys_of_another_loss_or_stage(factory):
+    assert told(factory, pref_loss="sigmoid", lambda_alpha=1.0) == (
+        "`lambda_alpha` goes with `pref_loss: lambda_dpo`: set it, or leave the key out."
+    )
+    assert told(factory, stage="sft") == "`pref_loss: lambda_dpo` goes with `stage: dpo`, but the stage is sft."
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"), [("USE_RAY", "Ray"), ("USE_MCA", "MCA (Megatron)"), ("USE_V1", "LLaMA-Factory's v1 trainer")]
+)
+def test_other_engines(factory, variable, name):
+    assert told(factory, environment={variable: "1"}) == f"λ-DPO does not run under {name}: unset {variable}."
+
+
+def test_ray_by_key(factory):
+    assert told(factory, use_ray=True).startswith("λ-DPO does not run under Ray: leave `use_ray` out")
+
+
+def test_data_parallel(factory):
+    """LLaMA-Factory's launcher starts torchrun where it counts two devices; a worker that is started by hand does not."""
+
+    def started_by_hand():
+        torch.cuda.device_count = lambda: 2
+        cli.main = cli.run
+        sys.argv = ["worker.py", *sys.argv[2:]]
+
+    code, printed = factory.train(factory.config("nowhere"), after_arguments=started_by_hand)
+    assert code == 1
+    assert printed.strip().splitlines()[-1].startswith(
+        "lambda-dpo-factory: λ-DPO does not run under torch.nn.DataParallel: start it with `lambda-dpo-factory train`"
+    )
+
+
+def test_another_version(factory):
+    def older():
+        original = importlib.metadata.version
+        importlib.metadata.version = lambda name: "0.9.4" if name == "llamafactory" else original(name)
+
+    assert told(factory, before=older) == "lambda-dpo-factory works with LLaMA-Factory 0.9.5, but this is 0.9.4."
+
+
+def test_a_name_that_is_gone(factory):
+    def without():
+        import llamafactory.train.tuner as tuner
+
+        del tuner.run_dpo
+
+    found = told(factory, before=without)
+    assert found == "LLaMA-Factory 0.9.5 has no llamafactory.train.tuner.run_dpo: install an unchanged 0.9.5."
+
+
+def test_another_torch(factory):
+    def older():
+        torch.__version__ = "2.10.0"
+        from lambda_dpo import _native
+
+        _native.api.cache_clear()
+
+    assert told(factory, before=older).startswith("lambda_dpo was built for torch 2.11.0, but this is torch 2.10.0: ")
+
+
+def test_a_missing_library(factory):
+    found = told(factory, environment={"LAMBDA_DPO_PLUGIN": "/nowhere/liblambda_dpo.so"})
+    assert found == "The library /nowhere/liblambda_dpo.so does not exist: unset LAMBDA_DPO_PLUGIN."
+
+
+def test_datasets_that_are_not_rated(factory):
+    model = make_model(factory.folder / "model")
+    pairs = [{"instruction": "Hi", "chosen": "Hello.", "rejected": "No."}] * 4
+    columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
+    factory.write("pairs", pairs, {"ranking": True, "columns": columns})
+    assert told(factory, model, dataset="pairs") == (
+        "The dataset pairs has the formatting alpaca, but λ-DPO needs responses that are rated: use one with `formatting: "
+        "ultrafeedback` in dataset_info.json."
+    )
+    unrated = [{"instruction": "Hi", "completions": [{"response": "a"}, {"response": "b"}]}] * 4
+    factory.write("unrated", unrated, {"formatting": "ultrafeedback"})
+    assert told(factory, model, dataset="unrated").startswith("The records of unrated.json have no ratings: each of their ")
+    single = [{**row, "completions": row["completions"][:1]} for row in records(4)]
+    factory.write("single", single, {"formatting": "ultrafeedback"})
+    assert told(factory, model, dataset="single") == (
+        "None of the records of single can be used: each needs two responses that are rated in one dimension."
+    )
+
+
+def test_keys_without_a_meaning(factory):
+    model = make_model(factory.folder / "model")
+    assert told(factory, model, pref_ftx=0.5) == "`pref_ftx` has no meaning for `pref_loss: lambda_dpo`: leave it out."
+    assert told(factory, model, streaming=True) == "λ-DPO counts its records: switch `streaming` off."

@@ -1,0 +1,63 @@
+"""One process of two that hold a model's weights in shards (FSDP): its gradients are those of the whole model."""
+
+import copy
+import sys
+
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny import records
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from transformers import AutoModelForCausalLM
+
+from lambda_dpo import ListwiseCollator, SampleTokenizer, convert, lambda_dpo_loss
+from lambda_dpo.policy import plan
+
+
+def backward(policy, model, batch, normalizer):
+    def compute(**given):
+        return lambda_dpo_loss(batch, normalizer=normalizer, **given).loss
+
+    loss = policy.run(model, batch, torch.float32, compute)
+    loss.backward()
+    return loss.item()
+
+
+def main(folder, kind):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    if kind == "lora":
+        torch.manual_seed(0)
+        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    tokenizer = SampleTokenizer(folder)
+    features = [tokenizer.tokenize(sample) for sample in convert(records(4))]
+    collator = ListwiseCollator()
+    whole = copy.deepcopy(model)
+    expected = backward(plan(whole, "packed"), whole, collator(features), 4)
+
+    policy = plan(model, "packed")
+    assert policy.head is not None
+    mesh = init_device_mesh("cpu", (2,))
+    base = model.get_base_model() if kind == "lora" else model
+    for layer in base.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    assert base.lm_head.weight.to_local().numel() < whole.get_output_embeddings().weight.numel()
+    # Gradients are averaged over the processes: each counts half of the prompts as the whole.
+    loss = torch.tensor(backward(policy, model, collator(features[2 * rank : 2 * rank + 2]), 2))
+    torch.distributed.all_reduce(loss)
+    torch.testing.assert_close(loss.item() / 2, expected, atol=1e-6, rtol=0)
+    theirs = dict(whole.named_parameters())
+    compared = 0
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad.full_tensor(), theirs[name].grad, atol=1e-6, rtol=1e-4)
+            compared += 1
+    assert compared == sum(parameter.grad is not None for parameter in theirs.values()) > 10
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+main(*sys.argv[1:])
