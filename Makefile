@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo test test-python test-big lint bench gpu-check fmt generate fuzz docs install
+.PHONY: help setup build demo steer-demo test test-python test-big lint bench gpu-check fmt generate fuzz valgrind docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,9 @@ generate: ## write what comes from the sources: lambda_dpo.h, the ABI's layout, 
 
 fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
 	@ci/fuzz.sh
+
+valgrind: ## the C example and the tests of misuse under valgrind
+	@ci/valgrind.sh
 
 docs: ## API documentation into target/doc
 	@ci/setup.sh

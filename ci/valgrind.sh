@@ -1,14 +1,23 @@
 #!/usr/bin/env bash
-# Runs the C example under valgrind: fails on any invalid access, use of uninitialised memory or definite leak that
-# tests/valgrind.supp does not know as libtorch's or a runtime's own. Takes some minutes.
+# Runs the C example and the tests of misuse under valgrind: fails on any invalid access, use of uninitialised memory or
+# definite leak that tests/valgrind.supp does not know as libtorch's or a runtime's own. Takes some minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 ci/setup.sh
 cargo build --release --locked --workspace
+tests=$(cargo test --release --locked --workspace --test contract --no-run --message-format=json |
+  sed -n 's/.*"name":"contract".*"executable":"\([^"]*\)".*/\1/p')
 target=${CARGO_TARGET_DIR:-target}
 "${CC:-cc}" -std=c11 -g -I plugin/include plugin/examples/train_toy.c -o "$target/train_toy" -ldl
-# One thread: valgrind runs one at a time anyway, and OpenMP's pool waits by spinning.
-OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 valgrind --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite \
-  --show-leak-kinds=definite --num-callers=40 --suppressions=tests/valgrind.supp \
-  "$target/train_toy" "$target/release/liblambda_dpo.so" fixtures/words
+
+checked() {
+  # One thread: valgrind runs one at a time anyway, and OpenMP's pool waits by spinning.
+  OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 valgrind --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite \
+    --show-leak-kinds=definite --num-callers=40 --suppressions=tests/valgrind.supp "$@"
+}
+
+checked "$target/train_toy" "$target/release/liblambda_dpo.so" fixtures/words
+# All that passes the library what it should not be passed; the properties, thousands of calls each, are left out.
+checked "$tests" --test-threads=1 misuse:: nulls:: sizes:: handles:: tensors:: versions:: arrow:: losses::a_context_ \
+  threads::contexts_ --skip streams_of --skip files_to_streams

@@ -4,9 +4,10 @@
 
 use lambda_dpo_core::Message;
 use lambda_dpo_core::chat_template::ChatTemplate;
+use lambda_dpo_fuzz::pass_over_libraries;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &str| {
+fuzz_target!(init: pass_over_libraries(), |input: &str| {
     let mut texts = input.split('\0');
     let tokens = [("bos_token".to_owned(), "<s>".to_owned())];
     let Ok(template) = ChatTemplate::new(texts.next().unwrap_or_default(), "template", tokens) else { return };

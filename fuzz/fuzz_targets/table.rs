@@ -3,7 +3,7 @@
 #![no_main]
 
 use std::mem::MaybeUninit;
-use std::ptr::{null, null_mut};
+use std::ptr::{null, null_mut, without_provenance, without_provenance_mut};
 
 use arbitrary::Arbitrary;
 use lambda_dpo_abi as abi;
@@ -54,10 +54,23 @@ struct Loss {
     logits_budget_bytes: u64,
     paper_exact: u8,
     wants: u8,
+    cuda_stream: u8,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Collate<'a> {
+    tokens: Vec<&'a [u8]>,
+    lambda: [f64; 32],
+    layout: u8,
+    max_tokens: u16,
+    pad_to_multiple_of: u8,
+    /// A handle that may be none.
+    handle: u8,
 }
 
 #[derive(Arbitrary, Debug)]
 enum Call<'a> {
+    Collate(Box<Collate<'a>>),
     Convert(Convert<'a>),
     Schedule(Schedule),
     Loss(Box<Loss>),
@@ -136,7 +149,10 @@ unsafe fn convert(api: &abi::Api, call: &Convert) {
     let names: Option<Vec<abi::Str>> =
         call.dimensions.as_ref().map(|names| names.iter().map(|name| text(name.as_bytes())).collect());
     let options = abi::ConvertOptions {
-        struct_size: call.struct_size.map_or(size_of::<abi::ConvertOptions>(), usize::from).min(size_of::<abi::ConvertOptions>()),
+        struct_size: call
+            .struct_size
+            .map_or(size_of::<abi::ConvertOptions>(), usize::from)
+            .min(size_of::<abi::ConvertOptions>()),
         format: call.format.into(),
         best_worst_pairs: call.best_worst_pairs.into(),
         dimensions: names.as_ref().map_or(null(), Vec::as_ptr),
@@ -201,6 +217,8 @@ unsafe fn loss(api: &abi::Api, call: &Loss) {
             pi_target: next(),
             target_mask: next(),
             lambda: next(),
+            // Most are on the CPU, where there is no stream.
+            cuda_stream: without_provenance_mut(usize::from(call.cuda_stream).saturating_sub(250)),
             ..sized()
         };
         let options = abi::LossOptions {
@@ -242,6 +260,45 @@ unsafe fn loss(api: &abi::Api, call: &Loss) {
     }
 }
 
+unsafe fn collate(api: &abi::Api, call: &Collate) {
+    let (mut samples, mut bytes) = (Vec::new(), abi::Bytes { data: null_mut(), len: 0, capacity: 0 });
+    unsafe {
+        for tokens in call.tokens.iter().take(8) {
+            let mut sample = null_mut();
+            if status((api.tokenized_sample_new)(text(tokens), &mut sample, null_mut())) == abi::STATUS_OK {
+                status((api.tokenized_sample_tokens)(sample, &mut bytes, null_mut()));
+                (api.bytes_free)(&mut bytes);
+                samples.push(sample.cast_const());
+            }
+        }
+        // Of another kind, or freed, or never given.
+        samples.extend((call.handle > 200).then(|| without_provenance(call.handle.into())));
+        // λ has room for M numbers a sample where M is small; a sample with more is not collated.
+        let num_dimensions = |sample: &&[u8]| sample.iter().filter(|byte| **byte == b'[').count();
+        if call.tokens.iter().map(num_dimensions).max().unwrap_or(0) * samples.len() <= call.lambda.len() {
+            let options = abi::CollateOptions {
+                layout: (call.layout % 4).into(),
+                max_tokens: call.max_tokens.into(),
+                pad_to_multiple_of: call.pad_to_multiple_of.into(),
+                ..sized()
+            };
+            let mut batch = sized::<abi::Batch>();
+            let lambda = call.lambda.as_ptr();
+            status((api.collate)(samples.as_ptr(), samples.len(), lambda, &options, &mut batch, null_mut()));
+            (api.batch_free)(&mut batch);
+        }
+        for sample in samples {
+            (api.tokenized_sample_free)(sample.cast_mut());
+            (api.tokenized_sample_free)(sample.cast_mut());
+        }
+        let handle = without_provenance_mut::<u8>(call.handle.into());
+        status((api.dataset_info)(handle.cast(), &mut bytes, null_mut()));
+        (api.bytes_free)(&mut bytes);
+        status((api.reader_next)(handle.cast(), &mut bytes, null_mut()));
+        (api.bytes_free)(&mut bytes);
+    }
+}
+
 fuzz_target!(|calls: Vec<Call>| {
     let mut api = null();
     // SAFETY: every pointer is valid, or described as what it is.
@@ -250,6 +307,7 @@ fuzz_target!(|calls: Vec<Call>| {
         let api = &*api;
         for call in calls {
             match call {
+                Call::Collate(call) => collate(api, &call),
                 Call::Convert(call) => convert(api, &call),
                 Call::Schedule(call) => schedule(api, &call),
                 Call::Loss(call) => loss(api, &call),

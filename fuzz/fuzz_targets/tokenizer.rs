@@ -5,9 +5,10 @@
 use std::fs;
 
 use lambda_dpo_core::Tokenizer;
+use lambda_dpo_fuzz::pass_over_libraries;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &str| {
+fuzz_target!(init: pass_over_libraries(), |input: &str| {
     let mut texts = input.splitn(3, '\0').chain(std::iter::repeat(""));
     let mut next = || texts.next().unwrap_or_default();
     let (tokenizer, config, text) = (next(), next(), next());

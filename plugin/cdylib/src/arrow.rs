@@ -14,10 +14,11 @@ use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi_and_data_type};
 use arrow_array::{Array, RecordBatch, RecordBatchOptions, RecordBatchReader, StructArray};
 use arrow_schema::{ArrowError, DataType, Schema, SchemaRef};
 use lambda_dpo_abi as abi;
+use lambda_dpo_core::error::panic_text;
 use lambda_dpo_core::{Result, Sample, SampleBatches};
 
 use crate::arguments::reference_mut;
-use crate::guard::{Failure, Outcome, panic_text};
+use crate::guard::{Failure, Outcome};
 
 const EIO: c_int = 5;
 const EINVAL: c_int = 22;

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lambda_dpo_abi as abi;
+use lambda_dpo_core::error::panic_text;
 use lambda_dpo_core::{Error, ErrorKind};
 
 use crate::growth::Growing;
@@ -74,12 +75,6 @@ pub fn release(body: impl FnOnce()) {
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     format!("a defect in the plugin stopped this call, please report it: {}", panic_text(panic))
-}
-
-/// What a panic said.
-pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 /// Writes the message, cut at a character where the buffer is short.

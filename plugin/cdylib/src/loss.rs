@@ -172,7 +172,8 @@ pub unsafe extern "C" fn log_probs(
         let (token, sequence) = lambda_dpo_core::log_probs(&inputs.as_core(), &options)?;
         let (token, sequence) = (export_option(token.as_ref())?, export(&sequence)?);
         let token_out = reference_mut(token_log_probs, "token_log_probs")?;
-        write(sequence_log_probs, sequence.into_raw(), "sequence_log_probs")?;
+        write(sequence_log_probs, sequence.as_raw(), "sequence_log_probs")?;
+        sequence.into_raw();
         *token_out = raw_option(token);
         Ok(())
     })

@@ -17,6 +17,7 @@ use minijinja::value::ValueKind;
 use minijinja::{Environment, ErrorKind, Output, State, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
+use crate::error::contained;
 use crate::{Error, Message, Result};
 
 const NAME: &str = "chat_template";
@@ -63,7 +64,8 @@ impl ChatTemplate {
     ) -> Result<Self> {
         let origin = origin.into();
         let mut environment = environment();
-        environment.add_template_owned(NAME, without_generation_tags(source)).map_err(|error| {
+        let source = without_generation_tags(source);
+        of_engine(|| environment.add_template_owned(NAME, source)).map_err(|error| {
             Error::InvalidData(format!("{origin}: not a valid chat template: {}", describe(&error)))
         })?;
         let special_tokens = special_tokens.into_iter().map(|(name, token)| (name, Value::from(token))).collect();
@@ -84,12 +86,23 @@ impl ChatTemplate {
             add_generation_prompt,
             ..special_tokens
         };
-        let rendered = self.environment.get_template(NAME).and_then(|template| template.render(variables));
+        let rendered = of_engine(|| self.environment.get_template(NAME)?.render(variables));
         rendered.map_err(|error| match raised(&error) {
             Some(message) => format!("the chat template ({}) refuses this conversation: {message}", self.origin),
             None => format!("the chat template ({}) fails on this conversation: {}", self.origin, describe(&error)),
         })
     }
+}
+
+/// What minijinja gives. It panics here and there, at an empty list that is sliced backwards for one (Qwen3's template does
+/// that to the messages).
+fn of_engine<T>(
+    body: impl FnOnce() -> std::result::Result<T, minijinja::Error>,
+) -> std::result::Result<T, minijinja::Error> {
+    contained(body).unwrap_or_else(|panic| {
+        let detail = format!("the template engine cannot do this: {panic}");
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, detail))
+    })
 }
 
 /// The environment of Transformers' `apply_chat_template`.
@@ -147,8 +160,9 @@ fn without_generation_tags(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let (tag, after) = (&rest[start + 2..start + length], start + length + 2);
+        let inside = start + "{%".len();
+        let Some(length) = rest[inside..].find("%}") else { break };
+        let (tag, after) = (&rest[inside..inside + length], inside + length + "%}".len());
         let name = tag.trim_matches(['-', '+']).trim();
         text.push_str(&rest[..start]);
         match name {

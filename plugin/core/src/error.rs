@@ -1,5 +1,7 @@
 //! One error type for the crate; every variant is a full sentence with what a person needs to fix it.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// The crate's result.
@@ -104,4 +106,15 @@ impl Error {
             Self::Cancelled => ErrorKind::Cancelled,
         }
     }
+}
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+/// Runs a library on what anyone may have written: where it panics, what it said is an error of the contents.
+pub(crate) fn contained<T>(body: impl FnOnce() -> T) -> std::result::Result<T, String> {
+    catch_unwind(AssertUnwindSafe(body)).map_err(|panic| panic_text(&*panic).to_owned())
 }

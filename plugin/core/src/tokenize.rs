@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chat_template::ChatTemplate;
 use crate::convert::Skipped;
+use crate::error::contained;
 use crate::{Error, Message, Report, Result, Sample};
 
 /// Bounds and filters of tokenisation; fields as in the ABI's `TokenizeOptions`.
@@ -183,9 +184,9 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[i64], skip_special_tokens: bool) -> Result<String> {
         let id = |&id: &i64| u32::try_from(id).map_err(|_| Error::InvalidArgument(format!("{id} is not a token id")));
         let ids = ids.iter().map(id).collect::<Result<Vec<u32>>>()?;
-        self.encoder
-            .decode(&ids, skip_special_tokens)
-            .map_err(|error| Error::InvalidData(format!("{}: decoding fails: {error}", self.folder)))
+        contained(|| self.encoder.decode(&ids, skip_special_tokens).map_err(|error| error.to_string()))
+            .flatten()
+            .map_err(|problem| Error::InvalidData(format!("{}: decoding fails: {problem}", self.folder)))
     }
 
     /// Tokenises one sample.
@@ -214,8 +215,16 @@ impl Tokenizer {
     }
 
     fn encode_text(&self, text: &str) -> Outcome<Vec<i64>> {
-        let encoding = self.encoder.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| format!("{}: encoding fails: {error}", self.folder))?;
+        let encoding = self.encoded(|encoder| encoder.encode_fast(text, false))?;
         Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
+    }
+
+    fn encoded(
+        &self,
+        encode: impl FnOnce(&tokenizers::Tokenizer) -> tokenizers::Result<tokenizers::Encoding>,
+    ) -> Outcome<tokenizers::Encoding> {
+        contained(|| encode(&self.encoder).map_err(|error| error.to_string()))
+            .flatten()
+            .map_err(|problem| format!("{}: encoding fails: {problem}", self.folder))
     }
 }

@@ -81,7 +81,7 @@ impl Counts {
 }
 
 /// `reader_open_arrow`.
-fn open(stream: &mut FFI_ArrowArrayStream, options: &abi::ConvertOptions) -> Result<Handle<abi::Reader>, Told> {
+pub fn open(stream: &mut FFI_ArrowArrayStream, options: &abi::ConvertOptions) -> Result<Handle<abi::Reader>, Told> {
     let mut raw = null_mut();
     // SAFETY: arrow's struct is the interface's; the reader is freed once.
     unsafe {
@@ -91,7 +91,7 @@ fn open(stream: &mut FFI_ArrowArrayStream, options: &abi::ConvertOptions) -> Res
 }
 
 /// `reader_to_arrow`, read by the arrow crate.
-fn to_arrow(reader: &Handle<abi::Reader>) -> ArrowArrayStreamReader {
+pub fn to_arrow(reader: &Handle<abi::Reader>) -> ArrowArrayStreamReader {
     let mut stream = FFI_ArrowArrayStream::empty();
     // SAFETY: as above; the stream is ours on success.
     unsafe {

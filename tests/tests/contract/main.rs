@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod arrow;
+mod arrow_memory;
 #[path = "../batches/mod.rs"]
 mod batches;
 mod consumer;

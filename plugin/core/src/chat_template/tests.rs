@@ -75,6 +75,9 @@ fn generation_tags_render_their_content() {
         without_generation_tags(source),
         "{%- if true -%} a {%- endif %}{% set generation = 'b' %}{{ generation }}{% raw %}{%"
     );
+    // A tag needs two signs of its own at each end.
+    assert_eq!(without_generation_tags("{%}{% generation %}"), "{%}{% generation %}");
+    assert_eq!(without_generation_tags("{%%}{% generation %}"), "{%%}{% if true %}");
 }
 
 #[test]
@@ -83,4 +86,16 @@ fn prints_constants_as_python_does() {
         template("{{ true }}{{ none }}{{ bos_token }}{{ 1.0 }}").render(&user("x"), true).unwrap(),
         "TrueNone<s>1.0"
     );
+}
+
+/// Python gives nothing for a list of nothing backwards; minijinja panics.
+#[test]
+fn what_the_engine_panics_at_is_an_error_of_the_template() {
+    let source = "{% for message in messages[::-1] %}{{ message.content }}{% endfor %}";
+    let template = template(source);
+    let problem = template.render(&[], false).unwrap_err();
+    let expected = "the chat template (template.jinja) fails on this conversation: invalid operation: the template engine \
+                    cannot do this: index out of bounds: the len is 0 but the index is 0";
+    assert_eq!(problem, expected);
+    assert_eq!(template.render(&user("again"), false).unwrap(), "again");
 }

@@ -114,8 +114,7 @@ fn encode_at_borders(
     text: &str,
     spans: &[Range<usize>],
 ) -> Outcome<Option<(Vec<i64>, Vec<Marked>)>> {
-    let encoding = tokenizer.encoder.encode(text, false);
-    let encoding = encoding.map_err(|error| format!("{}: encoding fails: {error}", tokenizer.folder))?;
+    let encoding = tokenizer.encoded(|encoder| encoder.encode(text, false))?;
     let (ids, offsets) = (encoding.get_ids(), encoding.get_offsets());
     let is_special = |token: &usize| tokenizer.special_ids.contains(&ids[*token]);
     let mut targets = Vec::with_capacity(spans.len());

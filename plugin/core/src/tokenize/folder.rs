@@ -10,6 +10,7 @@ use tokenizers::AddedToken;
 
 use super::{Tokenizer, TokenizerInfo};
 use crate::chat_template::ChatTemplate;
+use crate::error::contained;
 use crate::{Error, Result};
 
 pub(super) fn open(folder: &Path, chat_template: Option<&Path>) -> Result<Tokenizer> {
@@ -18,7 +19,8 @@ pub(super) fn open(folder: &Path, chat_template: Option<&Path>) -> Result<Tokeni
     let config = read_object(&folder.join("tokenizer_config.json"), &mut contents)?.unwrap_or_default();
     let fallback = read_object(&folder.join("special_tokens_map.json"), &mut contents)?.unwrap_or_default();
     let special_tokens = special_tokens(&config, &fallback);
-    add_tokens(&mut encoder, &config, &special_tokens);
+    contained(|| add_tokens(&mut encoder, &config, &special_tokens))
+        .map_err(|problem| Error::InvalidData(format!("{}: tokens cannot be added: {problem}", folder.display())))?;
 
     let printable = special_tokens.iter().map(|(name, token)| (name.clone(), token.content.clone()));
     let template = match find_template(folder, chat_template, &config)? {
@@ -72,8 +74,9 @@ fn open_encoder(folder: &Path, contents: &mut Contents) -> Result<tokenizers::To
         _ => Error::io(&path, source),
     })?;
     contents.add(&bytes);
-    let mut encoder = tokenizers::Tokenizer::from_bytes(bytes)
-        .map_err(|error| Error::InvalidData(format!("{}: not a valid tokenizer: {error}", path.display())))?;
+    let mut encoder = contained(|| tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| error.to_string()))
+        .flatten()
+        .map_err(|problem| Error::InvalidData(format!("{}: not a valid tokenizer: {problem}", path.display())))?;
     // A tokenizer saved while it truncated or padded would do so here, behind the back of `cutoff_len`.
     encoder.with_padding(None);
     encoder.with_truncation(None).map_err(|error| Error::InvalidData(format!("{}: {error}", path.display())))?;

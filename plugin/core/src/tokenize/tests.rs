@@ -290,6 +290,9 @@ fn folders_that_hold_no_tokenizer_are_named() {
     );
     fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
     assert!(open().starts_with("F/tokenizer.json: not a valid tokenizer: "), "{}", open());
+    // Where the JSON is broken inside the decoder, the tokenizers crate panics.
+    fs::write(folder.path().join("tokenizer.json"), r#"{"version": "1.0", "decoder": {"type"}}"#).unwrap();
+    assert!(open().starts_with("F/tokenizer.json: not a valid tokenizer: Helper: "), "{}", open());
     fs::copy(fixtures().join("tokenizer/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
     fs::write(folder.path().join("tokenizer_config.json"), "[]").unwrap();
     assert_eq!(open(), "F/tokenizer_config.json: expected a JSON object");
