@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-python test-big lint bench gpu-check fmt generate fuzz valgrind docs install
+.PHONY: help setup build demo steer-demo test test-python test-big lint bench gpu-check fmt generate fuzz valgrind docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -13,8 +13,11 @@ build: ## build program and plugin into target/release
 	@ci/setup.sh
 	@cargo build --release --locked --workspace
 
-demo: ## SFT, then λ-DPO, of a tiny Llama; ends with a table of what changed (about 2 minutes)
+demo: ## SFT, then λ-DPO, of a tiny Llama; ends with a table of what changed, and answers at three λ (about 2 minutes)
 	@ci/demo.sh $(DEMO_FLAGS)
+
+steer-demo: ## λ-adapter, specialists, soup and unconditioned training compared; ends with a table and a page (under 15 minutes)
+	@ci/steer_demo.sh
 
 test: ## lint and every test, the comparisons with transformers and peft included
 	@ci/test.sh

@@ -5,6 +5,7 @@
 #   PREFIX/lib/liblambda_dpo.so
 #   PREFIX/include/lambda_dpo.h
 #   PREFIX/lib/lambda-dpo/torch/lib, PREFIX/lib/lambda-dpo/nvidia    as in the wheels, so that their own rpaths hold
+#   PREFIX/lib/lambda-dpo/onnxruntime/capi                           found from libtorch's folder
 #
 # libtorch's files are hard links to those in .venv where PREFIX is on the same filesystem, else copies (some 4 GB).
 set -euo pipefail
@@ -40,13 +41,14 @@ rm -f "$staging/probe"
 copy_libraries() {
   local folder=$1
   mkdir -p "$staging/$folder"
-  find "$packages/$folder" -maxdepth 1 -name '*.so*' ! -name 'libtorch_python*' -print0 |
+  find "$packages/$folder" -maxdepth 1 -name '*.so*' ! -name 'libtorch_python*' ! -name '*pybind11*' -print0 |
     xargs -0 -r "${link[@]}" -t "$staging/$folder"
 }
 copy_libraries torch/lib
 for folder in "$packages"/nvidia/*/lib; do
   [ -d "$folder" ] && copy_libraries "${folder#"$packages"/}"
 done
+copy_libraries onnxruntime/capi
 rm -rf "$target"
 mv "$staging" "$target"
 echo "Installed into $prefix: try $prefix/bin/lambda-dpo --help"

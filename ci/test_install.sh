@@ -31,5 +31,9 @@ run --version
 run convert --records "$root/fixtures/demo/eval.jsonl" --out "$base/samples.jsonl"
 run score --model "$root/fixtures/demo/sft-model" --records "$root/fixtures/demo/eval.jsonl" --out "$base/scores.jsonl"
 [ "$(wc -l <"$base/scores.jsonl")" -eq "$(wc -l <"$root/fixtures/demo/eval.jsonl")" ] || fail "score left records out"
+# ONNX Runtime, found beside the installed libtorch.
+run export --model "$root/fixtures/demo/sft-model" --to onnx "$base/onnx"
+run validate --model "$root/fixtures/demo/sft-model" --onnx "$base/onnx" --records "$root/fixtures/demo/eval.jsonl" \
+  >"$base/verdict.txt" || fail "the exported graph does not validate: $(cat "$base/verdict.txt")"
 "${CC:-cc}" -std=c11 -Wall -Wextra -Werror -fsyntax-only -x c "$prefix/include/lambda_dpo.h"
 echo "test_install: the installed tree works by itself"

@@ -1,13 +1,14 @@
 //! Writes a model, an adapter and their logits, for comparing with what `transformers` and `peft` make of them.
 //!
 //! `write_adapter MODEL OUT [bfloat16]` adds a LoRA adapter with random values to the model of the folder MODEL and writes
-//! OUT/adapter, OUT/model (the model without the adapter), OUT/merged (the adapter merged into it) and OUT/values.safetensors:
-//! `input_ids` [1, T], and `base_logits`, `adapter_logits` and `merged_logits`, [1, T, V] float32.
+//! OUT/adapter, OUT/model (the model without the adapter), OUT/merged (the adapter merged into it), OUT/lambda_adapter (a
+//! λ-adapter over the dimensions a, b and c) and OUT/values.safetensors: `input_ids` [1, T], and `base_logits`,
+//! `adapter_logits`, `merged_logits` and `lambda_logits` (at λ = 0.5, 0.2, 0.3), [1, T, V] float32.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use lambda_dpo_host::model::{LoraConfig, Model, ModelInputs, TargetModules};
+use lambda_dpo_host::model::{LambdaParts, LoraConfig, Model, ModelInputs, TargetModules};
 use lambda_dpo_host::safetensors;
 use tch::{Device, Kind, Tensor};
 
@@ -34,26 +35,40 @@ fn main() -> anyhow::Result<()> {
         lambda: None,
     };
     model.add_lora(&config, 11)?;
-    tch::manual_seed(11);
-    for (name, parameter) in model.trainable() {
-        if name.ends_with("lora_B.weight") {
-            // B begins at zero, and would add nothing.
-            let _ = tch::no_grad(|| parameter.detach().f_normal_(0.0, 0.2))?;
-        }
-    }
+    fill(&model)?;
     let adapter_logits = logits(&model, &input_ids)?;
     model.save_adapter(&out.join("adapter"), &source.display().to_string())?;
     model.merge_adapter()?;
     let merged_logits = logits(&model, &input_ids)?;
     model.save(&out.join("merged"), &source)?;
 
+    let parts = LambdaParts { dimensions: ["a", "b", "c"].map(str::to_owned).to_vec(), rank: 2 };
+    let mut model = Model::load(&source, Device::Cpu, kind)?;
+    model.add_lora(&LoraConfig { rank: 1, lambda: Some(parts), ..config }, 12)?;
+    fill(&model)?;
+    model.save_adapter(&out.join("lambda_adapter"), &source.display().to_string())?;
+    model.fix_lambda(&[0.5, 0.2, 0.3])?;
+    let lambda_logits = logits(&model, &input_ids)?;
+
     let values = [
         ("input_ids", &input_ids),
         ("base_logits", &base_logits),
         ("adapter_logits", &adapter_logits),
         ("merged_logits", &merged_logits),
+        ("lambda_logits", &lambda_logits),
     ];
     safetensors::write(Path::new(&out.join("values.safetensors")), values, &[])?;
+    Ok(())
+}
+
+/// Gives an adapter's B, which begins at zero and would add nothing, random values.
+fn fill(model: &Model) -> anyhow::Result<()> {
+    tch::manual_seed(11);
+    for (name, parameter) in model.trainable() {
+        if name.ends_with("lora_B.weight") {
+            let _ = tch::no_grad(|| parameter.detach().f_normal_(0.0, 0.2))?;
+        }
+    }
     Ok(())
 }
 

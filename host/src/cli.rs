@@ -200,13 +200,16 @@ pub struct ExportArgs {
     /// Model folder in Hugging Face's layout, or its name on the hub.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
-    /// Adapter folder in PEFT's format; it is folded into the weights.
+    /// Adapter folder in PEFT's format, or a λ-adapter's; it is folded into the weights.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// λ that a λ-adapter is written at; dimensions not named share the rest equally, and without it all weigh alike.
+    #[arg(long, value_name = "NAME=W,…")]
+    pub lambda: Option<String>,
     /// A chat template that takes the place of the tokenizer's own.
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
-    /// Dtype of the weights; without it the model's own (hf, torchscript), float32 (onnx).
+    /// Dtype of the weights; without it the model's own (hf, torchscript), float32 (onnx, and always peft).
     #[arg(long)]
     pub dtype: Option<ExportDType>,
     /// What to write.
@@ -222,6 +225,8 @@ pub struct ExportArgs {
 pub enum ExportFormat {
     /// Hugging Face's layout: safetensors, sharded above 5 GB.
     Hf,
+    /// The adapter alone, as an ordinary LoRA in PEFT's format: of a λ-adapter, what it is at one λ.
+    Peft,
     /// A graph for ONNX Runtime: model.onnx, weights in a file of their own above 1.5 GB.
     Onnx,
     /// A module for libtorch: model.pt.

@@ -12,6 +12,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use tch::{Kind, Tensor};
 
 use crate::atomic::{self, WriteError};
+use crate::tensor_bytes;
 
 /// Length of the number that says how long the header is.
 const PREFIX_BYTES: u64 = 8;
@@ -165,12 +166,13 @@ impl SafetensorsFile {
             name: name.into(),
             dtype: format!("{:?}", info.dtype),
         })?;
-        let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
-        self.file
-            .read_exact_at(&mut bytes, self.data_start + start as u64)
-            .map_err(|source| SafetensorsError::Read { path: self.path.clone(), source })?;
-        Tensor::f_from_data_size(&bytes, &shape(info), kind).map_err(|error| torch_error(&self.path, name, &error))
+        let mut at = self.data_start + info.data_offsets.0 as u64;
+        tensor_bytes::read(&shape(info), kind, |bytes| {
+            self.file.read_exact_at(bytes, at)?;
+            at += bytes.len() as u64;
+            Ok(())
+        })
+        .map_err(|source| SafetensorsError::Read { path: self.path.clone(), source })
     }
 }
 

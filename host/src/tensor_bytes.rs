@@ -1,8 +1,8 @@
-//! The values of a tensor as bytes, a block at a time: what hashing and writing need no whole copy for.
+//! The values of a tensor as bytes, a block at a time: hashing, writing and reading need no copy of the whole.
 
 use std::io;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Values in a block.
 const BLOCK_VALUES: i64 = 8 << 20;
@@ -24,4 +24,25 @@ pub fn for_each_block(tensor: &Tensor, mut take: impl FnMut(&[u8]) -> io::Result
         take(&bytes)?;
     }
     Ok(())
+}
+
+/// Makes a tensor on the CPU of the bytes that `fill` puts into one block after the other.
+///
+/// # Errors
+///
+/// What `fill` gives; what libtorch refuses.
+pub fn read(shape: &[i64], kind: Kind, mut fill: impl FnMut(&mut [u8]) -> io::Result<()>) -> io::Result<Tensor> {
+    let len = shape.iter().product::<i64>();
+    let values = Tensor::f_empty([len], (kind, Device::Cpu)).map_err(io::Error::other)?;
+    let mut bytes = Vec::new();
+    for start in (0..len).step_by(BLOCK_VALUES as usize) {
+        let count = BLOCK_VALUES.min(len - start);
+        bytes.resize(count as usize * kind.elt_size_in_bytes(), 0);
+        fill(&mut bytes)?;
+        let block = Tensor::f_from_data_size(&bytes, &[count], kind);
+        let place = values.f_narrow(0, start, count);
+        let copied = block.and_then(|block| place?.f_copy_(&block));
+        copied.map_err(io::Error::other)?;
+    }
+    values.f_view(shape).map_err(io::Error::other)
 }

@@ -1,4 +1,4 @@
-//! The program's stages by themselves: attention and a decoder layer over packed rows, the optimiser.
+//! The program's stages by themselves: attention and a decoder layer over packed rows, adapters, the optimiser.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has nothing to report")]
 
 use std::fs;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use lambda_dpo_core::{Batch, CollateOptions, Layout, TokenizedResponse, TokenizedSample, collate};
-use lambda_dpo_host::model::{ForwardOptions, Model, ModelInputs};
+use lambda_dpo_host::model::{ForwardOptions, LambdaParts, LoraConfig, Model, ModelInputs, TargetModules};
 use lambda_dpo_host::train::optimizer::{AdamW, AdamWOptions, clip_scale};
 use ndarray::Array2;
 use serde_json::json;
@@ -75,6 +75,38 @@ fn layer(criterion: &mut Criterion) {
     }
 }
 
+/// Forward and backward of one layer under a LoRA, and under a λ-adapter of the same total rank whose prompts each have their
+/// own λ.
+fn adapters(criterion: &mut Criterion) {
+    const DIMENSIONS: i64 = 4;
+    let batch = packed(2);
+    let lambda = Tensor::from_slice(&[0.7_f32, 0.1, 0.1, 0.1, 0.0, 0.5, 0.5, 0.0]).view([2, DIMENSIONS]);
+    let inputs = ModelInputs {
+        input_ids: &batch.input_ids,
+        position_ids: &batch.position_ids,
+        prompt_ids: &batch.prompt_ids,
+        sequence_ids: &batch.sequence_ids,
+        lambda: Some(&lambda),
+    };
+    let (rows, tokens) = batch.input_ids.size2().unwrap();
+    let grad = Tensor::ones([rows, tokens, 256], (Kind::Float, Device::Cpu));
+    let parts = LambdaParts { dimensions: (0..DIMENSIONS).map(|k| k.to_string()).collect(), rank: 4 };
+    let mut group = criterion.benchmark_group("adapter of rank 20, forward and backward of a decoder layer");
+    for (name, rank, lambda) in [("LoRA", 20, None), ("λ-adapter", 4, Some(parts))] {
+        let target_modules = TargetModules::AllLinear;
+        let mut model = one_layer(688);
+        let config = LoraConfig { rank, alpha: 8.0, dropout: 0.0, use_rslora: false, target_modules, lambda };
+        model.add_lora(&config, 1).unwrap();
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let activations = model.forward(&inputs, &ForwardOptions::default()).unwrap();
+                activations.backward(&grad).unwrap();
+            });
+        });
+    }
+    group.finish();
+}
+
 /// Norm, clipping and update of 21 million parameters in as many tensors as the model has.
 fn optimizer(criterion: &mut Criterion) {
     let mut shapes = vec![vec![32_000, 256], vec![32_000, 256]];
@@ -100,5 +132,5 @@ fn optimizer(criterion: &mut Criterion) {
     });
 }
 
-criterion_group! { name = benches; config = short(); targets = layer, optimizer }
+criterion_group! { name = benches; config = short(); targets = layer, adapters, optimizer }
 criterion_main!(benches);

@@ -1,4 +1,4 @@
-"""What the example write_adapter writes for a golden model, and the logits of a model for comparing."""
+"""What the example write_adapter and the program write for a golden model, and the logits of a model for comparing."""
 
 import os
 import subprocess
@@ -14,13 +14,18 @@ FAMILIES = ["llama31", "llama2", "mistral", "qwen2", "qwen3"]
 
 # `--workspace` shares the dependencies that the Rust tests built.
 BUILD_EXAMPLE = ["cargo", "build", "--release", "--quiet", "--workspace", "--example", "write_adapter"]
-EXAMPLE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "examples" / "write_adapter"
+BUILT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 
 
 def write(family, out, *dtype):
     subprocess.run(BUILD_EXAMPLE, cwd=ROOT, check=True)
-    subprocess.run([EXAMPLE, GOLDEN_MODELS / family, out, *dtype], cwd=ROOT, check=True)
+    subprocess.run([BUILT / "examples" / "write_adapter", GOLDEN_MODELS / family, out, *dtype], cwd=ROOT, check=True)
     return load_file(out / "values.safetensors")
+
+
+def export(*arguments):
+    subprocess.run(BUILD_EXAMPLE, cwd=ROOT, check=True)
+    subprocess.run([BUILT / "lambda-dpo", "export", *arguments], check=True)
 
 
 def logits(model, input_ids):

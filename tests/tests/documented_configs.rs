@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use lambda_dpo_host::config::{self, RunConfig, Stage};
+use lambda_dpo_host::config::{self, AdapterSection, RunConfig, Stage};
 use lambda_dpo_tests::{fixture, root};
 
 fn load(path: &Path) -> RunConfig {
@@ -16,6 +16,27 @@ fn the_demo_trains_on_the_model_of_its_first_stage() {
     let lambda_dpo = load(&fixture("demo/lambda_dpo.toml"));
     assert_eq!((sft.stage, lambda_dpo.stage), (Stage::Sft, Stage::LambdaDpo));
     assert_eq!(lambda_dpo.model.path, sft.output_dir.join("model"));
+}
+
+/// The λ-adapter takes as many steps as the specialists together, and the unconditioned run as many at the same rank.
+#[test]
+fn the_comparison_is_fair() {
+    let of = |name: &str| load(&fixture(&format!("demo/steer/{name}.toml")));
+    let (lambda, specialist, unconditioned) = (of("lambda_adapter"), of("specialist"), of("unconditioned"));
+    let num_dimensions = lambda.data.dimensions.as_ref().unwrap().len() as u64;
+    assert_eq!(lambda.train.num_train_epochs, specialist.train.num_train_epochs * num_dimensions as f64);
+    assert_eq!(lambda.train, unconditioned.train);
+    assert_eq!(
+        (&lambda.data, &lambda.lambda, &lambda.loss),
+        (&unconditioned.data, &unconditioned.lambda, &unconditioned.loss)
+    );
+    assert_eq!((&lambda.data, &lambda.loss, &lambda.model), (&specialist.data, &specialist.loss, &specialist.model));
+    let [lambda, specialist, unconditioned] = [lambda, specialist, unconditioned].map(|config| config.adapter.unwrap());
+    assert_eq!(lambda.rank_of_a_dimension(), specialist.rank);
+    assert_eq!(lambda.rank + num_dimensions * lambda.rank_of_a_dimension(), unconditioned.rank);
+    let scaling = |adapter: &AdapterSection, rank: u64| adapter.lora_alpha() / rank as f64;
+    assert_eq!(scaling(&lambda, lambda.rank_of_a_dimension()), scaling(&specialist, specialist.rank));
+    assert_eq!(scaling(&unconditioned, unconditioned.rank), scaling(&specialist, specialist.rank));
 }
 
 #[test]

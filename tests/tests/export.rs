@@ -25,6 +25,39 @@ fn a_merged_model_scores_as_model_and_adapter() {
 }
 
 #[test]
+fn a_lambda_adapter_is_exported_at_a_lambda() {
+    let policy = Policy::with_lambda_adapter();
+    let lambda = ["--lambda", "honesty=0.7,helpfulness=0.1"];
+    let (model, adapter) = (policy.text("model"), policy.text("adapter"));
+    let live = policy.score(&[&["--model", &model, "--adapter", &adapter], &lambda[..]].concat());
+    let uniform = policy.score(&["--model", &model, "--adapter", &adapter]);
+    assert!(exports::difference(&live, &uniform) > 1.0, "λ does something");
+    policy.export(&["--to", "hf", lambda[0], lambda[1]], "merged");
+    policy.export(&["--to", "peft", lambda[0], lambda[1]], "plain");
+    for exported in [
+        policy.score(&["--model", &policy.text("merged")]),
+        policy.score(&["--model", &model, "--adapter", &policy.text("plain")]),
+    ] {
+        let found = exports::difference(&exported, &live);
+        assert!(found < TOLERANCE, "{found}");
+    }
+    policy.export(&["--to", "peft"], "uniform");
+    let found = policy.score(&["--model", &model, "--adapter", &policy.text("uniform")]);
+    assert!(exports::difference(&found, &uniform) < TOLERANCE);
+
+    let to = |arguments: &[&str]| {
+        policy.refuse(&[&["export", "--model", &model], arguments, &[&policy.text("refused")]].concat())
+    };
+    assert_eq!(to(&["--to", "peft"]), "error: --to peft writes an adapter: give one with --adapter DIR");
+    let lambda_without = to(&["--to", "hf", "--adapter", &policy.text("plain"), lambda[0], lambda[1]]);
+    assert!(
+        lambda_without.starts_with("error: --lambda takes an adapter of kind \"lambda_lora\", and "),
+        "{lambda_without}"
+    );
+    assert!(!policy.path("refused").exists());
+}
+
+#[test]
 fn an_export_without_an_adapter_changes_no_bit() {
     let policy = Policy::with_adapter();
     policy.run(&["export", "--model", &policy.text("model"), "--to", "hf", &policy.text("out")]);

@@ -1,17 +1,23 @@
-//! Memory does not grow with the number of records: `make test-big` shows it for 2 GB, this for a little of that.
+//! Memory does not grow with the number of records: `make test-big` shows it for 2 GB, this for a little of that. An export
+//! takes little more than its weights.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod trainer;
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use prost::Message;
 use serde_json::{Value, json};
 
+use lambda_dpo_host::export::onnx::proto::ModelProto;
+use lambda_dpo_host::export::onnx::{DATA_FILE, MODEL_FILE};
+use lambda_dpo_host::foreign::{LogitsPolicy, OnnxPolicy};
 use lambda_dpo_tests::{fixture, program};
 use trainer::Run;
 
@@ -89,4 +95,85 @@ fn tokenisation_keeps_no_records() {
         peak_bytes(&mut run.command(&["train.max_steps=1", "reference.kind=none", "data.cutoff_len=64", &output_dir]))
     });
     assert_steady("tokenisation", peaks);
+}
+
+/// Names, shapes and places of the weights of a Llama of more than 2 GiB, no tensor of which is large.
+fn large_weights(num_layers: i64) -> Vec<(String, [i64; 2])> {
+    const HIDDEN: i64 = 1024;
+    const INTERMEDIATE: i64 = 8192;
+    const VOCAB: i64 = 32000;
+    let mut weights = vec![("model.embed_tokens.weight".to_owned(), [VOCAB, HIDDEN])];
+    for layer in 0..num_layers {
+        let mut weight = |name: &str, shape| weights.push((format!("model.layers.{layer}.{name}.weight"), shape));
+        for name in ["q_proj", "k_proj", "v_proj", "o_proj"] {
+            weight(&format!("self_attn.{name}"), [HIDDEN, HIDDEN]);
+        }
+        weight("mlp.gate_proj", [INTERMEDIATE, HIDDEN]);
+        weight("mlp.up_proj", [INTERMEDIATE, HIDDEN]);
+        weight("mlp.down_proj", [HIDDEN, INTERMEDIATE]);
+        weight("input_layernorm", [HIDDEN, 1]);
+        weight("post_attention_layernorm", [HIDDEN, 1]);
+    }
+    weights.push(("model.norm.weight".to_owned(), [HIDDEN, 1]));
+    weights.push(("lm_head.weight".to_owned(), [VOCAB, HIDDEN]));
+    weights
+}
+
+/// Writes the folder of such a model, all its values 0 but one in each weight: a file of holes. Gives the weights' bytes.
+fn write_large_model(folder: &Path, num_layers: i64) -> u64 {
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 8192,
+        "num_hidden_layers": num_layers, "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 128
+    });
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let mut header = serde_json::Map::new();
+    let mut values = Vec::new();
+    let mut end = 0;
+    for (number, (name, shape)) in large_weights(num_layers).into_iter().enumerate() {
+        let start = end;
+        end += 4 * (shape[0] * shape[1]) as u64;
+        let shape = if shape[1] == 1 { vec![shape[0]] } else { shape.to_vec() };
+        header.insert(name, json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] }));
+        values.push((start, 1e-3 * (number + 1) as f32));
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    let mut file = File::create(folder.join("model.safetensors")).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(&header).unwrap();
+    let data = 8 + header.len() as u64;
+    file.set_len(data + end).unwrap();
+    for (start, value) in values {
+        file.write_all_at(&value.to_le_bytes(), data + start).unwrap();
+    }
+    end
+}
+
+#[test]
+fn an_export_of_more_than_two_gib_holds_the_weights_once() {
+    const NUM_LAYERS: i64 = 17;
+    let folder = tempfile::tempdir().unwrap();
+    let weights_bytes = write_large_model(folder.path(), NUM_LAYERS);
+    assert!(weights_bytes > 2 << 30);
+    let out = folder.path().join("out");
+    let mut command = program(&folder.path().join("cache"));
+    command.args(["export", "--to", "onnx", "--model"]).arg(folder.path()).arg(&out);
+    let peak = peak_bytes(&mut command);
+    assert!(peak * 10 < weights_bytes * 13, "{} MiB for weights of {} MiB", peak / MIB, weights_bytes / MIB);
+
+    assert!(fs::metadata(out.join(MODEL_FILE)).unwrap().len() < MIB);
+    let model = ModelProto::decode(fs::read(out.join(MODEL_FILE)).unwrap().as_slice()).unwrap();
+    let initializers = model.graph.unwrap().initializer;
+    let data = File::open(out.join(DATA_FILE)).unwrap();
+    for (number, (name, _)) in large_weights(NUM_LAYERS).into_iter().enumerate() {
+        let tensor = initializers.iter().find(|tensor| tensor.name == name).unwrap();
+        let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key == key).unwrap().value.clone();
+        let offset: u64 = entry("offset").parse().unwrap();
+        assert_eq!((entry("location").as_str(), offset % 4096), (DATA_FILE, 0));
+        let mut value = [0; 4];
+        data.read_exact_at(&mut value, offset).unwrap();
+        assert_eq!(f32::from_le_bytes(value), 1e-3 * (number + 1) as f32, "{name}");
+    }
+    // The runtime maps them, and runs.
+    let policy = OnnxPolicy::open(&out, None).unwrap();
+    assert_eq!(policy.vocab_size(), 32000);
 }

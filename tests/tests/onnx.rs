@@ -108,7 +108,8 @@ fn damage_is_found_and_the_worst_record_named() {
             "model.layers.0.self_attn.v_proj.bias"
         );
     };
-    let damages: [(&str, &dyn Fn(&mut GraphProto)); 3] =
+    type Damage<'a> = (&'a str, &'a dyn Fn(&mut GraphProto));
+    let damages: [Damage; 3] =
         [("one weight", &one_weight), ("the RoPE base", &rope_base), ("the attention bias", &attention_bias)];
     for (what, damage) in damages {
         let (code, report) = policy.validate(&changed(&policy, damage));

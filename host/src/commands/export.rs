@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 use tch::Kind;
 
 use crate::cli::{ExportArgs, ExportFormat};
@@ -12,19 +12,35 @@ use crate::libtorch;
 use crate::model::{Model, ModelConfig};
 use crate::train::progress::say;
 
+use super::set_lambda;
+
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let out = Destination::begin(&args.out)?;
     libtorch::prepare("cpu")?;
     let folder = Hub::from_env().model_folder(&args.model)?;
-    let model = policy(args, &folder)?;
+    let policy = || policy(args, &folder);
     match args.to {
-        ExportFormat::Hf => model.save(out.path(), &folder)?,
-        ExportFormat::Onnx => onnx::write(&model, &folder, out.path(), onnx::MAX_INLINE_BYTES)?,
-        ExportFormat::TorchScript => torchscript::write(&model, &folder, out.path())?,
+        ExportFormat::Hf => policy()?.save(out.path(), &folder)?,
+        ExportFormat::Peft => write_peft(args, &folder, out.path())?,
+        ExportFormat::Onnx => onnx::write(&policy()?, &folder, out.path(), onnx::MAX_INLINE_BYTES)?,
+        ExportFormat::TorchScript => torchscript::write(&policy()?, &folder, out.path())?,
     }
     out.finish(args.chat_template.as_deref())?;
-    say(&format!("the policy stands in {}", args.out.display()));
+    let what = if args.to == ExportFormat::Peft { "adapter" } else { "policy" };
+    say(&format!("the {what} stands in {}", args.out.display()));
     Ok(())
+}
+
+/// The adapter alone, a λ-adapter at its λ.
+fn write_peft(args: &ExportArgs, folder: &Path, out: &Path) -> Result<()> {
+    let Some(adapter) = &args.adapter else { bail!("--to peft writes an adapter: give one with --adapter DIR") };
+    ensure!(args.dtype.is_none(), "--to peft writes the adapter in float32, as it is: leave --dtype out");
+    let mut model = Model::load(folder, tch::Device::Cpu, Kind::Float)?;
+    model.load_adapter(adapter)?;
+    set_lambda(&mut model, Some(adapter), args.lambda.as_deref())?;
+    model.fold_lambda()?;
+    let base = if args.model.is_dir() { std::path::absolute(&args.model)? } else { args.model.clone() };
+    Ok(model.save_adapter(out, &base.display().to_string())?)
 }
 
 /// The weights to write, the adapter among them, in the dtype to write.
@@ -36,13 +52,14 @@ fn policy(args: &ExportArgs, folder: &Path) -> Result<Model> {
     let kind = match (args.dtype, args.to) {
         (Some(dtype), _) => dtype.kind(),
         (None, ExportFormat::Hf | ExportFormat::TorchScript) => stored,
-        (None, ExportFormat::Onnx) => Kind::Float,
+        (None, ExportFormat::Onnx | ExportFormat::Peft) => Kind::Float,
     };
     let loaded = if args.adapter.is_some() && stored != kind { Kind::Float } else { kind };
     let mut model = Model::load(folder, tch::Device::Cpu, loaded)?;
     model.freeze();
     if let Some(adapter) = &args.adapter {
         model.load_adapter(adapter)?;
+        set_lambda(&mut model, args.adapter.as_deref(), args.lambda.as_deref())?;
         model.merge_adapter()?;
     }
     let model = model.into_kind(kind)?;

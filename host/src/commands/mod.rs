@@ -62,25 +62,23 @@ fn open(args: &ModelArgs, plugin: Option<&Path>) -> Result<Opened> {
     if let Some(adapter) = &args.adapter {
         model.load_adapter(adapter)?;
     }
-    set_lambda(&mut model, args)?;
+    set_lambda(&mut model, args.adapter.as_deref(), args.lambda.as_deref())?;
     model.freeze();
     Ok(Opened { plugin, folder, model, tokenizer })
 }
 
-/// Sets a λ-adapter to `--lambda`, or to uniform λ.
-fn set_lambda(model: &mut Model, args: &ModelArgs) -> Result<()> {
+/// Sets a λ-adapter to `--lambda`, or to uniform λ; `adapter` is where it came from, for messages.
+fn set_lambda(model: &mut Model, adapter: Option<&Path>, lambda: Option<&str>) -> Result<()> {
     let Some(dimensions) = model.adapter_dimensions() else {
-        if args.lambda.is_some() {
-            let what = args
-                .adapter
-                .as_ref()
-                .map_or("the model has none".to_owned(), |adapter| format!("{} is one without", adapter.display()));
+        if lambda.is_some() {
+            let what = adapter
+                .map_or("there is no adapter".to_owned(), |adapter| format!("{} is one without λ", adapter.display()));
             bail!("--lambda takes an adapter of kind \"lambda_lora\", and {what}: leave --lambda out");
         }
         return Ok(());
     };
-    let weights = match &args.lambda {
-        Some(text) => lambda::parse(text, dimensions).context("--lambda")?,
+    let weights = match lambda {
+        Some(text) => self::lambda::parse(text, dimensions).context("--lambda")?,
         None => uniform(dimensions.len()),
     };
     Ok(model.fix_lambda(&weights)?)

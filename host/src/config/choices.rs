@@ -1,13 +1,10 @@
 //! Values that are one word out of a few. An unknown word is answered with the known ones.
 
 /// Declares an enum whose variants are written as words, with `name`, serde in both directions, `Display`, and a schema.
-///
-/// Words after `later:` are those that the documentation speaks of and this version cannot do; they are refused as such.
 macro_rules! choices {
     (
         $(#[doc = $doc:literal])+
         $name:ident { $( $(#[doc = $variant_doc:literal])+ $variant:ident = $word:literal ),+ $(,)? }
-        $(later: $($later:literal),+)?
     ) => {
         $(#[doc = $doc])+
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +26,6 @@ macro_rules! choices {
             fn from_str(word: &str) -> Result<Self, String> {
                 match word {
                     $($word => Ok(Self::$variant),)+
-                    $($($later => Err(format!("\"{word}\" is not supported by this version; allowed are {}", or_list(Self::WORDS))),)+)?
                     _ => Err(format!("must be {}, not \"{word}\"", or_list(Self::WORDS))),
                 }
             }

@@ -39,14 +39,6 @@ pub enum ConfigError {
         /// The nearest known key.
         suggestion: Option<String>,
     },
-    /// A key that a later version will have.
-    #[error("{origin}: `{key}` is not supported by this version: remove it")]
-    NotYet {
-        /// The layer it stands in.
-        origin: String,
-        /// The key.
-        key: String,
-    },
     /// A value of the wrong type or out of range.
     #[error("{origin}: `{key}` {problem}")]
     Value {

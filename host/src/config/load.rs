@@ -11,13 +11,10 @@ use super::{Layout, Per, Reduction, validate};
 const ENV_PREFIX: &str = "LAMBDA_DPO__";
 
 /// Keys that hold a path.
-const PATH_KEYS: &[&str] = &["output_dir", "data.chat_template", "train.resume"];
+const PATH_KEYS: &[&str] = &["output_dir", "model.torchscript", "data.chat_template", "train.resume"];
 
 /// Keys that hold a path or a hub name, or a list of them.
 const PATH_OR_HUB_KEYS: &[&str] = &["model.path", "reference.path", "data.records", "data.eval_records"];
-
-/// Keys of later versions, refused by name.
-const LATER_KEYS: &[&str] = &["model.torchscript"];
 
 /// Keys whose tables are replaced, not merged, by a later layer that gives them whole.
 const WHOLE_TABLES: &[&str] = &["lambda.weights"];
@@ -98,9 +95,6 @@ impl Layer {
 
     fn check_keys(&self, known: &[String]) -> Result<(), ConfigError> {
         for key in leaves(&self.keys, known) {
-            if LATER_KEYS.contains(&key.as_str()) {
-                return Err(ConfigError::NotYet { origin: self.origin.clone(), key });
-            }
             if !known.contains(&key) {
                 let suggestion = nearest(&key, known);
                 return Err(ConfigError::UnknownKey { origin: self.origin.clone(), key, suggestion });
@@ -153,6 +147,9 @@ fn complete(config: &mut RunConfig, layers: &[Layer]) -> Result<(), ConfigError>
         super::Stage::Dpo => super::DataFormat::Pairs,
         super::Stage::LambdaDpo => super::DataFormat::UltraFeedback,
     });
+    if config.model.torchscript.is_some() && origin_of(layers, "loss.layout").is_none() {
+        config.loss.layout = Layout::Rows;
+    }
     if config.loss.paper_exact { complete_paper_exact(config, layers) } else { Ok(()) }
 }
 

@@ -83,11 +83,19 @@ pub struct ModelSection {
     pub dtype: DType,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
+    /// A TorchScript module that is trained in the place of the model; `path` then needs the tokenizer only.
+    pub torchscript: Option<PathBuf>,
 }
 
 impl Default for ModelSection {
     fn default() -> Self {
-        Self { path: PathBuf::new(), init: Init::Pretrained, dtype: DType::Float32, device: "auto".into() }
+        Self {
+            path: PathBuf::new(),
+            init: Init::Pretrained,
+            dtype: DType::Float32,
+            device: "auto".into(),
+            torchscript: None,
+        }
     }
 }
 
@@ -388,7 +396,8 @@ impl RunConfig {
         for path in paths.chain(records).filter(|path| is_path(path)) {
             *path = std::path::absolute(&*path)?;
         }
-        for path in [&mut config.output_dir].into_iter().chain(&mut config.data.chat_template) {
+        let files = config.data.chat_template.iter_mut().chain(&mut config.model.torchscript);
+        for path in [&mut config.output_dir].into_iter().chain(files) {
             *path = std::path::absolute(&*path)?;
         }
         Ok(config)

@@ -131,11 +131,25 @@ fn unknown_keys_suggest_the_nearest() {
 }
 
 #[test]
-fn keys_of_later_versions_are_refused() {
+fn a_module_takes_rows_and_nothing_of_the_models() {
+    let with = |key: &str| message(MINIMAL, &["model.torchscript=m.pt", key]);
+    for (key, excluded) in [
+        ("model.init=random", "model.init = \"random\""),
+        ("model.dtype=bfloat16", "model.dtype = \"bfloat16\""),
+        ("train.gradient_checkpointing=true", "train.gradient_checkpointing = true"),
+    ] {
+        assert_eq!(with(key), format!("model.torchscript cannot be combined with {excluded}: leave it out"));
+    }
     assert_eq!(
-        message(&with("[model]\ntorchscript = \"m.pt\""), &[]),
-        "run.toml: `model.torchscript` is not supported by this version: remove it"
+        with("adapter.rank=2"),
+        "model.torchscript cannot be combined with an [adapter]: all of its parameters are trained"
     );
+    assert_eq!(
+        with("loss.layout=packed"),
+        "loss.layout = \"packed\" needs a mask that model.torchscript cannot be given: leave it out, or set \"rows\""
+    );
+    let config = load_text(MINIMAL, &[], &["model.torchscript=m.pt"]).unwrap();
+    assert_eq!(config.loss.layout, Layout::Rows);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    AdapterKind, AdapterSection, ConfigError, DataFormat, Init, Layout, Reduction, ReferenceKind, RunConfig, Schedule,
-    Stage, TargetModules,
+    AdapterKind, AdapterSection, ConfigError, DType, DataFormat, Init, Layout, Reduction, ReferenceKind, RunConfig,
+    Schedule, Stage, TargetModules,
 };
 
 /// λ weights may miss 1 by this much and are renormalised.
@@ -15,6 +15,7 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
     stage_and_format(config)?;
     data(config)?;
     adapter_and_reference(config)?;
+    torchscript(config)?;
     lambda(config)?;
     loss(config)?;
     train(config)
@@ -121,6 +122,29 @@ fn lambda_adapter(config: &RunConfig, adapter: &AdapterSection) -> Result<(), Co
              none",
             config.stage
         )
+    })
+}
+
+/// What a module that this program does not compute has no place for.
+fn torchscript(config: &RunConfig) -> Result<(), ConfigError> {
+    if config.model.torchscript.is_none() {
+        return Ok(());
+    }
+    check(config.loss.layout != Layout::Packed, || {
+        "loss.layout = \"packed\" needs a mask that model.torchscript cannot be given: leave it out, or set \"rows\""
+            .into()
+    })?;
+    check(config.adapter.is_none(), || {
+        "model.torchscript cannot be combined with an [adapter]: all of its parameters are trained".into()
+    })?;
+    let excluded = [
+        (config.model.init == Init::Random, "model.init = \"random\""),
+        (config.model.dtype != DType::Float32, "model.dtype = \"bfloat16\""),
+        (config.train.gradient_checkpointing, "train.gradient_checkpointing = true"),
+    ];
+    let found = excluded.iter().find(|(is_set, _)| *is_set);
+    check(found.is_none(), || {
+        format!("model.torchscript cannot be combined with {}: leave it out", found.map_or("", |(_, key)| key))
     })
 }
 

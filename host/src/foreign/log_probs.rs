@@ -32,6 +32,20 @@ pub trait LogitsPolicy {
     /// [`ForeignError::Run`]
     fn logits(&self, inputs: [&Tensor; 3]) -> Result<Tensor, ForeignError>;
 
+    /// Refuses tokens that are not in its vocabulary, which would end the process on CUDA.
+    ///
+    /// # Errors
+    ///
+    /// [`ForeignError::Vocabulary`] with the largest.
+    fn check_ids(&self, input_ids: &Tensor) -> Result<(), ForeignError> {
+        let id = input_ids.f_max()?.f_int64_value(&[])?;
+        let vocab_size = self.vocab_size();
+        if id < vocab_size {
+            return Ok(());
+        }
+        Err(ForeignError::Vocabulary { path: self.path().to_path_buf(), id, vocab_size })
+    }
+
     /// The hash of its contents.
     ///
     /// # Errors
@@ -69,7 +83,7 @@ impl<P: LogitsPolicy> Scorer for P {
     }
 
     fn log_probs(&self, plugin: &Plugin, batch: &Batch, options: &LossOptions) -> Result<(Tensor, Tensor), TrainError> {
-        check_ids(self, &batch.input_ids)?;
+        self.check_ids(&batch.input_ids)?;
         let tokens = token_log_probs(self, plugin, batch, options)?;
         let wide = tokens.f_to_kind(Kind::Double)?;
         let mut sums = Tensor::f_zeros([batch.sequence_num_tokens.numel() as i64], (Kind::Double, Device::Cpu))?;
@@ -120,15 +134,6 @@ fn token_log_probs(
         let _ = found.f_index_copy_(0, &here, &tokens.f_to_device(Device::Cpu)?)?;
     }
     Ok(found)
-}
-
-fn check_ids(policy: &impl LogitsPolicy, input_ids: &Tensor) -> Result<(), ForeignError> {
-    let id = input_ids.f_max()?.f_int64_value(&[])?;
-    let vocab_size = policy.vocab_size();
-    if id < vocab_size {
-        return Ok(());
-    }
-    Err(ForeignError::Vocabulary { path: policy.path().to_path_buf(), id, vocab_size })
 }
 
 /// Runs a policy on two rows of three tokens, one of them padding, and gives V.

@@ -53,6 +53,29 @@ impl ScriptPolicy {
         Ok(policy)
     }
 
+    /// Where it runs.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Makes its parameters trainable.
+    ///
+    /// # Errors
+    ///
+    /// [`ForeignError::File`] when it has none.
+    pub fn unfreeze(&self) -> Result<(), ForeignError> {
+        let parameters = self.named_parameters()?;
+        if parameters.is_empty() {
+            let problem = "it has no parameters to train; export it with its weights as parameters, not constants";
+            return Err(ForeignError::File { path: self.path.clone(), problem: problem.to_owned() });
+        }
+        for (_, parameter) in parameters {
+            let _ = parameter.f_set_requires_grad(true)?;
+        }
+        Ok(())
+    }
+
     /// Its parameters with their names.
     ///
     /// # Errors

@@ -172,7 +172,7 @@ impl Model {
     ///
     /// # Shapes
     ///
-    /// `weights`: [M], in the order of [`adapter_dimensions`](Self::adapter_dimensions).
+    /// `weights`: `[M]`, in the order of [`adapter_dimensions`](Self::adapter_dimensions).
     ///
     /// # Errors
     ///
@@ -188,7 +188,7 @@ impl Model {
         Ok(())
     }
 
-    /// The λ that is fixed, [M].
+    /// The λ that is fixed, `[M]`.
     #[must_use]
     pub fn lambda(&self) -> Option<Vec<f64>> {
         let fixed = self.adapter.as_ref()?.fixed_lambda.as_ref()?;

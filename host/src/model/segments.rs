@@ -163,20 +163,20 @@ impl Segments {
         let by_heads = |tensor: &Tensor| tensor.f_transpose(1, 2);
         for segment in &self.segments {
             let Segment::Prompt { trunk, has_response, branches } = segment else {
-                attended.push(parts.next()?[0].f_zeros_like()?);
+                attended.push(parts.take()?[0].f_zeros_like()?);
                 continue;
             };
-            let [query, prompt_key, prompt_value] = parts.next()?;
+            let [query, prompt_key, prompt_value] = parts.take()?;
             let mut first = [query, prompt_key.shallow_clone(), prompt_value.shallow_clone()];
             if *has_response {
-                for (part, of_response) in first.iter_mut().zip(parts.next()?) {
+                for (part, of_response) in first.iter_mut().zip(parts.take()?) {
                     *part = Tensor::f_cat(&[&*part, &of_response], 1)?;
                 }
             }
             let [query, key, value] = &first;
             attended.push(by_heads(&attend(&by_heads(query)?, &by_heads(key)?, &by_heads(value)?, trunk)?)?);
             for mask in branches {
-                let [query, key, value] = parts.next()?;
+                let [query, key, value] = parts.take()?;
                 let key = Tensor::f_cat(&[&prompt_key, &key], 1)?;
                 let value = Tensor::f_cat(&[&prompt_value, &value], 1)?;
                 attended.push(by_heads(&attend(&by_heads(&query)?, &by_heads(&key)?, &by_heads(&value)?, mask)?)?);
@@ -230,7 +230,7 @@ impl Parts {
         Ok(Parts(parts.collect::<Vec<_>>().into_iter()))
     }
 
-    fn next(&mut self) -> Result<[Tensor; 3], ModelError> {
+    fn take(&mut self) -> Result<[Tensor; 3], ModelError> {
         self.0.next().ok_or_else(|| ModelError::Request("a packed row has fewer parts than its segments".into()))
     }
 }

@@ -50,7 +50,10 @@ fn undominated(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     sorted
 }
 
-fn draw(labels: &Labels, series: &[Series], line: fn(&[(f64, f64)]) -> Vec<(f64, f64)>) -> Result<String, String> {
+/// What of a series' points its line connects.
+type Line = fn(&[(f64, f64)]) -> Vec<(f64, f64)>;
+
+fn draw(labels: &Labels, series: &[Series], line: Line) -> Result<String, String> {
     let mut svg = String::new();
     let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
     draw_on(&root, labels, series, line).map_err(|error| error.to_string())?;
@@ -62,7 +65,7 @@ fn draw_on(
     root: &DrawingArea<SVGBackend, Shift>,
     labels: &Labels,
     series: &[Series],
-    line: fn(&[(f64, f64)]) -> Vec<(f64, f64)>,
+    line: Line,
 ) -> Result<(), Box<dyn std::error::Error>> {
     root.fill(&WHITE)?;
     let all = || series.iter().flat_map(|series| &series.points);

@@ -26,6 +26,7 @@ const FREE_KEYS: &[&str] = &[
     "output_dir",
     "model.device",
     "reference.cache",
+    "reference.validate",
     "data.eval_records",
     "loss.logits_budget_mib",
     "train.gradient_checkpointing",

@@ -12,6 +12,7 @@
 pub mod order;
 pub mod batches;
 pub mod reference;
+pub mod forward;
 pub mod step;
 mod run;
 pub mod optimizer;
@@ -50,7 +51,7 @@ use lr::LrSchedule;
 use metrics::Meaning;
 use optimizer::AdamW;
 use output::Start;
-use policy::Policy;
+use policy::{Learned, Policy};
 use progress::{Progress, say};
 use reference::{Reference, ReferenceCache};
 use run::Run;
@@ -141,7 +142,9 @@ impl<'a> Setup<'a> {
         let cache = CacheFolder::from_env();
         let folder = hub.model_folder(&config.model.path)?;
         // Before hours of tokenising: an architecture that is not supported.
-        ModelConfig::load(&folder)?;
+        if config.model.torchscript.is_none() {
+            ModelConfig::load(&folder)?;
+        }
         let loss = loss_options(config);
         Ok(Self { config, checkpoint, interrupt, device, plugin, hub, cache, folder, loss })
     }
@@ -179,7 +182,7 @@ impl<'a> Setup<'a> {
     }
 
     /// The model that the policy starts from; s^ref, under a policy of its own or under that model.
-    fn base_and_references(&self, run: &mut Run) -> Result<Model, TrainError> {
+    fn base_and_references(&self, run: &mut Run) -> Result<Learned, TrainError> {
         let kind = self.config.reference.kind;
         let foreign = match own_reference(self.config) {
             Some(path) if kind == ReferenceKind::Onnx => Some(Foreign::Onnx(OnnxPolicy::open(path, None)?)),
@@ -199,7 +202,7 @@ impl<'a> Setup<'a> {
             Some(Foreign::Onnx(policy)) => self.foreign_references(run, &base, policy)?,
             Some(Foreign::Script(policy)) => self.foreign_references(run, &base, policy)?,
             None if run.reference.is_none() && has_reference(self.config) => {
-                self.compute_references(run, &base, &reference::model_key(&base, &self.folder)?)?;
+                self.compute_references(run, base.scorer(), &base.key(&self.folder)?)?;
             }
             None => {}
         }
@@ -207,7 +210,7 @@ impl<'a> Setup<'a> {
     }
 
     /// s^ref under a policy from elsewhere, which is first held to the weights that it should have.
-    fn foreign_references(&self, run: &mut Run, base: &Model, policy: &impl LogitsPolicy) -> Result<(), TrainError> {
+    fn foreign_references(&self, run: &mut Run, base: &Learned, policy: &impl LogitsPolicy) -> Result<(), TrainError> {
         let is_original = self.config.model.init == Init::Pretrained;
         if self.config.reference.validate && is_original && self.checkpoint.is_none() {
             let (comparison, tolerance) = self.compare(run, base, policy)?;
@@ -232,14 +235,14 @@ impl<'a> Setup<'a> {
     }
 
     /// Over a sample of the records, spread evenly.
-    fn compare(&self, run: &Run, base: &Model, policy: &impl LogitsPolicy) -> Result<(Comparison, f64), TrainError> {
+    fn compare(&self, run: &Run, base: &Learned, policy: &impl LogitsPolicy) -> Result<(Comparison, f64), TrainError> {
         const NUM_RECORDS: usize = 32;
         let dataset = run.batches.dataset;
         let count = dataset.len().min(NUM_RECORDS);
         let samples: Vec<usize> = (0..count).map(|number| number * dataset.len() / count).collect();
         let tolerance = usual_tolerance(base.kind(), policy.kind());
         let mut progress = Progress::new("validating the reference", count as u64, 0);
-        let compared = compare((base, policy), &self.plugin, (dataset, &samples), tolerance, &mut |done| {
+        let compared = compare((base.scorer(), policy), &self.plugin, (dataset, &samples), tolerance, &mut |done| {
             progress.update(done as u64, count as u64, "");
         });
         progress.clear();
@@ -257,18 +260,18 @@ impl<'a> Setup<'a> {
 
     fn learner(
         &self,
-        base: Model,
+        base: Learned,
         adapter_dimensions: Option<&[String]>,
         has_reference: bool,
     ) -> Result<Learner, TrainError> {
         let Self { config, checkpoint, loss, .. } = *self;
         let policy = Policy::start(config, &self.folder, base, adapter_dimensions, checkpoint)?;
-        let mut optimizer = AdamW::new(policy.model.trainable(), (&config.train).into())?;
+        let mut optimizer = AdamW::new(policy.trainable()?, (&config.train).into())?;
         if let Some(checkpoint) = checkpoint {
             checkpoint.load_optimizer(&mut optimizer)?;
             say(&format!("resuming from {} after step {}", checkpoint.folder.display(), checkpoint.state.global_step));
         }
-        let wants = Wants { hidden: true, lm_head: policy.model.lm_head_trainable(), ..Wants::default() };
+        let wants = policy.wants();
         Ok(Learner {
             policy,
             optimizer,

@@ -58,7 +58,6 @@ impl Learner {
         reference: Option<&ReferenceLogProbs>,
     ) -> Result<StepReport, TrainError> {
         let options = LossOptions { normalizer: Some(normalizer(self.loss.objective, micro_batches)), ..self.loss };
-        let model = &self.policy.model;
         let mut totals = Totals::default();
 
         for (index, micro_batch) in micro_batches.iter().enumerate() {
@@ -67,10 +66,9 @@ impl Learner {
                 checkpointing: self.checkpointing,
                 dropout_seed: self.dropout_seed.map(|seed| mix(seed, step, index as u64)),
             };
-            let activations = model.forward(&micro_batch.model_inputs(), &forward_options)?;
-            let hidden = activations.hidden();
+            let forward = self.policy.forward(micro_batch, &forward_options)?;
             let reference = reference.map(|reference| reference.of(micro_batch)).transpose()?;
-            let inputs = loss_inputs(batch, hidden, model.lm_head(), reference.as_ref());
+            let inputs = forward.loss_inputs(batch, reference.as_ref());
 
             let (outputs, context) = self.plugin.loss_forward(&inputs, &options)?;
             totals.add(&outputs, batch, &self.meaning)?;
@@ -78,12 +76,7 @@ impl Learner {
 
             let Some(context) = context else { continue };
             let gradients = context.backward(&inputs, 1.0)?;
-            if let Some(gradient) = gradients.lm_head {
-                model.accumulate_lm_head_grad(gradient)?;
-            }
-            if let Some(gradient) = gradients.hidden {
-                activations.backward(&gradient)?;
-            }
+            forward.backward(gradients)?;
         }
 
         let grad_norm = self.optimizer.grad_norm()?;
@@ -103,10 +96,9 @@ impl Learner {
         reference: Option<&ReferenceLogProbs>,
         totals: &mut Totals,
     ) -> Result<(), TrainError> {
-        let model = &self.policy.model;
-        let hidden = model.hidden(&micro_batch.model_inputs())?;
+        let forward = self.policy.evaluate(micro_batch)?;
         let reference = reference.map(|reference| reference.of(micro_batch)).transpose()?;
-        let inputs = loss_inputs(&micro_batch.batch, &hidden, model.lm_head(), reference.as_ref());
+        let inputs = forward.loss_inputs(&micro_batch.batch, reference.as_ref());
         // Sums: the caller divides by the count of the whole evaluation.
         let options = LossOptions { normalizer: Some(1.0), wants: crate::plugin::Wants::default(), ..self.loss };
         let (outputs, _) = self.plugin.loss_forward(&inputs, &options)?;
@@ -136,9 +128,12 @@ pub fn loss_inputs<'a>(
     lm_head: &'a Tensor,
     reference: Option<&'a Tensor>,
 ) -> LossInputs<'a> {
+    LossInputs { hidden: Some(hidden), lm_head: Some(lm_head), ..targets_and_weights(batch, reference) }
+}
+
+/// What the loss reads besides the policy's outputs.
+pub fn targets_and_weights<'a>(batch: &'a Batch, reference: Option<&'a Tensor>) -> LossInputs<'a> {
     LossInputs {
-        hidden: Some(hidden),
-        lm_head: Some(lm_head),
         reference_log_probs: reference,
         prompt_offsets: Some(&batch.prompt_offsets),
         sequence_index: Some(&batch.sequence_index),

@@ -186,7 +186,7 @@ proptest! {
         let cache_dir = folder.path().join("cache");
         let opening = Opening { convert: &convert, cutoff_len, keep_all, cache_dir: cached.then_some(&cache_dir) };
         let path = table::text(file.to_str().unwrap());
-        let native = native(core::Dataset::open(&[file.clone()], &own, &opening.native(), &mut go_on()));
+        let native = native(core::Dataset::open(std::slice::from_ref(&file), &own, &opening.native(), &mut go_on()));
         // SAFETY: all pointers are valid.
         let exported = opening.exported(|options, dataset, e| unsafe {
             (api().dataset_open)(&path, 1, handle.raw(), options, dataset, e)

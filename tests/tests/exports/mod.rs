@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use lambda_dpo_host::model::{LoraConfig, Model, TargetModules};
+use lambda_dpo_host::model::{LambdaParts, LoraConfig, Model, TargetModules};
 use lambda_dpo_host::safetensors;
 use lambda_dpo_tests::{fixture, program};
 use serde_json::{Value, json};
@@ -25,6 +25,16 @@ pub struct Policy {
 impl Policy {
     /// The demo's SFT model, an adapter that moves its log-probs, and a few of the demo's records.
     pub fn with_adapter() -> Self {
+        Self::new(None)
+    }
+
+    /// The same with a λ-adapter of the demo's dimensions.
+    pub fn with_lambda_adapter() -> Self {
+        let dimensions = ["helpfulness", "honesty", "instruction_following", "truthfulness"];
+        Self::new(Some(LambdaParts { dimensions: dimensions.map(str::to_owned).to_vec(), rank: 2 }))
+    }
+
+    fn new(lambda: Option<LambdaParts>) -> Self {
         let policy = Self { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(policy.path("model")).unwrap();
         for entry in fs::read_dir(fixture("demo/sft-model")).unwrap() {
@@ -34,7 +44,7 @@ impl Policy {
         let records = fs::read_to_string(fixture("demo/records.jsonl")).unwrap();
         let records: Vec<&str> = records.lines().take(6).collect();
         fs::write(policy.path("records.jsonl"), records.join("\n")).unwrap();
-        policy.write_adapter();
+        policy.write_adapter(lambda);
         policy
     }
 
@@ -75,7 +85,7 @@ impl Policy {
         fs::write(self.path("records.jsonl"), records.join("\n")).unwrap();
     }
 
-    fn write_adapter(&self) {
+    fn write_adapter(&self, lambda: Option<LambdaParts>) {
         let mut model = Model::load(&self.path("model"), Device::Cpu, Kind::Float).unwrap();
         let config = LoraConfig {
             rank: 4,
@@ -83,7 +93,7 @@ impl Policy {
             dropout: 0.0,
             use_rslora: false,
             target_modules: TargetModules::AllLinear,
-            lambda: None,
+            lambda,
         };
         model.add_lora(&config, 3).unwrap();
         tch::manual_seed(3);

@@ -4,8 +4,11 @@ use super::super::attention::{distances, visible};
 use super::super::inputs::ModelInputs;
 use super::*;
 
-/// Ids of rows given as (prompt, responses) lengths and padding: prompt, sequence and position of each token.
-fn ids(rows: &[(&[(i64, &[i64])], i64)]) -> [Tensor; 3] {
+/// Lengths of (prompt, responses), and of the padding.
+type Row<'a> = (&'a [(i64, &'a [i64])], i64);
+
+/// Prompt, sequence and position of each token.
+fn ids(rows: &[Row]) -> [Tensor; 3] {
     let [mut prompts, mut sequences, mut positions] = [const { Vec::<i64>::new() }; 3];
     let (mut next_prompt, mut next_sequence) = (0, 0);
     let mut part = |prompt: i64, sequence: i64, start: i64, length: i64| {
@@ -76,7 +79,7 @@ fn difference(ids: &[Tensor; 3], window: Option<i64>, kind: Kind) -> f64 {
 
 #[test]
 fn segments_give_what_one_mask_gives() {
-    let batches: [&[(&[(i64, &[i64])], i64)]; 5] = [
+    let batches: [&[Row]; 5] = [
         &[(&[(20, &[9, 31, 4, 17])], 0)],
         &[(&[(7, &[5, 6]), (12, &[3])], 3), (&[(1, &[1, 2, 3, 4, 19])], 6)],
         &[(&[(33, &[])], 2)],
@@ -113,14 +116,14 @@ fn rows_are_read_as_the_collator_packs_them() {
 
 #[test]
 fn segments_are_for_long_rows() {
-    let pays = |rows: &[(&[(i64, &[i64])], i64)], device| {
+    let pays = |rows: &[Row], device| {
         let ids = ids(rows);
         super::pays(&read(&ids).unwrap(), ids[0].size2().unwrap().1, device)
     };
-    let long: &[(&[(i64, &[i64])], i64)] = &[(&[(200, &[150, 240, 310, 380])], 0)];
+    let long: &[Row] = &[(&[(200, &[150, 240, 310, 380])], 0)];
     assert!(pays(long, Device::Cpu));
     assert!(!pays(long, Device::Cuda(0)), "kernels of this size are over before the next is launched");
     assert!(!pays(&[(&[(20, &[9, 31, 4, 17])], 0)], Device::Cpu), "as many calls cost more than the mask");
-    let huge: &[(&[(i64, &[i64])], i64)] = &[(&[(1000, &[1500, 1500, 1500, 1500])], 0)];
+    let huge: &[Row] = &[(&[(1000, &[1500, 1500, 1500, 1500])], 0)];
     assert!(pays(huge, Device::Cuda(0)));
 }

@@ -1,5 +1,7 @@
 //! The vocabulary projection, a chunk of target positions at a time, forward and backward.
 
+use std::ops::Range;
+
 use tch::{Device, Kind, Tensor};
 
 use super::checks::{check_floating, dtype_name, invalid};
@@ -32,8 +34,10 @@ pub(crate) struct Pass<'a> {
 /// What the forward leaves for the backward.
 #[derive(Debug)]
 pub(crate) enum Kept {
-    /// Chunks are projected again.
+    /// Logits are computed again where they are needed.
     Nothing,
+    /// `[K, 1]` log Σ exp z of every target, in the accumulation dtype: with it any part of a softmax can be computed again.
+    Normalizers(Tensor),
     /// `[K, V]` softmax(z)_v − 1[v = y] of the only chunk, in the inputs' dtype: it fits the budget.
     Residuals(Tensor),
     /// `[K, H]` the residuals of every target times the LM head: that is frozen, so the vocabulary is done with.
@@ -135,13 +139,17 @@ impl<'a> Projection<'a> {
                 let shape = [plan.len() as i64, hidden.size()[1]];
                 Kept::HiddenRows(Tensor::f_empty(shape, (hidden.kind(), hidden.device()))?)
             }
+            Self::Head { .. } if wants.lm_head && chunks.len() != 1 => {
+                Kept::Normalizers(Tensor::f_empty([plan.len() as i64, 1], options)?)
+            }
             _ => Kept::Nothing,
         };
         let keep_residuals = matches!(self, Self::Head { .. }) && wants.lm_head && chunks.len() == 1;
         for chunk in &chunks {
-            let (log_probs, softmax) = self.softmax(plan, chunk)?;
-            chunk.of_targets(&sorted)?.f_copy_(&log_probs)?;
+            let (of_targets, normalizers, softmax) = self.log_probs(plan, chunk)?;
+            chunk.of_targets(&sorted)?.f_copy_(&of_targets.f_sub(&normalizers)?.f_squeeze_dim(1)?)?;
             match (&mut kept, self) {
+                (Kept::Normalizers(all), _) => chunk.of_targets(all)?.f_copy_(&normalizers)?,
                 (Kept::HiddenRows(rows), Self::Head { lm_head, .. }) => {
                     let residuals = residuals(softmax, plan, chunk)?.f_to_kind(lm_head.kind())?;
                     let _ = residuals.f_mm_out(&chunk.of_targets(rows)?, &lm_head.f_detach()?)?;
@@ -155,25 +163,30 @@ impl<'a> Projection<'a> {
         Ok((plan.unsort(&sorted)?, kept))
     }
 
-    /// [t] log-probs of a chunk's targets, and the [t, V] softmax that predicts each of them.
+    /// [t, 1] z_y and [t, 1] log Σ exp z of a chunk's targets, whose difference is their log-prob, and the [t, V] softmax that
+    /// predicts each of them.
     ///
     /// # Equation
     ///
-    /// log softmax(z)_y = z_y − max z + log max softmax(z): the largest entry of a softmax is 1 / Σ exp(z − max z), and at
-    /// least 1 / V.
-    fn softmax(&self, plan: &TargetPlan, chunk: &Chunk) -> Result<(Tensor, Tensor)> {
+    /// log Σ exp z = max z − log max softmax(z): the largest entry of a softmax is 1 / Σ exp(z − max z), and at least 1 / V.
+    fn log_probs(&self, plan: &TargetPlan, chunk: &Chunk) -> Result<(Tensor, Tensor, Tensor)> {
+        let logits = self.logits(plan, chunk)?;
+        let of_targets = logits.f_gather(1, &chunk.target_ids(plan)?.f_unsqueeze(1)?, false)?;
+        let largest = logits.f_amax([1], true)?;
+        let softmax = softmax(logits)?;
+        let normalizers = largest.f_sub(&softmax.f_amax([1], true)?.f_log()?)?;
+        Ok((of_targets, normalizers, softmax))
+    }
+
+    /// [t, V] in the accumulation dtype: the logits that predict each of a chunk's targets, a copy of their own.
+    fn logits(&self, plan: &TargetPlan, chunk: &Chunk) -> Result<Tensor> {
         // A position with several targets is projected for each: only a prompt's last token is, for its responses.
         let rows = self.input().f_index_select(0, &chunk.target_positions(plan)?)?;
         let logits = match self {
             Self::Logits(_) => rows,
             Self::Head { lm_head, .. } => mm(&rows, &lm_head.f_detach()?.f_transpose(0, 1)?)?,
         };
-        let logits = logits.f_to_kind(self.accumulation())?;
-        let of_targets = logits.f_gather(1, &chunk.target_ids(plan)?.f_unsqueeze(1)?, false)?; // [t, 1]
-        let largest = logits.f_amax([1], true)?;
-        let softmax = softmax(logits)?;
-        let log_probs = of_targets.f_sub(&largest)?.f_add(&softmax.f_amax([1], true)?.f_log()?)?;
-        Ok((log_probs.f_squeeze_dim(1)?, softmax))
+        Ok(logits.f_to_kind(self.accumulation())?)
     }
 
     /// Gradients of Σ_targets c · log p, with c `[K]` in the plan's order.
@@ -195,7 +208,8 @@ impl<'a> Projection<'a> {
         }
     }
 
-    /// Both gradients of a trained LM head, from residuals that were kept or are computed again.
+    /// Both gradients of a trained LM head, a block of the vocabulary at a time: all of it where the residuals were kept, else
+    /// as many columns as half the budget holds, computed again. So each entry of the head's gradient is written once.
     fn backward_head(
         &self,
         hidden: &Tensor,
@@ -207,30 +221,42 @@ impl<'a> Projection<'a> {
         let (plan, accumulation, kind) = (pass.plan, self.accumulation(), hidden.kind());
         let scale = if kind == accumulation { 1.0 } else { largest(coefficients) };
         let coefficients = self.column(coefficients, -1.0 / scale)?;
-        let grad_hidden = if pass.wants.hidden { Some(zeros_like(hidden, accumulation)?) } else { None };
-        let mut grad_head = None;
-        let mut kept = if let Kept::Residuals(residuals) = kept { Some(residuals) } else { None };
-        for chunk in self.chunks(pass) {
-            let residuals = match kept.take() {
-                Some(residuals) => residuals,
-                None => residuals(self.softmax(plan, &chunk)?.1, plan, &chunk)?.f_to_kind(kind)?,
-            }; // [t, V]
-            let coefficients = chunk.of_targets(&coefficients)?; // [t, 1]
-            let positions = chunk.target_positions(plan)?; // [t]
-            if let Some(grad) = &grad_hidden {
-                let mut rows = mm(&residuals, &lm_head.f_detach()?)?.f_to_kind(accumulation)?;
-                add_rows(grad, &positions, &rows.f_mul_(&coefficients)?)?;
-            }
-            if pass.wants.lm_head {
-                let mut rows = hidden.f_index_select(0, &positions)?.f_to_kind(accumulation)?;
-                let rows = rows.f_mul_(&coefficients)?.f_to_kind(kind)?;
-                add_product(&mut grad_head, &residuals.f_transpose(0, 1)?, &rows, accumulation)?;
-            }
-        }
-        let grad_head = match grad_head {
-            None if pass.wants.lm_head => Some(zeros_like(lm_head, accumulation)?),
-            grad => grad,
+        let inputs = hidden.f_index_select(0, plan.target_positions())?; // [K, H]
+        let scaled = inputs.f_to_kind(accumulation)?.f_mul(&coefficients)?.f_to_kind(kind)?;
+        let rows = zeros_like(&inputs, accumulation)?;
+        let empty = || Tensor::f_empty(lm_head.size(), (kind, lm_head.device()));
+        let grad_head = if pass.wants.lm_head { Some(empty()?) } else { None };
+        let width = match &kept {
+            Kept::Residuals(_) => self.vocab_size(),
+            _ => self.num_columns(pass),
         };
+        let mut start = 0;
+        while start < self.vocab_size() {
+            let block = start..self.vocab_size().min(start + width);
+            let length = block.end - block.start;
+            let weights = lm_head.f_detach()?.f_narrow(0, start, length)?; // [v, H]
+            let recomputed;
+            let residuals = match &kept {
+                Kept::Residuals(residuals) => residuals,
+                Kept::Normalizers(normalizers) => {
+                    let logits = mm(&inputs, &weights.f_transpose(0, 1)?)?;
+                    recomputed = block_residuals(&logits, normalizers, plan, block)?.f_to_kind(kind)?;
+                    &recomputed
+                }
+                _ => return invalid("the forward kept nothing for a gradient of lm_head".into()),
+            }; // [K, v]
+            if pass.wants.hidden {
+                add_product(&rows, residuals, &weights)?;
+            }
+            if let Some(grad) = &grad_head {
+                let _ = residuals.f_transpose(0, 1)?.f_mm_out(&grad.f_narrow(0, start, length)?, &scaled)?;
+            }
+            start += length;
+        }
+        let grad_hidden = if pass.wants.hidden { Some(zeros_like(hidden, accumulation)?) } else { None };
+        if let Some(grad) = &grad_hidden {
+            add_rows(grad, plan.target_positions(), &rows.f_mul(&coefficients)?)?;
+        }
         let finish = |grad: Option<Tensor>| -> Result<Option<Tensor>> {
             let Some(mut grad) = grad else { return Ok(None) };
             if scale != 1.0 {
@@ -241,11 +267,17 @@ impl<'a> Projection<'a> {
         Ok(LossGradients { hidden: finish(grad_hidden)?, lm_head: finish(grad_head)?, ..LossGradients::default() })
     }
 
+    /// Columns of logits, of all targets, that half the budget holds; at least one.
+    fn num_columns(&self, pass: &Pass) -> i64 {
+        let bytes_per_column = self.bytes_per_target() / self.vocab_size().max(1) as usize * pass.plan.len().max(1);
+        ((pass.budget_bytes / 2 / bytes_per_column).max(1) as i64).min(self.vocab_size().max(1))
+    }
+
     fn backward_logits(&self, logits: &Tensor, pass: &Pass, coefficients: &[f64]) -> Result<LossGradients> {
         let (plan, coefficients) = (pass.plan, self.column(coefficients, -1.0)?);
         let mut grad = zeros_like(logits, logits.kind())?;
         for chunk in self.chunks(pass) {
-            let mut rows = residuals(self.softmax(plan, &chunk)?.1, plan, &chunk)?;
+            let mut rows = residuals(softmax(self.logits(plan, &chunk)?)?, plan, &chunk)?;
             let _ = rows.f_mul_(&chunk.of_targets(&coefficients)?)?;
             if chunk.has_shared_positions() {
                 // Summed here, so that a 16-bit gradient is rounded once.
@@ -294,23 +326,28 @@ fn residuals(mut softmax: Tensor, plan: &TargetPlan, chunk: &Chunk) -> Result<Te
     Ok(softmax.f_scatter_add_(1, &ids, &minus_ones)?)
 }
 
+/// [K, v] softmax(z)_v − 1[v = y] of a block of the vocabulary, out of its logits and the targets' log Σ exp z.
+fn block_residuals(logits: &Tensor, normalizers: &Tensor, plan: &TargetPlan, block: Range<i64>) -> Result<Tensor> {
+    let mut residuals = logits.f_to_kind(normalizers.kind())?;
+    let _ = residuals.f_sub_(normalizers)?.f_exp_()?;
+    let ids = plan.target_ids().f_unsqueeze(1)?;
+    let is_inside = ids.f_ge(block.start)?.f_logical_and(&ids.f_lt(block.end)?)?;
+    let minus_ones = is_inside.f_to_kind(residuals.kind())?.f_neg()?;
+    // Targets outside add 0 somewhere.
+    let columns = ids.f_sub_scalar(block.start)?.f_clamp(0, block.end - block.start - 1)?;
+    Ok(residuals.f_scatter_add_(1, &columns, &minus_ones)?)
+}
+
 /// A matrix product in the operands' dtype, whatever autocast the caller has on: it does not reach `out` variants.
 fn mm(left: &Tensor, right: &Tensor) -> Result<Tensor> {
     let out = Tensor::f_empty([left.size()[0], right.size()[1]], (left.kind(), left.device()))?;
     Ok(left.f_mm_out(&out, right)?)
 }
 
-/// grad += left · right, where the product is in the operands' dtype and the sum in `accumulation`; None counts as 0.
-fn add_product(grad: &mut Option<Tensor>, left: &Tensor, right: &Tensor, accumulation: Kind) -> Result<()> {
-    match grad {
-        None => *grad = Some(mm(left, right)?.f_to_kind(accumulation)?),
-        Some(grad) if grad.kind() == left.kind() => {
-            let _ = grad.f_addmm_(left, right)?;
-        }
-        Some(grad) => {
-            let _ = grad.f_add_(&mm(left, right)?)?;
-        }
-    }
+/// grad += left · right, where the product is in the operands' dtype and the sum in `grad`'s.
+fn add_product(grad: &Tensor, left: &Tensor, right: &Tensor) -> Result<()> {
+    let mut grad = grad.shallow_clone();
+    let _ = if grad.kind() == left.kind() { grad.f_addmm_(left, right)? } else { grad.f_add_(&mm(left, right)?)? };
     Ok(())
 }
 

@@ -124,6 +124,11 @@ impl TargetPlan {
         self.sorted_sequences.iter().map(|sequence| by_sequence[*sequence as usize]).collect()
     }
 
+    /// `[K]` sorted: token to predict.
+    pub(crate) fn target_ids(&self) -> &Tensor {
+        &self.target_ids
+    }
+
     /// `[K]` sorted: position of each target.
     pub(crate) fn target_positions(&self) -> &Tensor {
         &self.target_positions

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use lambda_dpo_host::config::{self, RunConfig, schedule_options};
 use lambda_dpo_host::libtorch;
 use lambda_dpo_host::model::{ForwardOptions, Model};
@@ -15,7 +15,7 @@ use lambda_dpo_host::plugin::{
 use lambda_dpo_host::train::batches::MicroBatch;
 use lambda_dpo_host::train::metrics::Meaning;
 use lambda_dpo_host::train::optimizer::{AdamW, clip_scale};
-use lambda_dpo_host::train::policy::{self, Policy};
+use lambda_dpo_host::train::policy::{self, Learned, Policy};
 use lambda_dpo_host::train::reference::{Reference, ReferenceLogProbs, Wanted, model_inputs, targets};
 use lambda_dpo_host::train::signals::Interrupt;
 use lambda_dpo_host::train::step::Learner;
@@ -61,7 +61,9 @@ impl Session {
         let data = Data::open(&config, &plugin)?;
         let loss = loss_options(&config);
 
-        let mut base = policy::load_base(&config, &config.model.path, device)?;
+        let Learned::Model(mut base) = policy::load_base(&config, &config.model.path, device)? else {
+            bail!("run.toml trains a TorchScript module");
+        };
         let adapter = folder.join("adapter");
         let reference = match &config.reference.path {
             Some(path) if !adapter.exists() => {
@@ -74,9 +76,9 @@ impl Session {
             base.load_adapter(&adapter)?;
         }
 
-        let policy = Policy::start(&config, &config.model.path, base, None, None)?;
-        let optimizer = AdamW::new(policy.model.trainable(), (&config.train).into())?;
-        let wants = Wants { hidden: true, lm_head: policy.model.lm_head_trainable(), ..Wants::default() };
+        let policy = Policy::start(&config, &config.model.path, Learned::Model(base), None, None)?;
+        let optimizer = AdamW::new(policy.trainable()?, (&config.train).into())?;
+        let wants = policy.wants();
         let learner = Learner {
             policy,
             optimizer,
@@ -98,7 +100,8 @@ impl Session {
     }
 
     fn step(&mut self) -> Result<Value> {
-        let device = self.learner.policy.model.device();
+        let Learned::Model(model) = &self.learner.policy.learned else { bail!("the policy is no model") };
+        let device = model.device();
         finish_queued_work(device);
         let started = Instant::now();
         let report =
@@ -112,11 +115,12 @@ impl Session {
     /// The reference's log-probs once more, by the policy with its adapter off: the cost is the same for any weights.
     fn reference(&mut self) -> Result<Value> {
         let Learner { policy, plugin, loss, .. } = &mut self.learner;
-        policy.model.set_adapter_enabled(false);
+        let Learned::Model(model) = &mut policy.learned else { bail!("the policy is no model") };
+        model.set_adapter_enabled(false);
         let started = Instant::now();
-        self.data.reference(&policy.model, plugin, LossOptions { wants: Wants::default(), ..*loss })?;
+        self.data.reference(model, plugin, LossOptions { wants: Wants::default(), ..*loss })?;
         let seconds = started.elapsed().as_secs_f64();
-        policy.model.set_adapter_enabled(true);
+        model.set_adapter_enabled(true);
         Ok(json!({ "seconds": seconds }))
     }
 
@@ -124,7 +128,7 @@ impl Session {
     fn breakdown(&mut self) -> Result<Value> {
         let mut laps = Laps::new();
         let (learner, micro_batch) = (&mut self.learner, &self.micro_batches[0]);
-        let model = &learner.policy.model;
+        let Learned::Model(model) = &learner.policy.learned else { bail!("the policy is no model") };
         let options = LossOptions { normalizer: Some(micro_batch.batch.num_contributing as f64), ..learner.loss };
 
         let activations = model.forward(&model_inputs(&micro_batch.batch), &ForwardOptions::default())?;

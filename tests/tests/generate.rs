@@ -1,0 +1,165 @@
+//! Generation: the cache, the batch and padding change nothing; λ on the command line and in a chat.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod exports;
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::process::Stdio;
+
+use exports::Policy;
+use lambda_dpo_host::generate::{GenerateOptions, generate, generate_all};
+use lambda_dpo_host::model::{Model, ModelInputs};
+use lambda_dpo_tests::{fixture, program};
+use tch::{Device, Kind, Tensor};
+
+const EOS: i64 = 3;
+
+fn options(temperature: f64, top_p: f64) -> GenerateOptions {
+    GenerateOptions { max_new_tokens: 24, temperature, top_p, seed: 7, eos_token_ids: vec![EOS] }
+}
+
+/// Prompts of the demo's vocabulary, of lengths from 1 to 17.
+fn prompts() -> Vec<Vec<i64>> {
+    (0..9_i64).map(|index| (0..2 * index + 1).map(|at| 5 + (31 * index + 17 * at) % 300).collect()).collect()
+}
+
+fn single(model: &Model, prompt: &[i64], options: &GenerateOptions) -> Vec<i64> {
+    generate(model, prompt, options, &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+/// Greedy decoding that computes the whole text for each token.
+fn without_cache(model: &Model, prompt: &[i64], options: &GenerateOptions) -> Vec<i64> {
+    let mut ids = prompt.to_vec();
+    loop {
+        let input_ids = Tensor::from_slice(&ids).unsqueeze(0);
+        let position_ids = Tensor::arange(ids.len() as i64, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+        let zeros = input_ids.zeros_like();
+        let inputs = ModelInputs {
+            input_ids: &input_ids,
+            position_ids: &position_ids,
+            prompt_ids: &zeros,
+            sequence_ids: &zeros,
+            lambda: None,
+        };
+        let hidden = model.hidden(&inputs).unwrap().select(1, ids.len() as i64 - 1);
+        let logits = tch::no_grad(|| hidden.linear(model.lm_head(), None::<Tensor>));
+        ids.push(logits.argmax(-1, false).int64_value(&[0]));
+        if ids.last() == Some(&EOS) || ids.len() == prompt.len() + options.max_new_tokens {
+            return ids.split_off(prompt.len());
+        }
+    }
+}
+
+#[test]
+fn cached_batched_and_padded_texts_are_those_of_a_prompt_by_itself() {
+    let demo = Model::load(&fixture("demo/sft-model"), Device::Cpu, Kind::Float).unwrap();
+    // Sliding windows and normed queries too.
+    let golden =
+        |family: &str| Model::random(&fixture("golden/models").join(family), Device::Cpu, Kind::Float, 3).unwrap();
+    for (name, model) in [("demo", demo), ("mistral", golden("mistral")), ("qwen3", golden("qwen3"))] {
+        let mut prompts = prompts();
+        prompts.iter_mut().flatten().for_each(|id| *id %= model.config().vocab_size);
+        let greedy = options(0.0, 1.0);
+        let expected: Vec<Vec<i64>> = prompts.iter().map(|prompt| without_cache(&model, prompt, &greedy)).collect();
+        for (prompt, expected) in prompts.iter().zip(&expected) {
+            assert_eq!(single(&model, prompt, &greedy), *expected, "{name}: cached");
+        }
+        for batch_size in [1, 4, 9] {
+            let mut done = Vec::new();
+            let texts = generate_all(&model, &prompts, &greedy, batch_size, &mut |texts| done.push(texts)).unwrap();
+            assert_eq!(texts, expected, "{name}: {batch_size} at once");
+            assert_eq!((done.len(), done.last()), (9_usize.div_ceil(batch_size), Some(&9)));
+        }
+        let lengths: Vec<usize> = expected.iter().map(Vec::len).collect();
+        assert!(
+            name != "demo" || lengths.iter().any(|length| *length < greedy.max_new_tokens),
+            "{name}: some end early"
+        );
+    }
+}
+
+#[test]
+fn sampling_repeats_and_does_not_depend_on_the_batch() {
+    let model = Model::load(&fixture("demo/sft-model"), Device::Cpu, Kind::Float).unwrap();
+    let prompts = prompts();
+    for top_p in [1.0, 0.8] {
+        let options = options(0.9, top_p);
+        let all = |batch_size, options: &GenerateOptions| {
+            generate_all(&model, &prompts, options, batch_size, &mut |_| {}).unwrap()
+        };
+        let texts = all(9, &options);
+        assert_eq!(all(1, &options), texts);
+        assert_eq!(all(4, &options), texts);
+        assert_ne!(all(9, &GenerateOptions { seed: 8, ..options.clone() }), texts);
+        assert_eq!(single(&model, &prompts[0], &options), texts[0], "the first prompt draws from the first stream");
+    }
+}
+
+#[test]
+fn prompts_without_a_token_are_refused() {
+    let model = Model::load(&fixture("demo/sft-model"), Device::Cpu, Kind::Float).unwrap();
+    let prompts = [vec![5], vec![]];
+    let message = generate_all(&model, &prompts, &options(0.0, 1.0), 2, &mut |_| {}).unwrap_err().to_string();
+    assert!(message.starts_with("there is no token to continue from"), "{message}");
+}
+
+#[test]
+fn lambda_is_chosen_on_the_command_line() {
+    let policy = Policy::with_lambda_adapter();
+    let (model, adapter) = (policy.text("model"), policy.text("adapter"));
+    let own = ["--model", &model, "--adapter", &adapter, "--lambda"];
+    let score = |lambda: &str| policy.score(&[&own[..], &[lambda]].concat());
+    assert_ne!(score("honesty=1"), score("helpfulness=1"));
+    let uniform = "honesty=0.25,helpfulness=0.25,truthfulness=0.25,instruction_following=0.25";
+    assert_eq!(score(uniform), policy.score(&own[..4]), "all weigh alike");
+    let refused = |lambda: &str| policy.refuse(&[&["generate"], &own[..], &[lambda, "What?"]].concat());
+    assert_eq!(
+        refused("honest=1"),
+        "error: --lambda: λ names `honest`, which the adapter does not have: it has helpfulness, honesty, \
+         instruction_following, truthfulness"
+    );
+    assert_eq!(
+        refused("honesty=0.7,helpfulness=0.5"),
+        "error: --lambda: λ comes to 1.2, not to 1: it may miss it by 0.001 at most"
+    );
+    let plain = Policy::with_adapter();
+    let (model, adapter) = (plain.text("model"), plain.text("adapter"));
+    let refused = plain.refuse(&["generate", "--model", &model, "--adapter", &adapter, "--lambda", "a=1", "What?"]);
+    assert!(refused.starts_with("error: --lambda takes an adapter of kind \"lambda_lora\", and "), "{refused}");
+}
+
+#[test]
+fn a_chat_changes_lambda_between_its_turns() {
+    let policy = Policy::with_lambda_adapter();
+    let chat = |lines: &str| {
+        let mut child = program(&policy.path("cache"))
+            .args(["generate", "--device", "cpu", "--max-new-tokens", "8"])
+            .args(["--model", &policy.text("model"), "--adapter", &policy.text("adapter")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        (text(&output.stdout), text(&output.stderr))
+    };
+    let ask = "Describe the toad.\n";
+    let alone = |lambda: &str| chat(&format!("{lambda}\n{ask}")).0;
+    let (uniform, corner) = (alone("/lambda"), alone("/lambda honesty=1"));
+    assert_ne!(uniform, corner, "another λ answers otherwise");
+
+    // Greedy, so what a turn says follows from its conversation and λ; a λ that is refused changes nothing.
+    let turns = format!("/lambda\n{ask}/new\n/lambda honesty=1\n{ask}/new\n/lambda honest=1\n/help\n{ask}/quit\n{ask}");
+    let (answers, said) = chat(&turns);
+    assert_eq!(answers, [uniform, corner.clone(), corner].concat());
+    let said: Vec<&str> = said.lines().collect();
+    assert_eq!(said[0], "λ: helpfulness=0.25,honesty=0.25,instruction_following=0.25,truthfulness=0.25");
+    assert_eq!(said[1], "λ: helpfulness=0,honesty=1,instruction_following=0,truthfulness=0");
+    assert!(said[2].starts_with("error: λ names `honest`"), "{said:?}");
+    assert!(said[3].starts_with("/lambda name=w,… sets λ"), "{said:?}");
+}

@@ -1,0 +1,174 @@
+//! `lambda-dpo steer`, end to end on a tiny model; the built-in rater against the fixtures' own ratings.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod trainer;
+
+use std::fs;
+use std::process::Output;
+
+use lambda_dpo_host::steer::island;
+use lambda_dpo_tests::{fixture, program};
+use serde_json::Value;
+use trainer::{Run, stderr};
+
+const DIMENSIONS: [&str; 4] = ["helpfulness", "honesty", "instruction_following", "truthfulness"];
+
+/// Every rating in the fixtures is the rule's, rounded.
+#[test]
+fn the_built_in_rater_gives_the_ratings_of_the_records() {
+    let mut num_ratings = 0;
+    for name in ["records.jsonl", "eval.jsonl"] {
+        for line in fs::read_to_string(fixture("demo").join(name)).unwrap().lines() {
+            let record: Value = serde_json::from_str(line).unwrap();
+            for completion in record["completions"].as_array().unwrap() {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let rated = island::rate(&text(&record["instruction"]), &text(&completion["response"]));
+                for (dimension, rating) in island::DIMENSIONS.iter().zip(rated) {
+                    let expected = &completion["annotations"][dimension]["Rating"];
+                    if let Ok(expected) = text(expected).parse::<f64>() {
+                        assert_eq!((rating + 0.5).floor(), expected, "{dimension}: {completion}");
+                        num_ratings += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(num_ratings > 7000, "{num_ratings}");
+}
+
+/// A run with an adapter, trained for two steps.
+fn trained(overrides: &[&str]) -> Run {
+    let run = Run::new("lambda_dpo");
+    let mut all = vec!["train.max_steps=2", "train.learning_rate=0.05"];
+    all.extend(overrides);
+    run.train(&all);
+    run
+}
+
+fn with_lambda() -> Run {
+    trained(&["adapter.kind=lambda_lora", "adapter.rank=0", "adapter.rank_per_dimension=2"])
+}
+
+/// Steers with few and short texts into `out` of the run.
+fn steer(run: &Run, out: &str, arguments: &[&str]) -> Output {
+    let mut command = program(&run.path("cache"));
+    command.args(["steer", "--device", "cpu", "--steps", "2", "--num-prompts", "3", "--max-new-tokens", "6"]);
+    command.arg("--model").arg(run.path("model")).arg("--out").arg(run.path(out));
+    command.arg("--records").arg(run.path("records.jsonl")).args(arguments);
+    command.output().unwrap()
+}
+
+fn adapter(run: &Run) -> String {
+    run.output_dir().join("adapter").display().to_string()
+}
+
+fn report(run: &Run, out: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(run.path(out).join("steer.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_report_holds_every_lambda_its_figures_and_its_plots() {
+    let run = with_lambda();
+    let arguments = ["--adapter", &adapter(&run), "--rater", "builtin:island"];
+    let output = steer(&run, "report", &arguments);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let table = String::from_utf8(output.stdout).unwrap();
+    for text in ["mean score of generated text", "expected rating on held-out records", "reward accuracy"] {
+        assert!(table.contains(text), "{table}");
+    }
+    let found = report(&run, "report");
+    // λ_k = 0, 1/2, 1 of four dimensions.
+    assert_eq!((found["points"].as_array().unwrap().len(), &found["curves"][1][2]), (12, &Value::from(5)));
+    assert_eq!(found["points"][5]["lambda"], serde_json::json!([0.0, 1.0, 0.0, 0.0]));
+    for point in found["points"].as_array().unwrap() {
+        for name in DIMENSIONS {
+            let rating = point["held_out"][format!("expected_rating/{name}")].as_f64().unwrap();
+            let score = point["generated"][format!("score/{name}")].as_f64().unwrap();
+            assert!((1.0..=5.0).contains(&rating) && (1.0..=5.0).contains(&score), "{point}");
+        }
+        assert!(point["held_out"]["eval_kl"].as_f64().unwrap() != 0.0);
+    }
+    let page = fs::read_to_string(run.path("report/index.html")).unwrap();
+    // A curve a dimension and figure, a front a pair.
+    assert_eq!(page.matches("<svg").count(), 2 * 4 + 6);
+
+    // The same numbers again, by a command that scores one of them, and beside the first report.
+    let command = r#"awk '{ print "{\"honesty\": " NR % 7 "}" }'"#;
+    let first = format!("first={}", run.path("report").display());
+    let again = steer(&run, "again", &["--adapter", &adapter(&run), "--rater", command, "--compare", &first]);
+    assert!(again.status.success(), "{}", stderr(&again));
+    let table = String::from_utf8(again.stdout).unwrap();
+    assert!(table.contains("range of the expected rating"), "{table}");
+    let (first, second) = (&found["points"], &report(&run, "again")["points"]);
+    for (first, second) in first.as_array().unwrap().iter().zip(second.as_array().unwrap()) {
+        assert_eq!(first["held_out"], second["held_out"]);
+        assert_eq!(second["generated"].as_object().unwrap().len(), 2, "a score and the length");
+    }
+}
+
+#[test]
+fn specialists_are_mixed_to_what_each_is_at_its_corner() {
+    let run = trained(&["adapter.kind=lora", "adapter.rank=2", "lambda.schedule=unimodal", "lambda.dimension=honesty"]);
+    let other_run = trained(&["adapter.kind=lora", "adapter.rank=2", "seed=1"]);
+    let other = adapter(&other_run);
+    let own = adapter(&run);
+    // The same specialist four times over is itself at any λ.
+    let parts: Vec<String> = DIMENSIONS.iter().map(|name| format!("{name}={own}")).collect();
+    let soup: Vec<&str> = std::iter::once("--soup").chain(parts.iter().map(String::as_str)).collect();
+    assert!(steer(&run, "soup", &soup).status.success());
+    assert!(steer(&run, "plain", &["--adapter", &own]).status.success());
+    assert!(steer(&run, "base", &[]).status.success());
+    let (soup, plain, base) = (report(&run, "soup"), report(&run, "plain"), report(&run, "base"));
+    assert_eq!((soup["points"].as_array().unwrap().len(), plain["points"].as_array().unwrap().len()), (12, 1));
+    let rating = |report: &Value, point: usize| report["points"][point]["held_out"]["expected_rating/honesty"].clone();
+    for point in 0..12 {
+        assert!(trainer::close(&rating(&soup, point), &rating(&plain, 0), 1e-5));
+    }
+    assert_eq!(base["points"][0]["held_out"]["eval_kl"], 0.0);
+    assert!(rating(&plain, 0) != rating(&base, 0));
+
+    let mixed = format!("honesty={other}");
+    assert!(steer(&run, "two", &["--soup", &parts[0], &mixed]).status.success(), "records may have more dimensions");
+    let three_run = trained(&["adapter.kind=lora", "adapter.rank=3"]);
+    let three = adapter(&three_run);
+    let message = stderr(&steer(&run, "three", &["--soup", &parts[0], &format!("honesty={three}")]));
+    assert!(
+        message.contains("cannot be mixed: all must be plain LoRA of the same rank, scaling and targets"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_cannot_be_measured_leaves_no_report() {
+    let run = with_lambda();
+    let own = adapter(&run);
+    let refused = |arguments: &[&str]| {
+        let output = steer(&run, "refused", arguments);
+        assert!(!output.status.success() && !run.path("refused").exists(), "{arguments:?}");
+        let last = stderr(&output).lines().last().unwrap_or_default().to_owned();
+        last.trim_start_matches("error: ").to_owned()
+    };
+    let rated = |command: &str| refused(&["--adapter", &own, "--rater", command]);
+    assert_eq!(
+        rated("echo no model >&2; exit 3"),
+        "the rater `echo no model >&2; exit 3` failed (exit status: 3): no model"
+    );
+    assert_eq!(
+        rated("head -n 5 | sed 's/.*/{\"honesty\": 1}/'"),
+        "the rater `head -n 5 | sed 's/.*/{\"honesty\": 1}/'` wrote 5 lines for 36 answers: it must write one for each, in \
+         their order"
+    );
+    assert!(refused(&["--adapter", &own, "--lambda", "honesty=1"]).starts_with("steer goes over a grid of λ"));
+    assert!(refused(&["--soup", "honesty"]).starts_with("--soup takes NAME=DIR"));
+
+    // An adapter of other dimensions than the records.
+    let config = run.output_dir().join("adapter/adapter_config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("\"honesty\"", "\"candour\"")).unwrap();
+    assert_eq!(
+        refused(&["--adapter", &own]),
+        "the adapter weighs helpfulness, candour, instruction_following, truthfulness, but the records are not rated in \
+         candour: they have helpfulness, honesty, instruction_following, truthfulness"
+    );
+}
