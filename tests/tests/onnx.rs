@@ -5,6 +5,7 @@ mod exports;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use exports::{FAMILIES, Policy};
 use lambda_dpo_host::export::onnx::proto::{
@@ -233,6 +234,42 @@ fn a_runtime_that_is_none_is_told_at_once() {
     let message = no_runtime(&text);
     assert!(message.starts_with(&format!("error: {text} is not a library of ONNX Runtime: ")), "{message}");
     assert!(message.contains("file too short") || message.contains("invalid ELF header"), "{message}");
+}
+
+/// A library that answers as ONNX Runtime 1.10 does, when asked for its version.
+#[test]
+fn a_runtime_that_is_too_old_is_told_with_both_versions() {
+    let policy = Policy::of_family("llama2");
+    let source = policy.path("old.c");
+    fs::write(
+        &source,
+        r#"#include <stdint.h>
+        static const void *api(uint32_t version) { (void)version; return 0; }
+        static const char *version(void) { return "1.10.0"; }
+        static const struct { const void *(*api)(uint32_t); const char *(*version)(void); } base = { api, version };
+        const void *OrtGetApiBase(void) { return &base; }"#,
+    )
+    .unwrap();
+    let library = policy.path("libonnxruntime.so");
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
+    let status = Command::new(compiler).args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap();
+    assert!(status.success());
+    let library = policy.text("libonnxruntime.so");
+    let message = policy.refuse(&[
+        "validate",
+        "--model",
+        "none",
+        "--records",
+        "none",
+        "--onnx",
+        "none",
+        "--onnxruntime",
+        &library,
+    ]);
+    assert!(
+        message.starts_with(&format!("error: {library} is ONNX Runtime 1.10.0, which is too old: 1.")),
+        "{message}"
+    );
 }
 
 /// One line a node; the layers after the first where they differ from it in more than their number.
