@@ -1,5 +1,6 @@
 """Builds liblambda_dpo.so with cargo, against the torch of the environment, and puts it into the package."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -36,14 +37,16 @@ def build_library():
     if not (WORKSPACE / "Cargo.toml").exists():
         raise SystemExit("lambda_dpo is built inside its repository: run `pip install ./plugin/python` in a checkout.")
     if shutil.which("cargo") is None:
-        raise SystemExit("lambda_dpo is built with cargo (Rust 1.91 or newer): get it from rustup, then open a new shell.")
+        raise SystemExit("lambda_dpo is built with cargo (Rust 1.92 or newer): get it from rustup, then open a new shell.")
     torch = find_torch()
     target = Path(os.environ.get("CARGO_TARGET_DIR", WORKSPACE / "target"))
     command = ["cargo", "build", "--release", "--locked", "-p", "lambda-dpo-cdylib"]
     if (WORKSPACE / ".libtorch").resolve() != torch:
         # The checkout's own build folder serves the torch of its .venv; another torch has one of its own.
         target = target / "python"
-        command += ["--target-dir", str(target), "--config", f'env.LIBTORCH={{value="{torch}",relative=false,force=true}}']
+        command += ["--target-dir", str(target)]
+        # Over .cargo/config.toml, key by key: cargo takes no tables here. JSON's strings are TOML's.
+        command += ["--config", f"env.LIBTORCH.value={json.dumps(str(torch))}", "--config", "env.LIBTORCH.relative=false"]
     subprocess.run(command, cwd=WORKSPACE, check=True)
     return target / "release" / "liblambda_dpo.so"
 
