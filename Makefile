@@ -25,7 +25,7 @@ test: ## lint and every test, the comparisons with transformers and peft include
 test-python: ## the Python package beside Transformers and in LLaMA-Factory (2 GB of packages the first time)
 	@ci/test_python.sh
 
-test-big: ## 2 GB of records under 1 GiB of memory (needs 6 GB of disk and an hour or less)
+test-big: ## 2 GB of records under 1 GiB of memory (needs 6 GB of disk and some minutes)
 	@ci/setup.sh
 	@.venv/bin/python ci/big_data.py $(BIG_FLAGS)
 

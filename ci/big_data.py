@@ -1,6 +1,8 @@
 """2 GB of records under 1 GiB of memory: converts and tokenises them with the release build, and says what it took.
 
-Usage: big_data.py [--gigabytes 2] [--folder DIR]     (DIR needs three times the size; default: the folder for temporary files)
+Usage: big_data.py [--gigabytes 2] [--folder DIR] [--json FILE]
+
+DIR needs three times the size; without it the folder for temporary files is taken. FILE gets the figures.
 """
 
 import argparse
@@ -62,7 +64,10 @@ def write_records(path: pathlib.Path, num_bytes: int) -> int:
 
 
 def measure(command: list[str], environment: dict[str, str]) -> dict:
-    """Runs a command in a child of its own, so that its peak memory is told apart from that of the others."""
+    """Runs a command in a child of its own, so that its peak memory is told apart from that of the others.
+
+    The kernel counts what this process holds at the fork to the child: it must be small, and so import little.
+    """
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
@@ -112,10 +117,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--gigabytes", type=float, default=2)
     parser.add_argument("--folder", type=pathlib.Path)
+    parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
     subprocess.run(["cargo", "build", "--release", "--locked", "--workspace"], cwd=ROOT, check=True)
     found = run(arguments.folder, int(arguments.gigabytes * 1e9))
     print(f"{found['num_records']} records, {found['num_bytes'] / 1e9:.2f} GB", flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found))
     if any(measured["peak_bytes"] >= LIMIT_BYTES for measured in found["measured"].values()):
         sys.exit(f"more than {LIMIT_BYTES >> 20} MiB of memory")
 
