@@ -73,12 +73,22 @@ def records(count=12, skip=0):
     return [json.loads(line) for line in lines]
 
 
-def host_losses(folder, model, rows, *, steps, learning_rate, lora=None, **train):
+def host_losses(folder, model, rows, *, steps, learning_rate, lora_rank=None):
     """Losses of the program's own training, all records a step."""
+    lines = (_trained_by_host(folder, model, rows, steps, learning_rate, lora_rank) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines if "loss" in json.loads(line)]
+
+
+def host_adapter(folder, model, rows, lora_rank):
+    """The adapter that the program's training begins with: a run at a learning rate of 0 ends with it."""
+    return str(_trained_by_host(folder, model, rows, 1, 0.0, lora_rank) / "adapter")
+
+
+def _trained_by_host(folder, model, rows, steps, learning_rate, lora_rank):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    adapter = f"[adapter]\nrank = {lora}\nalpha = {2 * lora}\n" if lora else ""
+    adapter = f"[adapter]\nrank = {lora_rank}\nalpha = {2 * lora_rank}\n" if lora_rank else ""
     (folder / "run.toml").write_text(
         f"""stage = "lambda_dpo"
 output_dir = "out"
@@ -100,5 +110,4 @@ save_steps = 0
     environment = os.environ | {"OMP_NUM_THREADS": "1", "LAMBDA_DPO_CACHE": str(folder / "cache")}
     environment.pop("LAMBDA_DPO_PLUGIN", None)
     subprocess.run([PROGRAM, "train", folder / "run.toml"], check=True, env=environment, capture_output=True)
-    lines = (folder / "out" / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines if "loss" in json.loads(line)]
+    return folder / "out"

@@ -34,9 +34,11 @@ fn a_lambda_adapter_is_exported_at_a_lambda() {
     assert!(exports::difference(&live, &uniform) > 1.0, "λ does something");
     policy.export(&["--to", "hf", lambda[0], lambda[1]], "merged");
     policy.export(&["--to", "peft", lambda[0], lambda[1]], "plain");
+    policy.export(&["--to", "torchscript", lambda[0], lambda[1]], "script");
     for exported in [
         policy.score(&["--model", &policy.text("merged")]),
         policy.score(&["--model", &model, "--adapter", &policy.text("plain")]),
+        policy.score(&["--model", &model, "--torchscript", &policy.text("script")]),
     ] {
         let found = exports::difference(&exported, &live);
         assert!(found < TOLERANCE, "{found}");
@@ -44,7 +46,28 @@ fn a_lambda_adapter_is_exported_at_a_lambda() {
     policy.export(&["--to", "peft"], "uniform");
     let found = policy.score(&["--model", &model, "--adapter", &policy.text("uniform")]);
     assert!(exports::difference(&found, &uniform) < TOLERANCE);
+}
 
+#[test]
+fn a_graph_of_a_lambda_adapter_is_the_policy_at_that_lambda_alone() {
+    let policy = Policy::with_lambda_adapter();
+    let (model, adapter, records) = (policy.text("model"), policy.text("adapter"), policy.text("records.jsonl"));
+    policy.export(&["--to", "onnx", "--lambda", "honesty=1"], "graph");
+    let compared = |lambda: &str| {
+        let graph = policy.text("graph");
+        let arguments = ["validate", "--device", "cpu", "--model", &model, "--adapter", &adapter, "--lambda", lambda];
+        policy.try_run(&[&arguments[..], &["--records", &records, "--onnx", &graph]].concat()).status.code()
+    };
+    assert_eq!(compared("honesty=1"), Some(0));
+    assert_eq!(compared("honesty=0.9"), Some(1));
+}
+
+#[test]
+fn a_lambda_that_nothing_would_see_is_refused() {
+    let policy = Policy::with_lambda_adapter();
+    let model = policy.text("model");
+    let lambda = ["--lambda", "honesty=0.7,helpfulness=0.1"];
+    policy.export(&["--to", "peft"], "plain");
     let to = |arguments: &[&str]| {
         policy.refuse(&[&["export", "--model", &model], arguments, &[&policy.text("refused")]].concat())
     };
@@ -54,7 +77,16 @@ fn a_lambda_adapter_is_exported_at_a_lambda() {
         lambda_without.starts_with("error: --lambda takes an adapter of kind \"lambda_lora\", and "),
         "{lambda_without}"
     );
+    assert_eq!(
+        to(&["--to", "hf", lambda[0], lambda[1]]),
+        "error: --lambda takes an adapter of kind \"lambda_lora\", and there is no adapter: leave --lambda out"
+    );
     assert!(!policy.path("refused").exists());
+    let records = policy.text("records.jsonl");
+    let script =
+        ["score", "--model", &model, "--records", &records, "--out", "scores.jsonl", "--torchscript", "script"];
+    let output = policy.try_run(&[&script[..], &lambda].concat());
+    assert_eq!(output.status.code(), Some(2), "a module has its λ already");
 }
 
 #[test]

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import DIMENSIONS, host_losses, make_model, records
+from tiny import DIMENSIONS, host_adapter, host_losses, make_model, records
 
 
 
@@ -22,6 +22,18 @@ def test_losses_are_the_programs(factory, template):
     expected = host_losses(factory.folder / "host", model, factory.rows, steps=10, learning_rate=2e-3)
     log = factory.trained(factory.config(model, template=template, max_steps=10))
     torch.testing.assert_close(losses(log), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("template", ["llama3", "qwen"])
+def test_losses_of_an_adapter_are_the_programs(factory, template):
+    """Both begin with the adapter that the program draws."""
+    model = make_model(factory.folder / "model", template)
+    expected = host_losses(factory.folder / "host", model, factory.rows, steps=10, learning_rate=2e-3, lora_rank=4)
+    adapter = host_adapter(factory.folder / "start", model, factory.rows, 4)
+    options = {"finetuning_type": "lora", "adapter_name_or_path": adapter, "template": template, "max_steps": 10}
+    log = factory.trained(factory.config(model, **options))
+    torch.testing.assert_close(losses(log), expected, atol=1e-5, rtol=0)
+    assert expected[0] - expected[-1] > 0.01, "training must have moved the loss for this to mean something"
 
 
 def test_an_adapters_reference_is_the_model_without_it(factory):

@@ -21,11 +21,6 @@ from lambda_dpo import (
 from lambda_dpo.policy import plan
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
 def features(folder, rows, **options):
     tokenizer = SampleTokenizer(folder)
     return [tokenizer.tokenize(sample) for sample in convert(rows, ConvertOptions(dimensions=DIMENSIONS, **options))]

@@ -3,7 +3,7 @@
 import datasets
 import pytest
 import torch
-from tiny import make_model, records
+from tiny import records
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -24,11 +24,6 @@ from lambda_dpo import (
     lambda_dpo_loss,
 )
 from lambda_dpo.policy import plan
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

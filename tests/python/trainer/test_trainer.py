@@ -6,18 +6,13 @@ import math
 import datasets
 import pytest
 import torch
-from peft import LoraConfig
-from tiny import DIMENSIONS, host_losses, make_model, records
+from peft import LoraConfig, PeftModel
+from tiny import DIMENSIONS, host_adapter, host_losses, make_model, records
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lambda_dpo import LambdaDPOConfig, LambdaDPOTrainer
 
 LEARNING_RATE = 2e-3
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +39,8 @@ def lora(**options):
     return LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=True, **options)
 
 
-def trained(folder, model, rows=None, eval_rows=None, peft_config=None, resume=None, ref_model=None, **options):
+def trained(folder, model, rows=None, eval_rows=None, peft_config=None, resume=None, ref_model=None, tokenizer=None, **options):
+    tokenizer = tokenizer or (model if isinstance(model, str) else None)
     rows = datasets.Dataset.from_list(rows or records())
     eval_rows = datasets.Dataset.from_list(eval_rows) if eval_rows else None
     trainer = LambdaDPOTrainer(
@@ -53,7 +49,7 @@ def trained(folder, model, rows=None, eval_rows=None, peft_config=None, resume=N
         args=config(folder, **options),
         train_dataset=rows,
         eval_dataset=eval_rows,
-        processing_class=AutoTokenizer.from_pretrained(model) if isinstance(model, str) else None,
+        processing_class=AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None,
         peft_config=peft_config,
     )
     trainer.train(resume_from_checkpoint=resume)
@@ -73,8 +69,20 @@ def test_losses_are_the_programs(tmp_path, family):
     assert expected[0] - expected[-1] > 0.05, "training must have moved the loss for this to mean something"
 
 
-def test_layouts_accumulation_and_checkpointing_change_nothing(tmp_path, model):
-    expected = losses(trained(tmp_path / "packed", model, max_steps=4))
+@pytest.mark.parametrize("family", ["llama3", "qwen"])
+def test_losses_of_an_adapter_are_the_programs(tmp_path, family):
+    """Both begin with the adapter that the program draws."""
+    model = make_model(tmp_path / "model", family)
+    expected = host_losses(tmp_path / "host", model, records(), steps=10, learning_rate=LEARNING_RATE, lora_rank=4)
+    adapter = host_adapter(tmp_path / "start", model, records(), 4)
+    policy = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), adapter, is_trainable=True)
+    found = losses(trained(tmp_path / "out", policy, tokenizer=model))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert expected[0] - expected[-1] > 0.01, "training must have moved the loss for this to mean something"
+
+
+def test_layouts_accumulation_and_checkpointing_change_nothing(tmp_path, folder):
+    expected = losses(trained(tmp_path / "packed", folder, max_steps=4))
     variants = {
         "rows": {"layout": "rows"},
         "expanded": {"layout": "expanded"},
@@ -86,14 +94,14 @@ def test_layouts_accumulation_and_checkpointing_change_nothing(tmp_path, model):
         "workers": {"dataloader_num_workers": 2},
     }
     for name, options in variants.items():
-        found = losses(trained(tmp_path / name, model, max_steps=4, **options))
+        found = losses(trained(tmp_path / name, folder, max_steps=4, **options))
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0, msg=lambda told, name=name: f"{name}: {told}")
 
 
-def test_lambda_depends_on_epoch_and_record_alone(tmp_path, model):
+def test_lambda_depends_on_epoch_and_record_alone(tmp_path, folder):
     """Two steps of half the records draw the λ that one step of all of them draws."""
-    whole = trained(tmp_path / "whole", model, max_steps=2)
-    halves = trained(tmp_path / "halves", model, max_steps=4, per_device_train_batch_size=6)
+    whole = trained(tmp_path / "whole", folder, max_steps=2)
+    halves = trained(tmp_path / "halves", folder, max_steps=4, per_device_train_batch_size=6)
 
     def by_epoch(trainer, steps):
         rows = [row for row in trainer.state.log_history if "loss" in row]
@@ -106,22 +114,22 @@ def test_lambda_depends_on_epoch_and_record_alone(tmp_path, model):
     assert (first - second).abs().max() > 0.01
 
 
-def test_a_resumed_run_is_the_run(tmp_path, model):
+def test_a_resumed_run_is_the_run(tmp_path, folder):
     options = {"max_steps": 6, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 2}
     for name, extra in {"full": {}, "precomputed": {"precompute_ref_log_probs": True}, "lora": {}}.items():
         peft_config = lora(lora_dropout=0.0) if name == "lora" else None
-        whole = trained(tmp_path / name, model, peft_config=peft_config, **options, **extra)
+        whole = trained(tmp_path / name, folder, peft_config=peft_config, **options, **extra)
         checkpoint = str(tmp_path / name / "checkpoint-4")
-        resumed = trained(tmp_path / f"{name} on", model, peft_config=peft_config, resume=checkpoint, **options, **extra)
+        resumed = trained(tmp_path / f"{name} on", folder, peft_config=peft_config, resume=checkpoint, **options, **extra)
         assert losses(resumed)[:4] == losses(whole)[:4], "what came before comes from the checkpoint"
         torch.testing.assert_close(losses(resumed)[4:], losses(whole)[4:], atol=1e-6, rtol=0)
         for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
-def test_metrics_have_trls_names(tmp_path, model):
+def test_metrics_have_trls_names(tmp_path, folder):
     options = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 2}
-    trainer = trained(tmp_path, model, eval_rows=records(5, 12), **options)
+    trainer = trained(tmp_path, folder, eval_rows=records(5, 12), **options)
     names = ["rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen"]
     names += ["logps/rejected", "kl", *(f"loss/{name}" for name in DIMENSIONS)]
     train = next(row for row in trainer.state.log_history if "loss" in row)
@@ -134,12 +142,12 @@ def test_metrics_have_trls_names(tmp_path, model):
     assert math.isclose(sum(train[f"lambda/{name}"] for name in DIMENSIONS), 1, abs_tol=1e-5)
 
 
-def test_evaluations_are_means_over_prompts(tmp_path, model):
+def test_evaluations_are_means_over_prompts(tmp_path, folder):
     """Batches of 2, 2 and 1 give what a batch of 5 gives."""
     found = []
     for size in (2, 5):
         options = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": size}
-        trainer = trained(tmp_path / str(size), model, eval_rows=records(5, 12), **options)
+        trainer = trained(tmp_path / str(size), folder, eval_rows=records(5, 12), **options)
         found.append(next(row for row in trainer.state.log_history if "eval_loss" in row))
     for name, value in found[0].items():
         if name.startswith(("eval_loss", "eval_rewards", "eval_logps", "eval_kl")):
@@ -148,76 +156,76 @@ def test_evaluations_are_means_over_prompts(tmp_path, model):
     assert math.isclose(later["eval_loss"], found[1]["eval_loss"], abs_tol=1e-5)
 
 
-def test_the_reference_of_an_adapter_is_the_model_without_it(tmp_path, model):
+def test_the_reference_of_an_adapter_is_the_model_without_it(tmp_path, folder):
     """With s^ref = 0 the rewards of the first step would be β times the log-probs; here they are 0, and then move."""
-    trainer = trained(tmp_path / "lora", model, peft_config=lora(lora_dropout=0.0), max_steps=3)
+    trainer = trained(tmp_path / "lora", folder, peft_config=lora(lora_dropout=0.0), max_steps=3)
     first, *_, last = [row for row in trainer.state.log_history if "loss" in row]
     assert first["logps/chosen"] < -50
     assert first["rewards/chosen"] == 0 and first["rewards/rejected"] == 0
     # Later rewards are those against the model's own weights, which nothing has changed.
-    reference = AutoModelForCausalLM.from_pretrained(model)
+    reference = AutoModelForCausalLM.from_pretrained(folder)
     named = dict(trainer.model.get_base_model().named_parameters())
     for name, parameter in reference.named_parameters():
         layered = name.replace("_proj.weight", "_proj.base_layer.weight")
         assert torch.equal(named.get(layered, named.get(name)), parameter), name
     explicit = trained(
-        tmp_path / "explicit", model, peft_config=lora(lora_dropout=0.0), max_steps=3, ref_model=reference
+        tmp_path / "explicit", folder, peft_config=lora(lora_dropout=0.0), max_steps=3, ref_model=reference
     )
     torch.testing.assert_close(losses(explicit), losses(trainer), atol=1e-6, rtol=0)
     assert abs(last["rewards/chosen"]) > 1e-4
     without = trained(
-        tmp_path / "without", model, peft_config=lora(lora_dropout=0.0), max_steps=1, reference_free=True
+        tmp_path / "without", folder, peft_config=lora(lora_dropout=0.0), max_steps=1, reference_free=True
     )
     free = next(row for row in without.state.log_history if "loss" in row)
     assert math.isclose(free["rewards/chosen"], 0.1 * free["logps/chosen"], rel_tol=1e-5)
     assert abs(free["loss"] - first["loss"]) > 1e-3
 
 
-def test_a_cached_reference_is_found_by_contents(tmp_path, model, monkeypatch):
+def test_a_cached_reference_is_found_by_contents(tmp_path, folder, monkeypatch):
     from lambda_dpo.trainer import LambdaDPOTrainer as Trainer
 
     computed = []
     original = Trainer._computed
     monkeypatch.setattr(Trainer, "_computed", lambda self, features: computed.append(len(features)) or original(self, features))
     options = {"max_steps": 1, "precompute_ref_log_probs": True}
-    first = losses(trained(tmp_path / "1", model, **options))
-    assert losses(trained(tmp_path / "2", model, **options)) == first
+    first = losses(trained(tmp_path / "1", folder, **options))
+    assert losses(trained(tmp_path / "2", folder, **options)) == first
     changed = json.loads(json.dumps(records()))
     changed[0]["completions"][0]["response"] += " And more."
-    trained(tmp_path / "3", model, rows=changed, **options)
+    trained(tmp_path / "3", folder, rows=changed, **options)
     other = make_model(tmp_path / "other", seed=1)
     trained(tmp_path / "4", other, **options)
     assert computed == [12, 0, 1, 12]
-    (file,) = (tmp_path / "cache" / "reference-python").glob(f"{_key(model)}*")
+    (file,) = (tmp_path / "cache" / "reference-python").glob(f"{_key(folder)}*")
     damaged = bytearray(file.read_bytes())
     damaged[-1] ^= 1
     file.write_bytes(damaged)
-    trained(tmp_path / "5", model, **options)
+    trained(tmp_path / "5", folder, **options)
     assert computed[-1] == 12
 
 
-def _key(model):
+def _key(folder):
     from lambda_dpo.reference import model_key
 
-    return model_key(AutoModelForCausalLM.from_pretrained(model), "no")
+    return model_key(AutoModelForCausalLM.from_pretrained(folder), "no")
 
 
-def test_bfloat16_trains(tmp_path, model):
-    half = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
-    half.config._name_or_path = model
+def test_bfloat16_trains(tmp_path, folder):
+    half = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    half.config._name_or_path = folder
     found = losses(trained(tmp_path / "weights", half, max_steps=3))
-    mixed = losses(trained(tmp_path / "autocast", model, max_steps=3, bf16=True))
-    single = losses(trained(tmp_path / "single", model, max_steps=3))
+    mixed = losses(trained(tmp_path / "autocast", folder, max_steps=3, bf16=True))
+    single = losses(trained(tmp_path / "single", folder, max_steps=3))
     torch.testing.assert_close(found, single, atol=0.05, rtol=0)
     torch.testing.assert_close(mixed, single, atol=0.05, rtol=0)
 
 
-def test_rows_with_ratings_columns_are_taken(tmp_path, model):
+def test_rows_with_ratings_columns_are_taken(tmp_path, folder):
     def rated(record):
         completions = [completion["response"] for completion in record["completions"]]
         rating = lambda completion, name: completion["annotations"].get(name, {}).get("Rating")  # noqa: E731
         ratings = {name: [rating(completion, name) for completion in record["completions"]] for name in DIMENSIONS}
         return {"prompt": record["instruction"], "completions": completions, "ratings": ratings}
 
-    expected = losses(trained(tmp_path / "1", model, max_steps=2))
-    assert losses(trained(tmp_path / "2", model, rows=[rated(record) for record in records()], max_steps=2)) == expected
+    expected = losses(trained(tmp_path / "1", folder, max_steps=2))
+    assert losses(trained(tmp_path / "2", folder, rows=[rated(record) for record in records()], max_steps=2)) == expected
