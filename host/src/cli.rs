@@ -74,9 +74,9 @@ pub struct ConvertArgs {
     pub dimensions: Option<Vec<String>>,
 }
 
-/// What every command with a model takes.
+/// Which policy.
 #[derive(Debug, Args)]
-pub struct ModelArgs {
+pub struct PolicyArgs {
     /// Model folder in Hugging Face's layout, or its name on the hub.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
@@ -89,6 +89,14 @@ pub struct ModelArgs {
     /// A chat template that takes the place of the tokenizer's own.
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
+}
+
+/// What every command that runs a model takes.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Which policy.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
@@ -113,7 +121,7 @@ pub struct ScoreArgs {
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// A TorchScript module that takes the place of the model's weights: a file, or a folder with model.pt.
-    #[arg(long, value_name = "FILE", conflicts_with = "adapter")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["adapter", "lambda"])]
     pub torchscript: Option<PathBuf>,
 }
 
@@ -197,18 +205,9 @@ pub struct SteerArgs {
 /// `lambda-dpo export`
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// Model folder in Hugging Face's layout, or its name on the hub.
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
-    /// Adapter folder in PEFT's format, or a λ-adapter's; it is folded into the weights.
-    #[arg(long, value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
-    /// λ that a λ-adapter is written at; dimensions not named share the rest equally, and without it all weigh alike.
-    #[arg(long, value_name = "NAME=W,…")]
-    pub lambda: Option<String>,
-    /// A chat template that takes the place of the tokenizer's own.
-    #[arg(long, value_name = "FILE")]
-    pub chat_template: Option<PathBuf>,
+    /// Which policy; an adapter is folded into the weights, a λ-adapter at its λ.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
     /// Dtype of the weights; without it the model's own (hf, torchscript), float32 (onnx, and always peft).
     #[arg(long)]
     pub dtype: Option<ExportDType>,

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use lambda_dpo_abi as abi;
 use lambda_dpo_abi::tensor;
 use libloading::Library;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::plugin_library;
 
@@ -106,6 +106,46 @@ pub fn convert_options(format: u32) -> abi::ConvertOptions {
 /// No cutoff.
 pub fn tokenize_options() -> abi::TokenizeOptions {
     abi::TokenizeOptions { struct_size: size_of::<abi::TokenizeOptions>(), cutoff_len: 0, keep_all: 0, reserved: 0 }
+}
+
+/// A prompt's two responses with log-probs −1 and −2, the first preferred with certainty: at β = 1 the loss is −log σ(1).
+pub struct PairLoss {
+    log_probs: tensor::Exported,
+    offsets: tensor::Exported,
+    pi_target: tensor::Exported,
+    lambda: tensor::Exported,
+}
+
+impl PairLoss {
+    /// With its tensors on a device.
+    pub fn new(device: Device) -> Self {
+        let lend = |tensor: Tensor| tensor::export(&tensor.to_device(device)).unwrap();
+        Self {
+            log_probs: lend(Tensor::from_slice(&[-1.0_f32, -2.0])),
+            offsets: lend(Tensor::from_slice(&[0_i64, 2])),
+            pi_target: lend(Tensor::from_slice(&[1.0_f32, 0.0]).view([1, 2])),
+            lambda: lend(Tensor::from_slice(&[1.0_f32]).view([1, 1])),
+        }
+    }
+
+    /// Good for as long as `self` lives.
+    pub fn inputs(&self) -> abi::LossInputs {
+        abi::LossInputs {
+            sequence_log_probs: self.log_probs.as_raw(),
+            num_sequences: 2,
+            prompt_offsets: self.offsets.as_raw(),
+            pi_target: self.pi_target.as_raw(),
+            lambda: self.lambda.as_raw(),
+            // SAFETY: a struct of the table's, for which zeros are valid.
+            ..unsafe { sized() }
+        }
+    }
+
+    /// β = 1, and the gradient of the log-probs is wanted.
+    pub fn options() -> abi::LossOptions {
+        // SAFETY: a struct of the table's, for which zeros are valid.
+        abi::LossOptions { beta: 1.0, wants: abi::WANTS_SEQUENCE_LOG_PROBS, ..unsafe { sized() } }
+    }
 }
 
 /// One prompt a row, padded to a multiple of 8 with id 0.

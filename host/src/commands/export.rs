@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
-use tch::Kind;
+use anyhow::{Result, ensure};
+use tch::{Device, Kind};
 
 use crate::cli::{ExportArgs, ExportFormat};
 use crate::export::{self, Destination, onnx, torchscript};
@@ -12,12 +12,12 @@ use crate::libtorch;
 use crate::model::{Model, ModelConfig};
 use crate::train::progress::say;
 
-use super::set_lambda;
+use super::load;
 
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let out = Destination::begin(&args.out)?;
     libtorch::prepare("cpu")?;
-    let folder = Hub::from_env().model_folder(&args.model)?;
+    let folder = Hub::from_env().model_folder(&args.policy.model)?;
     let policy = || policy(args, &folder);
     match args.to {
         ExportFormat::Hf => policy()?.save(out.path(), &folder)?,
@@ -25,7 +25,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         ExportFormat::Onnx => onnx::write(&policy()?, &folder, out.path(), onnx::MAX_INLINE_BYTES)?,
         ExportFormat::TorchScript => torchscript::write(&policy()?, &folder, out.path())?,
     }
-    out.finish(args.chat_template.as_deref())?;
+    out.finish(args.policy.chat_template.as_deref())?;
     let what = if args.to == ExportFormat::Peft { "adapter" } else { "policy" };
     say(&format!("the {what} stands in {}", args.out.display()));
     Ok(())
@@ -33,13 +33,12 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
 
 /// The adapter alone, a λ-adapter at its λ.
 fn write_peft(args: &ExportArgs, folder: &Path, out: &Path) -> Result<()> {
-    let Some(adapter) = &args.adapter else { bail!("--to peft writes an adapter: give one with --adapter DIR") };
+    ensure!(args.policy.adapter.is_some(), "--to peft writes an adapter: give one with --adapter DIR");
     ensure!(args.dtype.is_none(), "--to peft writes the adapter in float32, as it is: leave --dtype out");
-    let mut model = Model::load(folder, tch::Device::Cpu, Kind::Float)?;
-    model.load_adapter(adapter)?;
-    set_lambda(&mut model, Some(adapter), args.lambda.as_deref())?;
+    let mut model = load(&args.policy, folder, Device::Cpu, Kind::Float)?;
     model.fold_lambda()?;
-    let base = if args.model.is_dir() { std::path::absolute(&args.model)? } else { args.model.clone() };
+    let base = &args.policy.model;
+    let base = if base.is_dir() { std::path::absolute(base)? } else { base.clone() };
     Ok(model.save_adapter(out, &base.display().to_string())?)
 }
 
@@ -49,17 +48,15 @@ fn write_peft(args: &ExportArgs, folder: &Path, out: &Path) -> Result<()> {
 /// either way.
 fn policy(args: &ExportArgs, folder: &Path) -> Result<Model> {
     let stored = ModelConfig::load(folder)?.dtype.unwrap_or(Kind::Float);
-    let kind = match (args.dtype, args.to) {
-        (Some(dtype), _) => dtype.kind(),
-        (None, ExportFormat::Hf | ExportFormat::TorchScript) => stored,
-        (None, ExportFormat::Onnx | ExportFormat::Peft) => Kind::Float,
+    let kind = match args.dtype {
+        Some(dtype) => dtype.kind(),
+        None if args.to == ExportFormat::Onnx => Kind::Float,
+        None => stored,
     };
-    let loaded = if args.adapter.is_some() && stored != kind { Kind::Float } else { kind };
-    let mut model = Model::load(folder, tch::Device::Cpu, loaded)?;
+    let loaded = if args.policy.adapter.is_some() && stored != kind { Kind::Float } else { kind };
+    let mut model = load(&args.policy, folder, Device::Cpu, loaded)?;
     model.freeze();
-    if let Some(adapter) = &args.adapter {
-        model.load_adapter(adapter)?;
-        set_lambda(&mut model, args.adapter.as_deref(), args.lambda.as_deref())?;
+    if model.has_adapter() {
         model.merge_adapter()?;
     }
     let model = model.into_kind(kind)?;

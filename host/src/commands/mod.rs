@@ -15,9 +15,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use tch::{Device, Kind};
 
 use crate::cache::CacheFolder;
-use crate::cli::{Cli, Command, ModelArgs};
+use crate::cli::{Cli, Command, ModelArgs, PolicyArgs};
 use crate::config::DataFormat;
 use crate::hub::Hub;
 use crate::libtorch;
@@ -56,32 +57,35 @@ struct Opened {
 fn open(args: &ModelArgs, plugin: Option<&Path>) -> Result<Opened> {
     let device = libtorch::prepare(&args.device)?;
     let plugin = Plugin::load(plugin)?;
-    let folder = Hub::from_env().model_folder(&args.model)?;
-    let tokenizer = plugin.tokenizer(&folder, args.chat_template.as_deref())?;
-    let mut model = Model::load(&folder, device, args.dtype.kind())?;
-    if let Some(adapter) = &args.adapter {
-        model.load_adapter(adapter)?;
-    }
-    set_lambda(&mut model, args.adapter.as_deref(), args.lambda.as_deref())?;
+    let folder = Hub::from_env().model_folder(&args.policy.model)?;
+    let tokenizer = plugin.tokenizer(&folder, args.policy.chat_template.as_deref())?;
+    let model = load(&args.policy, &folder, device, args.dtype.kind())?;
     model.freeze();
     Ok(Opened { plugin, folder, model, tokenizer })
 }
 
-/// Sets a λ-adapter to `--lambda`, or to uniform λ; `adapter` is where it came from, for messages.
-fn set_lambda(model: &mut Model, adapter: Option<&Path>, lambda: Option<&str>) -> Result<()> {
+/// The model of `folder` with its adapter, a λ-adapter at `--lambda` or at uniform λ.
+fn load(args: &PolicyArgs, folder: &Path, device: Device, kind: Kind) -> Result<Model> {
+    let mut model = Model::load(folder, device, kind)?;
+    if let Some(adapter) = &args.adapter {
+        model.load_adapter(adapter)?;
+    }
     let Some(dimensions) = model.adapter_dimensions() else {
-        if lambda.is_some() {
-            let what = adapter
-                .map_or("there is no adapter".to_owned(), |adapter| format!("{} is one without λ", adapter.display()));
+        if args.lambda.is_some() {
+            let what = match &args.adapter {
+                Some(adapter) => format!("{} is one without λ", adapter.display()),
+                None => "there is no adapter".to_owned(),
+            };
             bail!("--lambda takes an adapter of kind \"lambda_lora\", and {what}: leave --lambda out");
         }
-        return Ok(());
+        return Ok(model);
     };
-    let weights = match lambda {
-        Some(text) => self::lambda::parse(text, dimensions).context("--lambda")?,
+    let weights = match &args.lambda {
+        Some(text) => lambda::parse(text, dimensions).context("--lambda")?,
         None => uniform(dimensions.len()),
     };
-    Ok(model.fix_lambda(&weights)?)
+    model.fix_lambda(&weights)?;
+    Ok(model)
 }
 
 /// Every record of the files, whole: nothing is truncated, filtered or left out, and ratings do not matter.

@@ -64,8 +64,8 @@ fn open_scorer(args: &ScoreArgs, plugin: Option<&Path>) -> Result<(Plugin, Token
     };
     let device = libtorch::prepare(&args.model.device)?;
     let plugin = Plugin::load(plugin)?;
-    let folder = Hub::from_env().model_folder(&args.model.model)?;
-    let tokenizer = plugin.tokenizer(&folder, args.model.chat_template.as_deref())?;
+    let folder = Hub::from_env().model_folder(&args.model.policy.model)?;
+    let tokenizer = plugin.tokenizer(&folder, args.model.policy.chat_template.as_deref())?;
     Ok((plugin, tokenizer, Box::new(ScriptPolicy::open(file, device)?)))
 }
 

@@ -18,7 +18,7 @@ use super::generate::eos_token_ids;
 use super::open;
 
 pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
-    ensure!(args.model.lambda.is_none(), "steer goes over a grid of λ: leave --lambda out");
+    ensure!(args.model.policy.lambda.is_none(), "steer goes over a grid of λ: leave --lambda out");
     ensure!(args.steps >= 1, "--steps must be at least 1, not 0");
     ensure!(args.num_prompts >= 1, "--num-prompts must be at least 1, not 0: leave --rater out to generate nothing");
     ensure!(args.beta > 0.0 && args.beta.is_finite(), "--beta must be a number above 0, not {}", args.beta);
@@ -67,7 +67,7 @@ pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
             eos_token_ids: eos_token_ids(&opened)?,
         },
     };
-    let subject = Subject { model: args.model.model.clone(), adapter: args.model.adapter.clone(), soup };
+    let subject = Subject { model: args.model.policy.model.clone(), adapter: args.model.policy.adapter.clone(), soup };
     let report = measure(subject, &mut opened.model, &opened.plugin, &opened.tokenizer, &files, &settings)?;
     let page = write(&args.out, &report, &compared)?;
     std::io::stdout().write_all(report.table(&compared).as_bytes())?;

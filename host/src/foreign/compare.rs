@@ -9,6 +9,7 @@ use crate::plugin::{
 };
 use crate::train::TrainError;
 use crate::train::data::uniform;
+use crate::train::step::targets_and_weights;
 
 /// Log-probs are sums, the loss is λ-DPO's with uniform λ and without a reference.
 const OPTIONS: LossOptions = LossOptions {
@@ -233,16 +234,7 @@ fn values(tensor: &Tensor) -> Result<Vec<f64>, TrainError> {
 
 /// Of one record, given the log-probs of its responses.
 fn loss(plugin: &Plugin, batch: &Batch, log_probs: &Tensor) -> Result<f64, TrainError> {
-    let inputs = LossInputs {
-        sequence_log_probs: Some(log_probs),
-        num_sequences: log_probs.numel() as i64,
-        prompt_offsets: Some(&batch.prompt_offsets),
-        sequence_index: Some(&batch.sequence_index),
-        pi_target: Some(&batch.pi_target),
-        target_mask: Some(&batch.target_mask),
-        lambda: Some(&batch.lambda),
-        ..LossInputs::default()
-    };
+    let inputs = LossInputs { sequence_log_probs: Some(log_probs), ..targets_and_weights(batch, None) };
     let (outputs, _) = plugin.loss_forward(&inputs, &OPTIONS)?;
     Ok(outputs.loss.f_double_value(&[])?)
 }

@@ -7,7 +7,7 @@ use std::ptr::{null_mut, without_provenance_mut};
 use lambda_dpo_abi as abi;
 use lambda_dpo_host::plugin::{self, Plugin, PluginError};
 use lambda_dpo_tests::plugin_library;
-use lambda_dpo_tests::table::{self, Told, api, told};
+use lambda_dpo_tests::table::{self, PairLoss, Told, api, told};
 use tch::{Device, Kind, Tensor};
 
 use crate::batches::{HIDDEN, Problem, VOCAB};
@@ -175,22 +175,11 @@ fn a_backward_of_other_inputs() {
 
 /// The loss −log σ(1) of finished log-probs on a device, with the work on a stream; and the backward on another.
 fn on_stream(device: Device, forward: *mut c_void, backward: *mut c_void) -> Result<f64, Told> {
-    let lend = |tensor: Tensor| abi::tensor::export(&tensor.to_device(device)).unwrap();
-    let (log_probs, offsets) = (lend(Tensor::from_slice(&[-1.0_f32, -2.0])), lend(Tensor::from_slice(&[0_i64, 2])));
-    let pi = lend(Tensor::from_slice(&[1.0_f32, 0.0]).view([1, 2]));
-    let lambda = lend(Tensor::from_slice(&[1.0_f32]).view([1, 1]));
+    let loss = PairLoss::new(device);
     // SAFETY: everything lives through the calls, and what comes out is freed once.
     unsafe {
-        let mut inputs = abi::LossInputs {
-            sequence_log_probs: log_probs.as_raw(),
-            num_sequences: 2,
-            prompt_offsets: offsets.as_raw(),
-            pi_target: pi.as_raw(),
-            lambda: lambda.as_raw(),
-            cuda_stream: forward,
-            ..table::sized()
-        };
-        let options = abi::LossOptions { beta: 1.0, wants: abi::WANTS_SEQUENCE_LOG_PROBS, ..table::sized() };
+        let mut inputs = abi::LossInputs { cuda_stream: forward, ..loss.inputs() };
+        let options = PairLoss::options();
         let (mut outputs, mut context) = (table::sized::<abi::LossOutputs>(), null_mut());
         told(|e| (api().loss_forward)(&inputs, &options, &mut outputs, &mut context, e))?;
         let loss = abi::tensor::import(std::mem::replace(&mut outputs.loss, null_mut())).unwrap();

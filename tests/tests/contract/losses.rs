@@ -6,10 +6,10 @@ use lambda_dpo_abi as abi;
 use lambda_dpo_core as core;
 use lambda_dpo_host::plugin::{self, Plugin, PluginError};
 use lambda_dpo_tests::plugin_library;
-use lambda_dpo_tests::table::{self, api, told};
+use lambda_dpo_tests::table::{self, PairLoss, api, told};
 use proptest::prelude::*;
 use proptest::sample::select;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::batches::{Problem, Rng};
 
@@ -327,21 +327,10 @@ fn the_callers_grad_mode_is_restored() {
 /// −log σ(Δ) with Δ = 1 has the gradient σ(1) − 1, once.
 #[test]
 pub fn a_context_serves_one_backward() {
-    let lend = |tensor: Tensor| abi::tensor::export(&tensor).unwrap();
-    let (log_probs, offsets) = (lend(Tensor::from_slice(&[-1.0_f32, -2.0])), lend(Tensor::from_slice(&[0_i64, 2])));
-    let pi = lend(Tensor::from_slice(&[1.0_f32, 0.0]).view([1, 2]));
-    let lambda = lend(Tensor::from_slice(&[1.0_f32]).view([1, 1]));
+    let loss = PairLoss::new(Device::Cpu);
     // SAFETY: everything lives through the calls, and what comes out is freed once.
     unsafe {
-        let inputs = abi::LossInputs {
-            sequence_log_probs: log_probs.as_raw(),
-            num_sequences: 2,
-            prompt_offsets: offsets.as_raw(),
-            pi_target: pi.as_raw(),
-            lambda: lambda.as_raw(),
-            ..table::sized()
-        };
-        let options = abi::LossOptions { beta: 1.0, wants: abi::WANTS_SEQUENCE_LOG_PROBS, ..table::sized() };
+        let (inputs, options) = (loss.inputs(), PairLoss::options());
         let (mut outputs, mut context) = (table::sized::<abi::LossOutputs>(), null_mut());
         told(|e| (api().loss_forward)(&inputs, &options, &mut outputs, &mut context, e)).unwrap();
         table::free_outputs(outputs);

@@ -3,8 +3,8 @@
 use std::ptr::null_mut;
 
 use lambda_dpo_abi as abi;
-use lambda_dpo_tests::table::{self, api, told};
-use tch::Tensor;
+use lambda_dpo_tests::table::{self, PairLoss, api, told};
+use tch::Device;
 
 use crate::misuse::{Given, RECORD};
 
@@ -102,21 +102,10 @@ fn of_batches_and_what_tells_of_the_build() {
 #[test]
 fn of_losses() {
     let api = api();
-    let log_probs = abi::tensor::export(&Tensor::from_slice(&[-1.0_f32, -2.0])).unwrap();
-    let offsets = abi::tensor::export(&Tensor::from_slice(&[0_i64, 2])).unwrap();
-    let pi = abi::tensor::export(&Tensor::from_slice(&[1.0_f32, 0.0]).view([1, 2])).unwrap();
-    let lambda = abi::tensor::export(&Tensor::from_slice(&[1.0_f32]).view([1, 1])).unwrap();
+    let loss = PairLoss::new(Device::Cpu);
     // SAFETY: as above.
     unsafe {
-        let mut inputs = abi::LossInputs {
-            sequence_log_probs: log_probs.as_raw(),
-            num_sequences: 2,
-            prompt_offsets: offsets.as_raw(),
-            pi_target: pi.as_raw(),
-            lambda: lambda.as_raw(),
-            ..table::sized()
-        };
-        let mut options = abi::LossOptions { beta: 1.0, wants: abi::WANTS_SEQUENCE_LOG_PROBS, ..table::sized() };
+        let (mut inputs, mut options) = (loss.inputs(), PairLoss::options());
         let (mut token, mut sequence, mut context) = (null_mut(), null_mut(), null_mut());
         let (mut outputs, mut gradients) = (table::sized::<abi::LossOutputs>(), table::sized::<abi::LossGradients>());
         refuses("log_probs", "inputs", &mut inputs, |inputs, e| {

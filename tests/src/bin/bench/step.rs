@@ -9,18 +9,18 @@ use lambda_dpo_host::config::{self, RunConfig, schedule_options};
 use lambda_dpo_host::libtorch;
 use lambda_dpo_host::model::{ForwardOptions, Model};
 use lambda_dpo_host::plugin::{
-    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossInputs, LossOptions, Objective, Plugin,
-    Reduction, TokenizeOptions, Wants,
+    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Objective, Plugin, Reduction,
+    TokenizeOptions, Wants,
 };
 use lambda_dpo_host::train::batches::MicroBatch;
 use lambda_dpo_host::train::metrics::Meaning;
 use lambda_dpo_host::train::optimizer::{AdamW, clip_scale};
 use lambda_dpo_host::train::policy::{self, Learned, Policy};
-use lambda_dpo_host::train::reference::{Reference, ReferenceLogProbs, Wanted, model_inputs, targets};
+use lambda_dpo_host::train::reference::{Reference, ReferenceLogProbs, Wanted, model_inputs};
 use lambda_dpo_host::train::signals::Interrupt;
-use lambda_dpo_host::train::step::Learner;
+use lambda_dpo_host::train::step::{Learner, loss_inputs};
 use serde_json::{Value, json};
-use tch::{Device, Tensor};
+use tch::Device;
 
 use crate::serving::{Command, serve};
 
@@ -135,7 +135,7 @@ impl Session {
         laps.end("model forward");
         let reference = self.reference.of(micro_batch)?;
         let hidden = activations.hidden();
-        let inputs = loss_inputs(micro_batch, hidden, model.lm_head(), &reference);
+        let inputs = loss_inputs(&micro_batch.batch, hidden, model.lm_head(), Some(&reference));
         let (_, context) = learner.plugin.loss_forward(&inputs, &options)?;
         laps.end("log-probs and loss forward");
         let gradients = context.context("the loss kept nothing for its backward")?.backward(&inputs, 1.0)?;
@@ -242,25 +242,5 @@ fn loss_options(config: &RunConfig) -> LossOptions {
         logits_budget_bytes: (config.loss.logits_budget_mib << 20) as usize,
         paper_exact: config.loss.paper_exact,
         wants: Wants::default(),
-    }
-}
-
-fn loss_inputs<'a>(
-    micro_batch: &'a MicroBatch,
-    hidden: &'a Tensor,
-    lm_head: &'a Tensor,
-    reference: &'a Tensor,
-) -> LossInputs<'a> {
-    let batch = &micro_batch.batch;
-    LossInputs {
-        hidden: Some(hidden),
-        lm_head: Some(lm_head),
-        reference_log_probs: Some(reference),
-        prompt_offsets: Some(&batch.prompt_offsets),
-        sequence_index: Some(&batch.sequence_index),
-        pi_target: Some(&batch.pi_target),
-        target_mask: Some(&batch.target_mask),
-        lambda: Some(&batch.lambda),
-        ..targets(batch)
     }
 }
