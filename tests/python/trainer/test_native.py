@@ -12,7 +12,7 @@ import torch
 from tiny import DIMENSIONS, ROOT, records
 
 import lambda_dpo
-from lambda_dpo import LambdaSchedule, ListwiseCollator, SampleTokenizer, _native, convert
+from lambda_dpo import LambdaSchedule, ListwiseCollator, SampleTokenizer, _abi, convert
 
 ABI = json.loads((ROOT / "schemas" / "abi-1.0.json").read_text())
 
@@ -27,7 +27,7 @@ def python(code, **environment):
 def test_structs_lie_as_the_header_says():
     ours = {
         name: value
-        for name, value in vars(_native).items()
+        for name, value in vars(_abi).items()
         if isinstance(value, type) and issubclass(value, ctypes.Structure) and hasattr(value, "_fields_")
     }
     compared = 0
@@ -50,10 +50,10 @@ def test_functions_take_what_the_header_says():
         "u64": ctypes.c_uint64,
         "usize": ctypes.c_size_t,
         "f64": ctypes.c_double,
-        "Str": _native.Str,
+        "Str": _abi.Str,
     }
     described = ABI["structs"]["LambdaDpoApi"]["fields"]
-    for name, result, arguments in _native.FUNCTIONS:
+    for name, result, arguments in _abi.FUNCTIONS:
         inside = re.search(r"fn\((.*?),?\)", described[name]["type"]).group(1)
         types = [argument.split(": ")[1] for argument in inside.split(", ")]
         if result is ctypes.c_int32:
@@ -68,13 +68,13 @@ def test_functions_take_what_the_header_says():
 
 def test_constants_are_the_headers():
     constants = {name.removeprefix("LAMBDA_DPO_"): value for name, value in ABI["constants"].items()}
-    assert (_native.MAJOR, _native.MINOR) == (constants["ABI_MAJOR"], constants["ABI_MINOR"])
+    assert (_abi.MAJOR, _abi.MINOR) == (constants["ABI_MAJOR"], constants["ABI_MINOR"])
     named = [name for name in constants if name.startswith(("SCHEDULE_", "WANTS_", "FORMAT_ULTRA"))]
-    assert all(getattr(_native, name) == constants[name] for name in named)
-    assert _native.LAYOUTS == {name: constants[f"LAYOUT_{name.upper()}"] for name in _native.LAYOUTS}
-    assert _native.REDUCTIONS == {name: constants[f"REDUCTION_{name.upper()}"] for name in _native.REDUCTIONS}
+    assert all(getattr(_abi, name) == constants[name] for name in named)
+    assert _abi.LAYOUTS == {name: constants[f"LAYOUT_{name.upper()}"] for name in _abi.LAYOUTS}
+    assert _abi.REDUCTIONS == {name: constants[f"REDUCTION_{name.upper()}"] for name in _abi.REDUCTIONS}
     for status in ("OK", "INVALID_ARGUMENT", "INVALID_DATA"):
-        assert getattr(_native, f"STATUS_{status}") == constants[f"STATUS_{status}"]
+        assert getattr(_abi, f"STATUS_{status}") == constants[f"STATUS_{status}"]
 
 
 def test_another_torch_is_refused():

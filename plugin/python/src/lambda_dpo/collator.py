@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from . import _native
+from . import _abi, _native
 from .tokenization import COLUMNS
 
 Layout = Literal["packed", "rows", "expanded"]
@@ -60,13 +60,13 @@ class ListwiseCollator:
         if weights is None:
             weights = torch.full((num_dimensions,), 1 / max(num_dimensions, 1), dtype=torch.float64)
         weights = weights.to("cpu", torch.float64).expand(len(features), num_dimensions)
-        options = _native.CollateOptions(
-            layout=_native.LAYOUTS[self.layout],
+        options = _abi.CollateOptions(
+            layout=_abi.LAYOUTS[self.layout],
             max_tokens=self.max_tokens or 0,
             pad_to_multiple_of=self.pad_to_multiple_of,
             pad_token_id=self.pad_token_id,
         )
-        raw = _native.Batch()
+        raw = _abi.Batch()
         _native.call(
             "collate",
             _native.handles(samples),
@@ -75,7 +75,7 @@ class ListwiseCollator:
             options,
             ctypes.byref(raw),
         )
-        taken = _native.take_tensors(raw, _native.BATCH_TENSORS)
+        taken = _native.take_tensors(raw, _abi.BATCH_TENSORS)
         batch = {name: tensor for name, tensor in taken.items() if name not in _UNUSED and tensor is not None}
         if features and "reference_log_probs" in features[0]:
             batch["reference_log_probs"] = self._reference(features, num_dimensions)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import _native
+from . import _abi, _native
 
 Reduction = Literal["sum", "mean"]
 
@@ -31,10 +31,10 @@ def _not_compiled(function: _Function) -> _Function:
 _TARGETS = ("target_positions", "target_ids", "target_sequences")
 _LISTWISE = ("prompt_offsets", "sequence_index", "pi_target", "target_mask", "lambda")
 _WANTS = (
-    _native.WANTS_HIDDEN,
-    _native.WANTS_LM_HEAD,
-    _native.WANTS_LOGITS,
-    _native.WANTS_SEQUENCE_LOG_PROBS,
+    _abi.WANTS_HIDDEN,
+    _abi.WANTS_LM_HEAD,
+    _abi.WANTS_LOGITS,
+    _abi.WANTS_SEQUENCE_LOG_PROBS,
 )
 
 
@@ -141,14 +141,14 @@ class _Call:
         logits_budget_mib: int,
         paper_exact: bool,
     ) -> None:
-        if reduction not in _native.REDUCTIONS:
+        if reduction not in _abi.REDUCTIONS:
             raise ValueError(f'reduction is {reduction!r}, but it must be "sum" or "mean".')
         if normalizer is not None and not normalizer > 0:
             raise ValueError(f"normalizer is {normalizer}, but it must be above 0.")
         self.batch = batch
         self.reference_log_probs = reference_log_probs
-        self.options = _native.LossOptions(
-            reduction=_native.REDUCTIONS[reduction],
+        self.options = _abi.LossOptions(
+            reduction=_abi.REDUCTIONS[reduction],
             beta=beta,
             normalizer=normalizer or 0.0,
             logits_budget_bytes=logits_budget_mib << 20,
@@ -166,7 +166,7 @@ class _Call:
 
     def _run(self, given: tuple[Tensor | None, ...]) -> dict[str, Any]:
         """The library's forward: its outputs, and the context of one backward."""
-        outputs = _native.LossOutputs()
+        outputs = _abi.LossOutputs()
         raw = ctypes.c_void_p()
         lent = _native.Lent()
         context = ctypes.byref(raw) if self.options.wants else None
@@ -174,20 +174,20 @@ class _Call:
             inputs = self._inputs(lent, given, listwise=True)
             _native.call("loss_forward", inputs, self.options, ctypes.byref(outputs), context)
         self.context = _native.Handle(raw.value, "loss_context_free") if raw.value else None
-        return _native.take_tensors(outputs, _native.OUTPUT_TENSORS)
+        return _native.take_tensors(outputs, _abi.OUTPUT_TENSORS)
 
     def backward(self, given: tuple[Tensor | None, ...], grad_output: float) -> tuple[Tensor | None, ...]:
         if self.context is None:  # A second backward of a graph that was kept: a context serves one.
             self._run(given)
         assert self.context is not None
         lent = _native.Lent()
-        gradients = _native.LossGradients()
+        gradients = _abi.LossGradients()
         with _exact(given):
             inputs = self._inputs(lent, given, listwise=True)
             _native.call("loss_backward", self.context.raw, inputs, grad_output, ctypes.byref(gradients))
         self.context = None
-        taken = _native.take_tensors(gradients, _native.GRADIENT_TENSORS)
-        return tuple(taken[name] for name in _native.GRADIENT_TENSORS)
+        taken = _native.take_tensors(gradients, _abi.GRADIENT_TENSORS)
+        return tuple(taken[name] for name in _abi.GRADIENT_TENSORS)
 
     def log_probs(self, given: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
         lent = _native.Lent()
@@ -201,7 +201,7 @@ class _Call:
 
     def _inputs(
         self, lent: _native.Lent, given: tuple[Tensor | None, ...], *, listwise: bool
-    ) -> _native.LossInputs:
+    ) -> _abi.LossInputs:
         hidden, lm_head, logits, log_probs = given
         device = next((tensor.device for tensor in given if tensor is not None), torch.device("cpu"))
         fields: dict[str, Tensor | None] = {
@@ -221,7 +221,7 @@ class _Call:
         pointers = {
             name: lent.pointer(tensor.to(device)) for name, tensor in fields.items() if tensor is not None
         }
-        inputs = _native.LossInputs(num_sequences=num_sequences, **pointers)
+        inputs = _abi.LossInputs(num_sequences=num_sequences, **pointers)
         inputs.lent = lent  # The tensors live as long as the struct that points at them.
         return inputs
 

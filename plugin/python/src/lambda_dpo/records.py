@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from . import _native
+from . import _abi, _native
 from .errors import ConfigError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ class ConvertOptions:
     max_samples: int | None = None
     exclude_sources: Sequence[str] = field(default_factory=tuple)
 
-    def native(self) -> _native.ConvertOptions:
+    def native(self) -> _abi.ConvertOptions:
         """As the library takes it."""
         dimensions = _native.Texts(None if self.dimensions is None else list(self.dimensions))
         sources = _native.Texts(list(self.exclude_sources))
-        options = _native.ConvertOptions(
-            format=_native.FORMAT_ULTRAFEEDBACK,
+        options = _abi.ConvertOptions(
+            format=_abi.FORMAT_ULTRAFEEDBACK,
             missing_rating=math.nan if self.missing_rating is None else self.missing_rating,
             temperature=self.temperature,
             max_samples=self.max_samples or 0,
@@ -98,9 +98,9 @@ def convert(records: Any, options: ConvertOptions = ConvertOptions()) -> Any:
     raise TypeError(f"convert takes a dict, a list of dicts, a Dataset or an Arrow table, not {type(records).__name__}.")
 
 
-def _convert_one(record: Mapping[str, Any], index: int, options: _native.ConvertOptions) -> dict[str, Any] | None:
+def _convert_one(record: Mapping[str, Any], index: int, options: _abi.ConvertOptions) -> dict[str, Any] | None:
     text = _native.Text(json.dumps(_rated(record)))
-    sample = _native.Bytes()
+    sample = _abi.Bytes()
     _native.call("convert_record", text.str, index, options, ctypes.byref(sample))
     taken = _native.take_text(sample)
     converted: dict[str, Any] | None = json.loads(taken) if taken else None
@@ -132,12 +132,12 @@ def _convert_table(table: Any, options: ConvertOptions) -> pa.Table:
     native = options.native()
     reader = _native.make("reader_open_arrow", "reader_free", _native.arrow_stream_pointer(capsule), native)
     assert reader is not None
-    stream = _native.ArrowArrayStream()
+    stream = _abi.ArrowArrayStream()
     _native.call("reader_to_arrow", reader.raw, ctypes.byref(stream))
     try:
         samples = pa.RecordBatchReader._import_from_c(ctypes.addressof(stream)).read_all()
     except (pa.ArrowException, OSError) as error:
-        raise InvalidInputError(_native.STATUS_INVALID_DATA, _sentence(error)) from error
+        raise InvalidInputError(_abi.STATUS_INVALID_DATA, _sentence(error)) from error
     # A table of no batches has columns without a chunk, which datasets cannot take.
     return samples if samples.num_rows else samples.schema.empty_table()
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _native
+from . import _abi, _native
 from .errors import ConfigError
 
 SCHEDULES = ("dirichlet", "uniform_normalized", "gaussian", "unimodal", "fixed", "table")
@@ -86,20 +86,20 @@ class LambdaSchedule:
             return self.draw_step(0, 0)
         return torch.full((len(self.dimensions),), 1 / len(self.dimensions), dtype=torch.float64)
 
-    def _options(self) -> tuple[_native.ScheduleOptions, list[Any]]:
+    def _options(self) -> tuple[_abi.ScheduleOptions, list[Any]]:
         kinds = {
-            "dirichlet": _native.SCHEDULE_DIRICHLET,
-            "uniform_normalized": _native.SCHEDULE_UNIFORM_NORMALIZED,
-            "unimodal": _native.SCHEDULE_UNIMODAL,
-            "fixed": _native.SCHEDULE_FIXED,
-            "table": _native.SCHEDULE_TABLE,
+            "dirichlet": _abi.SCHEDULE_DIRICHLET,
+            "uniform_normalized": _abi.SCHEDULE_UNIFORM_NORMALIZED,
+            "unimodal": _abi.SCHEDULE_UNIMODAL,
+            "fixed": _abi.SCHEDULE_FIXED,
+            "table": _abi.SCHEDULE_TABLE,
         }
         if self.kind not in SCHEDULES:
             raise ConfigError(f"The λ schedule is {self.kind!r}, but it must be one of {', '.join(SCHEDULES)}.")
-        options = _native.ScheduleOptions(num_dimensions=len(self.dimensions), alpha=self._alpha)
+        options = _abi.ScheduleOptions(num_dimensions=len(self.dimensions), alpha=self._alpha)
         kept: list[Any] = []
         if self.kind == "gaussian":
-            gaussians = {"softmax": _native.SCHEDULE_GAUSSIAN, "abs": _native.SCHEDULE_GAUSSIAN_ABS}
+            gaussians = {"softmax": _abi.SCHEDULE_GAUSSIAN, "abs": _abi.SCHEDULE_GAUSSIAN_ABS}
             if self._normalization not in gaussians:
                 raise ConfigError(f'The normalization of λ is {self._normalization!r}, but it must be "softmax" or "abs".')
             options.kind = gaussians[self._normalization]
@@ -107,7 +107,7 @@ class LambdaSchedule:
         options.kind = kinds[self.kind]
         if self.kind == "unimodal":
             if self._dimension == "cycle":
-                options.kind = _native.SCHEDULE_UNIMODAL_CYCLE
+                options.kind = _abi.SCHEDULE_UNIMODAL_CYCLE
             else:
                 options.dimension = self._index(self._dimension)
         if self.kind == "fixed":

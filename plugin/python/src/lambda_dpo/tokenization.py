@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import _native
+from . import _abi, _native
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,12 +63,12 @@ class SampleTokenizer:
         Raises:
             InvalidInputError: no chat template, or one that refuses the sample.
         """
-        options = _native.TokenizeOptions(cutoff_len=self.max_length or 0)
+        options = _abi.TokenizeOptions(cutoff_len=self.max_length or 0)
         text = _native.Text(json.dumps(sample))
         handle = _native.make("tokenize", "tokenized_sample_free", self._handle.raw, text.str, options)
         if handle is None:
             return None
-        tokens = _native.Bytes()
+        tokens = _abi.Bytes()
         _native.call("tokenized_sample_tokens", handle.raw, ctypes.byref(tokens))
         taken = _native.take_text(tokens)
         assert taken is not None
