@@ -1,10 +1,10 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo test test-python test-big lint bench gpu-check fmt generate fuzz valgrind docs install
+.PHONY: help setup build demo steer-demo steer-stories test test-python test-big lint bench gpu-check fmt generate fuzz valgrind docs install
 
 help: ## list the tasks
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## make .venv (torch 2.11.0) and link .libtorch to it; says what the machine lacks
 	@ci/setup.sh
@@ -18,6 +18,9 @@ demo: ## SFT, then λ-DPO, of a tiny Llama; ends with a table of what changed, a
 
 steer-demo: ## λ-adapter, specialists, soup and unconditioned training compared; ends with a table and a page (under 15 minutes)
 	@ci/steer_demo.sh
+
+steer-stories: ## the same on stories that MODEL=DIR, a model of children's stories, writes itself
+	@ci/steer_stories.sh "$(MODEL)"
 
 test: ## lint and every test, the comparisons with transformers and peft included
 	@ci/test.sh

@@ -182,7 +182,10 @@ pub struct SteerArgs {
     /// Prompts to answer at each λ at most: the first of the records.
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub num_prompts: usize,
-    /// Prompts at once.
+    /// Answers to each prompt, each with random numbers of its own.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub num_samples: usize,
+    /// Answers at once.
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub batch_size: usize,
     /// Tokens of an answer at most.

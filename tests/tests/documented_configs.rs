@@ -18,10 +18,15 @@ fn the_demo_trains_on_the_model_of_its_first_stage() {
     assert_eq!(lambda_dpo.model.path, sft.output_dir.join("model"));
 }
 
-/// The λ-adapter takes as many steps as the specialists together, and the unconditioned run as many at the same rank.
 #[test]
-fn the_comparison_is_fair() {
-    let of = |name: &str| load(&fixture(&format!("demo/steer/{name}.toml")));
+fn the_comparisons_are_fair() {
+    comparison_is_fair(&fixture("demo/steer"));
+    comparison_is_fair(&fixture("stories/steer"));
+}
+
+/// The λ-adapter takes as many steps as the specialists together, and the unconditioned run as many at the same rank.
+fn comparison_is_fair(folder: &Path) {
+    let of = |name: &str| load(&folder.join(name).with_extension("toml"));
     let (lambda, specialist, unconditioned) = (of("lambda_adapter"), of("specialist"), of("unconditioned"));
     let num_dimensions = lambda.data.dimensions.as_ref().unwrap().len() as u64;
     assert_eq!(lambda.train.num_train_epochs, specialist.train.num_train_epochs * num_dimensions as f64);

@@ -108,6 +108,29 @@ fn a_report_holds_every_lambda_its_figures_and_its_plots() {
 }
 
 #[test]
+fn several_answers_to_a_prompt_are_drawn_apart() {
+    let run = with_lambda();
+    let answers = |name: &str, num_samples: &str| {
+        let file = run.path(&format!("{name}.jsonl"));
+        let rater = format!("tee '{}' | sed 's/.*/{{\"honesty\": 1}}/'", file.display());
+        let output = steer(&run, name, &["--adapter", &adapter(&run), "--rater", &rater, "--num-samples", num_samples]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let lines = fs::read_to_string(file).unwrap();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    let (one, two) = (answers("one", "1"), answers("two", "2"));
+    // Three prompts at each of 12 λ.
+    assert_eq!((one.len(), two.len()), (36, 72));
+    for (one, two) in one.chunks(3).zip(two.chunks(6)) {
+        assert_eq!(two[..3], *one);
+        for (first, second) in two[..3].iter().zip(&two[3..]) {
+            assert_eq!(first["prompt"], second["prompt"]);
+            assert_ne!(first["response"], second["response"]);
+        }
+    }
+}
+
+#[test]
 fn specialists_are_mixed_to_what_each_is_at_its_corner() {
     let run = trained(&["adapter.kind=lora", "adapter.rank=2", "lambda.schedule=unimodal", "lambda.dimension=honesty"]);
     let other_run = trained(&["adapter.kind=lora", "adapter.rank=2", "seed=1"]);

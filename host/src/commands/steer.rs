@@ -21,6 +21,7 @@ pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
     ensure!(args.model.policy.lambda.is_none(), "steer goes over a grid of λ: leave --lambda out");
     ensure!(args.steps >= 1, "--steps must be at least 1, not 0");
     ensure!(args.num_prompts >= 1, "--num-prompts must be at least 1, not 0: leave --rater out to generate nothing");
+    ensure!(args.num_samples >= 1, "--num-samples must be at least 1, not 0");
     ensure!(args.beta > 0.0 && args.beta.is_finite(), "--beta must be a number above 0, not {}", args.beta);
     let rater = args.rater.as_deref().map(Rater::parse).transpose()?;
     let compared = named(&args.compare, "--compare")?
@@ -58,6 +59,7 @@ pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
         num_steps: args.steps,
         rater,
         num_prompts: args.num_prompts,
+        num_samples: args.num_samples,
         batch_size: args.batch_size,
         generate: GenerateOptions {
             max_new_tokens: args.max_new_tokens,

@@ -47,7 +47,9 @@ pub struct Settings {
     pub rater: Option<Rater>,
     /// Prompts to answer at most.
     pub num_prompts: usize,
-    /// Prompts at once.
+    /// Answers to each.
+    pub num_samples: usize,
+    /// Answers at once.
     pub batch_size: usize,
     /// How to answer.
     pub generate: GenerateOptions,
@@ -79,9 +81,10 @@ pub fn measure(
         .iter()
         .map(|messages| Ok(tokenizer.encode(&tokenizer.render(messages, true)?)?))
         .collect::<Result<Vec<_>>>()?;
+    let prompt_ids: Vec<Vec<i64>> = std::iter::repeat_n(prompt_ids, settings.num_samples).flatten().collect();
 
     let references = held_out.reference(model, plugin, &settings.loss)?;
-    let per_point = (held_out.len() + prompts.len()) as u64;
+    let per_point = (held_out.len() + prompt_ids.len()) as u64;
     let total = per_point * grid.points.len() as u64;
     let mut progress = Progress::new("steering", total, 0);
     let (mut rows, mut answers, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
@@ -97,14 +100,14 @@ pub fn measure(
             progress.update(done + texts as u64, total, &message);
         })?;
         lengths.push(texts.iter().map(Vec::len).sum::<usize>() as f64 / texts.len().max(1) as f64);
-        for (messages, text) in prompts.iter().zip(&texts) {
+        for (messages, text) in prompts.iter().cycle().zip(&texts) {
             answers.push(Answer { prompt: last_turn(messages), response: tokenizer.decode(text, true)? });
         }
     }
     progress.clear();
 
     let scores = match &settings.rater {
-        Some(rater) => means(&rater.rate(&answers)?, prompts.len()),
+        Some(rater) => means(&rater.rate(&answers)?, prompt_ids.len()),
         None => Vec::new(),
     };
     let mut points = Vec::new();
@@ -117,7 +120,9 @@ pub fn measure(
         });
         points.push(Point { lambda, held_out, generated });
     }
-    let generation = settings.rater.as_ref().map(|rater| Generation::new(rater, prompts.len(), &settings.generate));
+    let (num_prompts, num_samples) = (prompts.len(), settings.num_samples);
+    let generation = |rater| Generation::new(rater, num_prompts, num_samples, &settings.generate);
+    let generation = settings.rater.as_ref().map(generation);
     Ok(Report::new(subject, held_out.dimensions(), &settings.loss, generation, held_out.len(), points, grid.curves))
 }
 

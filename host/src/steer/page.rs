@@ -54,7 +54,8 @@ fn introduction(report: &Report) -> String {
     if let Some(generation) = &report.generation {
         let _ = write!(
             text,
-            ", and {} answers at each λ (temperature {}, top-p {}), scored by <code>{}</code>",
+            ", and {} answers to each of {} prompts at each λ (temperature {}, top-p {}), scored by <code>{}</code>",
+            generation.num_samples,
             generation.num_prompts,
             generation.temperature,
             generation.top_p,

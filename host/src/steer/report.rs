@@ -36,6 +36,8 @@ pub struct Generation {
     pub rater: String,
     /// At each λ.
     pub num_prompts: usize,
+    /// Answers to each prompt.
+    pub num_samples: usize,
     /// Tokens at most.
     pub max_new_tokens: usize,
     /// 0 is greedy.
@@ -48,9 +50,9 @@ pub struct Generation {
 
 impl Generation {
     /// Of a rater and options.
-    pub fn new(rater: &Rater, num_prompts: usize, options: &GenerateOptions) -> Self {
+    pub fn new(rater: &Rater, num_prompts: usize, num_samples: usize, options: &GenerateOptions) -> Self {
         let GenerateOptions { max_new_tokens, temperature, top_p, seed, .. } = *options;
-        Self { rater: rater.name().to_owned(), num_prompts, max_new_tokens, temperature, top_p, seed }
+        Self { rater: rater.name().to_owned(), num_prompts, num_samples, max_new_tokens, temperature, top_p, seed }
     }
 }
 

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# ci/compare_steering.sh on stories that MODEL, a model of children's stories, continues in many ways; into runs/stories.
+# Some minutes on two cores.
+#
+#   ci/steer_stories.sh MODEL
+set -euo pipefail
+cd "$(dirname "$0")/.."
+model=${1:-}
+if [ ! -f "$model/config.json" ]; then
+  echo "${model:-MODEL} is no model's folder: make steer-stories MODEL=DIR takes a model of children's stories, in Hugging Face's" \
+    "layout and with a chat template." >&2
+  exit 2
+fi
+
+ci/setup.sh --test # transformers samples the records
+cargo build --release --locked --workspace
+.venv/bin/python fixtures/stories/make_records.py "$model" runs/stories/data
+ci/compare_steering.sh fixtures/stories/steer runs/stories "$model" runs/stories/data/eval.jsonl \
+  ".venv/bin/python fixtures/stories/rate.py" happy dialogue variety sad
