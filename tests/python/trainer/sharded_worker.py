@@ -5,6 +5,7 @@ import sys
 
 import torch
 from peft import LoraConfig, get_peft_model
+from processes import leave
 from tiny import records
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -56,8 +57,7 @@ def main(folder, kind):
             torch.testing.assert_close(parameter.grad.full_tensor(), theirs[name].grad, atol=1e-6, rtol=1e-4)
             compared += 1
     assert compared == sum(parameter.grad is not None for parameter in theirs.values()) > 10
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 main(*sys.argv[1:])

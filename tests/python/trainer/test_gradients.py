@@ -85,13 +85,13 @@ def test_tensors_cross_without_copies():
     expected = lambda_dpo_loss(batch, hidden=hidden.contiguous(), lm_head=head.contiguous())
     found = lambda_dpo_loss(batch, hidden=hidden, lm_head=head)
     torch.testing.assert_close(found.loss, expected.loss, atol=0, rtol=0)
-    from lambda_dpo import _native
+    from lambda_dpo import _abi, _native
 
     lent = _native.Lent()
     pointer = lent.pointer(wide)
     import ctypes
 
-    managed = ctypes.cast(pointer, ctypes.POINTER(_native.DLManagedTensorVersioned)).contents
+    managed = ctypes.cast(pointer, ctypes.POINTER(_abi.DLManagedTensorVersioned)).contents
     assert managed.dl_tensor.data == wide.data_ptr()
 
 

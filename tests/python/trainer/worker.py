@@ -9,6 +9,7 @@ import datasets
 import torch
 from accelerate.utils import DistributedType
 from peft import LoraConfig
+from processes import leave
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lambda_dpo import LambdaDPOConfig, LambdaDPOTrainer
@@ -38,8 +39,7 @@ def main(settings):
         }
         Path(settings["out"]).write_text(json.dumps(state))
     if trainer.accelerator.distributed_type != DistributedType.NO:
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+        leave()
 
 
 main(json.loads(Path(sys.argv[1]).read_text()))
