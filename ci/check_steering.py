@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-SAMPLING_ERROR = 0.05
+SOUP_TOLERANCE = 0.05
 
 
 def curve(report: dict, dimension: str, figures: str, figure: str) -> list[float]:
@@ -54,7 +54,7 @@ def broken_promises(report: dict, soup: dict) -> list[str]:
     )
     if ours < 0.8 * specialists:
         broken.append(f"the mean range {ours:.3f} is below 80 % of the specialists' {specialists:.3f}")
-    if ours < mixed - SAMPLING_ERROR:
+    if ours < mixed - SOUP_TOLERANCE:
         broken.append(f"the mean range {ours:.3f} is below the soup's {mixed:.3f}")
     return broken
 

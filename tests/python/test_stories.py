@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from written_models import BUILT, ROOT
 
 STORIES = ROOT / "fixtures" / "stories"
@@ -17,6 +18,13 @@ def make_records(out: Path) -> list[str]:
     sizes = ["--train", "4", "--eval", "3"]
     subprocess.run([sys.executable, STORIES / "make_records.py", MODEL, out, *sizes], check=True, capture_output=True)
     return [(out / name).read_text() for name in ("records.jsonl", "eval.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder of records, and their lines: to train on, held out."""
+    folder = tmp_path_factory.mktemp("data")
+    return folder, make_records(folder)
 
 
 def test_rules_count_what_they_say():
@@ -32,8 +40,8 @@ def test_rules_count_what_they_say():
     assert rate('"Hi," said Tim. "Come')["dialogue"] == 3, "an utterance may be cut off"
 
 
-def test_records_hold_sampled_continuations_and_their_ratings(tmp_path):
-    train, held_out = make_records(tmp_path / "data")
+def test_records_hold_sampled_continuations_and_their_ratings(data, tmp_path):
+    _, (train, held_out) = data
     records = [json.loads(line) for line in (train + held_out).splitlines()]
     assert (len(train.splitlines()), len(held_out.splitlines())) == (4, 3)
     assert len({record["instruction"] for record in records}) == 7
@@ -46,11 +54,11 @@ def test_records_hold_sampled_continuations_and_their_ratings(tmp_path):
     assert make_records(tmp_path / "again") == [train, held_out]
 
 
-def test_the_rater_scores_what_steer_generates(tmp_path):
-    make_records(tmp_path / "data")
+def test_the_rater_scores_what_steer_generates(data, tmp_path):
+    folder, _ = data
     rater = f"'{sys.executable}' '{STORIES / 'rate.py'}'"
     subprocess.run(
-        [BUILT / "lambda-dpo", "steer", "--model", MODEL, "--records", tmp_path / "data" / "eval.jsonl", "--rater", rater]
+        [BUILT / "lambda-dpo", "steer", "--model", MODEL, "--records", folder / "eval.jsonl", "--rater", rater]
         + ["--out", tmp_path / "report", "--max-new-tokens", "16"],
         check=True,
         capture_output=True,
