@@ -4,9 +4,10 @@ use std::mem::offset_of;
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_abi::tensor::free_tensor;
-use lambda_dpo_core::{Batch, CollateOptions, Layout, TokenizedSample};
+use lambda_dpo_core::{Batch, CollateOptions, TokenizedSample};
 
 use crate::arguments::slice;
+use crate::concepts::concept;
 use crate::growth::{self, Output};
 use crate::guard::{Failure, Outcome, call, release};
 use crate::tensors::export;
@@ -19,12 +20,7 @@ use crate::tokenize::TokenizedHandle;
 pub unsafe fn collate_options(options: *const abi::CollateOptions) -> Outcome<CollateOptions> {
     // SAFETY: the caller's promise.
     let options = unsafe { growth::read(options, "options") }?;
-    let layout = match options.layout {
-        abi::LAYOUT_EXPANDED => Layout::Expanded,
-        abi::LAYOUT_ROWS => Layout::Rows,
-        abi::LAYOUT_PACKED => Layout::Packed,
-        other => return Err(Failure::argument(format!("`layout` is {other}, expected 0, 1 or 2"))),
-    };
+    let layout = concept(options.layout, "layout")?;
     let tokens = |value: u64, name: &str| {
         usize::try_from(value)
             .map_err(|_| Failure::argument(format!("`{name}` is {value}, more than this machine can count")))

@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_core::convert::convert_record as core_convert_record;
-use lambda_dpo_core::{ConvertOptions, Format, MissingRating, SampleReader};
+use lambda_dpo_core::{ConvertOptions, MissingRating, SampleReader};
 
 use crate::arguments::{flag, paths, text, texts, unused};
 use crate::arrow::{ImportedStream, give_stream};
+use crate::concepts::concept;
 use crate::growth;
 use crate::guard::{Failure, Outcome, call};
 use crate::handle::Handle;
@@ -21,12 +22,7 @@ pub unsafe fn convert_options(options: *const abi::ConvertOptions) -> Outcome<Co
     // SAFETY: the caller's promise.
     unsafe {
         let options = growth::read(options, "options")?;
-        let format = match options.format {
-            abi::FORMAT_ULTRAFEEDBACK => Format::UltraFeedback,
-            abi::FORMAT_PAIRS => Format::Pairs,
-            abi::FORMAT_CHAT => Format::Chat,
-            other => return Err(Failure::argument(format!("`format` is {other}, expected 0, 1 or 2"))),
-        };
+        let format = concept(options.format, "format")?;
         let dimensions = if options.dimensions.is_null() {
             None
         } else {

@@ -11,6 +11,7 @@
 mod arguments;
 mod arrow;
 mod collate;
+mod concepts;
 mod convert;
 mod dataset;
 mod growth;

@@ -6,10 +6,11 @@ use std::sync::{Mutex, PoisonError};
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_abi::tensor::CurrentStream;
-use lambda_dpo_core::{DEFAULT_LOGITS_BUDGET_BYTES, LossContext, LossInputs, LossOptions, Objective, Reduction, Wants};
+use lambda_dpo_core::{DEFAULT_LOGITS_BUDGET_BYTES, LossContext, LossInputs, LossOptions, Wants};
 use tch::{Device, Tensor};
 
 use crate::arguments::{flag, reference_mut, write};
+use crate::concepts::concept;
 use crate::growth::{self, Output};
 use crate::guard::{Failure, Outcome, call};
 use crate::handle::Handle;
@@ -117,16 +118,8 @@ const ALL_WANTS: u32 = abi::WANTS_HIDDEN | abi::WANTS_LM_HEAD | abi::WANTS_LOGIT
 unsafe fn loss_options(options: *const abi::LossOptions) -> Outcome<LossOptions> {
     // SAFETY: the caller's promise.
     let options = unsafe { growth::read(options, "options") }?;
-    let objective = match options.objective {
-        abi::OBJECTIVE_LISTWISE => Objective::Listwise,
-        abi::OBJECTIVE_SFT => Objective::Sft,
-        other => return Err(Failure::argument(format!("`objective` is {other}, expected 0 or 1"))),
-    };
-    let reduction = match options.reduction {
-        abi::REDUCTION_SUM => Reduction::Sum,
-        abi::REDUCTION_MEAN => Reduction::Mean,
-        other => return Err(Failure::argument(format!("`reduction` is {other}, expected 0 or 1"))),
-    };
+    let objective = concept(options.objective, "objective")?;
+    let reduction = concept(options.reduction, "reduction")?;
     if options.wants & !ALL_WANTS != 0 {
         return Err(Failure::argument(format!("`wants` is {:#x}, which has unknown bits", options.wants)));
     }

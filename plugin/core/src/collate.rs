@@ -9,18 +9,7 @@ use ndarray::ArrayView1;
 use tch::Tensor;
 
 use self::text::{Segment, Text};
-use crate::{Error, Result, TokenizedSample};
-
-/// The three layouts; all give the same loss and gradients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// M·N padded rows per prompt.
-    Expanded,
-    /// N padded rows per prompt.
-    Rows,
-    /// Prompt, then its responses, in one row.
-    Packed,
-}
+use crate::{Error, Layout, Result, TokenizedSample};
 
 /// How samples become a batch; fields as in the ABI's `CollateOptions`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

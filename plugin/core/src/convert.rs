@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ndarray::Array2;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::record::{Body, Completion, Prompt, Rating, Record};
 use crate::{Error, Format, Result};
@@ -53,6 +53,7 @@ pub enum MissingRating {
 #[derive(Clone, Debug, Serialize)]
 pub struct ConvertOptions {
     /// Schema of the files.
+    #[serde(serialize_with = "as_code")]
     pub format: Format,
     /// Reduce each rated record to its best and worst response under the mean rating.
     pub best_worst_pairs: bool,
@@ -68,6 +69,10 @@ pub struct ConvertOptions {
     pub exclude_sources: Vec<String>,
     /// Keep every record that parses.
     pub keep_all: bool,
+}
+
+fn as_code<S: Serializer>(format: &Format, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_u32(format.code())
 }
 
 impl ConvertOptions {

@@ -33,17 +33,17 @@ pub mod dataset;
 pub mod error;
 pub mod lambda;
 
-pub use collate::{Batch, CollateOptions, Layout, collate};
+pub use collate::{Batch, CollateOptions, collate};
 pub use convert::{ConvertOptions, Converter, MissingRating, Report, Sample, SampleBatches, SampleReader};
 pub use dataset::{Dataset, DatasetOptions};
 pub use error::{Error, ErrorKind, Result};
 pub use lambda::{Schedule, ScheduleKind, ScheduleOptions};
+pub use lambda_dpo_concepts::{Format, Layout, Objective, Reduction};
 pub use log_probs::{DEFAULT_LOGITS_BUDGET_BYTES, log_probs};
 pub use loss::{
-    ListwiseOutputs, LossContext, LossGradients, LossInputs, LossOptions, LossOutputs, Objective, Reduction, Wants,
-    loss_forward,
+    ListwiseOutputs, LossContext, LossGradients, LossInputs, LossOptions, LossOutputs, Wants, loss_forward,
 };
-pub use record::{Format, Message, Prompt, Record};
+pub use record::{Message, Prompt, Record};
 pub use tokenize::{TokenizeOptions, TokenizedResponse, TokenizedSample, Tokenizer};
 
 /// The label of a token that is not a target.

@@ -10,28 +10,10 @@ use tch::{Device, Kind, Tensor};
 
 use self::inputs::{Fingerprint, check_options, check_wants, read_listwise, read_reference};
 use self::listwise::Listwise;
-use crate::Result;
 use crate::log_probs::checks::invalid;
 use crate::log_probs::projection::{Pass, Projection};
 use crate::log_probs::{Forward, Projected, forward};
-
-/// What is minimised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Objective {
-    /// λ-DPO (15); pairwise DPO (6) is its N = 2 case.
-    Listwise,
-    /// Mean negative log-likelihood of the target tokens.
-    Sft,
-}
-
-/// What s is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reduction {
-    /// Sum over the response's tokens.
-    Sum,
-    /// Mean over the response's tokens.
-    Mean,
-}
+use crate::{Objective, Reduction, Result};
 
 /// The gradients that a backward will be asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

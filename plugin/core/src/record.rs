@@ -25,22 +25,11 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Format, Result};
 
 pub(crate) use ahead::RowChunks;
 use rows::Rows;
 pub(crate) use rows::to_json as rows_to_json;
-
-/// The schema of a record file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Format {
-    /// `instruction` and rated `completions`.
-    UltraFeedback,
-    /// `prompt`, `chosen`, `rejected`, as text or messages, or LLaMA-Factory's ShareGPT pairs.
-    Pairs,
-    /// `messages`, or ShareGPT's `conversations`.
-    Chat,
-}
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -3,9 +3,9 @@
 use tch::{Device, Kind, Tensor};
 
 use super::listwise::Listwise;
-use super::{LossInputs, LossOptions, Objective, Wants};
-use crate::Result;
+use super::{LossInputs, LossOptions, Wants};
 use crate::log_probs::checks::{check_list, check_shape, invalid, read_bools, read_floats, read_indices, required};
+use crate::{Objective, Result};
 
 /// Refuses a β or a normaliser that is not above 0.
 pub(crate) fn check_options(options: &LossOptions) -> Result<()> {

@@ -6,7 +6,8 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use super::messages::{MESSAGES, parse_message, parse_messages, type_name, unexpected};
-use super::{Body, Completion, Format, Message, Prompt, Rating, Record};
+use super::{Body, Completion, Message, Prompt, Rating, Record};
+use crate::Format;
 
 type Row = Map<String, Value>;
 type Parsed<T> = Result<T, String>;
@@ -81,21 +82,19 @@ fn parse_text(row: &Row, key: &str) -> Parsed<String> {
 /// Where a field is missing and the record looks like another format, says so.
 fn hint(row: &Row, format: Format, problem: String) -> String {
     let has = |key: &str| row.contains_key(key);
-    let looks_like = if has("completions") {
-        (Format::UltraFeedback, "completions", "ultrafeedback")
+    let (other, field) = if has("completions") {
+        (Format::UltraFeedback, "completions")
     } else if has("chosen") && has("rejected") {
-        (Format::Pairs, "chosen", "pairs")
+        (Format::Pairs, "chosen")
     } else if has("messages") || has("conversations") {
-        (Format::Chat, if has("messages") { "messages" } else { "conversations" }, "chat")
+        (Format::Chat, if has("messages") { "messages" } else { "conversations" })
     } else {
         return problem;
     };
-    match looks_like {
-        (other, field, name) if other != format => {
-            format!("{problem}; the record has `{field}`: set the format to `{name}`")
-        }
-        _ => problem,
+    if other == format {
+        return problem;
     }
+    format!("{problem}; the record has `{field}`: set the format to `{other}`")
 }
 
 // ---- Format::UltraFeedback ----
