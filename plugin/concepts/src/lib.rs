@@ -11,12 +11,11 @@
 //! - Codes count from 0 without gaps. The default of each enum is the variant of code 0, as a zeroed C struct has it.
 #![no_std]
 
-#[doc(hidden)]
-pub extern crate alloc;
-
 #[macro_use]
 mod words;
 
+#[doc(hidden)]
+pub use words::alloc;
 pub use words::or_list;
 
 #[cfg(feature = "serde")]

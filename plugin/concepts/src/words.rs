@@ -1,5 +1,7 @@
 //! Enums that people write as words. An unknown word is answered with the known ones.
 
+pub extern crate alloc;
+
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
