@@ -8,9 +8,10 @@ use lambda_dpo_core::{Batch, CollateOptions, TokenizedSample};
 
 use crate::arguments::slice;
 use crate::concepts::concept;
+use crate::failure::{Failure, Outcome};
 use crate::growth::{self, Output};
-use crate::guard::{Failure, Outcome, call, release};
-use crate::tensors::export;
+use crate::guard::{call, release};
+use crate::tensors::exported;
 use crate::tokenize::TokenizedHandle;
 
 /// Reads the options.
@@ -35,7 +36,7 @@ pub unsafe fn collate_options(options: *const abi::CollateOptions) -> Outcome<Co
     })
 }
 
-/// Runs a macro over the names of a batch's tensors.
+/// Calls a macro with the names of a batch's tensors.
 macro_rules! for_each_tensor {
     ($run:ident) => {
         $run!(
@@ -61,7 +62,7 @@ macro_rules! for_each_tensor {
     };
 }
 
-/// Writes a batch out, all of it or nothing.
+/// Writes all of a batch, or nothing.
 ///
 /// # Safety
 /// `out` is NULL or valid.
@@ -70,10 +71,9 @@ pub unsafe fn give_batch(batch: &Batch, out: *mut abi::Batch) -> Outcome {
     unsafe {
         let out = Output::new(out, "batch")?;
         macro_rules! give {
-            ($($field:ident),* $(,)?) => {{
-                $(let $field = export(&batch.$field)?;)*
-                $(out.put_tensor(offset_of!(abi::Batch, $field), Some($field));)*
-            }};
+            ($($field:ident),* $(,)?) => {
+                out.put_tensors(exported!(abi::Batch, Some(batch) => $($field),*))
+            };
         }
         for_each_tensor!(give);
         out.put(offset_of!(abi::Batch, num_contributing), batch.num_contributing);

@@ -1,11 +1,11 @@
-//! The ABI's codes as the enums of `lambda-dpo-concepts`.
+//! The ABI's codes → the enums of `lambda-dpo-concepts`.
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_concepts::{Coded, Format, Layout, Objective, Reduction};
 
-use crate::guard::{Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 
-/// Asserts that the constants of the header are the codes of the concepts, every one of them.
+/// Asserts that the codes of all variants are the constants of the header.
 macro_rules! same_codes {
     ($($concept:ident { $($variant:ident = $constant:ident),+ $(,)? })+) => {$(
         const _: () = {
@@ -24,7 +24,7 @@ same_codes! {
     Reduction { Sum = REDUCTION_SUM, Mean = REDUCTION_MEAN }
 }
 
-/// The variant of a code that C passed as `name`.
+/// Converts the code that C passed as `name`.
 pub fn concept<C: Coded>(code: u32, name: &str) -> Outcome<C> {
     C::from_code(code).ok_or_else(|| {
         let (last, rest) = (C::NUM_CODES - 1, 0..C::NUM_CODES - 1);

@@ -1,4 +1,4 @@
-//! Stages 1 and 2: single records, and streams out of record files or Arrow streams.
+//! Stages 1 and 2: single records, and streams from record files or Arrow streams.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -9,8 +9,9 @@ use lambda_dpo_core::{ConvertOptions, MissingRating, SampleReader};
 use crate::arguments::{flag, paths, text, texts, unused};
 use crate::arrow::{ImportedStream, give_stream};
 use crate::concepts::concept;
+use crate::failure::{Failure, Outcome};
 use crate::growth;
-use crate::guard::{Failure, Outcome, call};
+use crate::guard::call;
 use crate::handle::Handle;
 use crate::tensors::{give_json, give_text};
 
@@ -65,7 +66,7 @@ pub unsafe extern "C" fn convert_record(
     })
 }
 
-/// A reader shares its samples with the Arrow streams made of it.
+/// A reader shares its samples with the Arrow streams that are made from it.
 type Shared = Arc<Mutex<SampleReader>>;
 type Reader = Handle<Shared>;
 
