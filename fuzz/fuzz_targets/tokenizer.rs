@@ -1,14 +1,14 @@
-//! Tokenizer folders: any text as `tokenizer.json` and `tokenizer_config.json`, then text through what they make. The
-//! input is the three with NULs between them.
+//! Tokenizer folders: any text as `tokenizer.json` and as `tokenizer_config.json`, and text for the tokenizer that they
+//! make. The input is these three texts, separated by NUL.
 #![no_main]
 
 use std::fs;
 
 use lambda_dpo_core::Tokenizer;
-use lambda_dpo_fuzz::pass_over_libraries;
+use lambda_dpo_fuzz::ignore_library_panics;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(init: pass_over_libraries(), |input: &str| {
+fuzz_target!(init: ignore_library_panics(), |input: &str| {
     let mut texts = input.splitn(3, '\0').chain(std::iter::repeat(""));
     let mut next = || texts.next().unwrap_or_default();
     let (tokenizer, config, text) = (next(), next(), next());

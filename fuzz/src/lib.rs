@@ -1,9 +1,9 @@
-//! What the targets share.
+//! Shared by the targets.
 
-/// The tokenizer and the template engine panic at some of what people may write; the core catches that and tells of it as
-/// an error, but libfuzzer ends the process before. So their panics are passed over here. One that is not caught after all
-/// reaches the target, which is a finding, as is every panic of our own.
-pub fn pass_over_libraries() {
+/// Ignores panics of the tokenizer and the template engine, which some inputs cause. The core catches these and returns
+/// an error, but libfuzzer's hook would end the process first. A panic that is not caught still reaches the target, and
+/// so is a finding, like every panic of our own code.
+pub fn ignore_library_panics() {
     let finding = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let is_of_library = |file: &str| file.contains("/minijinja") || file.contains("/tokenizers-");

@@ -1,4 +1,5 @@
-//! Compiles the DLPack conversion of the `tch` feature against the libtorch that torch-sys found, and records its version.
+//! Compiles the DLPack conversion of the feature `tch` against the libtorch that torch-sys found, and records its
+//! version.
 
 fn main() {
     println!("cargo:rerun-if-changed=src/tensor.cpp");
@@ -31,7 +32,7 @@ mod libtorch {
             format!("-isystem{}", api.display()),
             format!("-I{}", own.display()),
         ];
-        // For the crates above that compile C++ of their own.
+        // For dependent crates that compile C++, too.
         println!("cargo:cxxflags={}", flags.join("\u{1f}"));
         let mut build = cc::Build::new();
         for flag in &flags {

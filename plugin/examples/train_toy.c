@@ -1,6 +1,6 @@
 /*
- * Trains a toy policy with lambda-DPO through nothing but the function table: convert, tokenise, draw lambda, collate,
- * then gradient steps. The policy is a bigram model: the hidden state of a token is its row of `embedding`.
+ * Trains a toy policy with lambda-DPO, using only the function table: convert, tokenise, draw lambda, collate, then
+ * gradient steps. The policy is a bigram model: the hidden state of a token is its row of `embedding`.
  *
  *     cc -std=c11 -I plugin/include plugin/examples/train_toy.c -o train_toy -ldl
  *     ./train_toy target/debug/liblambda_dpo.so fixtures/words
@@ -25,14 +25,14 @@ static const char *const records[RECORDS] = {
     RATED("three", "1", "3") "]}",
 };
 
-/* The caller owns the error and the buffer for its sentence. */
-static char sentence[1024];
-static LambdaDpoError error = {sizeof error, (uint8_t *)sentence, sizeof sentence - 1, 0};
+/* The caller owns the error and the buffer of its message. */
+static char message[1024];
+static LambdaDpoError error = {sizeof error, (uint8_t *)message, sizeof message - 1, 0};
 
 static void check(LambdaDpoStatus status, const char *call) {
     if (status == LAMBDA_DPO_STATUS_OK) return;
     size_t len = error.len < error.capacity ? error.len : error.capacity;
-    fprintf(stderr, "%s failed with status %d: %.*s\n", call, (int)status, (int)len, sentence);
+    fprintf(stderr, "%s failed with status %d: %.*s\n", call, (int)status, (int)len, message);
     exit(1);
 }
 #define CHECK(call, arguments) check(api->call arguments, #call)
@@ -42,7 +42,7 @@ static LambdaDpoStr str(const char *text) {
     return result;
 }
 
-/* Lends a row-major [rows, HIDDEN] float32 matrix: a tensor that goes in needs no deleter. */
+/* Lends a row-major [rows, HIDDEN] float32 matrix: an input tensor needs no deleter. */
 static DLManagedTensorVersioned lend(float *data, int64_t shape[2]) {
     DLManagedTensorVersioned tensor;
     memset(&tensor, 0, sizeof tensor);
@@ -57,12 +57,12 @@ static DLManagedTensorVersioned lend(float *data, int64_t shape[2]) {
     return tensor;
 }
 
-/* What the plugin gives is compact, on the CPU where its inputs were. */
+/* Output tensors are compact, and on the CPU because the inputs were. */
 static const void *data(LambdaDpoTensor tensor) {
     return (const char *)tensor->dl_tensor.data + tensor->dl_tensor.byte_offset;
 }
 
-/* A tensor that came out is freed by its deleter. */
+/* The deleter of an output tensor frees it. */
 static void free_tensor(LambdaDpoTensor tensor) {
     if (tensor != NULL && tensor->deleter != NULL) tensor->deleter(tensor);
 }
@@ -74,7 +74,7 @@ static void free_outputs(LambdaDpoLossOutputs *out) {
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free_tensor(all[i]);
 }
 
-/* Records to one batch: each step is a call, and frees what it no longer needs. */
+/* Turns the records into one batch, one call for each stage, and frees intermediate results. */
 static LambdaDpoBatch make_batch(const LambdaDpoApi *api, const LambdaDpoTokenizer *tokenizer) {
     LambdaDpoStr names[DIMENSIONS] = {str("helpfulness"), str("honesty")};
     LambdaDpoConvertOptions convert = {.struct_size = sizeof convert, .format = LAMBDA_DPO_FORMAT_ULTRAFEEDBACK};
@@ -108,7 +108,7 @@ static LambdaDpoBatch make_batch(const LambdaDpoApi *api, const LambdaDpoTokeniz
     return batch;
 }
 
-/* One step of gradient descent; gives the loss before it. */
+/* Takes one step of gradient descent and returns the loss before it. */
 static double step(const LambdaDpoApi *api, const LambdaDpoBatch *batch, float *embedding, float *head,
                    int64_t vocab) {
     const int64_t *ids = data(batch->input_ids);
@@ -119,7 +119,7 @@ static double step(const LambdaDpoApi *api, const LambdaDpoBatch *batch, float *
 
     int64_t hidden_shape[2] = {tokens, HIDDEN}, head_shape[2] = {vocab, HIDDEN};
     DLManagedTensorVersioned lent_hidden = lend(hidden, hidden_shape), lent_head = lend(head, head_shape);
-    /* The batch's own tensors go back in as they are. Without a reference, s^ref is 0. */
+    /* The tensors of the batch are passed back unchanged. Without a reference, s^ref is 0. */
     LambdaDpoLossInputs inputs = {.struct_size = sizeof inputs, .hidden = &lent_hidden, .lm_head = &lent_head};
     inputs.target_positions = batch->target_positions;
     inputs.target_ids = batch->target_ids;
@@ -155,7 +155,7 @@ static double step(const LambdaDpoApi *api, const LambdaDpoBatch *batch, float *
     return loss;
 }
 
-/* In [-0.5, 0.5), the same on every machine. */
+/* Returns a number in [-0.5, 0.5), the same on every machine. */
 static float uniform(uint32_t *state) {
     *state = *state * 1664525U + 1013904223U;
     return (float)(*state >> 8) / (float)(1 << 24) - 0.5F;
@@ -185,7 +185,7 @@ int main(int argc, char **argv) {
     LambdaDpoBatch batch = make_batch(api, tokenizer);
     api->tokenizer_free(tokenizer);
 
-    enum { VOCAB = 31 }; /* of fixtures/words; `tokenizer_info` tells it as JSON */
+    enum { VOCAB = 31 }; /* of fixtures/words; `tokenizer_info` returns it as JSON */
     static float embedding[VOCAB * HIDDEN], head[VOCAB * HIDDEN];
     uint32_t state = 1;
     for (int i = 0; i < VOCAB * HIDDEN; i++) {

@@ -1,4 +1,4 @@
-// What every C++ file over libtorch here shares: exceptions end at the boundary to Rust.
+// Shared by the C++ files that call libtorch: no exception crosses the boundary to Rust.
 #pragma once
 
 #include <c10/util/Exception.h>

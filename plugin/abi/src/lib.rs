@@ -5,8 +5,8 @@
 //!
 //! # Invariants
 //!
-//! - `no_std` and free of dependencies, except for the feature `tch`: the conversion between DLPack and [`tch::Tensor`],
-//!   which both sides of the boundary need.
+//! - `no_std` and free of dependencies, except for the feature `tch`: the conversion between DLPack and
+//!   [`tch::Tensor`], which both sides of the boundary need.
 //! - Never a Rust `enum` or `bool` in a type that C fills: kinds are `u32` constants, flags are `u32`.
 //! - Structs grow only at their end, and `struct_size` says how much of one the caller knows; a new field's zero means
 //!   the behaviour from before it was added.

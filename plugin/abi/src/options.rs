@@ -1,5 +1,5 @@
-//! Option structs. Each starts with `struct_size` and ends without padding: a later field in the place of padding would be
-//! read from uninitialised bytes of older callers.
+//! Option structs. Each starts with `struct_size` and ends without padding: a later field in the place of padding would
+//! be read from uninitialised bytes of older callers.
 
 use core::ffi::c_void;
 
@@ -20,8 +20,8 @@ pub struct ConvertOptions {
     pub struct_size: usize,
     /// One of the `FORMAT_*`.
     pub format: u32,
-    /// 1: reduce each rated record to a pair of its best and worst responses by mean rating; records in which they tie are
-    /// skipped and counted.
+    /// 1: reduce each rated record to a pair of its best and worst responses by mean rating; records in which they tie
+    /// are skipped and counted.
     pub best_worst_pairs: u32,
     /// Names of the dimensions, in order; NULL means all names that the inputs use, sorted.
     pub dimensions: *const Str,
@@ -61,7 +61,7 @@ pub struct TokenizeOptions {
 pub const LAYOUT_EXPANDED: u32 = 0;
 /// N padded rows per prompt.
 pub const LAYOUT_ROWS: u32 = 1;
-/// Each row holds one or several prompts, each followed by its responses.
+/// Rows of one or several prompts, each followed by its responses.
 pub const LAYOUT_PACKED: u32 = 2;
 
 /// How samples are collated to a batch.
@@ -94,13 +94,13 @@ pub struct DatasetOptions {
     pub progress: Progress,
     /// Passed to `progress` as `user`.
     pub progress_user: *mut c_void,
-    /// Folder in which tokenised records are kept for later openings, in files named by a hash of the records' contents,
-    /// the tokenizer and all options; created if missing. One file may serve any number of processes. Empty: the tokens are
-    /// in an unnamed temporary file that is gone with the dataset.
+    /// Folder in which tokenised records are kept for later openings, in files named by a hash of the records'
+    /// contents, the tokenizer and all options; created if missing. One file may serve any number of processes. Empty:
+    /// the tokens are in an unnamed temporary file that is gone with the dataset.
     pub cache_dir: Str,
 }
 
-/// Number of batches that a dataset holds prefetched.
+/// Maximum number of prefetched batches of a dataset.
 pub const PREFETCH_CAPACITY: usize = 64;
 
 /// λ = u / Σ u with u uniform on (0, 1)^M.
@@ -173,8 +173,8 @@ pub struct LossOptions {
     pub reduction: u32,
     /// β (17), above 0.
     pub beta: f64,
-    /// Divisor of the loss: number of contributing prompts (listwise) or target tokens (SFT) of the whole optimiser step;
-    /// 0 means that of this call.
+    /// Divisor of the loss: number of contributing prompts (listwise) or target tokens (SFT) of the whole optimiser
+    /// step; 0 means that of this call.
     pub normalizer: f64,
     /// Bytes of logits that may be alive at once; 0 for the default of 256 MiB.
     pub logits_budget_bytes: u64,

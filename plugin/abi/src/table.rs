@@ -46,21 +46,23 @@ pub type GetApi = unsafe extern "C" fn(major: u32, minor: u32, api: *mut *const 
 /// The table, and every struct that starts with `struct_size`, grows only at its end. A table of a later minor version
 /// serves callers of an earlier one, which do not look beyond the fields they know.
 ///
-/// A caller sets `struct_size` to the `sizeof` of the struct in the header it was compiled with, and zeroes the fields it
-/// does not use. Fields beyond the end of a shorter struct count as zero, which always means the behaviour from before the
-/// field was added; outputs beyond its end are not written (and leave nothing to free). The fields of revision 1.0 are
-/// required. A longer struct, from a header that is newer than the plugin, is accepted if the fields that the plugin does
-/// not know are all zero, and rejected with [`STATUS_UNSUPPORTED`](crate::STATUS_UNSUPPORTED) otherwise; in an output
-/// struct the plugin leaves those fields unchanged.
+/// A caller sets `struct_size` to the `sizeof` of the struct in the header it was compiled with, and zeroes the fields
+/// it does not use. Fields beyond the end of a shorter struct count as zero, which always means the behaviour from
+/// before the field was added; outputs beyond its end are not written (and leave nothing to free). The fields of
+/// revision 1.0 are required. A longer struct, from a header that is newer than the plugin, is accepted if the fields
+/// that the plugin does not know are all zero, and rejected with [`STATUS_UNSUPPORTED`](crate::STATUS_UNSUPPORTED)
+/// otherwise; in an output struct the plugin leaves those fields unchanged.
 ///
 /// # Rules for every function
 ///
-/// - It returns a status. On failure it fills `error` (which may be NULL) with a message and leaves its outputs unchanged.
-/// - Arguments are borrowed for the call. Outputs are owned by the caller and freed by the function that its comment names.
+/// - It returns a status. On failure it fills `error` (which may be NULL) with a message and leaves its outputs
+///   unchanged.
+/// - Arguments are borrowed for the call. Outputs are owned by the caller and freed by the function that its comment
+///   names.
 /// - Any thread may call it. The comment of a handle's type says how many threads may use one at a time.
-/// - A handle is a number, not an address, and no number is used twice: a handle that was freed, or is of another type, is
-///   rejected with [`STATUS_INVALID_ARGUMENT`](crate::STATUS_INVALID_ARGUMENT). Freeing NULL, or a handle that was freed
-///   before, does nothing.
+/// - A handle is a number, not an address, and no number is used twice: a handle that was freed, or is of another type,
+///   is rejected with [`STATUS_INVALID_ARGUMENT`](crate::STATUS_INVALID_ARGUMENT). Freeing NULL, or a handle that was
+///   freed before, does nothing.
 /// - A panic inside becomes [`STATUS_PANIC`](crate::STATUS_PANIC) and poisons the handle; the process goes on.
 #[repr(C)]
 #[derive(Debug)]
@@ -97,8 +99,8 @@ pub struct Api {
     ) -> Status,
     /// Opens an Arrow C stream of records: structs and lists as Parquet files hold them. Free with `reader_free`.
     ///
-    /// The plugin takes ownership of the stream and releases it, even if the call fails, unless `stream` itself is invalid
-    /// (NULL, or released already). Its callbacks are called during `reader_next` and by the stream of
+    /// The plugin takes ownership of the stream and releases it, even if the call fails, unless `stream` itself is
+    /// invalid (NULL, or released already). Its callbacks are called during `reader_next` and by the stream of
     /// `reader_to_arrow`. If the options name no dimensions, the schema must: annotations are then a struct.
     pub reader_open_arrow: unsafe extern "C" fn(
         stream: *mut ArrowArrayStream,
@@ -108,10 +110,10 @@ pub struct Api {
     ) -> Status,
     /// Returns the remaining samples of a reader as an Arrow C stream, in batches that are read on demand.
     ///
-    /// Columns: `prompt` (list of {role, content}; a text is one user turn), `responses` and `dimensions` (lists of utf8),
-    /// `ratings` and `pi_target` (`[M][N]` lists of float64, null if missing or masked), `record` (uint64).
-    /// `stream` is overwritten; the caller calls its `release`. It may outlive the reader, and both read the same samples.
-    /// A failure inside it is an `errno` code, with a message from `get_last_error`; the stream ends there.
+    /// Columns: `prompt` (list of {role, content}; a text is one user turn), `responses` and `dimensions` (lists of
+    /// utf8), `ratings` and `pi_target` (`[M][N]` lists of float64, null if missing or masked), `record` (uint64).
+    /// `stream` is overwritten; the caller calls its `release`. It may outlive the reader, and both read the same
+    /// samples. A failure inside it is an `errno` code, with a message from `get_last_error`; the stream ends there.
     pub reader_to_arrow:
         unsafe extern "C" fn(reader: *mut Reader, stream: *mut ArrowArrayStream, error: *mut Error) -> Status,
     /// Returns the next sample as JSON; NULL bytes at the end.
@@ -166,11 +168,12 @@ pub struct Api {
         error: *mut Error,
     ) -> Status,
     /// Creates a sample from tokens of another tokenizer, as JSON: `record` (its index), `prompt_ids`, `response_ids`
-    /// (lists of token ids), `response_indices` (the index of each response in the record) and `pi_target` (`[M][N]`, null
-    /// if masked). Free with `tokenized_sample_free`.
+    /// (lists of token ids), `response_indices` (the index of each response in the record) and `pi_target` (`[M][N]`,
+    /// null if masked). Free with `tokenized_sample_free`.
     pub tokenized_sample_new:
         unsafe extern "C" fn(tokens: Str, tokenized: *mut *mut TokenizedSample, error: *mut Error) -> Status,
-    /// Returns a sample's tokens in the JSON of `tokenized_sample_new`, for the caller to store. Fails for a conversation.
+    /// Returns a sample's tokens in the JSON of `tokenized_sample_new`, for the caller to store. Fails for a
+    /// conversation.
     pub tokenized_sample_tokens:
         unsafe extern "C" fn(sample: *const TokenizedSample, tokens: *mut Bytes, error: *mut Error) -> Status,
     /// Frees a tokenised sample.
@@ -197,9 +200,9 @@ pub struct Api {
         dataset: *mut *mut Dataset,
         error: *mut Error,
     ) -> Status,
-    /// Like `dataset_open`, from an Arrow C stream of records, of which it takes ownership as `reader_open_arrow` does; its
-    /// callbacks are called only during this call. `options.cache_dir` must be empty: a stream's contents are known only at
-    /// its end.
+    /// Like `dataset_open`, from an Arrow C stream of records, of which it takes ownership as `reader_open_arrow` does;
+    /// its callbacks are called only during this call. `options.cache_dir` must be empty: a stream's contents are known
+    /// only at its end.
     pub dataset_open_arrow: unsafe extern "C" fn(
         stream: *mut ArrowArrayStream,
         tokenizer: *const Tokenizer,
@@ -209,17 +212,17 @@ pub struct Api {
     ) -> Status,
     /// Returns the number of samples, or 0 for NULL.
     pub dataset_len: unsafe extern "C" fn(dataset: *const Dataset) -> u64,
-    /// Returns JSON: `dimensions` (names in order), `report` (as from `reader_report`, with truncated samples and dropped
-    /// responses), `hash` (of all samples, targets included) and `cache`: null, or `path`, `was_read` (whether the tokens
-    /// came from it) and `damage` (why an existing file was replaced, or null).
+    /// Returns JSON: `dimensions` (names in order), `report` (as from `reader_report`, with truncated samples and
+    /// dropped responses), `hash` (of all samples, targets included) and `cache`: null, or `path`, `was_read` (whether
+    /// the tokens came from it) and `damage` (why an existing file was replaced, or null).
     pub dataset_info: unsafe extern "C" fn(dataset: *const Dataset, info: *mut Bytes, error: *mut Error) -> Status,
-    /// Returns `[len, 5]` int64: each sample's record index, number of responses, number of tokens (with the prompt once),
-    /// and the two halves of a 128-bit hash of its tokens and their targets but not its ratings: everything that its
-    /// log-probs depend on besides the model.
+    /// Returns `[len, 5]` int64: each sample's record index, number of responses, number of tokens (with the prompt
+    /// once), and the two halves of a 128-bit hash of its tokens and their targets but not its ratings: everything that
+    /// its log-probs depend on besides the model.
     pub dataset_samples:
         unsafe extern "C" fn(dataset: *const Dataset, samples: *mut Tensor, error: *mut Error) -> Status,
-    /// Collates the samples at `indices` (each below the length), or returns the batch that `dataset_prefetch` has collated
-    /// from the same arguments; `lambda` is `[num_indices, M]`. Free with `batch_free`.
+    /// Collates the samples at `indices` (each below the length), or returns the batch that `dataset_prefetch` has
+    /// collated from the same arguments; `lambda` is `[num_indices, M]`. Free with `batch_free`.
     pub dataset_batch: unsafe extern "C" fn(
         dataset: *const Dataset,
         indices: *const u64,
@@ -230,8 +233,8 @@ pub struct Api {
         error: *mut Error,
     ) -> Status,
     /// Starts to collate a batch on the dataset's own thread, for a later `dataset_batch` with the same arguments, and
-    /// returns immediately. Up to [`PREFETCH_CAPACITY`](crate::PREFETCH_CAPACITY) batches are held; beyond that the oldest
-    /// are dropped. This affects only speed: errors of a batch are reported by `dataset_batch`.
+    /// returns immediately. Up to [`PREFETCH_CAPACITY`](crate::PREFETCH_CAPACITY) batches are held; beyond that the
+    /// oldest are dropped. This affects only speed: errors of a batch are reported by `dataset_batch`.
     pub dataset_prefetch: unsafe extern "C" fn(
         dataset: *const Dataset,
         indices: *const u64,
@@ -269,8 +272,8 @@ pub struct Api {
     /// Frees a schedule.
     pub schedule_free: unsafe extern "C" fn(schedule: *mut Schedule),
 
-    /// Computes token log-probs `[K]` and sequence log-probs `[S]` without a loss. Of the options, the reduction and the
-    /// budget apply; nothing is kept for a backward.
+    /// Computes token log-probs `[K]` and sequence log-probs `[S]` without a loss. Of the options, the reduction and
+    /// the budget apply; nothing is kept for a backward.
     pub log_probs: unsafe extern "C" fn(
         inputs: *const LossInputs,
         options: *const LossOptions,
@@ -278,8 +281,8 @@ pub struct Api {
         sequence_log_probs: *mut Tensor,
         error: *mut Error,
     ) -> Status,
-    /// Computes the loss. `context` may be NULL if `options.wants` is 0; otherwise free it with `loss_context_free`, after
-    /// its backward or without one.
+    /// Computes the loss. `context` may be NULL if `options.wants` is 0; otherwise free it with `loss_context_free`,
+    /// after its backward or without one.
     pub loss_forward: unsafe extern "C" fn(
         inputs: *const LossInputs,
         options: *const LossOptions,

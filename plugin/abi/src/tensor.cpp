@@ -1,4 +1,4 @@
-// DLPack <-> at::Tensor through libtorch's own converter, and CUDA streams, with exceptions turned into messages.
+// DLPack <-> at::Tensor with libtorch's own converter, and CUDA streams; exceptions become messages.
 #include "guarded.h"
 
 #include <ATen/DLConvertor.h>
@@ -9,8 +9,8 @@
 
 namespace {
 
-// Views the tensor's memory; `deleter` runs when the last at::Tensor that shares it goes. libtorch refuses a byte
-// offset, so it is given a description whose data starts at the first element.
+// Views the tensor's memory; `deleter` runs when the last at::Tensor that shares it is destroyed. libtorch rejects a byte
+// offset, so it gets a description whose data starts at the first element.
 at::Tensor *view(const DLManagedTensorVersioned *source, std::function<void(void *)> deleter) {
   DLManagedTensorVersioned moved = *source;
   if (moved.dl_tensor.data != nullptr) {
@@ -24,7 +24,7 @@ at::Tensor *view(const DLManagedTensorVersioned *source, std::function<void(void
 
 extern "C" {
 
-// Takes the tensor over: its deleter runs when the last at::Tensor that shares it goes.
+// Takes ownership of the tensor: its deleter runs when the last at::Tensor that shares it is destroyed.
 char *ldpo_tensor_import(DLManagedTensorVersioned *source, at::Tensor **out) {
   return guarded([&] {
     *out = view(source, [source](void *) {
@@ -38,9 +38,9 @@ char *ldpo_tensor_borrow(DLManagedTensorVersioned *source, at::Tensor **out) {
   return guarded([&] { *out = view(source, [](void *) {}); });
 }
 
-// Makes a CUDA stream the current one of the calling thread. libtorch knows its default stream, which is CUDA's legacy one,
-// as 0, and a stream that it did not make by its handle: what c10::cuda::getStreamFromExternal does, which needs CUDA's
-// own headers.
+// Makes a CUDA stream the current one of the calling thread. In libtorch, the id of the default stream, which is CUDA's
+// legacy one, is 0, and that of a foreign stream is its handle. This is c10::cuda::getStreamFromExternal without CUDA's
+// headers.
 char *ldpo_stream_enter(int32_t device, void *stream, c10::StreamGuard **out) {
   return guarded([&] {
     auto handle = reinterpret_cast<c10::StreamId>(stream);

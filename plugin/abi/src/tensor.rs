@@ -40,7 +40,7 @@ fn check(message: *mut c_char) -> Result<(), String> {
     if message.is_null() {
         return Ok(());
     }
-    // SAFETY: a non-NULL message is a NUL-terminated string from strdup, and ours to free.
+    // SAFETY: a non-NULL message is a NUL-terminated string from strdup, which is ours to free.
     unsafe {
         let text = CStr::from_ptr(message).to_string_lossy().into_owned();
         free(message.cast());
@@ -120,8 +120,8 @@ pub unsafe fn import(raw: *mut DLManagedTensorVersioned) -> Result<tch::Tensor, 
 /// Views a borrowed tensor. The result, and everything that shares its memory, must be dropped before `raw` is freed.
 ///
 /// # Errors
-/// Returns a message if the tensor has a DLPack major other than 1, an unsupported dtype or device, a NULL pointer where
-/// memory is needed, a negative size or stride, memory that is not aligned to its dtype, or an impossible size.
+/// Returns a message if the tensor has a DLPack major other than 1, an unsupported dtype or device, a NULL pointer
+/// where memory is needed, a negative size or stride, memory that is not aligned to its dtype, or an impossible size.
 ///
 /// # Safety
 /// `raw` points to a tensor that is valid as long as the result lives.
@@ -149,7 +149,8 @@ impl CurrentStream {
     /// `stream` is 1, 2 or a live `cudaStream_t` of that device, which lives as long as the result.
     pub unsafe fn enter(device: usize, stream: *mut c_void) -> Result<Self, String> {
         let handle = stream.addr();
-        // CUDA's streams are objects in memory, so even numbers; libtorch would take an odd one for a stream of its pool.
+        // CUDA's streams are objects in memory, so even numbers; libtorch would take an odd one for a stream of its
+        // pool.
         if handle == 0 || (handle != 1 && !handle.is_multiple_of(2)) {
             return Err(format!("{handle:#x} is not a CUDA stream"));
         }
@@ -163,12 +164,12 @@ impl CurrentStream {
 
 impl Drop for CurrentStream {
     fn drop(&mut self) {
-        // SAFETY: from `ldpo_stream_enter`, on this thread: a NonNull stays where it is made.
+        // SAFETY: from `ldpo_stream_enter`, on this thread: NonNull is not Send.
         unsafe { ldpo_stream_leave(self.0.as_ptr()) }
     }
 }
 
-/// Checks what libtorch would take on trust.
+/// Checks everything that libtorch would not check itself.
 ///
 /// # Safety
 /// `raw` is NULL or points to a readable struct whose shape has `ndim` entries.
@@ -207,13 +208,13 @@ unsafe fn validate(raw: *mut DLManagedTensorVersioned) -> Result<(), String> {
         return Err("the tensor's shape is NULL".to_owned());
     }
     let list = |pointer: *mut i64| {
-        // SAFETY: the caller promises `ndim` entries where the pointer is not NULL.
+        // SAFETY: the caller promises `ndim` entries if the pointer is not NULL.
         if ndim == 0 || pointer.is_null() { &[][..] } else { unsafe { core::slice::from_raw_parts(pointer, ndim) } }
     };
     validate_memory(tensor, list(tensor.shape), list(tensor.strides))
 }
 
-/// Checks where a tensor's elements lie. `strides` is empty for a compact tensor.
+/// Checks the memory of a tensor's elements. `strides` is empty for a compact tensor.
 fn validate_memory(tensor: &DLTensor, shape: &[i64], strides: &[i64]) -> Result<(), String> {
     if let Some(size) = shape.iter().find(|size| **size < 0) {
         return Err(format!("the tensor has a negative size, {size}"));
@@ -223,16 +224,16 @@ fn validate_memory(tensor: &DLTensor, shape: &[i64], strides: &[i64]) -> Result<
     }
     let is_empty = shape.contains(&0);
     if tensor.data.is_null() && !is_empty {
-        return Err("the tensor's data is NULL though it is not empty".to_owned());
+        return Err("the tensor's data is NULL, but it is not empty".to_owned());
     }
     let item = i64::from(tensor.dtype.bits) / 8;
-    // Of an empty tensor libtorch works out strides all the same.
+    // libtorch computes strides for empty tensors, too.
     let elements = shape.iter().try_fold(item, |product, size| product.checked_mul((*size).max(1)));
     let last = shape.iter().zip(strides).try_fold(0_i64, |last, (size, stride)| {
         last.checked_add((size - 1).max(0).checked_mul(*stride)?)?.checked_add(1)
     });
     if elements.is_none() || last.and_then(|last| last.checked_mul(item)).is_none() {
-        return Err("the tensor's sizes and strides go beyond what memory can hold".to_owned());
+        return Err("the tensor's sizes and strides exceed the memory of any machine".to_owned());
     }
     if !is_empty && !(tensor.data as u64).wrapping_add(tensor.byte_offset).is_multiple_of(item.unsigned_abs()) {
         return Err("the tensor's data is not aligned to its dtype".to_owned());
@@ -240,7 +241,7 @@ fn validate_memory(tensor: &DLTensor, shape: &[i64], strides: &[i64]) -> Result<
     Ok(())
 }
 
-/// A dtype as people write it: `float32`, `uint8`, ….
+/// Returns the common name of a dtype: `float32`, `uint8`, ….
 fn dtype_name(dtype: DLDataType) -> String {
     let kind = match dtype.code {
         DL_INT => "int",

@@ -34,8 +34,8 @@ pub const STATUS_CANCELLED: Status = 8;
 
 /// Borrowed UTF-8 text: pointer and length in bytes, not NUL-terminated. `data` may be NULL if `len` is 0.
 ///
-/// An argument must stay valid until the call returns. Text in an output (there is some in [`BuildInfo`](crate::BuildInfo)
-/// only) lives as long as the library.
+/// An argument must stay valid until the call returns. Text in an output (there is some in
+/// [`BuildInfo`](crate::BuildInfo) only) lives as long as the library.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Str {
@@ -82,7 +82,8 @@ pub type Tensor = *mut DLManagedTensorVersioned;
 
 /// The result of collation: tensors on the CPU, owned by the caller.
 ///
-/// To keep a tensor, copy its pointer and set the field to NULL; `batch_free` frees the others. R rows of T tokens, B prompts, M dimensions, C candidate responses (the sum of N over the prompts), S sequences (C, or M·C in the expanded
+/// To keep a tensor, copy its pointer and set the field to NULL; `batch_free` frees the others. R rows of T tokens, B
+/// prompts, M dimensions, C candidate responses (the sum of N over the prompts), S sequences (C, or M·C in the expanded
 /// layout), K target tokens. All integers are int64.
 #[repr(C)]
 #[derive(Debug)]
@@ -124,7 +125,8 @@ pub struct Batch {
     pub pi_target: Tensor,
     /// `[M, C]` bool: the dimension counts for this prompt and rates this response.
     pub target_mask: Tensor,
-    /// `[B, M]` float32 λ': λ renormalised over the dimensions that count for the prompt; all 0 if none of them has weight.
+    /// `[B, M]` float32 λ': λ renormalised over the dimensions that count for the prompt; all 0 if none of them has
+    /// weight.
     pub lambda: Tensor,
     /// `[B]` index of each record in the concatenated inputs.
     pub record_indices: Tensor,
@@ -147,7 +149,8 @@ pub struct LossInputs {
     pub lm_head: Tensor,
     /// `[R, T, V]` or `[R·T, V]`.
     pub logits: Tensor,
-    /// `[S]` sequence log-probs (sums, or means under the mean reduction), computed by the caller; no target fields needed.
+    /// `[S]` sequence log-probs (sums, or means under the mean reduction), computed by the caller; no target fields
+    /// needed.
     pub sequence_log_probs: Tensor,
     /// `[K]` int64, see [`Batch`].
     pub target_positions: Tensor,
@@ -170,8 +173,9 @@ pub struct LossInputs {
     /// `[B, M]` floating point.
     pub lambda: Tensor,
     /// The `cudaStream_t` on which the call queues its work, if the tensors are on a CUDA device: inputs must be ready,
-    /// and outputs become ready, in the order of the stream. NULL means libtorch's current stream of the calling thread,
-    /// which suits trainers that use PyTorch; CUDA's handles 1 and 2 are its legacy and its per-thread default stream.
+    /// and outputs become ready, in the order of the stream. NULL means libtorch's current stream of the calling
+    /// thread, which suits trainers that use PyTorch; CUDA's handles 1 and 2 are its legacy and its per-thread default
+    /// stream.
     pub cuda_stream: *mut c_void,
 }
 

@@ -62,7 +62,7 @@ pub unsafe fn text<'a>(text: abi::Str, name: &str) -> Outcome<&'a str> {
     // SAFETY: the caller's promise.
     let bytes = unsafe { slice(text.data, text.len, name) }?;
     std::str::from_utf8(bytes).map_err(|error| {
-        Failure::argument(format!("argument `{name}` is not valid UTF-8: byte {} is out of place", error.valid_up_to()))
+        Failure::argument(format!("argument `{name}` is not valid UTF-8: byte {} is invalid", error.valid_up_to()))
     })
 }
 

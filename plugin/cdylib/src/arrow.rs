@@ -50,8 +50,8 @@ pub struct ImportedStream {
 unsafe impl Send for ImportedStream {}
 
 impl ImportedStream {
-    /// Takes ownership of a stream and marks the caller's struct as released. On failure the struct is unchanged if it was NULL
-    /// or released already.
+    /// Takes ownership of a stream and marks the caller's struct as released. On failure the struct is unchanged if it
+    /// was NULL or released already.
     ///
     /// # Safety
     /// `stream` is NULL or valid.
@@ -117,7 +117,7 @@ impl ImportedStream {
 impl Drop for ImportedStream {
     fn drop(&mut self) {
         if let Some(release) = self.stream.release {
-            // SAFETY: the stream is ours, and not used again.
+            // SAFETY: this value owns the stream, and does not use it again.
             unsafe { release(&mut self.stream) };
         }
     }
@@ -255,7 +255,7 @@ mod tests {
         let samples = std::iter::from_fn(|| -> Option<Result<Sample>> { panic!("on\0purpose") });
         let mut stream = RELEASED;
         let mut array = FFI_ArrowArray::empty();
-        // SAFETY: a stream of ours, released once.
+        // SAFETY: a stream of `give_stream`, released once.
         unsafe {
             give_stream(Box::new(samples), &mut stream).unwrap();
             assert_eq!(stream.get_next.unwrap()(&mut stream, (&raw mut array).cast()), EIO);

@@ -1,7 +1,7 @@
 //! Structs whose `struct_size` says how much of them a caller knows.
 //!
-//! The rules are those of [`abi::Api`], "Growth": fields beyond the end of a shorter struct count as zero and are not written
-//! to; fields that a longer one adds must be zero. The fields of revision 1.0 are always there.
+//! The rules are those of [`abi::Api`], "Growth": fields beyond the end of a shorter struct count as zero and are not
+//! written to; fields that a longer one adds must be zero. The fields of revision 1.0 are always there.
 
 use std::mem::{MaybeUninit, offset_of};
 
@@ -17,8 +17,8 @@ const MAXIMUM: usize = 4096;
 /// A struct that starts with `struct_size` and grows at its end.
 ///
 /// # Safety
-/// It is `repr(C)`, its first field is `struct_size: usize`, it has no padding at its end, all of its bytes may be zero,
-/// and a copy of it owns nothing.
+/// It is `repr(C)`, its first field is `struct_size: usize`, it has no padding at its end, all of its bytes may be
+/// zero, and a copy of it owns nothing.
 pub unsafe trait Growing: Sized {
     /// Size in bytes of the struct in revision 1.0: no caller has less.
     const REVISION_1_SIZE: usize;
@@ -76,8 +76,8 @@ unsafe fn known_size<T: Growing>(pointer: *const T, name: &str) -> Outcome<usize
 /// Copies a struct; fields that the caller does not know are zero.
 ///
 /// # Errors
-/// Returns a failure if the pointer is NULL or not aligned, `struct_size` is impossible, or a field is set that this version
-/// does not know.
+/// Returns a failure if the pointer is NULL or not aligned, `struct_size` is impossible, or a field is set that this
+/// version does not know.
 ///
 /// # Safety
 /// `pointer` is NULL or points to a valid struct of its `struct_size`.
@@ -115,7 +115,8 @@ impl<T: Growing> Output<T> {
     /// Returns a failure if the pointer is NULL or not aligned, or `struct_size` is impossible.
     ///
     /// # Safety
-    /// `pointer` is NULL or points to a valid struct of its `struct_size`, which nobody else uses until the result is dropped.
+    /// `pointer` is NULL or points to a valid struct of its `struct_size`, which nobody else uses until the result is
+    /// dropped.
     pub unsafe fn new(pointer: *mut T, name: &str) -> Outcome<Self> {
         // SAFETY: the caller's promise.
         let known = unsafe { known_size(pointer, name) }?;
@@ -144,7 +145,8 @@ impl<T: Growing> Output<T> {
         }
     }
 
-    /// Writes a tensor (NULL for None), which then belongs to the caller. It is freed if the caller does not know the field.
+    /// Writes a tensor (NULL for None), which then belongs to the caller. It is freed if the caller does not know the
+    /// field.
     ///
     /// # Safety
     /// There is a tensor at `offset`.
@@ -213,7 +215,8 @@ mod tests {
 
     growing! { New, up to beta; }
 
-    /// The structs of a caller that was compiled against the header of revision 1.0 are long enough; shorter ones are not.
+    /// The structs of a caller that was compiled against the header of revision 1.0 are long enough; shorter ones are
+    /// not.
     #[test]
     fn revision_1_is_what_its_layout_says() {
         macro_rules! sizes {

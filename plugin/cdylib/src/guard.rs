@@ -50,6 +50,6 @@ unsafe fn report(error: *mut abi::Error, message: &str) {
         return;
     }
     let cut = message.floor_char_boundary(error.capacity);
-    // SAFETY: the buffer holds `capacity` bytes, and `cut` is no more than that.
+    // SAFETY: the buffer has `capacity` bytes, and `cut` is at most that.
     unsafe { std::ptr::copy_nonoverlapping(message.as_ptr(), error.buffer, cut) };
 }

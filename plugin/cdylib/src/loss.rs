@@ -178,7 +178,7 @@ pub unsafe extern "C" fn loss_forward(
         let options = loss_options(options)?;
         let outputs = Output::new(outputs, "outputs")?;
         if options.wants != Wants::default() && context.is_null() {
-            return Err(Failure::argument("argument `context` is NULL though `wants` asks for gradients"));
+            return Err(Failure::argument("argument `context` is NULL, but `wants` asks for gradients"));
         }
         let (result, kept) = lambda_dpo_core::loss_forward(&inputs.as_core(), &options)?;
         let always = exported!(abi::LossOutputs, Some(&result) => loss, token_log_probs, sequence_log_probs);

@@ -1,13 +1,13 @@
 //! The choices that plugin and trainer share, each declared once: its variants, their ABI codes, and their words.
 //!
-//! A *code* crosses the C ABI (`FORMAT_PAIRS`), a *word* is what people write in config files and on the command line
-//! (`"pairs"`). The C header needs literal constants, so the abi crate repeats the codes; the cdylib asserts at compile
-//! time that the two agree.
+//! A *code* (`FORMAT_PAIRS`) crosses the C ABI; a *word* (`"pairs"`) is written in config files and on the command
+//! line. The C header needs literal constants, so the abi crate repeats the codes; the cdylib asserts at compile time
+//! that the two agree.
 //!
 //! # Invariants
 //!
-//! - The walls are `concepts ← core`, `concepts ← cdylib` and `concepts ← host`. This crate depends on no other crate of
-//!   the workspace, and on nothing at all without the feature `serde`.
+//! - The walls are `concepts ← core`, `concepts ← cdylib` and `concepts ← host`. This crate depends on no other crate
+//!   of the workspace, and on nothing at all without the feature `serde`.
 //! - Codes count from 0 without gaps. The default of each enum is the variant of code 0, as a zeroed C struct has it.
 #![no_std]
 
@@ -27,12 +27,12 @@ pub trait Coded: Copy {
     /// The number of variants; their codes are the numbers below it.
     const NUM_CODES: u32;
 
-    /// The variant of a code; None if there is no such code.
+    /// Returns the variant of a code; None if there is no such code.
     fn from_code(code: u32) -> Option<Self>;
 }
 
-/// Declares enums with codes and words, as `Variant = code, "word";`, in the order in which people read of the variants.
-/// The name in quotes is that of the enum's JSON Schema.
+/// Declares enums with codes and words, as `Variant = code, "word";`, in the order in which people read of the
+/// variants. The name in quotes is that of the JSON Schema.
 macro_rules! coded {
     ($(
         $(#[doc = $doc:literal])+
@@ -46,12 +46,12 @@ macro_rules! coded {
         pub enum $name { $( $(#[doc = $variant_doc])+ $variant = $code ),+ }
 
         impl $name {
-            /// The number that stands for this variant in the C ABI.
+            /// Returns the number of this variant in the C ABI.
             pub const fn code(self) -> u32 {
                 self as u32
             }
 
-            /// The variant of a code; None if there is no such code.
+            /// Returns the variant of a code; None if there is no such code.
             pub const fn from_code(code: u32) -> Option<Self> {
                 match code {
                     $($code => Some(Self::$variant),)+

@@ -1,4 +1,4 @@
-//! Enums that people write as words. An unknown word is answered with the known ones.
+//! Enums that are written as words. The error of an unknown word names the known ones.
 
 pub extern crate alloc;
 
@@ -6,7 +6,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// `"a"`, `"a" or "b"`, `"a", "b" or "c"`.
+/// Returns `"a"`, `"a" or "b"`, `"a", "b" or "c"`.
 pub fn or_list(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
     match quoted.split_last() {
@@ -16,8 +16,8 @@ pub fn or_list(words: &[&str]) -> String {
     }
 }
 
-/// Declares an enum whose variants are written as words, as `Variant = "word"`, with `WORDS`, `name`, `FromStr`, `Display`
-/// and, under this crate's feature `serde`, serde in both directions and a JSON Schema.
+/// Declares an enum whose variants are written as words, as `Variant = "word"`, with `WORDS`, `name`, `FromStr`,
+/// `Display` and, under this crate's feature `serde`, serde in both directions and a JSON Schema.
 #[macro_export]
 macro_rules! words {
     (
@@ -32,7 +32,7 @@ macro_rules! words {
     };
 }
 
-/// Implements what [`words!`] promises for an enum that is declared already.
+/// Implements the methods and traits of [`words!`] for an enum.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! impl_words {
@@ -41,10 +41,10 @@ macro_rules! impl_words {
         [$( $variant:ident = $word:literal, [$($variant_doc:literal),+] ),+]
     ) => {
         impl $name {
-            /// Every word that is allowed, in the order of the variants.
+            /// All words, in the order of the variants.
             pub const WORDS: &'static [&'static str] = &[$($word),+];
 
-            /// The word for this variant.
+            /// Returns the word for this variant.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $word),+ }
             }

@@ -1,6 +1,6 @@
 //! Chat templates: conversation → text in the form that a model was trained on.
 //!
-//! Templates are Jinja2 in the environment that Transformers gives them (`trim_blocks`, `lstrip_blocks`, loop controls,
+//! Templates are Jinja2 in the environment of Transformers (`trim_blocks`, `lstrip_blocks`, loop controls,
 //! `raise_exception`, its `tojson`, Python's string methods, `{% generation %}`), rendered by minijinja. One thing
 //! differs: `strftime_now` always returns the same day, so that a template that prints the date renders the same tokens
 //! for a run that is resumed tomorrow, and for a reference that was cached yesterday.

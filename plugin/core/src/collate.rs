@@ -20,9 +20,10 @@ pub use batch::{Batch, CollateOptions, IGNORE_INDEX};
 
 /// Lays out samples as tensors and renormalises λ over the dimensions that count for each prompt.
 ///
-/// `lambda` is `[B, M]` row-major, as drawn; it is empty for conversations (M = 0). In the expanded layout a sample without
-/// dimensions has one row per response. Packed rows are filled first-fit, the longest prompt first; prompts keep the
-/// caller's order in the batch. The first token of a response to an empty prompt has no predictor and is not a target.
+/// `lambda` is `[B, M]` row-major, as drawn; it is empty for conversations (M = 0). In the expanded layout a sample
+/// without dimensions has one row per response. Packed rows are filled first-fit, the longest prompt first; prompts
+/// keep the caller's order in the batch. The first token of a response to an empty prompt has no predictor and is not a
+/// target.
 ///
 /// # Shapes
 ///

@@ -55,8 +55,8 @@ pub struct DatasetOptions {
 /// Place of the tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenFolder {
-    /// A file in this folder, which serves everyone who opens the same records with the same options. The folder is created
-    /// if missing.
+    /// A file in this folder, which serves everyone who opens the same records with the same options. The folder is
+    /// created if missing.
     Cache(PathBuf),
     /// An unnamed file in this folder, gone with the dataset.
     Scratch(PathBuf),
@@ -82,16 +82,16 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads, converts and tokenises record files, all in parallel, or uses the tokens that an earlier opening left in the
-    /// cache.
+    /// Reads, converts and tokenises record files, all in parallel, or uses the tokens that an earlier opening left in
+    /// the cache.
     ///
-    /// `progress(done, total)` is called from time to time with the number of records done, and with a total of 0 if it is
-    /// not known; it stops the work by returning `Break`.
+    /// `progress(done, total)` is called from time to time with the number of records done, and with a total of 0 if it
+    /// is not known; it stops the work by returning `Break`.
     ///
     /// # Errors
     ///
-    /// Returns an error if a file cannot be read or changes meanwhile, a record does not parse or the chat template rejects
-    /// it (with file and line), the disk is full, or the options are invalid; and [`Error::Cancelled`].
+    /// Returns an error if a file cannot be read or changes meanwhile, a record does not parse or the chat template
+    /// rejects it (with file and line), the disk is full, or the options are invalid; and [`Error::Cancelled`].
     pub fn open(
         paths: &[PathBuf],
         tokenizer: &Tokenizer,
@@ -197,8 +197,8 @@ impl Dataset {
         self.samples.get(index)
     }
 
-    /// Collates the samples at `indices`, or returns the batch that [`prefetch`](Self::prefetch) has collated from the same
-    /// arguments: the result is the same.
+    /// Collates the samples at `indices`, or returns the batch that [`prefetch`](Self::prefetch) has collated from the
+    /// same arguments: the result is the same.
     ///
     /// # Shapes
     ///
@@ -214,9 +214,9 @@ impl Dataset {
         collated.unwrap_or_else(|| self.samples.collate(indices, lambda, options))
     }
 
-    /// Asks the dataset's own thread to collate a batch for a later [`batch`](Self::batch) with the same arguments. Batches
-    /// are collated in the order of the requests, and up to [`PREFETCH_CAPACITY`] are held. `batch` returns the errors.
-    /// Dropping the dataset ends the thread.
+    /// Asks the dataset's own thread to collate a batch for a later [`batch`](Self::batch) with the same arguments.
+    /// Batches are collated in the order of the requests, and up to [`PREFETCH_CAPACITY`] are held. `batch` returns the
+    /// errors. Dropping the dataset ends the thread.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! The λ schedules: pure functions from (seed, epoch, record index) or (seed, global step) to a point on the simplex.
 //!
-//! Each draw has its own random generator, keyed by everything the draw depends on. So λ does not depend on batch order, the
-//! number of processes, or where a run was interrupted, and torch's generator is never used.
+//! Each draw has its own random generator, keyed by everything the draw depends on. So λ does not depend on batch
+//! order, the number of processes, or where a run was interrupted, and torch's generator is never used.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -72,8 +72,9 @@ impl Schedule {
     ///
     /// # Errors
     ///
-    /// Returns an error if there are no dimensions; α is not above 0; a dimension is out of range; weights are negative, not
-    /// finite, too many, too few, or miss a sum of 1; or sampling weights are negative, not finite or all 0.
+    /// Returns an error if there are no dimensions; α is not above 0; a dimension is out of range; weights are
+    /// negative, not finite, too many, too few, or miss a sum of 1; or sampling weights are negative, not finite or all
+    /// 0.
     pub fn new(options: ScheduleOptions) -> Result<Self> {
         let ScheduleOptions { mut kind, num_dimensions } = options;
         if num_dimensions == 0 {

@@ -13,12 +13,12 @@
 //! | 7 | loss | log-probs, reference, targets, λ → loss, metrics, gradient | [`loss`] |
 //! | 8 | step | the trainer's own | |
 //!
-//! [`dataset`] runs stages 1 to 4 for a trainer that brings no loader; [`lambda`] draws the λ that stage 4 takes.
+//! [`dataset`] runs stages 1 to 4 for trainers without a loader; [`lambda`] draws the λ for stage 4.
 //!
 //! # Invariants
 //!
-//! - Knows nothing of C, and holds no unsafe code.
-//! - Deterministic: no function reads a clock, an environment variable or torch's random generator.
+//! - It knows nothing of C and has no unsafe code.
+//! - It is deterministic: no function reads a clock, an environment variable or torch's random generator.
 #![forbid(unsafe_code)]
 
 pub mod error;

@@ -1,9 +1,9 @@
 //! Stage 6: hidden states and LM head → token and sequence log-probs, a chunk of target positions at a time.
 //!
-//! Only positions that predict a target go through the vocabulary projection, and logits exist for one chunk at a time. The
-//! gradient needs one scalar per response (docs/method.md, "Loss and gradient"). So if the LM head is frozen, the forward
-//! keeps the unscaled ∂/∂hidden of each chunk, which is not projected again; if it is trained, logits are kept if all of
-//! them fit the budget, and recomputed otherwise.
+//! Only positions that predict a target go through the vocabulary projection, and logits exist for one chunk at a time.
+//! The gradient needs one scalar per response (docs/method.md, "Loss and gradient"). So if the LM head is frozen, the
+//! forward keeps the unscaled ∂/∂hidden of each chunk, which is not projected again; if it is trained, logits are kept
+//! if all of them fit the budget, and recomputed otherwise.
 
 mod inputs;
 pub(crate) mod checks;
@@ -26,17 +26,17 @@ const MAX_SEQUENCES: i64 = 1 << 24;
 ///
 /// # Shapes
 ///
-/// Returns `[K]` token log-probs (None if sequence log-probs were given) and `[S]` sequence log-probs: sums, or means under
-/// the mean reduction, and 0 for a sequence without targets.
+/// Returns `[K]` token log-probs (None if sequence log-probs were given) and `[S]` sequence log-probs: sums, or means
+/// under the mean reduction, and 0 for a sequence without targets.
 ///
 /// # Numerics
 ///
-/// float64 for float64 inputs, else float32, whatever the inputs' dtype; tokens are summed in float64.
+/// float64 for float64 inputs, float32 for all others; tokens are summed in float64.
 ///
 /// # Errors
 ///
-/// Returns an error if an input is missing, redundant, of a wrong shape or dtype, or has an index out of range; and errors
-/// from libtorch.
+/// Returns an error if an input is missing, redundant, of a wrong shape or dtype, or has an index out of range; and
+/// errors from libtorch.
 pub fn log_probs<'a>(
     inputs: impl Into<LogProbInputs<'a>>,
     options: impl Into<LogProbOptions>,

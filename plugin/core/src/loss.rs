@@ -38,7 +38,8 @@ pub use outputs::{ListwiseOutputs, LossOutputs};
 ///
 /// # Equation
 ///
-/// Listwise: L = 1 / normaliser · Σ_prompts Σ_k λ'_k L^(k) (10), equal to (15) if every dimension rates the same responses. SFT: L = −1 / normaliser · Σ_targets log p.
+/// Listwise: L = 1 / normaliser · Σ_prompts Σ_k λ'_k L^(k) (10), equal to (15) if every dimension rates the same
+/// responses. SFT: L = −1 / normaliser · Σ_targets log p.
 ///
 /// # Numerics
 ///
@@ -46,8 +47,8 @@ pub use outputs::{ListwiseOutputs, LossOutputs};
 ///
 /// # Errors
 ///
-/// Returns an error if an input or option is missing, contradictory, of a wrong shape or dtype, or out of range; and errors
-/// from libtorch.
+/// Returns an error if an input or option is missing, contradictory, of a wrong shape or dtype, or out of range; and
+/// errors from libtorch.
 pub fn loss_forward(inputs: &LossInputs, options: &LossOptions) -> Result<(LossOutputs, Option<LossContext>)> {
     let _no_grad = tch::no_grad_guard();
     check_options(options)?;

@@ -8,7 +8,7 @@
 //! | `messages` | the shapes in which conversations come |
 //! | `parse` | one row's JSON → a [`Record`], by [`Format`](crate::Format) |
 //! | `reader` | the rows of several files |
-//! | `ahead` | rows read on a thread of their own, in chunks |
+//! | `ahead` | rows read ahead on a thread, in chunks |
 //! | `schema` | the JSON of a record, as a JSON Schema |
 //!
 //! Every error names the file, the line or record, and the field; nothing is skipped silently.

@@ -188,7 +188,7 @@ fn text_that_is_not_utf_8_is_refused() {
             ("cache_dir", told(|e| (api.dataset_open)(&given.path(), 1, raw, &cache, &mut dataset, e))),
         ];
         for (name, call) in calls {
-            let message = format!("argument `{name}` is not valid UTF-8: byte 1 is out of place");
+            let message = format!("argument `{name}` is not valid UTF-8: byte 1 is invalid");
             assert_eq!(call.unwrap_err(), (abi::STATUS_INVALID_ARGUMENT, message));
         }
     }

@@ -129,7 +129,7 @@ fn what_cannot_be_read_is_refused_by_name() {
         refused(lent, &format!("DLPack major version {major} is not supported, only 1"));
     }
     refused(lent().strides(&[-1]), "the tensor has a negative stride, -1");
-    refused(lent().with(|raw| raw.dl_tensor.data = null_mut()), "the tensor's data is NULL though it is not empty");
+    refused(lent().with(|raw| raw.dl_tensor.data = null_mut()), "the tensor's data is NULL, but it is not empty");
     refused(lent().with(|raw| raw.dl_tensor.byte_offset = 4), "the tensor's data is not aligned to its dtype");
     refused(lent().with(|raw| raw.dl_tensor.ndim = -1), "ndim is -1, expected 0 to 64");
     refused(lent().with(|raw| raw.dl_tensor.ndim = 65), "ndim is 65, expected 0 to 64");

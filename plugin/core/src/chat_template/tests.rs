@@ -75,7 +75,7 @@ fn generation_tags_render_their_content() {
         without_generation_tags(source),
         "{%- if true -%} a {%- endif %}{% set generation = 'b' %}{{ generation }}{% raw %}{%"
     );
-    // A tag needs two signs of its own at each end.
+    // The signs that open and close a tag must not overlap.
     assert_eq!(without_generation_tags("{%}{% generation %}"), "{%}{% generation %}");
     assert_eq!(without_generation_tags("{%%}{% generation %}"), "{%%}{% if true %}");
 }
@@ -88,9 +88,9 @@ fn prints_constants_as_python_does() {
     );
 }
 
-/// Python gives nothing for a list of nothing backwards; minijinja panics.
+/// Reversing an empty list by slicing works in Python, but panics in minijinja.
 #[test]
-fn what_the_engine_panics_at_is_an_error_of_the_template() {
+fn a_panic_of_the_engine_is_an_error_of_the_template() {
     let source = "{% for message in messages[::-1] %}{{ message.content }}{% endfor %}";
     let template = template(source);
     let problem = template.render(&[], false).unwrap_err();

@@ -55,7 +55,8 @@ pub(super) fn rows(
     pack(&lengths, options.max_tokens).into_iter().map(|row| row.into_iter().map(segment).collect()).collect()
 }
 
-/// Chooses the prompts that share each row, first-fit decreasing. Rows, and prompts within a row, keep the caller's order.
+/// Chooses the prompts that share each row, first-fit decreasing. Rows, and prompts within a row, keep the caller's
+/// order.
 fn pack(lengths: &[usize], max_tokens: Option<usize>) -> Vec<Vec<usize>> {
     let Some(max_tokens) = max_tokens else {
         return (0..lengths.len()).map(|prompt| vec![prompt]).collect();

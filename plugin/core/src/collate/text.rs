@@ -26,7 +26,8 @@ struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    /// Returns the targets of the response as (index among its tokens, place that predicts it); the response is at `start`.
+    /// Returns the targets of the response as (index among its tokens, place that predicts it); the response is at
+    /// `start`.
     fn targets(&self, start: usize) -> impl Iterator<Item = (usize, usize)> {
         let is_target = |at: &usize| self.response.is_target.as_ref().is_none_or(|is_target| is_target[*at]);
         let predictor = move |at: usize| if at == 0 { self.predictor } else { Some(start + at - 1) };

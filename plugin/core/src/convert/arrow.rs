@@ -110,8 +110,9 @@ pub(super) fn dimensions_of(schema: &Schema) -> Result<Option<Vec<String>>> {
 ///
 /// # Schema
 ///
-/// The fields of a sample's JSON: `prompt` (list of {role, content}; a text is one user turn), `responses`, `dimensions`
-/// (lists of text), `ratings`, `pi_target` (`[M][N]` lists of float64, null if missing or masked), `record`.
+/// The fields of a sample's JSON: `prompt` (list of {role, content}; a text is one user turn), `responses`,
+/// `dimensions` (lists of text), `ratings`, `pi_target` (`[M][N]` lists of float64, null if missing or masked),
+/// `record`.
 #[derive(Debug)]
 pub struct SampleBatches<I> {
     samples: I,

@@ -34,8 +34,8 @@ impl Converter {
     ///
     /// # Errors
     ///
-    /// Returns an error if the temperature is not above 0, the missing rating is not finite, a dimension is named twice, or
-    /// the options contradict each other.
+    /// Returns an error if the temperature is not above 0, the missing rating is not finite, a dimension is named
+    /// twice, or the options contradict each other.
     pub fn new(options: ConvertOptions) -> Result<Self> {
         options.validate()?;
         Ok(Self { options: Arc::new(options), report: Report::default(), seen: BTreeSet::new() })

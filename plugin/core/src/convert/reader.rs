@@ -15,7 +15,8 @@ use super::sample::Sample;
 use crate::record::{Place, Row, RowChunks};
 use crate::{Error, Format, Result};
 
-/// Number of records that a thread converts at a time: few enough to share a chunk, many enough to pay for the dispatch.
+/// Number of records that a thread converts at a time: few enough to share a chunk, many enough to pay for the
+/// dispatch.
 const GROUP_ROWS: usize = 16;
 
 /// Source of the rows, in chunks.
@@ -74,8 +75,8 @@ impl SampleReader {
         Self::new(Chunks::Files(rows), options, num_records)
     }
 
-    /// Reads a stream whose rows are records: nested structs and lists, as in Parquet files and `datasets`. Its batches are
-    /// read on demand, on the thread that asks for samples.
+    /// Reads a stream whose rows are records: nested structs and lists, as in Parquet files and `datasets`. Its batches
+    /// are read on demand, on the thread that asks for samples.
     ///
     /// If the options name no dimensions, the fields of the schema's annotations are the dimensions, sorted.
     ///

@@ -14,8 +14,8 @@ const PI_TOLERANCE: f64 = 1e-3;
 
 /// A prompt with its responses and, per dimension, the target distribution over them.
 ///
-/// A pair is one dimension, `preference`, with target (1, 0) over (chosen, rejected). A conversation has no responses and
-/// no dimensions: its prompt holds all turns, and every assistant turn is a target.
+/// A pair is one dimension, `preference`, with target (1, 0) over (chosen, rejected). A conversation has no responses
+/// and no dimensions: its prompt holds all turns, and every assistant turn is a target.
 ///
 /// # Shapes
 ///
@@ -158,7 +158,7 @@ pub(crate) fn to_targets(
     for (k, row) in pi_target.rows().into_iter().enumerate() {
         let targets = || row.iter().filter(|p| !p.is_nan());
         if targets().any(|&p| p < 0.0) {
-            return Err(format!("{} holds a negative number", name(k)));
+            return Err(format!("{} has a negative number", name(k)));
         }
         let sum: f64 = targets().sum();
         if targets().count() > 0 && (sum - 1.0).abs() > PI_TOLERANCE {

@@ -39,7 +39,7 @@ fn assert_close(found: &Array2<f64>, expected: &[&[f64]]) {
     }
 }
 
-/// What a reader gives for a file of these lines (errors with the folder left out), and the reader.
+/// Reads a file of these lines. Returns the samples (with errors without the folder) and the reader.
 fn read(lines: &[String], options: ConvertOptions) -> (Vec<std::result::Result<Sample, String>>, SampleReader) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.jsonl");
@@ -76,7 +76,7 @@ fn missing_ratings_are_masked_or_filled() {
 }
 
 #[test]
-fn what_is_left_out_is_counted() {
+fn records_left_out_are_counted() {
     let lines = [
         rated("a", &[&[("x", "1")], &[("x", "2")]]),
         rated("a", &[&[("x", "1")]]),
@@ -118,7 +118,7 @@ fn best_and_worst_make_a_pair() {
 }
 
 #[test]
-fn keep_all_keeps_what_parses() {
+fn keep_all_keeps_every_record_that_parses() {
     let options = ConvertOptions { keep_all: true, dimensions: Some(vec!["zzz".into()]), ..options() };
     let (samples, reader) = read(&[rated("s", &[]), rated("s", &[&[]]), rated("s", &[&[("a", "1")], &[]])], options);
     let lengths: Vec<usize> = samples.iter().map(|sample| sample.as_ref().unwrap().responses.len()).collect();
@@ -186,7 +186,7 @@ fn errors_name_file_and_line() {
 }
 
 #[test]
-fn options_that_make_no_sense_are_refused() {
+fn options_that_make_no_sense_are_rejected() {
     let cases = [
         (ConvertOptions { temperature: 0.0, ..options() }, "temperature is 0: it must be a finite number above 0"),
         (
@@ -225,7 +225,7 @@ fn samples_read_back_to_the_last_bit() {
 }
 
 #[test]
-fn samples_that_do_not_fit_are_refused() {
+fn samples_whose_shapes_disagree_are_rejected() {
     let sample = |pi: &str| format!(r#"{{"prompt":"q","responses":["a","b"],"dimensions":["k"],"pi_target":{pi}}}"#);
     let read = Sample::from_json(&sample("[[0.25,0.75]]")).unwrap();
     assert!(read.ratings.iter().all(|rating| rating.is_nan()));

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::store::hash_file;
 use crate::{ConvertOptions, Error, Result, TokenizeOptions, Tokenizer};
 
-/// Raised with every change of the samples that records give under the same options.
+/// Raised when the same records and options begin to give other samples.
 const VERSION: u32 = 1;
 
 /// Hashes everything that a dataset's samples depend on.

@@ -8,8 +8,8 @@
 //! | 8 | start of the footer, little-endian |
 //! | 32 | BLAKE3 of everything before |
 //!
-//! A file in a cache folder appears complete or not at all. Its writer holds a lock on it until then, which distinguishes the
-//! file of a running process from one that a killed process left behind.
+//! A file in a cache folder appears complete or not at all. Its writer holds a lock on it until then, which
+//! distinguishes the file of a running process from one that a killed process left behind.
 
 use std::fs::{File, Permissions, TryLockError};
 use std::io::{self, BufWriter, Read, Write};

@@ -74,13 +74,13 @@ fn batches_are_collated() {
 }
 
 #[test]
-fn an_empty_dataset_is_one() {
+fn a_dataset_may_be_empty() {
     let (_folder, path) = write(&[]);
     assert!(open(&path, &tokenizer("chatml"), Format::UltraFeedback, None).unwrap().is_empty());
 }
 
 #[test]
-fn a_template_that_refuses_a_record_is_told_with_its_line() {
+fn a_record_that_the_template_rejects_is_named_with_its_line() {
     let turns = |roles: &[&str]| {
         let turns: Vec<String> = roles.iter().map(|role| format!(r#"{{"role":"{role}","content":"x"}}"#)).collect();
         format!(r#"{{"messages":[{}]}}"#, turns.join(","))
@@ -143,7 +143,7 @@ impl Cached {
         Dataset::open(&[self.folder.path().join("x.jsonl")], &tokenizer(self.template), &self.options, &mut go_on)
     }
 
-    /// Opens the dataset; its samples must be those of an opening without a cache.
+    /// Opens the dataset and checks its samples against those of an opening without a cache.
     fn open(&self) -> Dataset {
         let dataset = self.try_open().unwrap();
         let uncached = Self {
@@ -177,7 +177,7 @@ impl Cached {
 }
 
 #[test]
-fn a_cache_serves_the_same_records_and_options_alone() {
+fn a_cache_serves_only_the_same_records_and_options() {
     let mut cached = Cached::new(&[pair("a"), pair("b b b"), r#"{"prompt":"c","chosen":"","rejected":"no"}"#.into()]);
     assert!(!cached.was_read());
     assert!(cached.was_read());
@@ -230,7 +230,7 @@ fn the_content_hash_is_that_of_the_tokens() {
 }
 
 #[test]
-fn a_damaged_file_is_made_anew() {
+fn a_damaged_file_is_replaced() {
     let cached = Cached::new(&[pair("a"), pair("b b b")]);
     cached.open();
     let [path] = &cached.files()[..] else { panic!("{:?}", cached.files()) };
@@ -250,7 +250,7 @@ fn a_damaged_file_is_made_anew() {
         assert!(cached.open().cache().unwrap().damage.is_some());
         assert!(fs::read(path).unwrap() == whole);
     }
-    // A file of other records under this one's name.
+    // A file of other records under the name of this one.
     let other = Cached::new(&[pair("c")]);
     other.open();
     fs::copy(&other.files()[0], path).unwrap();
@@ -264,7 +264,7 @@ fn nothing_is_left_half_written() {
     let cached = Cached::new(&[pair("a"), "not JSON".into()]);
     assert_eq!(cached.try_open().unwrap_err().kind(), ErrorKind::InvalidData);
     assert!(cached.files().is_empty(), "{:?}", cached.files());
-    // What a killed process left is removed; what a living one writes is not.
+    // The file of a killed process is removed; that of a running one is not.
     let cache = cached.folder.path().join("cache");
     fs::write(cache.join(".partial-dead"), "x").unwrap();
     let living = fs::File::create(cache.join(".partial-living")).unwrap();
@@ -287,7 +287,7 @@ fn nothing_is_left_half_written() {
 }
 
 #[test]
-fn openings_at_once_share_a_cache() {
+fn concurrent_openings_share_a_cache() {
     let cached = Cached::new(&(0..300).map(|i| pair(&format!("q{i}"))).collect::<Vec<_>>());
     std::thread::scope(|scope| {
         let openings: Vec<_> = (0..4).map(|_| scope.spawn(|| cached.try_open().map(|dataset| dataset.len()))).collect();
@@ -305,7 +305,7 @@ fn prefetched_batches_are_the_same() {
     let dataset = open(&path, &tokenizer("chatml"), Format::Pairs, None).unwrap();
     let options = CollateOptions { layout: Layout::Packed, max_tokens: None, pad_to_multiple_of: 8, pad_token_id: 2 };
     let expected: Vec<Batch> = (0..100).map(|i| dataset.batch(&[i, 2 * i], &[1.0; 2], &options).unwrap()).collect();
-    // More than are held, some twice, and one that is wrong.
+    // More batches than are held, some twice, and an invalid one.
     for i in (0..100).chain(90..100) {
         dataset.prefetch(&[i, 2 * i], &[1.0; 2], &options).unwrap();
     }
@@ -317,12 +317,12 @@ fn prefetched_batches_are_the_same() {
     }
     let error = dataset.batch(&[1000], &[1.0], &options).unwrap_err().to_string();
     assert_eq!(error, "index 1000 is out of range: the dataset has 200 samples");
-    // Another λ or layout is another batch.
+    // Another λ or layout means another batch.
     dataset.prefetch(&[0], &[1.0], &options).unwrap();
     assert_eq!(dataset.batch(&[0], &[0.5], &options).unwrap().input_ids.size()[0], 1);
     let rows = CollateOptions { layout: Layout::Rows, ..options };
     assert_eq!(dataset.batch(&[0], &[1.0], &rows).unwrap().input_ids.size()[0], 2);
-    // Work that nobody waits for does not outlive the dataset.
+    // Unused batches do not outlive the dataset.
     for i in 0..60 {
         dataset.prefetch(&[i], &[1.0], &options).unwrap();
     }

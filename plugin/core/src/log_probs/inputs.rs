@@ -7,8 +7,8 @@ use crate::Reduction;
 /// Bytes of logits that may be alive at once, unless the caller chooses another bound.
 pub const DEFAULT_LOGITS_BUDGET_BYTES: usize = 256 << 20;
 
-/// Inputs of log-probs: the target tokens with hidden states and the LM head, or with logits; or sequence log-probs that the
-/// caller computed. Fields and shapes as in the ABI's `LossInputs`; absent ones are None.
+/// Inputs of log-probs: the target tokens with hidden states and the LM head, or with logits; or sequence log-probs
+/// that the caller computed. Fields and shapes as in the ABI's `LossInputs`; absent ones are None.
 #[derive(Clone, Copy, Debug)]
 pub struct LogProbInputs<'a> {
     /// `[R, T, H]` or `[R·T, H]`

@@ -37,7 +37,8 @@ pub(crate) struct Pass<'a> {
 pub(crate) enum Kept {
     /// Nothing: logits are recomputed if needed.
     Nothing,
-    /// `[K, 1]` log Σ exp z of every target, in the accumulation dtype, from which any part of a softmax can be recomputed.
+    /// `[K, 1]` log Σ exp z of every target, in the accumulation dtype, from which any part of a softmax can be
+    /// recomputed.
     Normalizers(Tensor),
     /// `[K, V]` softmax(z)_v − 1[v = y] of the only chunk, in the inputs' dtype, if it fits the budget.
     Residuals(Tensor),
@@ -104,7 +105,8 @@ impl<'a> Projection<'a> {
         }
     }
 
-    /// The dtype of log-probs and of gradients while they are summed: float64 for float64 inputs, else float32.
+    /// Returns the dtype of log-probs, and of gradients while they are summed: float64 for float64 inputs, float32 for
+    /// others.
     pub(crate) fn accumulation(&self) -> Kind {
         if self.input().kind() == Kind::Double { Kind::Double } else { Kind::Float }
     }
@@ -118,8 +120,8 @@ impl<'a> Projection<'a> {
         (num_rows * accumulation.elt_size_in_bytes() + narrow_bytes) * self.vocab_size().max(1) as usize
     }
 
-    /// Splits the targets: into one chunk if all logits fit the budget, and otherwise into chunks of half of it, which are as
-    /// fast, so that what is computed from a chunk fits beside it.
+    /// Splits the targets: into one chunk if all logits fit the budget, and otherwise into chunks of half of it, which
+    /// are as fast, so that what is computed from a chunk fits beside it.
     fn chunks(&self, pass: &Pass) -> Vec<Chunk> {
         let num_fitting = pass.budget_bytes / self.bytes_per_target();
         let max_targets = if num_fitting >= pass.plan.len() { num_fitting } else { num_fitting / 2 };
@@ -164,12 +166,13 @@ impl<'a> Projection<'a> {
         Ok((plan.unsort(&sorted)?, kept))
     }
 
-    /// Returns [t, 1] z_y and [t, 1] log Σ exp z of a chunk's targets, whose difference is their log-prob, and the [t, V]
-    /// softmax at each of them.
+    /// Returns [t, 1] z_y and [t, 1] log Σ exp z of a chunk's targets, whose difference is their log-prob, and the [t,
+    /// V] softmax at each of them.
     ///
     /// # Equation
     ///
-    /// log Σ exp z = max z − log max softmax(z): the largest entry of a softmax is 1 / Σ exp(z − max z), and at least 1 / V.
+    /// log Σ exp z = max z − log max softmax(z): the largest entry of a softmax is 1 / Σ exp(z − max z), and at least 1
+    /// / V.
     fn log_probs(&self, plan: &TargetPlan, chunk: &Chunk) -> Result<(Tensor, Tensor, Tensor)> {
         let logits = self.logits(plan, chunk)?;
         let of_targets = logits.f_gather(1, &chunk.target_ids(plan)?.f_unsqueeze(1)?, false)?;
@@ -209,9 +212,9 @@ impl<'a> Projection<'a> {
         }
     }
 
-    /// Returns the gradients with a trained LM head, a block of the vocabulary at a time, so that each entry of the head's
-    /// gradient is written once: the whole vocabulary if the residuals were kept, and otherwise as many recomputed columns
-    /// as fit half the budget.
+    /// Returns the gradients with a trained LM head, a block of the vocabulary at a time, so that each entry of the
+    /// head's gradient is written once: the whole vocabulary if the residuals were kept, and otherwise as many
+    /// recomputed columns as fit half the budget.
     fn backward_head(
         &self,
         hidden: &Tensor,

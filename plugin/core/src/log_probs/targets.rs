@@ -10,8 +10,8 @@ use crate::Result;
 
 /// The targets of a batch, sorted by the position that predicts them.
 ///
-/// The last token of a packed prompt predicts the first token of each of its responses. Sorting puts such targets next to
-/// each other, so that the gradient of their position is summed before it is rounded.
+/// The last token of a packed prompt predicts the first token of each of its responses. Sorting puts such targets next
+/// to each other, so that the gradient of their position is summed before it is rounded.
 ///
 /// # Shapes
 ///

@@ -1,13 +1,14 @@
 //! The listwise objective and its gradient in closed form, in float64, on one number per sequence.
 //!
-//! Prompts may differ in their number of responses, so the sums run over each prompt's own columns. They run in main memory,
-//! since a batch has at most a few hundred of these numbers.
+//! Prompts may differ in their number of responses, so the sums run over each prompt's own columns. They run in main
+//! memory, since a batch has at most a few hundred of these numbers.
 
 use std::ops::Range;
 
 /// Added to the targets in paper-exact mode (Appendix B).
 const PAPER_EPSILON: f64 = 1e-10;
-/// Mixed targets that differ by less than this tie: they are float32 sums, in which equal ratings need not give equal bits.
+/// Mixed targets that differ by less than this tie: they are float32 sums, in which equal ratings need not give equal
+/// bits.
 const TIE_TOLERANCE: f64 = 1e-6;
 
 /// Inputs of the loss besides the rewards.
@@ -154,7 +155,8 @@ impl Listwise {
         }
     }
 
-    /// Returns accuracy and margin under the mixed target p^λ' (14), over the responses rated by a dimension that has weight.
+    /// Returns accuracy and margin under the mixed target p^λ' (14), over the responses rated by a dimension that has
+    /// weight.
     fn mixed_metrics(&self, prompt: usize, lambda: &[f64], rewards: &[f64]) -> (f64, f64) {
         let (mut judged, mut mixed) = (Vec::new(), Vec::new());
         for column in self.columns(prompt) {

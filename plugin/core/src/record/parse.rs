@@ -21,7 +21,8 @@ pub(crate) enum Problem {
 }
 
 impl Problem {
-    /// Returns the problem as a clause; `start` is the line and column of the row's first character if it may span lines.
+    /// Returns the problem as a clause; `start` is the line and column of the row's first character if it may span
+    /// lines.
     pub(crate) fn text(&self, start: Option<(usize, usize)>) -> String {
         match self {
             Self::Record(problem) => problem.clone(),
@@ -58,7 +59,8 @@ impl Record {
     ///
     /// # Errors
     ///
-    /// Returns the problem as a clause without a place ("`completions` is missing: …"); the caller knows the file and line.
+    /// Returns the problem as a clause without a place ("`completions` is missing: …"); the caller knows the file and
+    /// line.
     pub fn parse(json: &str, format: Format, index: u64) -> std::result::Result<Self, String> {
         parse(json, format, index).map_err(|problem| problem.to_string())
     }

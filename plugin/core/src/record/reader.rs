@@ -45,8 +45,8 @@ pub(crate) fn check_files(paths: &[PathBuf]) -> Result<()> {
 
 /// Streams the rows of files in order, with one row in memory at a time (Parquet: one batch of rows).
 ///
-/// A file is Parquet if it is named `.parquet` or starts with `PAR1`, a JSON array if its first character is `[`, and JSON
-/// lines otherwise. A byte order mark and blank lines are skipped. The iterator ends after its first error.
+/// A file is Parquet if it is named `.parquet` or starts with `PAR1`, a JSON array if its first character is `[`, and
+/// JSON lines otherwise. A byte order mark and blank lines are skipped. The iterator ends after its first error.
 #[derive(Debug)]
 pub(crate) struct RowReader {
     files: std::vec::IntoIter<Arc<Path>>,

@@ -100,8 +100,8 @@ enum Rating {
     Text(String),
 }
 
-/// A chosen and a rejected response (format `pairs`). The prompt is in `prompt`, in `conversations` or `messages`, or at
-/// the start of both responses.
+/// A chosen and a rejected response (format `pairs`). The prompt is in `prompt`, in `conversations` or `messages`, or
+/// at the start of both responses.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct Pair {

@@ -152,7 +152,7 @@ fn problems_name_the_field_and_what_was_expected() {
 }
 
 #[test]
-fn invalid_json_is_told_with_its_column() {
+fn invalid_json_is_reported_with_its_column() {
     assert_eq!(problem(r#"{"a": 1 "b"}"#, Format::Chat), "not valid JSON: expected `,` or `}` at column 9");
     assert_eq!(
         problem(r#"{"a": [1,"#, Format::Chat),
@@ -211,7 +211,7 @@ fn pairs_come_in_many_shapes() {
 }
 
 #[test]
-fn pairs_that_make_no_sense_are_refused() {
+fn pairs_that_make_no_sense_are_rejected() {
     let cases = [
         (
             r#"{"prompt":"x","chosen":"a"}"#,
@@ -271,7 +271,7 @@ fn chats_come_in_two_shapes() {
 }
 
 #[test]
-fn files_are_read_in_order_whatever_they_are() {
+fn files_of_all_formats_are_read_in_order() {
     let lines = format!("\u{feff}{CHAT}\r\n\n   \n{CHAT}");
     let array = format!("\u{feff} [\n  {CHAT},{CHAT}\n , {}]\n", CHAT.replace(r#""a""#, r#""],{\"""#));
     let records =
@@ -325,7 +325,7 @@ fn bad_arrays_are_named() {
 }
 
 #[test]
-fn paths_that_are_no_files_are_named() {
+fn paths_that_are_not_files_are_named() {
     let missing = PathBuf::from("no/such/file.jsonl");
     let error = RowReader::open(&[missing]).unwrap_err();
     assert_eq!(error.to_string(), "no/such/file.jsonl: there is no such file");
@@ -334,7 +334,7 @@ fn paths_that_are_no_files_are_named() {
     assert!(error.to_string().ends_with(": this is a folder; name the record files in it"), "{error}");
 }
 
-/// 600 rows, more than one batch, as a dataset library writes them.
+/// 600 rows in several batches, as a dataset library writes them.
 fn write_parquet(path: &Path) {
     let structure = |fields: Vec<Field>| DataType::Struct(Fields::from(fields));
     let rating = structure(vec![Field::new("Rating", DataType::Float64, true)]);

@@ -28,11 +28,11 @@ impl Turn<'_> {
     }
 }
 
-/// Tokenises a conversation. Every assistant turn is a target once, after the text that the template renders when the model
-/// is about to say it.
+/// Tokenises a conversation. Every assistant turn is a target once, after the text that the template renders when the
+/// model is about to say it.
 ///
-/// Turns that are rendered in the same way once later ones follow share one sample. If the template rewrites history (by
-/// stripping earlier thinking, say), each rewritten turn has its own sample.
+/// Turns that are rendered in the same way once later ones follow share one sample. If the template rewrites history
+/// (by stripping earlier thinking, say), each rewritten turn has its own sample.
 pub(super) fn tokenize(tokenizer: &Tokenizer, sample: &Sample, options: &TokenizeOptions) -> Outcome<Tokenized> {
     let messages = sample.prompt.to_messages();
     let answers = messages.iter().enumerate().filter(|(_, message)| message.is_assistant());
@@ -109,8 +109,8 @@ fn tokenize_group(tokenizer: &Tokenizer, group: &[Turn]) -> Outcome<(Vec<i64>, V
     }
 }
 
-/// Encodes the conversation once and finds the answers in it by their place in the text (`spans`, in bytes). Returns None
-/// if the tokens up to a border differ from those of the text up to there by itself.
+/// Encodes the conversation once and finds the answers in it by their place in the text (`spans`, in bytes). Returns
+/// None if the tokens up to a border differ from those of the text up to there by itself.
 fn encode_at_borders(
     tokenizer: &Tokenizer,
     text: &str,
@@ -124,7 +124,8 @@ fn encode_at_borders(
         let mut borders = [0; 2];
         for (border, end) in borders.iter_mut().zip([span.start, span.end]) {
             *border = offsets.partition_point(|&(_, token_end)| token_end <= end);
-            // Special tokens split a text first, so encoding from the last one on shows how the text up to the border ends.
+            // Special tokens split a text first, so encoding from the last one on shows how the text up to the border
+            // ends.
             let from = (0..*border).rev().find(is_special).unwrap_or(0);
             let start = if is_special(&from) { offsets[from].0 } else { 0 };
             let alone = tokenizer.encode_text(text.get(start..end).unwrap_or_default())?;

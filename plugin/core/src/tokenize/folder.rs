@@ -15,8 +15,8 @@ use crate::{Error, Result};
 
 impl Tokenizer {
     /// Opens the tokenizer of a model folder: `tokenizer.json` and, if present, `tokenizer_config.json`,
-    /// `special_tokens_map.json` and `chat_template.jinja`. `chat_template` is the file of a template to use instead of the
-    /// folder's own.
+    /// `special_tokens_map.json` and `chat_template.jinja`. `chat_template` is the file of a template to use instead of
+    /// the folder's own.
     ///
     /// # Errors
     ///
@@ -145,8 +145,8 @@ fn added_token(value: &Value) -> Option<AddedToken> {
     }
 }
 
-/// Adds the tokens that the configuration names and `tokenizer.json` lacks, as Transformers does: the decoder's entries by
-/// id, then the special tokens.
+/// Adds the tokens that the configuration names and `tokenizer.json` lacks, as Transformers does: the decoder's entries
+/// by id, then the special tokens.
 fn add_tokens(
     encoder: &mut tokenizers::Tokenizer,
     config: &Map<String, Value>,

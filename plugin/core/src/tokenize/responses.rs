@@ -8,7 +8,8 @@ use super::truncate::truncate;
 use crate::convert::{Sample, Skipped};
 use crate::record::Message;
 
-/// Tokenises a prompt with its responses. The prompt, and each whole conversation of prompt and response, is encoded once.
+/// Tokenises a prompt with its responses. The prompt, and each whole conversation of prompt and response, is encoded
+/// once.
 pub(super) fn tokenize(tokenizer: &Tokenizer, sample: &Sample, options: &TokenizeOptions) -> Outcome<Tokenized> {
     let mut messages = sample.prompt.to_messages();
     let mut prompt = Prompt::new(tokenizer, &messages)?;
@@ -87,8 +88,8 @@ impl Prompt {
         self.added(tokenizer, &tokenizer.render_text(messages, false)?)
     }
 
-    /// Returns the tokens that `whole`, the rendered conversation, adds to this prompt: those after the prompt's tokens in
-    /// the encoded conversation or, if the conversation does not start with these, the added text encoded by itself.
+    /// Returns the tokens that `whole`, the rendered conversation, adds to this prompt: those after the prompt's tokens
+    /// in the encoded conversation or, if the conversation does not start with these, the added text encoded by itself.
     pub(super) fn added(&self, tokenizer: &Tokenizer, whole: &str) -> Outcome<Vec<i64>> {
         match whole.strip_prefix(&self.text) {
             Some(text) => continuation(tokenizer, &self.ids, whole, text),
@@ -97,8 +98,8 @@ impl Prompt {
     }
 
     /// Returns the text of an answer if the template's header for an answer to come differs from that of a given answer
-    /// (because it opens a thinking block, say): the answer follows the common start of any two given answers, which must
-    /// contain the whole conversation before them.
+    /// (because it opens a thinking block, say): the answer follows the common start of any two given answers, which
+    /// must contain the whole conversation before them.
     fn beyond_header<'a>(&self, tokenizer: &Tokenizer, whole: &'a str) -> Outcome<&'a str> {
         let given = |answer: &str| {
             let messages = [self.messages.as_slice(), &[Message::new("assistant", answer)]].concat();

@@ -31,8 +31,8 @@ pub struct TokenizedResponse {
 ///
 /// # Shapes
 ///
-/// `pi_target` is `[M, N]` over the responses kept, NaN if masked; each row that has at least two finite entries sums to
-/// 1.
+/// `pi_target` is `[M, N]` over the responses kept, NaN if masked; each row that has at least two finite entries sums
+/// to 1.
 #[derive(Clone, Debug)]
 pub struct TokenizedSample {
     /// Index of the record in the concatenated inputs.
@@ -55,8 +55,8 @@ impl TokenizedSample {
 /// Result of tokenising one sample.
 #[derive(Clone, Debug, Default)]
 pub struct Tokenized {
-    /// One sample; none if it was skipped; several if the template renders an earlier turn of a conversation differently
-    /// once later ones follow.
+    /// One sample; none if it was skipped; several if the template renders an earlier turn of a conversation
+    /// differently once later ones follow.
     pub samples: Vec<TokenizedSample>,
     /// Reasons why samples were skipped.
     pub skipped: Vec<Skipped>,

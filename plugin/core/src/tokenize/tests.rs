@@ -77,7 +77,7 @@ fn tokens_are_those_of_the_golden_script() {
 
 #[test]
 fn a_token_across_the_border_is_split_there() {
-    // The answer's leading space would join the header's end; "The" alone encodes by itself.
+    // The answer's leading space would merge with the end of the header; "The" would not.
     let folder = tempfile::tempdir().unwrap();
     fs::copy(fixtures().join("tokenizer/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
     let template = "{% for m in messages %}{{ m.content }}{% if m.role == 'user' %} H{% endif %}{% endfor %}";
@@ -98,7 +98,7 @@ fn a_token_across_the_border_is_split_there() {
 
 #[test]
 fn the_split_is_llama_factorys() {
-    // (prompt, longest response, cutoff) -> (prompt, response), computed with its infer_seqlen.
+    // (prompt, longest response, cutoff) -> (prompt, response), computed with its `infer_seqlen`.
     let cases = [
         ((100, 10, 50), (40, 10)),
         ((10, 100, 50), (10, 40)),
@@ -136,7 +136,7 @@ fn truncation_keeps_the_prompts_end_and_the_responses_start() {
     assert_eq!(tokenizer.tokenize(&sample, &fits).unwrap().num_truncated, 0);
 }
 
-/// A template that ends an answer with nothing, so that an empty answer has no token.
+/// A template that adds nothing after an answer, so that an empty answer has no token.
 fn bare() -> (tempfile::TempDir, Tokenizer) {
     let folder = tempfile::tempdir().unwrap();
     fs::copy(fixtures().join("tokenizer/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
@@ -208,13 +208,14 @@ fn every_assistant_turn_is_a_target() {
         assert_eq!(sample.prompt, tokenizer.encode(prompt).unwrap());
         let whole = [&sample.prompt[..], &sample.responses[0].ids].concat();
         let at_once = tokenizer.encode(&expected.replace(['{', '}'], "")).unwrap();
-        // Line breaks that end a text are one token here and two before a word: what the model sees when it answers is one.
+        // Two line breaks are one token at the end of a text but two before a word: when the model answers, it sees
+        // one.
         assert_eq!(whole == at_once, template != "llama3", "{template}");
     }
 }
 
 #[test]
-fn turns_that_the_template_rewrites_have_samples_of_their_own() {
+fn each_turn_that_the_template_rewrites_has_its_own_sample() {
     let turns = [("user", "a"), ("assistant", "<think>\nx\n</think>\n\nb"), ("user", "c"), ("assistant", "d")];
     let tokenizer = tokenizer("qwen3");
     let tokenized = tokenizer.tokenize(&conversation(&turns), &TokenizeOptions::default()).unwrap();
@@ -279,7 +280,7 @@ fn problems_name_the_record_and_the_way_out() {
 }
 
 #[test]
-fn folders_that_hold_no_tokenizer_are_named() {
+fn folders_without_a_tokenizer_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let open = || {
         Tokenizer::open(folder.path(), None).unwrap_err().to_string().replace(&folder.path().display().to_string(), "F")
@@ -291,7 +292,7 @@ fn folders_that_hold_no_tokenizer_are_named() {
     );
     fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
     assert!(open().starts_with("F/tokenizer.json: not a valid tokenizer: "), "{}", open());
-    // Where the JSON is broken inside the decoder, the tokenizers crate panics.
+    // The tokenizers crate panics if the JSON is broken inside the decoder.
     fs::write(folder.path().join("tokenizer.json"), r#"{"version": "1.0", "decoder": {"type"}}"#).unwrap();
     assert!(open().starts_with("F/tokenizer.json: not a valid tokenizer: Helper: "), "{}", open());
     fs::copy(fixtures().join("tokenizer/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();

@@ -51,8 +51,8 @@ impl Tokenizer {
         self.hash
     }
 
-    /// Renders a conversation with the chat template, with the assistant's header at the end if `add_generation_prompt` is
-    /// set.
+    /// Renders a conversation with the chat template, with the assistant's header at the end if `add_generation_prompt`
+    /// is set.
     ///
     /// # Errors
     ///

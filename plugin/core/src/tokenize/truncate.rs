@@ -18,8 +18,8 @@ pub(super) fn split(prompt_tokens: usize, response_tokens: usize, cutoff_len: us
     (prompt_tokens.min(cutoff_len.saturating_sub(response)), response)
 }
 
-/// Keeps the end of the prompt, where the assistant's header is, and the start of each response. Returns whether anything
-/// was cut.
+/// Keeps the end of the prompt, where the assistant's header is, and the start of each response. Returns whether
+/// anything was cut.
 pub(super) fn truncate(prompt: &mut Vec<i64>, responses: &mut [TokenizedResponse], cutoff_len: usize) -> bool {
     let longest = responses.iter().map(|response| response.ids.len()).max().unwrap_or(0);
     if prompt.len() + longest <= cutoff_len {
