@@ -34,8 +34,8 @@ pub const STATUS_CANCELLED: Status = 8;
 
 /// Borrowed UTF-8 text: pointer and length in bytes, not NUL-terminated. `data` may be NULL if `len` is 0.
 ///
-/// An argument must stay valid until the call returns. Text in an output (there is some in
-/// [`BuildInfo`](crate::BuildInfo) only) lives as long as the library.
+/// An argument must stay valid until the call returns. Text in an output (only [`BuildInfo`](crate::BuildInfo) has any)
+/// lives as long as the library.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Str {

@@ -4,6 +4,7 @@ use std::mem::offset_of;
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_abi::tensor::free_tensor;
+use lambda_dpo_core::collate::DEFAULT_PAD_TO_MULTIPLE_OF;
 use lambda_dpo_core::{Batch, CollateOptions, TokenizedSample};
 
 use crate::arguments::slice;
@@ -31,7 +32,7 @@ pub unsafe fn collate_options(options: *const abi::CollateOptions) -> Outcome<Co
     Ok(CollateOptions {
         layout,
         max_tokens: (max_tokens > 0).then_some(max_tokens),
-        pad_to_multiple_of: if pad_to_multiple_of == 0 { 8 } else { pad_to_multiple_of },
+        pad_to_multiple_of: if pad_to_multiple_of == 0 { DEFAULT_PAD_TO_MULTIPLE_OF } else { pad_to_multiple_of },
         pad_token_id: options.pad_token_id,
     })
 }

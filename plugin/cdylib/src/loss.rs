@@ -206,7 +206,7 @@ fn take(kept: &Mutex<Option<Kept>>, stream: usize) -> Outcome<LossContext> {
     let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
     match kept.as_ref() {
         Some(of_forward) if of_forward.stream != stream => Err(Failure::argument(format!(
-            "`cuda_stream` is {stream:#x}, but it was {:#x} in the forward: give the backward the same",
+            "`cuda_stream` is {stream:#x}, but it was {:#x} in the forward: pass the same to the backward",
             of_forward.stream
         ))),
         _ => kept.take().map(|kept| kept.context).ok_or_else(|| {

@@ -16,7 +16,7 @@ use self::text::Text;
 use crate::tokenize::TokenizedSample;
 use crate::{Error, Result};
 
-pub use batch::{Batch, CollateOptions, IGNORE_INDEX};
+pub use batch::{Batch, CollateOptions, DEFAULT_PAD_TO_MULTIPLE_OF, IGNORE_INDEX};
 
 /// Lays out samples as tensors and renormalises λ over the dimensions that count for each prompt.
 ///

@@ -215,7 +215,7 @@ fn a_stream_goes_with_tensors_on_its_device() {
             assert!((loss - cpu).abs() < 1e-6);
         }
         assert_eq!(message(on_stream(cuda, stream(3), none)), "`cuda_stream`: 0x3 is not a CUDA stream");
-        let other = "`cuda_stream` is 0x2, but it was 0x1 in the forward: give the backward the same";
+        let other = "`cuda_stream` is 0x2, but it was 0x1 in the forward: pass the same to the backward";
         assert_eq!(message(on_stream(cuda, stream(1), stream(2))), other);
     }
 }

@@ -7,6 +7,9 @@ use crate::Layout;
 /// Label of a token that is not a target.
 pub const IGNORE_INDEX: i64 = -100;
 
+/// Row lengths are padded to a multiple of this, unless the caller chooses another: multiples of 8 suit tensor cores.
+pub const DEFAULT_PAD_TO_MULTIPLE_OF: usize = 8;
+
 /// How samples are collated; fields as in the ABI's `CollateOptions`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CollateOptions {
