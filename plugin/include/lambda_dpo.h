@@ -28,7 +28,7 @@ extern "C" {
 #ifndef DLPACK_DLPACK_H_
 
 /**
- * Version of the DLPack structs; equal majors are compatible.
+ * Version of the DLPack structs; versions with the same major are compatible.
  */
 typedef struct DLPackVersion {
     /**
@@ -42,7 +42,7 @@ typedef struct DLPackVersion {
 } DLPackVersion;
 
 /**
- * Where a tensor lives.
+ * Device of a tensor.
  */
 typedef struct DLDevice {
     /**
@@ -82,7 +82,7 @@ typedef struct DLTensor {
      */
     void *data;
     /**
-     * Where it lives.
+     * Device of the data.
      */
     struct DLDevice device;
     /**
@@ -116,15 +116,15 @@ typedef struct DLManagedTensorVersioned {
      */
     struct DLPackVersion version;
     /**
-     * The owner's own.
+     * Private to the owner.
      */
     void *manager_ctx;
     /**
-     * Frees the tensor and this struct; called once, by whoever owns it. May be NULL.
+     * Frees the tensor and this struct; called once, by the owner. May be NULL.
      */
     void (*deleter)(struct DLManagedTensorVersioned*);
     /**
-     * LAMBDA_DPO_DLPACK_FLAG_READ_ONLY and other bits.
+     * Bitwise or of flags such as LAMBDA_DPO_DLPACK_FLAG_READ_ONLY.
      */
     uint64_t flags;
     /**
@@ -203,7 +203,7 @@ struct ArrowSchema {
      */
     int64_t flags;
     /**
-     * How many children.
+     * Number of children.
      */
     int64_t n_children;
     /**
@@ -211,7 +211,7 @@ struct ArrowSchema {
      */
     struct ArrowSchema **children;
     /**
-     * Type of the dictionary's values; NULL where there is none.
+     * Type of the dictionary's values; NULL if there is none.
      */
     struct ArrowSchema *dictionary;
     /**
@@ -219,7 +219,7 @@ struct ArrowSchema {
      */
     void (*release)(struct ArrowSchema*);
     /**
-     * The producer's own.
+     * Private to the producer.
      */
     void *private_data;
 };
@@ -233,23 +233,23 @@ struct ArrowArray {
      */
     int64_t length;
     /**
-     * Number of nulls; −1 where it is not known.
+     * Number of nulls; −1 if unknown.
      */
     int64_t null_count;
     /**
-     * Items before the first one.
+     * Number of items before the first one.
      */
     int64_t offset;
     /**
-     * How many buffers.
+     * Number of buffers.
      */
     int64_t n_buffers;
     /**
-     * How many children.
+     * Number of children.
      */
     int64_t n_children;
     /**
-     * Buffers; which ones depends on the type.
+     * Buffers; their number and meaning depend on the type.
      */
     const void **buffers;
     /**
@@ -257,7 +257,7 @@ struct ArrowArray {
      */
     struct ArrowArray **children;
     /**
-     * The dictionary's values; NULL where there is none.
+     * The dictionary's values; NULL if there is none.
      */
     struct ArrowArray *dictionary;
     /**
@@ -265,7 +265,7 @@ struct ArrowArray {
      */
     void (*release)(struct ArrowArray*);
     /**
-     * The producer's own.
+     * Private to the producer.
      */
     void *private_data;
 };
@@ -280,15 +280,15 @@ struct ArrowArray {
  */
 struct ArrowArrayStream {
     /**
-     * Gives the schema of every array; 0, or an `errno` code.
+     * Writes the schema of every array; returns 0 or an `errno` code.
      */
     int (*get_schema)(struct ArrowArrayStream*, struct ArrowSchema *out);
     /**
-     * Gives the next array, a released one at the end; 0, or an `errno` code.
+     * Writes the next array, or a released one at the end; returns 0 or an `errno` code.
      */
     int (*get_next)(struct ArrowArrayStream*, struct ArrowArray *out);
     /**
-     * NUL-terminated text about the last failure, valid until the next call; NULL where there is none.
+     * Returns NUL-terminated text about the last failure, valid until the next call; NULL if there is none.
      */
     const char *(*get_last_error)(struct ArrowArrayStream*);
     /**
@@ -296,7 +296,7 @@ struct ArrowArrayStream {
      */
     void (*release)(struct ArrowArrayStream*);
     /**
-     * The producer's own.
+     * Private to the producer.
      */
     void *private_data;
 };
@@ -329,17 +329,17 @@ typedef struct LambdaDpoDataset LambdaDpoDataset;
 typedef struct LambdaDpoSchedule LambdaDpoSchedule;
 
 /**
- * What a backward needs from its forward. Used once, from any one thread.
+ * State that a backward needs from its forward. Used once, from any thread.
  */
 typedef struct LambdaDpoLossContext LambdaDpoLossContext;
 
 /**
- * Major version of the table: a library of another major is another interface.
+ * Major version of the table: libraries of different major versions are incompatible.
  */
 #define LAMBDA_DPO_ABI_MAJOR 1
 
 /**
- * Minor version of the table: grows by one with every revision that adds functions or fields at an end.
+ * Minor version of the table: grows by one with every revision that appends functions or fields.
  */
 #define LAMBDA_DPO_ABI_MINOR 0
 
@@ -369,12 +369,12 @@ typedef struct LambdaDpoLossContext LambdaDpoLossContext;
 #define LAMBDA_DPO_LAYOUT_ROWS 1
 
 /**
- * One row holds one or several prompts, each followed by its responses.
+ * Rows of one or several prompts, each followed by its responses.
  */
 #define LAMBDA_DPO_LAYOUT_PACKED 2
 
 /**
- * Batches that a dataset holds collated ahead.
+ * Maximum number of prefetched batches of a dataset.
  */
 #define LAMBDA_DPO_PREFETCH_CAPACITY 64
 
@@ -409,12 +409,12 @@ typedef struct LambdaDpoLossContext LambdaDpoLossContext;
 #define LAMBDA_DPO_SCHEDULE_UNIMODAL_CYCLE 5
 
 /**
- * Always the same λ.
+ * A constant λ.
  */
 #define LAMBDA_DPO_SCHEDULE_FIXED 6
 
 /**
- * Rows of λ drawn by probability.
+ * A row of a table of λ, drawn by probability.
  */
 #define LAMBDA_DPO_SCHEDULE_TABLE 7
 
@@ -439,34 +439,35 @@ typedef struct LambdaDpoLossContext LambdaDpoLossContext;
 #define LAMBDA_DPO_REDUCTION_MEAN 1
 
 /**
- * A gradient for `hidden` is wanted.
+ * The gradient of `hidden` is wanted.
  */
 #define LAMBDA_DPO_WANTS_HIDDEN 1
 
 /**
- * A gradient for `lm_head` is wanted.
+ * The gradient of `lm_head` is wanted.
  */
 #define LAMBDA_DPO_WANTS_LM_HEAD 2
 
 /**
- * A gradient for `logits` is wanted.
+ * The gradient of `logits` is wanted.
  */
 #define LAMBDA_DPO_WANTS_LOGITS 4
 
 /**
- * A gradient for `sequence_log_probs` is wanted.
+ * The gradient of `sequence_log_probs` is wanted.
  */
 #define LAMBDA_DPO_WANTS_SEQUENCE_LOG_PROBS 8
 
 /**
- * What every call returns: LAMBDA_DPO_STATUS_OK or what kind of failure the error's message tells of.
+ * Result of a call: LAMBDA_DPO_STATUS_OK, or the kind of failure that the error message describes.
  */
 typedef int32_t LambdaDpoStatus;
 
 /**
- * Borrowed UTF-8 text: pointer and length in bytes, not NUL-terminated. `data` may be NULL where `len` is 0.
+ * Borrowed UTF-8 text: pointer and length in bytes, not NUL-terminated. `data` may be NULL if `len` is 0.
  *
- * Valid until the call returns when passed in; for the library's life when it comes out (only LambdaDpoBuildInfo does that).
+ * An argument must stay valid until the call returns. Text in an output (only LambdaDpoBuildInfo has any)
+ * lives as long as the library.
  */
 typedef struct LambdaDpoStr {
     /**
@@ -480,11 +481,11 @@ typedef struct LambdaDpoStr {
 } LambdaDpoStr;
 
 /**
- * Text or bytes owned by the caller, given by the plugin: hand it to `bytes_free` once.
+ * Text or bytes that the plugin returns and the caller owns: pass it to `bytes_free` once.
  */
 typedef struct LambdaDpoBytes {
     /**
-     * First byte; NULL where there is nothing (the end of a reader).
+     * First byte; NULL if there is nothing (at the end of a reader).
      */
     uint8_t *data;
     /**
@@ -492,13 +493,13 @@ typedef struct LambdaDpoBytes {
      */
     size_t len;
     /**
-     * The plugin's own.
+     * Private to the plugin.
      */
     size_t capacity;
 } LambdaDpoBytes;
 
 /**
- * Where a failing call writes its sentence. Owned by the caller, who also owns `buffer`; every call takes it or NULL.
+ * Receives the message of a failed call. The caller owns it and its `buffer`; every call accepts NULL instead.
  */
 typedef struct LambdaDpoError {
     /**
@@ -506,27 +507,27 @@ typedef struct LambdaDpoError {
      */
     size_t struct_size;
     /**
-     * Receives UTF-8, cut at a character where `capacity` is short; not NUL-terminated. May be NULL.
+     * Receives UTF-8, truncated between characters if `capacity` is too small; not NUL-terminated. May be NULL.
      */
     uint8_t *buffer;
     /**
-     * Bytes that `buffer` holds.
+     * Size of `buffer` in bytes.
      */
     size_t capacity;
     /**
-     * Out: bytes of the whole message, which may exceed `capacity`. 0 after success.
+     * Out: length of the whole message in bytes, which may exceed `capacity`; 0 on success.
      */
     size_t len;
 } LambdaDpoError;
 
 /**
- * Called now and then during long work, on the thread of the call; a return other than 0 asks the call to stop, which
- * then fails with LAMBDA_DPO_STATUS_CANCELLED. `total` is 0 where it is not known.
+ * Called from time to time during long work, on the thread of the call. A return value other than 0 asks the call to
+ * stop, which then fails with LAMBDA_DPO_STATUS_CANCELLED. `total` is 0 if it is not known.
  */
 typedef int32_t (*LambdaDpoProgress)(void *user, uint64_t done, uint64_t total);
 
 /**
- * A tensor in or out; NULL where a field is optional.
+ * A tensor, in or out; NULL if it is optional and absent.
  *
  * In: borrowed for the call, its deleter is never called. Out: owned by the caller, who calls its deleter.
  */
@@ -535,8 +536,8 @@ typedef DLManagedTensorVersioned *LambdaDpoTensor;
 /**
  * The result of collation: tensors on the CPU, owned by the caller.
  *
- * A field that the caller keeps is taken out by setting it to NULL; `batch_free` frees the others. R rows of T tokens,
- * B prompts, M dimensions, C candidate responses (the sum of N over the prompts), S sequences (C, or M·C in the expanded
+ * To keep a tensor, copy its pointer and set the field to NULL; `batch_free` frees the others. R rows of T tokens, B
+ * prompts, M dimensions, C candidate responses (the sum of N over the prompts), S sequences (C, or M·C in the expanded
  * layout), K target tokens. All integers are int64.
  */
 typedef struct LambdaDpoBatch {
@@ -545,7 +546,7 @@ typedef struct LambdaDpoBatch {
      */
     size_t struct_size;
     /**
-     * `[R, T]` token ids; the pad id where there is no token.
+     * `[R, T]` token ids; the pad id at padding.
      */
     LambdaDpoTensor input_ids;
     /**
@@ -557,15 +558,15 @@ typedef struct LambdaDpoBatch {
      */
     LambdaDpoTensor position_ids;
     /**
-     * `[R, T]` the token itself where it is a target, −100 elsewhere.
+     * `[R, T]` the token id at targets, −100 at all other positions.
      */
     LambdaDpoTensor labels;
     /**
-     * `[R, T]` which prompt of the batch a token belongs to, −1 at padding.
+     * `[R, T]` index in the batch of the prompt that each token belongs to; −1 at padding.
      */
     LambdaDpoTensor prompt_ids;
     /**
-     * `[R, T]` which sequence a response token belongs to, −1 at prompt tokens and padding.
+     * `[R, T]` index of the sequence that each response token belongs to; −1 at prompt tokens and padding.
      *
      * A token attends to itself and to those before it in its row that have the same prompt id and either the same
      * sequence id or −1.
@@ -576,11 +577,11 @@ typedef struct LambdaDpoBatch {
      */
     LambdaDpoTensor target_positions;
     /**
-     * `[K]` the token to predict.
+     * `[K]` id of each target token.
      */
     LambdaDpoTensor target_ids;
     /**
-     * `[K]` the sequence each target belongs to, ascending.
+     * `[K]` index of the sequence that each target belongs to, ascending.
      */
     LambdaDpoTensor target_sequences;
     /**
@@ -588,11 +589,11 @@ typedef struct LambdaDpoBatch {
      */
     LambdaDpoTensor sequence_num_tokens;
     /**
-     * `[S]` which prompt of the batch each sequence answers.
+     * `[S]` index in the batch of the prompt that each sequence answers.
      */
     LambdaDpoTensor sequence_prompts;
     /**
-     * `[S]` which response of its record each sequence is, counted before any were dropped.
+     * `[S]` index in its record of each sequence's response, counted before any were dropped.
      */
     LambdaDpoTensor sequence_responses;
     /**
@@ -600,11 +601,11 @@ typedef struct LambdaDpoBatch {
      */
     LambdaDpoTensor prompt_offsets;
     /**
-     * `[M, C]` the sequence that stands for a response in a dimension: the same in all, but for the expanded layout.
+     * `[M, C]` index of each response's sequence in each dimension; dimensions differ in the expanded layout only.
      */
     LambdaDpoTensor sequence_index;
     /**
-     * `[M, C]` float32 target distribution of each dimension over each prompt's responses; 0 where masked.
+     * `[M, C]` float32 target distribution of each dimension over each prompt's responses; 0 if masked.
      */
     LambdaDpoTensor pi_target;
     /**
@@ -612,24 +613,25 @@ typedef struct LambdaDpoBatch {
      */
     LambdaDpoTensor target_mask;
     /**
-     * `[B, M]` float32 λ' : λ renormalised over the dimensions that count for the prompt; all 0 where none has weight.
+     * `[B, M]` float32 λ': λ renormalised over the dimensions that count for the prompt; all 0 if none of them has
+     * weight.
      */
     LambdaDpoTensor lambda;
     /**
-     * `[B]` position of each record in the concatenated inputs.
+     * `[B]` index of each record in the concatenated inputs.
      */
     LambdaDpoTensor record_indices;
     /**
-     * Prompts with a dimension of positive weight: what the loss is a mean over.
+     * Number of prompts with a dimension of positive weight: the loss is a mean over these.
      */
     uint64_t num_contributing;
 } LambdaDpoBatch;
 
 /**
- * A linear layer's worth of inputs to log-probs and loss: exactly one of hidden states with LM head, logits, or
- * sequence log-probs, and the targets. All borrowed for the call.
+ * Inputs of `log_probs` and `loss_forward`: exactly one of hidden states with the LM head, logits, or sequence
+ * log-probs; and the targets. All are borrowed for the call.
  *
- * R rows of T tokens and so on as in LambdaDpoBatch, H hidden size, V vocabulary size.
+ * Letters of shapes as in LambdaDpoBatch; H is the hidden size, V the vocabulary size.
  */
 typedef struct LambdaDpoLossInputs {
     /**
@@ -641,7 +643,7 @@ typedef struct LambdaDpoLossInputs {
      */
     LambdaDpoTensor hidden;
     /**
-     * `[V, H]` weight of the LM head; goes with `hidden`.
+     * `[V, H]` weight of the LM head; required with `hidden`.
      */
     LambdaDpoTensor lm_head;
     /**
@@ -649,7 +651,8 @@ typedef struct LambdaDpoLossInputs {
      */
     LambdaDpoTensor logits;
     /**
-     * `[S]` finished sequence log-probs (sums, or means under the mean reduction); needs no targets.
+     * `[S]` sequence log-probs (sums, or means under the mean reduction), computed by the caller; no target fields
+     * needed.
      */
     LambdaDpoTensor sequence_log_probs;
     /**
@@ -669,39 +672,40 @@ typedef struct LambdaDpoLossInputs {
      */
     uint64_t num_sequences;
     /**
-     * `[S]` sequence log-probs under the reference, reduced as the loss is told to; NULL is s^ref = 0.
+     * `[S]` sequence log-probs under the reference policy, reduced as `options.reduction` says; NULL means s^ref = 0.
      */
     LambdaDpoTensor reference_log_probs;
     /**
-     * `[B + 1]` int64; listwise objective only, as are the following.
+     * `[B + 1]` int64; for the listwise objective only, like the next four fields.
      */
     LambdaDpoTensor prompt_offsets;
     /**
-     * `[M, C]` int64; NULL where response c is sequence c in every dimension.
+     * `[M, C]` int64; NULL if response c is sequence c in every dimension.
      */
     LambdaDpoTensor sequence_index;
     /**
-     * `[M, C]` floating.
+     * `[M, C]` floating point.
      */
     LambdaDpoTensor pi_target;
     /**
-     * `[M, C]` bool; NULL where every dimension rates every response.
+     * `[M, C]` bool; NULL if every dimension rates every response.
      */
     LambdaDpoTensor target_mask;
     /**
-     * `[B, M]` floating.
+     * `[B, M]` floating point.
      */
     LambdaDpoTensor lambda;
     /**
-     * The `cudaStream_t` on which the call's work is queued, for tensors on a CUDA device: they must be ready, and the
-     * outputs will be, in the stream's order. NULL stands for libtorch's current stream of the calling thread, as a
-     * trainer over PyTorch wants it; CUDA's own handles 1 and 2 for the legacy and the per-thread default stream.
+     * The `cudaStream_t` on which the call queues its work, if the tensors are on a CUDA device: inputs must be ready,
+     * and outputs become ready, in the order of the stream. NULL means libtorch's current stream of the calling
+     * thread, which suits trainers that use PyTorch; CUDA's handles 1 and 2 are its legacy and its per-thread default
+     * stream.
      */
     void *cuda_stream;
 } LambdaDpoLossInputs;
 
 /**
- * What the loss's forward returns; tensors owned by the caller, on the device of the inputs.
+ * Outputs of `loss_forward`; the tensors are owned by the caller, on the device of the inputs.
  */
 typedef struct LambdaDpoLossOutputs {
     /**
@@ -713,7 +717,7 @@ typedef struct LambdaDpoLossOutputs {
      */
     LambdaDpoTensor loss;
     /**
-     * `[K]` float32 (float64 for float64 inputs); NULL where sequence log-probs came in.
+     * `[K]` float32 (float64 for float64 inputs); NULL if sequence log-probs were given.
      */
     LambdaDpoTensor token_log_probs;
     /**
@@ -721,7 +725,7 @@ typedef struct LambdaDpoLossOutputs {
      */
     LambdaDpoTensor sequence_log_probs;
     /**
-     * `[S]` float64 β (s − s^ref); NULL for the SFT objective, as are the following.
+     * `[S]` float64 β (s − s^ref); NULL for the SFT objective, like all fields below.
      */
     LambdaDpoTensor rewards;
     /**
@@ -729,7 +733,7 @@ typedef struct LambdaDpoLossOutputs {
      */
     LambdaDpoTensor prompt_losses;
     /**
-     * `[B, M]` float64 L^(k); 0 where the dimension does not count for the prompt.
+     * `[B, M]` float64 L^(k); 0 if the dimension does not count for the prompt.
      */
     LambdaDpoTensor dimension_losses;
     /**
@@ -737,21 +741,21 @@ typedef struct LambdaDpoLossOutputs {
      */
     LambdaDpoTensor dimension_mask;
     /**
-     * `[B]` float64: 1 where the response of highest reward is best under λ', ties sharing the credit.
+     * `[B]` float64: 1 if the response with the highest reward is the best under λ'; ties share the credit.
      */
     LambdaDpoTensor accuracies;
     /**
-     * `[B, M]` float64: the same under each dimension's own target.
+     * `[B, M]` float64: the same under each dimension's own target distribution.
      */
     LambdaDpoTensor dimension_accuracies;
     /**
-     * `[B]` float64 reward of the best minus reward of the worst response under λ'.
+     * `[B]` float64 reward of the best response under λ' minus that of the worst.
      */
     LambdaDpoTensor margins;
 } LambdaDpoLossOutputs;
 
 /**
- * What the loss's backward returns: gradients in their inputs' dtypes, NULL for those not asked for.
+ * Gradients from `loss_backward`, in the dtypes of their inputs; NULL for those not requested.
  */
 typedef struct LambdaDpoLossGradients {
     /**
@@ -777,7 +781,7 @@ typedef struct LambdaDpoLossGradients {
 } LambdaDpoLossGradients;
 
 /**
- * What was built; strings live as long as the library.
+ * Versions of this build; the strings live as long as the library.
  */
 typedef struct LambdaDpoBuildInfo {
     /**
@@ -789,7 +793,7 @@ typedef struct LambdaDpoBuildInfo {
      */
     struct LambdaDpoStr version;
     /**
-     * Version of torch it was built against and must run with.
+     * Version of torch that it was built against and must run with.
      */
     struct LambdaDpoStr torch_version;
 } LambdaDpoBuildInfo;
@@ -807,20 +811,20 @@ typedef struct LambdaDpoConvertOptions {
      */
     uint32_t format;
     /**
-     * 1: reduce each rated record to its best and worst response under the mean rating, as one pair; records whose best
-     * and worst tie are skipped and counted.
+     * 1: reduce each rated record to a pair of its best and worst responses by mean rating; records in which they tie
+     * are skipped and counted.
      */
     uint32_t best_worst_pairs;
     /**
-     * Names of the dimensions, in order; NULL takes every name that the inputs use, sorted.
+     * Names of the dimensions, in order; NULL means all names that the inputs use, sorted.
      */
     const struct LambdaDpoStr *dimensions;
     /**
-     * How many.
+     * Length of `dimensions`.
      */
     size_t num_dimensions;
     /**
-     * The rating of a response that has none; NaN masks it instead.
+     * Rating that replaces a missing one; NaN masks the response in that dimension instead.
      */
     double missing_rating;
     /**
@@ -828,29 +832,29 @@ typedef struct LambdaDpoConvertOptions {
      */
     double temperature;
     /**
-     * Records to read at most; 0 for all.
+     * Maximum number of records to read; 0 for all.
      */
     uint64_t max_samples;
     /**
-     * Records whose `source` is one of these are left out and counted.
+     * Records with one of these as `source` are left out and counted.
      */
     const struct LambdaDpoStr *exclude_sources;
     /**
-     * How many.
+     * Length of `exclude_sources`.
      */
     size_t num_exclude_sources;
     /**
-     * 1: keep every record that parses, rated or not, whatever its number of responses (scoring needs no ratings).
+     * 1: keep every record that parses, whatever its ratings and its number of responses (scoring needs no ratings).
      */
     uint32_t keep_all;
     /**
-     * 0; kept for a later version.
+     * Must be 0; reserved for a later version.
      */
     uint32_t reserved;
 } LambdaDpoConvertOptions;
 
 /**
- * How samples become tokens.
+ * How samples are tokenised.
  */
 typedef struct LambdaDpoTokenizeOptions {
     /**
@@ -858,21 +862,21 @@ typedef struct LambdaDpoTokenizeOptions {
      */
     size_t struct_size;
     /**
-     * Bound on prompt + longest response in tokens; 0 for none.
+     * Maximum length of prompt + longest response in tokens; 0 for no limit.
      */
     uint64_t cutoff_len;
     /**
-     * 1: keep samples with fewer than two responses, and responses without a token (scoring).
+     * 1: keep samples with fewer than two responses, and responses without a token (for scoring).
      */
     uint32_t keep_all;
     /**
-     * 0; kept for a later version.
+     * Must be 0; reserved for a later version.
      */
     uint32_t reserved;
 } LambdaDpoTokenizeOptions;
 
 /**
- * How samples become a batch.
+ * How samples are collated to a batch.
  */
 typedef struct LambdaDpoCollateOptions {
     /**
@@ -884,7 +888,7 @@ typedef struct LambdaDpoCollateOptions {
      */
     uint32_t layout;
     /**
-     * Packed layout: prompts share a row while it holds at most this many tokens; 0 for one prompt a row.
+     * Packed layout: prompts share a row of at most this many tokens; 0 for one prompt per row.
      */
     uint64_t max_tokens;
     /**
@@ -892,13 +896,13 @@ typedef struct LambdaDpoCollateOptions {
      */
     uint64_t pad_to_multiple_of;
     /**
-     * The id that fills padding.
+     * Token id at padding.
      */
     int64_t pad_token_id;
 } LambdaDpoCollateOptions;
 
 /**
- * How a dataset is opened: stages 1 to 3 with the same options as the finer calls.
+ * How a dataset is opened: stages 1 to 3, with the options of the calls for single records.
  */
 typedef struct LambdaDpoDatasetOptions {
     /**
@@ -914,23 +918,23 @@ typedef struct LambdaDpoDatasetOptions {
      */
     const struct LambdaDpoTokenizeOptions *tokenize;
     /**
-     * Told the number of records done, now and then (0 while files are hashed for the cache); may be NULL.
+     * Receives the number of records done from time to time (0 while files are hashed for the cache); may be NULL.
      */
     LambdaDpoProgress progress;
     /**
-     * Passed to `progress`.
+     * Passed to `progress` as `user`.
      */
     void *progress_user;
     /**
-     * Folder of files that hold tokenised records for later openings, under a hash of the records' contents, the
-     * tokenizer and all options; made where it is missing. One file may serve any number of processes. Empty: the tokens
-     * lie in a file without a name in the system's folder for temporary files, and go with the dataset.
+     * Folder in which tokenised records are kept for later openings, in files named by a hash of the records'
+     * contents, the tokenizer and all options; created if missing. One file may serve any number of processes. Empty:
+     * the tokens are in an unnamed temporary file that is gone with the dataset.
      */
     struct LambdaDpoStr cache_dir;
 } LambdaDpoDatasetOptions;
 
 /**
- * A λ schedule. Equations: METHOD, "λ schedules".
+ * A λ schedule. Equations: docs/method.md, "λ schedules".
  */
 typedef struct LambdaDpoScheduleOptions {
     /**
@@ -954,7 +958,7 @@ typedef struct LambdaDpoScheduleOptions {
      */
     double alpha;
     /**
-     * `[M]` (fixed) or `[rows, M]` (table), row-major; each row must come to 1 within 1e-3 and is renormalised.
+     * `[M]` (fixed) or `[rows, M]` (table), row-major; each row must sum to 1 within 1e-3 and is renormalised.
      */
     const double *weights;
     /**
@@ -962,7 +966,7 @@ typedef struct LambdaDpoScheduleOptions {
      */
     size_t num_rows;
     /**
-     * `[rows]` sampling weights of the table's rows, at least 0, not all 0.
+     * `[rows]` sampling weights of the table's rows: not negative, and not all 0.
      */
     const double *probabilities;
 } LambdaDpoScheduleOptions;
@@ -988,8 +992,8 @@ typedef struct LambdaDpoLossOptions {
      */
     double beta;
     /**
-     * What the loss is divided by: contributing prompts (listwise) or target tokens (SFT) of the whole optimiser step;
-     * 0 takes those of this call.
+     * Divisor of the loss: number of contributing prompts (listwise) or target tokens (SFT) of the whole optimiser
+     * step; 0 means that of this call.
      */
     double normalizer;
     /**
@@ -997,11 +1001,11 @@ typedef struct LambdaDpoLossOptions {
      */
     uint64_t logits_budget_bytes;
     /**
-     * 1: add 1e-10 to the targets as Appendix B does.
+     * 1: add 1e-10 to the target distributions, as Appendix B of the paper does.
      */
     uint32_t paper_exact;
     /**
-     * Which gradients backward will be asked for: a sum of LAMBDA_DPO_WANTS_*; 0 keeps nothing for a backward.
+     * Gradients that the backward will be asked for: a sum of LAMBDA_DPO_WANTS_*; 0 if there will be no backward.
      */
     uint32_t wants;
 } LambdaDpoLossOptions;
@@ -1011,24 +1015,27 @@ typedef struct LambdaDpoLossOptions {
  *
  * # Growth
  *
- * The table, and every struct that starts with `struct_size`, only ever grows at its end. A table of a later minor
- * version serves callers of an earlier one, who do not look beyond what they know.
+ * The table, and every struct that starts with `struct_size`, grows only at its end. A table of a later minor version
+ * serves callers of an earlier one, which do not look beyond the fields they know.
  *
- * A caller sets `struct_size` to the struct's `sizeof` in the header it was compiled with, and zeroes what it does not
- * set. What a shorter struct leaves out counts as zero, which always stands for the behaviour before the field was
- * added; outputs beyond its end are not written (and nothing is left to free for them). The fields of revision 1.0
- * cannot be left out. A longer struct, from a header later than the plugin, is accepted where the fields that the
- * plugin does not know are all zero, and refused with LAMBDA_DPO_STATUS_UNSUPPORTED else; of an
- * output struct the plugin leaves them as they are.
+ * A caller sets `struct_size` to the `sizeof` of the struct in the header it was compiled with, and zeroes the fields
+ * it does not use. Fields beyond the end of a shorter struct count as zero, which always means the behaviour from
+ * before the field was added; outputs beyond its end are not written (and leave nothing to free). The fields of
+ * revision 1.0 are required. A longer struct, from a header that is newer than the plugin, is accepted if the fields
+ * that the plugin does not know are all zero, and rejected with LAMBDA_DPO_STATUS_UNSUPPORTED
+ * otherwise; in an output struct the plugin leaves those fields unchanged.
  *
  * # Rules for every function
  *
- * - Returns a status; on failure fills `error` (which may be NULL) with a sentence and leaves its outputs untouched.
- * - Arguments are borrowed for the call; what comes out is owned by the caller and freed by the function named beside it.
- * - Any thread may call; a handle says how many threads may use it at once.
- * - A handle is a number, not an address, and no number is given twice: one that was freed, or is of another kind, is
- *   refused with LAMBDA_DPO_STATUS_INVALID_ARGUMENT. Freeing NULL, or a second time, does nothing.
- * - A panic inside becomes LAMBDA_DPO_STATUS_PANIC and poisons the handle; the process lives.
+ * - It returns a status. On failure it fills `error` (which may be NULL) with a message and leaves its outputs
+ *   unchanged.
+ * - Arguments are borrowed for the call. Outputs are owned by the caller and freed by the function that its comment
+ *   names.
+ * - Any thread may call it. The comment of a handle's type says how many threads may use one at a time.
+ * - A handle is a number, not an address, and no number is used twice: a handle that was freed, or is of another type,
+ *   is rejected with LAMBDA_DPO_STATUS_INVALID_ARGUMENT. Freeing NULL, or a handle that was
+ *   freed before, does nothing.
+ * - A panic inside becomes LAMBDA_DPO_STATUS_PANIC and poisons the handle; the process goes on.
  */
 typedef struct LambdaDpoApi {
     /**
@@ -1044,16 +1051,16 @@ typedef struct LambdaDpoApi {
      */
     uint32_t minor;
     /**
-     * Tells what was built.
+     * Returns the versions of the library and of its torch.
      */
     LambdaDpoStatus (*build_info)(struct LambdaDpoBuildInfo *info, struct LambdaDpoError *error);
     /**
-     * Frees bytes that the plugin gave, and sets them to NULL and 0.
+     * Frees bytes that the plugin returned, and sets them to NULL and 0.
      */
     void (*bytes_free)(struct LambdaDpoBytes *bytes);
     /**
-     * Converts one record (JSON) to one sample (JSON). `record_index` is for messages and becomes the sample's.
-     * A record that the options filter out gives NULL bytes.
+     * Converts one record (JSON) to one sample (JSON). `record_index` is for messages and becomes the sample's index.
+     * Returns NULL bytes if the options filter the record out.
      */
     LambdaDpoStatus (*convert_record)(struct LambdaDpoStr record,
                                       uint64_t record_index,
@@ -1071,33 +1078,33 @@ typedef struct LambdaDpoApi {
     /**
      * Opens an Arrow C stream of records: structs and lists as Parquet files hold them. Free with `reader_free`.
      *
-     * The plugin takes the stream over, and releases it, even where the call fails, unless `stream` itself is refused
-     * (NULL, or released already). Its callbacks are called during `reader_next` and by the stream of
-     * `reader_to_arrow`. Where the options name no dimensions, the schema must: annotations are then a struct.
+     * The plugin takes ownership of the stream and releases it, even if the call fails, unless `stream` itself is
+     * invalid (NULL, or released already). Its callbacks are called during `reader_next` and by the stream of
+     * `reader_to_arrow`. If the options name no dimensions, the schema must: annotations are then a struct.
      */
     LambdaDpoStatus (*reader_open_arrow)(struct ArrowArrayStream *stream,
                                          const struct LambdaDpoConvertOptions *options,
                                          LambdaDpoReader **reader,
                                          struct LambdaDpoError *error);
     /**
-     * Gives the samples that a reader has left as an Arrow C stream, in batches, read as they are asked for.
+     * Returns the remaining samples of a reader as an Arrow C stream, in batches that are read on demand.
      *
-     * Columns: `prompt` (list of {role, content}; a text is one user turn), `responses` and `dimensions` (lists of utf8),
-     * `ratings` and `pi_target` (`[M][N]` lists of float64, null where missing and where masked), `record` (uint64).
-     * `stream` is overwritten; the caller calls its `release`. It may outlive the reader; both draw on the same samples.
-     * A failure inside it is an `errno` code, with the sentence from `get_last_error`; nothing follows it.
+     * Columns: `prompt` (list of {role, content}; a text is one user turn), `responses` and `dimensions` (lists of
+     * utf8), `ratings` and `pi_target` (`[M][N]` lists of float64, null if missing or masked), `record` (uint64).
+     * `stream` is overwritten; the caller calls its `release`. It may outlive the reader, and both read the same
+     * samples. A failure inside it is an `errno` code, with a message from `get_last_error`; the stream ends there.
      */
     LambdaDpoStatus (*reader_to_arrow)(LambdaDpoReader *reader,
                                        struct ArrowArrayStream *stream,
                                        struct LambdaDpoError *error);
     /**
-     * Gives the next sample as JSON; NULL bytes at the end.
+     * Returns the next sample as JSON; NULL bytes at the end.
      */
     LambdaDpoStatus (*reader_next)(LambdaDpoReader *reader,
                                    struct LambdaDpoBytes *sample,
                                    struct LambdaDpoError *error);
     /**
-     * Gives the counts so far as JSON: records read, samples given, skipped by reason, missing ratings by kind.
+     * Returns the counts so far as JSON: records read, samples returned, skipped by reason, missing ratings by kind.
      */
     LambdaDpoStatus (*reader_report)(const LambdaDpoReader *reader,
                                      struct LambdaDpoBytes *report,
@@ -1108,7 +1115,7 @@ typedef struct LambdaDpoApi {
     void (*reader_free)(LambdaDpoReader *reader);
     /**
      * Opens the tokenizer of a model folder (`tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`).
-     * `chat_template` is the path of a template that takes the place of the folder's own, or empty. Free with
+     * `chat_template` is the path of a template to use instead of the folder's own, or empty. Free with
      * `tokenizer_free`.
      */
     LambdaDpoStatus (*tokenizer_open)(struct LambdaDpoStr folder,
@@ -1116,7 +1123,7 @@ typedef struct LambdaDpoApi {
                                       LambdaDpoTokenizer **tokenizer,
                                       struct LambdaDpoError *error);
     /**
-     * Gives JSON: `vocab_size`, `bos_token_id`, `eos_token_id`, `pad_token_id` (null where there is none),
+     * Returns JSON: `vocab_size`, `bos_token_id`, `eos_token_id`, `pad_token_id` (null if there is none),
      * `has_chat_template`.
      */
     LambdaDpoStatus (*tokenizer_info)(const LambdaDpoTokenizer *tokenizer,
@@ -1131,7 +1138,7 @@ typedef struct LambdaDpoApi {
                                         struct LambdaDpoBytes *text,
                                         struct LambdaDpoError *error);
     /**
-     * Encodes text as it stands (special tokens in it are recognised, none are added) to `[num_tokens]` int64.
+     * Encodes text as it is (special tokens in it are recognised, none are added) to `[num_tokens]` int64.
      */
     LambdaDpoStatus (*tokenizer_encode)(const LambdaDpoTokenizer *tokenizer,
                                         struct LambdaDpoStr text,
@@ -1146,11 +1153,11 @@ typedef struct LambdaDpoApi {
                                         struct LambdaDpoBytes *text,
                                         struct LambdaDpoError *error);
     /**
-     * Frees a tokenizer; datasets made with it live on.
+     * Frees a tokenizer; datasets opened with it stay usable.
      */
     void (*tokenizer_free)(LambdaDpoTokenizer *tokenizer);
     /**
-     * Tokenises one sample (JSON, as `convert_record` gives it); NULL where nothing is left of it. Free with
+     * Tokenises one sample (JSON, as `convert_record` returns it). Returns NULL if nothing is left of it. Free with
      * `tokenized_sample_free`.
      */
     LambdaDpoStatus (*tokenize)(const LambdaDpoTokenizer *tokenizer,
@@ -1159,15 +1166,16 @@ typedef struct LambdaDpoApi {
                                 LambdaDpoTokenizedSample **tokenized,
                                 struct LambdaDpoError *error);
     /**
-     * Takes a sample that another tokenizer made, as JSON: `record` (its index), `prompt_ids`, `response_ids` (lists of
-     * token ids), `response_indices` (which response of the record each is) and `pi_target` (`[M][N]`, null where masked).
-     * Free with `tokenized_sample_free`.
+     * Creates a sample from tokens of another tokenizer, as JSON: `record` (its index), `prompt_ids`, `response_ids`
+     * (lists of token ids), `response_indices` (the index of each response in the record) and `pi_target` (`[M][N]`,
+     * null if masked). Free with `tokenized_sample_free`.
      */
     LambdaDpoStatus (*tokenized_sample_new)(struct LambdaDpoStr tokens,
                                             LambdaDpoTokenizedSample **tokenized,
                                             struct LambdaDpoError *error);
     /**
-     * Gives a sample's tokens as such JSON, for a store of the caller's. A conversation is refused.
+     * Returns a sample's tokens in the JSON of `tokenized_sample_new`, for the caller to store. Fails for a
+     * conversation.
      */
     LambdaDpoStatus (*tokenized_sample_tokens)(const LambdaDpoTokenizedSample *sample,
                                                struct LambdaDpoBytes *tokens,
@@ -1177,7 +1185,7 @@ typedef struct LambdaDpoApi {
      */
     void (*tokenized_sample_free)(LambdaDpoTokenizedSample *sample);
     /**
-     * Collates samples; `lambda` is `[num_samples, M]` (NULL where M = 0). Free with `batch_free`.
+     * Collates samples; `lambda` is `[num_samples, M]` (NULL if M = 0). Free with `batch_free`.
      */
     LambdaDpoStatus (*collate)(const LambdaDpoTokenizedSample *const *samples,
                                size_t num_samples,
@@ -1186,11 +1194,11 @@ typedef struct LambdaDpoApi {
                                struct LambdaDpoBatch *batch,
                                struct LambdaDpoError *error);
     /**
-     * Frees the tensors that are still in a batch, and sets them to NULL.
+     * Frees the tensors that are still in a batch, and sets its fields to NULL.
      */
     void (*batch_free)(struct LambdaDpoBatch *batch);
     /**
-     * Reads, converts and tokenises record files, in parallel, or takes what an earlier opening left in
+     * Reads, converts and tokenises record files, in parallel, or uses what an earlier call kept in
      * `options.cache_dir`. The samples stay on disk. Free with `dataset_free`.
      */
     LambdaDpoStatus (*dataset_open)(const struct LambdaDpoStr *paths,
@@ -1200,8 +1208,9 @@ typedef struct LambdaDpoApi {
                                     LambdaDpoDataset **dataset,
                                     struct LambdaDpoError *error);
     /**
-     * As `dataset_open`, of an Arrow C stream of records, which is taken over as by `reader_open_arrow`; its callbacks are
-     * called during this call alone. `options.cache_dir` must be empty: what a stream holds is known at its end only.
+     * Like `dataset_open`, from an Arrow C stream of records, of which it takes ownership as `reader_open_arrow` does;
+     * its callbacks are called only during this call. `options.cache_dir` must be empty: a stream's contents are known
+     * only at its end.
      */
     LambdaDpoStatus (*dataset_open_arrow)(struct ArrowArrayStream *stream,
                                           const LambdaDpoTokenizer *tokenizer,
@@ -1209,28 +1218,28 @@ typedef struct LambdaDpoApi {
                                           LambdaDpoDataset **dataset,
                                           struct LambdaDpoError *error);
     /**
-     * Gives the number of samples, or 0 for NULL.
+     * Returns the number of samples, or 0 for NULL.
      */
     uint64_t (*dataset_len)(const LambdaDpoDataset *dataset);
     /**
-     * Gives JSON: `dimensions` (names in order), `report` (as `reader_report`, with truncated and dropped ones), `hash` (of
-     * all samples, targets included) and `cache`: null, or `path`, `was_read` (the tokens came from it) and `damage` (why a
-     * file that stood there was made anew, or null).
+     * Returns JSON: `dimensions` (names in order), `report` (as from `reader_report`, with truncated samples and
+     * dropped responses), `hash` (of all samples, targets included) and `cache`: null, or `path`, `was_read` (whether
+     * the tokens came from it) and `damage` (why an existing file was replaced, or null).
      */
     LambdaDpoStatus (*dataset_info)(const LambdaDpoDataset *dataset,
                                     struct LambdaDpoBytes *info,
                                     struct LambdaDpoError *error);
     /**
-     * Gives `[len, 5]` int64: each sample's record index, number of responses, number of tokens (prompt once), and the two
-     * halves of a 128-bit hash of its tokens and their targets, ratings aside: all that log-probs are a function of besides
-     * the model.
+     * Returns `[len, 5]` int64: each sample's record index, number of responses, number of tokens (with the prompt
+     * once), and the two halves of a 128-bit hash of its tokens and their targets but not its ratings: everything that
+     * its log-probs depend on besides the model.
      */
     LambdaDpoStatus (*dataset_samples)(const LambdaDpoDataset *dataset,
                                        LambdaDpoTensor *samples,
                                        struct LambdaDpoError *error);
     /**
-     * Collates the samples at `indices` (each below the length), or takes what `dataset_prefetch` has collated of the same
-     * arguments; `lambda` is `[num_indices, M]`. Free with `batch_free`.
+     * Collates the samples at `indices` (each below the length), or returns the batch that `dataset_prefetch` has
+     * collated from the same arguments; `lambda` is `[num_indices, M]`. Free with `batch_free`.
      */
     LambdaDpoStatus (*dataset_batch)(const LambdaDpoDataset *dataset,
                                      const uint64_t *indices,
@@ -1240,9 +1249,9 @@ typedef struct LambdaDpoApi {
                                      struct LambdaDpoBatch *batch,
                                      struct LambdaDpoError *error);
     /**
-     * Asks for a batch to be collated ahead, on a thread of the dataset's, for a `dataset_batch` of the same arguments
-     * soon; returns at once. Up to LAMBDA_DPO_PREFETCH_CAPACITY batches are held, of more the oldest are
-     * given up. Nothing depends on it but time: what is wrong with a batch is told by `dataset_batch`.
+     * Starts to collate a batch on the dataset's own thread, for a later `dataset_batch` with the same arguments, and
+     * returns immediately. Up to LAMBDA_DPO_PREFETCH_CAPACITY batches are held; beyond that the
+     * oldest are dropped. This affects only speed: errors of a batch are reported by `dataset_batch`.
      */
     LambdaDpoStatus (*dataset_prefetch)(const LambdaDpoDataset *dataset,
                                         const uint64_t *indices,
@@ -1255,7 +1264,7 @@ typedef struct LambdaDpoApi {
      */
     void (*dataset_free)(LambdaDpoDataset *dataset);
     /**
-     * Makes a λ schedule. Free with `schedule_free`.
+     * Creates a λ schedule. Free with `schedule_free`.
      */
     LambdaDpoStatus (*schedule_new)(const struct LambdaDpoScheduleOptions *options,
                                     LambdaDpoSchedule **schedule,
@@ -1282,7 +1291,8 @@ typedef struct LambdaDpoApi {
      */
     void (*schedule_free)(LambdaDpoSchedule *schedule);
     /**
-     * Token log-probs `[K]` and sequence log-probs `[S]` without a loss; `options.reduction` holds, no gradient is kept.
+     * Computes token log-probs `[K]` and sequence log-probs `[S]` without a loss. Of the options, the reduction and
+     * the budget apply; nothing is kept for a backward.
      */
     LambdaDpoStatus (*log_probs)(const struct LambdaDpoLossInputs *inputs,
                                  const struct LambdaDpoLossOptions *options,
@@ -1290,8 +1300,8 @@ typedef struct LambdaDpoApi {
                                  LambdaDpoTensor *sequence_log_probs,
                                  struct LambdaDpoError *error);
     /**
-     * The loss. `context` may be NULL where `options.wants` is 0; else free it with `loss_context_free`, after its
-     * backward or instead of it.
+     * Computes the loss. `context` may be NULL if `options.wants` is 0; otherwise free it with `loss_context_free`,
+     * after its backward or without one.
      */
     LambdaDpoStatus (*loss_forward)(const struct LambdaDpoLossInputs *inputs,
                                     const struct LambdaDpoLossOptions *options,
@@ -1299,8 +1309,8 @@ typedef struct LambdaDpoApi {
                                     LambdaDpoLossContext **context,
                                     struct LambdaDpoError *error);
     /**
-     * Gradients of `grad_output` · loss. `inputs` are those of the forward, unchanged, with its `cuda_stream`; a context
-     * serves one backward.
+     * Computes the gradients of `grad_output` · loss. `inputs` are those of the forward, unchanged, with the same
+     * `cuda_stream`. A context serves one backward.
      */
     LambdaDpoStatus (*loss_backward)(LambdaDpoLossContext *context,
                                      const struct LambdaDpoLossInputs *inputs,
@@ -1314,10 +1324,10 @@ typedef struct LambdaDpoApi {
 } LambdaDpoApi;
 
 /**
- * The type of the one exported symbol.
+ * Type of the only exported symbol.
  *
- * Writes the table that serves a caller compiled against (`major`, `minor`): equal majors, and a minor not above the
- * plugin's. The table is static and never freed.
+ * Writes the table for a caller that was compiled against (`major`, `minor`). The major must equal the plugin's, the
+ * minor must not exceed it. The table is static and never freed.
  */
 typedef LambdaDpoStatus (*LambdaDpoGetApi)(uint32_t major,
                                            uint32_t minor,
@@ -1325,7 +1335,7 @@ typedef LambdaDpoStatus (*LambdaDpoGetApi)(uint32_t major,
                                            struct LambdaDpoError *error);
 
 /**
- * Done; outputs are filled.
+ * Success; outputs are filled.
  */
 #define LAMBDA_DPO_STATUS_OK 0
 
@@ -1350,12 +1360,12 @@ typedef LambdaDpoStatus (*LambdaDpoGetApi)(uint32_t major,
 #define LAMBDA_DPO_STATUS_UNSUPPORTED 4
 
 /**
- * libtorch refused: out of memory, a failing kernel.
+ * libtorch failed: out of memory, or an error in a kernel.
  */
 #define LAMBDA_DPO_STATUS_TORCH 5
 
 /**
- * A defect in the plugin: it panicked. The handle of the call is poisoned.
+ * A bug in the plugin: it panicked. The handle of the call is poisoned.
  */
 #define LAMBDA_DPO_STATUS_PANIC 6
 

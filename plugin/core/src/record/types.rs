@@ -25,7 +25,7 @@ impl Message {
     }
 }
 
-/// What the model responds to: a text (one user turn), or a conversation so far.
+/// A prompt: a text (one user turn), or a conversation so far.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Prompt {

@@ -108,8 +108,8 @@ impl Prompt {
         let (probe, other) = (given("A")?, given("B")?);
         let header = &probe[..common_prefix(&probe, &other)];
         let conversation = tokenizer.render_text(&self.messages, false)?;
-        let holds_conversation = common_prefix(&self.text, header) >= common_prefix(&self.text, &conversation);
-        whole.strip_prefix(header).filter(|_| holds_conversation).ok_or_else(|| {
+        let has_conversation = common_prefix(&self.text, header) >= common_prefix(&self.text, &conversation);
+        whole.strip_prefix(header).filter(|_| has_conversation).ok_or_else(|| {
             "the chat template renders the prompt differently once an answer follows it; name one that does not as \
              `data.chat_template`"
                 .to_owned()
