@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use cargo_metadata::{MetadataCommand, Package};
+use cargo_metadata::Package;
+
+use crate::{circles, graph, layers};
 
 /// Each crate of the workspace and the crates of the workspace it may depend on, in any way, dev-dependencies included.
 const ALLOWED: [(&str, &[&str]); 6] = [
@@ -20,11 +22,7 @@ const SAFE: [(&str, &[&str]); 2] = [("plugin/core/src", &[]), ("host/src", &["pl
 
 /// Fails with every breach of the walls.
 pub fn check(root: &Path) -> Result<()> {
-    let metadata = MetadataCommand::new()
-        .manifest_path(root.join("Cargo.toml"))
-        .no_deps()
-        .exec()
-        .context("cargo metadata failed")?;
+    let metadata = graph::metadata(root)?;
     let mut breaches = Vec::new();
     for package in metadata.workspace_packages() {
         check_package(package, &mut breaches);
@@ -35,6 +33,12 @@ pub fn check(root: &Path) -> Result<()> {
             if !exceptions.iter().any(|exception| inside.starts_with(exception)) {
                 check_safe(&path, inside, folder, &mut breaches)?;
             }
+        }
+    }
+    for graph in graph::of_workspace(&metadata)? {
+        breaches.append(&mut circles::breaches(&graph));
+        if !layers::PENDING.contains(&graph.crate_name.as_str()) {
+            breaches.append(&mut layers::breaches(&graph));
         }
     }
     if breaches.is_empty() {
