@@ -25,9 +25,9 @@ pub fn check(root: &Path) -> Result<()> {
 pub fn breaches(graph: &Graph) -> Vec<String> {
     let reached: Vec<_> = (0..graph.files.len()).map(|file| reached_from(graph, file)).collect();
     let mut circles = Vec::new();
-    for file in 0..graph.files.len() {
+    for (file, reached_from_file) in reached.iter().enumerate() {
         let circle: Vec<FileId> =
-            (0..graph.files.len()).filter(|&other| reached[file][other] && reached[other][file]).collect();
+            (0..graph.files.len()).filter(|&other| reached_from_file[other] && reached[other][file]).collect();
         if circle.first() == Some(&file) {
             circles.push(describe(graph, &circle));
         }
@@ -58,3 +58,6 @@ fn describe(graph: &Graph, circle: &[FileId]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,36 +66,36 @@ pub fn check(root: &Path) -> Result<()> {
 
 /// Describes each breach of a crate's layers.
 pub fn breaches(graph: &Graph) -> Vec<String> {
-    let Some((_, layers)) = LAYERS.iter().find(|(name, _)| *name == graph.crate_name) else {
-        return Vec::new();
-    };
+    let layers = LAYERS.iter().find(|(name, _)| *name == graph.crate_name);
+    layers.map_or_else(Vec::new, |(_, layers)| breaches_of(graph, layers))
+}
+
+fn breaches_of(graph: &Graph, layers: Layers) -> Vec<String> {
     let layer_of = |module: &str| layers.iter().position(|layer| layer.contains(&module));
-    let mut breaches = Vec::new();
     let modules: BTreeSet<_> = graph.files.iter().filter_map(|file| file.module.first()).collect();
-    for module in &modules {
-        if layer_of(module).is_none() {
-            breaches.push(format!("{}: say in ci/src/layers.rs in which layer `{module}` lies", graph.crate_name));
-        }
+    let mut breaches = Vec::new();
+    for module in modules.iter().filter(|module| layer_of(module).is_none()) {
+        breaches.push(format!("{}: say in ci/src/layers.rs in which layer `{module}` lies", graph.crate_name));
     }
-    for module in layers.iter().copied().flatten() {
-        if !modules.iter().any(|name| name == module) {
-            breaches.push(format!("{}: ci/src/layers.rs names `{module}`, which is not a module", graph.crate_name));
-        }
+    for module in layers.iter().copied().flatten().filter(|module| !modules.iter().any(|name| name == *module)) {
+        breaches.push(format!("{}: ci/src/layers.rs names `{module}`, which is not a module", graph.crate_name));
     }
     for (id, file) in graph.files.iter().enumerate() {
         let Some(user) = file.module.first() else { continue };
         for &to in file.ties.keys() {
             let used = graph.files[to].module.first();
-            let allowed = match used {
-                Some(used) => used == user || layer_of(used).zip(layer_of(user)).is_none_or(|(used, user)| used < user),
-                None => false,
-            };
+            let allowed = used.is_some_and(|used| {
+                used == user || layer_of(used).zip(layer_of(user)).is_none_or(|(used, user)| used < user)
+            });
             if !allowed {
-                let used = used.map_or("the root file", String::as_str);
+                let used = used.map_or("the root file".into(), |used| format!("`{used}`"));
                 let tie = graph.tie(id, to);
-                breaches.push(format!("{}: `{user}` does not lie above {used}\n    {tie}", graph.crate_name));
+                breaches.push(format!("{}: `{user}` must not use {used}\n    {tie}", graph.crate_name));
             }
         }
     }
     breaches
 }
+
+#[cfg(test)]
+mod tests;
