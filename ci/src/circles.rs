@@ -1,5 +1,5 @@
-//! Finds circles of files: files of a crate that name each other's items, directly or through others ([`crate::graph`]
-//! says what counts).
+//! Finds circles of files: files of a crate that use each other's items, directly or through other files
+//! ([`crate::graph`] defines what counts as a use).
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::graph::{self, FileId, Graph};
 
-/// Fails with every circle of files in the workspace at `root`.
+/// Checks that there is no circle of files in the workspace at `root`.
 ///
 /// # Errors
 ///
@@ -18,10 +18,10 @@ pub fn check(root: &Path) -> Result<()> {
     if circles.is_empty() {
         return Ok(());
     }
-    bail!("files name each other's items in a circle:\n  {}", circles.join("\n  "))
+    bail!("files use each other's items in a circle:\n  {}", circles.join("\n  "))
 }
 
-/// Describes each circle of a crate: its files and the names that tie them.
+/// Describes each circle of a crate: its files, and what each of them uses from the others.
 pub fn breaches(graph: &Graph) -> Vec<String> {
     let reached: Vec<_> = (0..graph.files.len()).map(|file| reached_from(graph, file)).collect();
     let mut circles = Vec::new();
@@ -35,7 +35,7 @@ pub fn breaches(graph: &Graph) -> Vec<String> {
     circles
 }
 
-/// Whether each file is used by `start`, directly or through others.
+/// Returns for each file whether `start` uses it, directly or through others.
 fn reached_from(graph: &Graph, start: FileId) -> Vec<bool> {
     let mut reached = vec![false; graph.files.len()];
     let mut open = vec![start];
@@ -53,7 +53,7 @@ fn describe(graph: &Graph, circle: &[FileId]) -> String {
     let mut text = format!("{}: a circle of {} files", graph.crate_name, circle.len());
     for &file in circle {
         for used in graph.used_by(file).filter(|used| circle.contains(used)) {
-            text += &format!("\n    {}", graph.tie(file, used));
+            text += &format!("\n    {}", graph.describe(file, used));
         }
     }
     text

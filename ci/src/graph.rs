@@ -1,21 +1,22 @@
-//! Which files of a crate name items that others of its files define.
+//! Which files of a crate use items that its other files define.
 //!
-//! # What counts
+//! # What counts as a use
 //!
-//! A file is tied to the file that *defines* an item, wherever the path to it leads through: re-exports, globs and renames
-//! are followed. Items are functions, types, traits, constants, statics and macros; a variant or an associated item ties
-//! to its type. Paths are found in `use`, in code, and in the tokens of macros; attributes and method calls are not
-//! looked at. `mod child;` ties nothing. A module named without an item in it ties to the module's file.
+//! A file uses the file that *defines* an item, whatever re-exports, globs and renames the path leads through. Items
+//! are functions, types, traits, constants, statics and macros; naming a variant or an associated item uses its type.
+//! Paths are found in `use` items, in code, and in the tokens of macros, but not in attributes; method calls are not
+//! resolved. `mod child;` is not a use. A module through which no item is named counts as a use of the module's file.
 //!
-//! A *re-export* is a `use` with a visibility (`pub use`, `pub(crate) use`) of an item of a module below. It is the face
-//! of its door file, not a use; so a door may re-export what is built on its own definitions. Naming the re-exported item
-//! in the door's code is a use, and so is re-exporting an item that lies elsewhere.
+//! A *re-export* is a `use` item with a visibility (`pub use`, `pub(crate) use`) that names an item of a module below.
+//! It does not count: a module may re-export what its children build on its own definitions. Naming the re-exported
+//! item elsewhere in the same file is a use, and so is re-exporting an item from anywhere but below.
 
 mod names;
 mod resolve;
 mod tokens;
 mod tree;
 mod uses;
+mod variables;
 
 use std::path::{Path, PathBuf};
 
@@ -23,13 +24,13 @@ use anyhow::{Context, Result};
 use cargo_metadata::{Metadata, MetadataCommand, Package, Target, TargetKind};
 
 pub use names::FileId;
-pub use uses::Ties;
+pub use uses::Uses;
 
 use tree::Tree;
 
-/// The files of one crate and the names that tie them.
+/// The files of one crate and what they use from each other.
 pub struct Graph {
-    /// The name of the package, followed by the program's in brackets if it is one.
+    /// Name of the package; of a program, followed by the program's name in brackets.
     pub crate_name: String,
     pub files: Vec<SourceFile>,
 }
@@ -38,12 +39,12 @@ pub struct Graph {
 pub struct SourceFile {
     /// Relative to the workspace's root.
     pub path: PathBuf,
-    /// Names of its module and those above it, without the root's.
+    /// Path of its module below the crate's root.
     pub module: Vec<String>,
-    pub ties: Ties,
+    pub uses: Uses,
 }
 
-/// Lists the packages of the workspace at `root`.
+/// Reads the packages of the workspace at `root`.
 ///
 /// # Errors
 ///
@@ -77,19 +78,19 @@ impl Graph {
         let files = (0..tree.files.len()).map(|id| SourceFile {
             path: tree.files[id].path.strip_prefix(root).unwrap_or(&tree.files[id].path).to_owned(),
             module: tree.path_of(tree.files[id].module),
-            ties: uses::ties(&tree, id),
+            uses: uses::of_file(&tree, id),
         });
         Ok(Self { crate_name, files: files.collect() })
     }
 
-    /// The files whose items a file uses, re-exports not counted.
+    /// Returns the files that a file uses. Re-exports do not count.
     pub fn used_by(&self, file: FileId) -> impl Iterator<Item = FileId> {
-        self.files[file].ties.iter().filter(|(_, names)| names.values().any(|used| *used)).map(|(file, _)| *file)
+        self.files[file].uses.iter().filter(|(_, names)| names.values().any(|used| *used)).map(|(file, _)| *file)
     }
 
-    /// Describes what ties `from` to `to`: both paths and the names that are used.
-    pub fn tie(&self, from: FileId, to: FileId) -> String {
-        let names = self.files[from].ties.get(&to).into_iter().flatten();
+    /// Describes what `from` uses from `to`: both paths and the names.
+    pub fn describe(&self, from: FileId, to: FileId) -> String {
+        let names = self.files[from].uses.get(&to).into_iter().flatten();
         let names: Vec<_> = names.filter(|(_, used)| **used).map(|(name, _)| name.as_str()).collect();
         format!("{} -> {}: {}", self.files[from].path.display(), self.files[to].path.display(), names.join(", "))
     }

@@ -4,10 +4,10 @@
 //! cargo run -p lambda-dpo-ci -- header            writes plugin/include/lambda_dpo.h
 //! cargo run -p lambda-dpo-ci -- header --check    fails if the committed header differs
 //! cargo run -p lambda-dpo-ci -- layout            writes schemas/abi-*.json and schemas/lambda_dpo-*.h
-//! cargo run -p lambda-dpo-ci -- layout --check    fails if they differ, or a frozen revision is not kept
-//! cargo run -p lambda-dpo-ci -- walls             fails if a crate depends on what it must not know
-//! cargo run -p lambda-dpo-ci -- circles [ROOT]    lists circles of files, of this workspace or the one at ROOT
-//! cargo run -p lambda-dpo-ci -- layers [ROOT]     lists uses of a module that does not lie in a lower layer
+//! cargo run -p lambda-dpo-ci -- layout --check    fails if they differ, or if the ABI breaks a frozen revision
+//! cargo run -p lambda-dpo-ci -- walls             fails if a crate, a module or a file depends on one that it must not
+//! cargo run -p lambda-dpo-ci -- circles [ROOT]    lists the circles of files in this workspace or the one at ROOT
+//! cargo run -p lambda-dpo-ci -- layers [ROOT]     lists the uses of modules that are not in a lower layer
 //! ```
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 

@@ -1,4 +1,4 @@
-//! Crates with and without circles, written to a folder of their own, and a circle planted in a copy of the host.
+//! Crates with and without circles, written to a temporary folder, and a circle planted in a copy of the host.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Writes a crate of these files in `src`.
+/// Writes a crate with these files in `src`.
 fn written(files: &[(&str, &str)]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("Cargo.toml"), "[package]\nname = \"planted\"\nedition = \"2024\"\n").unwrap();
@@ -20,12 +20,12 @@ fn written(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// Checks that the crate has exactly these ties between files that are in circles, and refuses it.
-fn refused(files: &[(&str, &str)], ties: &[&str]) {
+/// Checks that the crate is refused for one circle with exactly these uses.
+fn refused(files: &[(&str, &str)], uses: &[&str]) {
     let folder = written(files);
     let text = check(folder.path()).unwrap_err().to_string();
     let found: Vec<_> = text.lines().filter(|line| line.contains("->")).map(str::trim).collect();
-    assert_eq!(found, ties, "{text}");
+    assert_eq!(found, uses, "{text}");
     assert_eq!(text.matches(": a circle of ").count(), 1, "{text}");
 }
 
@@ -63,7 +63,7 @@ fn a_circle_through_others_is_refused_once() {
 }
 
 #[test]
-fn re_exports_of_a_door_are_followed_to_the_file_that_defines() {
+fn a_circle_through_re_exports_is_refused() {
     refused(
         &[
             ("lib.rs", "mod door;"),
@@ -101,7 +101,7 @@ fn a_circle_through_an_imported_module_is_refused() {
 }
 
 #[test]
-fn a_door_that_defines_what_its_children_use_and_uses_them_is_refused() {
+fn a_parent_that_uses_its_children_and_defines_what_they_use_is_refused() {
     refused(
         &[
             ("lib.rs", "mod door;"),
@@ -113,7 +113,7 @@ fn a_door_that_defines_what_its_children_use_and_uses_them_is_refused() {
 }
 
 #[test]
-fn a_re_export_from_beside_is_a_use() {
+fn a_re_export_from_a_neighbour_counts_as_a_use() {
     refused(
         &[
             ("lib.rs", "mod a; mod b;"),
@@ -125,7 +125,7 @@ fn a_re_export_from_beside_is_a_use() {
 }
 
 #[test]
-fn macros_tie_to_the_file_that_defines_them() {
+fn a_circle_through_macros_is_refused() {
     refused(
         &[
             ("main.rs", "macro_rules! list { ($name:ident) => { $crate::{a::First, b::Second} } } mod a; mod b;"),
@@ -142,21 +142,34 @@ fn macros_tie_to_the_file_that_defines_them() {
 }
 
 #[test]
-fn doors_that_only_re_export_and_code_of_tests_make_no_circle() {
+fn re_exports_from_below_and_test_code_make_no_circle() {
     accepted(&[
         ("lib.rs", "mod door; mod user; pub use door::Top; pub const LIMIT: usize = 1; pub struct Shared;"),
-        // A face over what is built on its own definitions; a variable and a field with the name of a re-exported function.
+        // Re-exports what is built on its own definitions; has a variable and a field named like a re-exported
+        // function.
         (
             "door.rs",
-            "mod child; mod error; pub use child::{Top, total}; pub use error::*; pub struct Options { pub total: usize }
-             pub fn count(total: usize) -> Options { let options = Options { total }; assert!(options.total == total); options }",
+            "mod child; mod error; pub use child::{Top, total}; pub use error::*;
+             pub struct Options { pub total: usize }
+             pub fn count(total: usize) -> Options {
+                 let options = Options { total };
+                 assert!(options.total == total);
+                 options
+             }",
         ),
-        ("door/child.rs", "use super::{Options, Error}; pub struct Top(Options); pub fn total(_: Error) -> crate::Shared { crate::Shared }"),
+        (
+            "door/child.rs",
+            "use super::{Options, Error}; use crate::Shared;
+             pub struct Top(Options); pub fn total(_: Error) -> Shared { Shared }",
+        ),
         ("door/error.rs", "pub struct Error;\n#[cfg(test)]\nmod tests { use super::super::Top; }"),
         (
             "user.rs",
-            "use crate::door::{self, Top}; use std::collections::HashMap as Top2;\n#[cfg(all(test, unix))]\nmod tests;
-             #[test]\nfn top() {}\npub fn run(_: Top) { door::count(crate::LIMIT); self::local::run() } mod local { pub fn run() {} }",
+            "use crate::door::{self, Top}; use std::collections::HashMap as Top2;
+             #[cfg(all(test, unix))] mod tests;
+             #[test] fn top() {}
+             pub fn run(_: Top) { door::count(crate::LIMIT); self::local::run() }
+             mod local { pub fn run() {} }",
         ),
     ]);
 }
@@ -172,31 +185,31 @@ fn a_circle_planted_in_a_copy_of_the_host_is_refused() {
         graphs.into_iter().find(|graph| graph.crate_name == "planted").unwrap()
     };
 
-    // Some file uses another, which does not lead back.
+    // A file that uses another, which does not use it, directly or through others.
     let graph = library(&folder);
     let leads_to = |from: FileId, to: FileId| reached_from(&graph, from)[to];
-    let ties = (0..graph.files.len()).flat_map(|user| graph.used_by(user).map(move |used| (user, used)));
-    let mut one_way = ties.filter(|&(user, used)| !graph.files[user].module.is_empty() && !leads_to(used, user));
-    // Something that the user of it defines, by which the file that is used may name it.
+    let uses = (0..graph.files.len()).flat_map(|user| graph.used_by(user).map(move |used| (user, used)));
+    let mut one_way = uses.filter(|&(user, used)| !graph.files[user].module.is_empty() && !leads_to(used, user));
+    // An item that the first file defines, for the second to use.
     let (user, used, name) = one_way
         .find_map(|(user, used)| {
-            let name = graph.files.iter().find_map(|file| file.ties.get(&user)?.keys().find(|name| *name != "*"))?;
+            let name = graph.files.iter().find_map(|file| file.uses.get(&user)?.keys().find(|name| *name != "*"))?;
             Some((user, used, name))
         })
         .unwrap();
     let [user_path, used_path] = [user, used].map(|file| graph.files[file].path.display().to_string());
     let planted = format!("use crate::{}::{name};\n", graph.files[user].module.join("::"));
-    let tie = format!("{used_path} -> {user_path}: {name}");
-    assert!(!breaches(&graph).concat().contains(&tie));
+    let back = format!("{used_path} -> {user_path}: {name}");
+    assert!(!breaches(&graph).concat().contains(&back));
 
     let path = folder.path().join(&graph.files[used].path);
     fs::write(&path, fs::read_to_string(&path).unwrap() + &planted).unwrap();
     let circles = breaches(&library(&folder));
-    let planted = circles.iter().find(|circle| circle.contains(&tie));
+    let planted = circles.iter().find(|circle| circle.contains(&back));
     assert!(planted.is_some_and(|circle| circle.contains(&format!("{user_path} -> {used_path}: "))), "{circles:#?}");
 }
 
-/// Paths below `folder`, and texts, of the Rust files in it.
+/// Returns the paths below `folder` and the texts of its Rust files.
 fn source_files(folder: &Path) -> Vec<(String, String)> {
     let mut files = Vec::new();
     let mut open = vec![folder.to_owned()];

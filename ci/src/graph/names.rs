@@ -27,7 +27,7 @@ pub enum Entry {
     Import(Vec<String>),
 }
 
-/// One imported path of a `use` item, with the groups taken apart.
+/// One path that a `use` item imports.
 pub struct Import {
     pub path: Vec<String>,
     pub kind: ImportKind,
@@ -36,13 +36,13 @@ pub struct Import {
 /// How a `use` binds its path.
 pub enum ImportKind {
     Name(String),
-    /// `as _`: in scope without a name.
+    /// `as _`: a trait in scope without a name.
     Unnamed,
     Glob,
 }
 
 impl Names {
-    /// The names that a list of items declares, but for modules.
+    /// Collects the names that a list of items declares, except modules.
     pub fn of<'a>(items: impl Iterator<Item = &'a Item>, file: FileId) -> Self {
         let mut names = Self::default();
         for item in items.filter(|item| !only_in_tests(attributes(item))) {
@@ -69,7 +69,7 @@ impl Names {
     }
 }
 
-/// The names of the items that an item declares.
+/// Returns the names that an item declares.
 fn declared(item: &Item) -> Vec<String> {
     let ident = match item {
         Item::Const(item) => &item.ident,
@@ -100,7 +100,7 @@ fn foreign(item: &ForeignItem) -> Option<String> {
     }
 }
 
-/// Names after `struct`, `fn` and the like in the tokens of a macro call, whose items belong to the file of the call.
+/// Returns the names after `struct`, `fn` and so on in the tokens of a macro call: items that it makes in this file.
 fn declared_in_tokens(tokens: &TokenStream) -> Vec<String> {
     const KEYWORDS: [&str; 8] = ["const", "enum", "fn", "static", "struct", "trait", "type", "union"];
     let mut names = Vec::new();
@@ -120,7 +120,7 @@ fn declared_in_tokens(tokens: &TokenStream) -> Vec<String> {
     names
 }
 
-/// The paths that a `use` item imports.
+/// Returns the paths that a `use` item imports.
 pub fn imports(item: &ItemUse) -> Vec<Import> {
     let mut imports = Vec::new();
     // `use ::name` is another crate.
@@ -154,7 +154,7 @@ pub fn flatten(tree: &UseTree, prefix: &mut Vec<String>, imports: &mut Vec<Impor
     }
 }
 
-/// Whether the attributes restrict an item to tests: `#[test]`, or a `#[cfg]` that requires `test`.
+/// Returns whether the attributes restrict an item to tests: `#[test]`, or a `#[cfg]` that requires `test`.
 pub fn only_in_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let path = attribute.path();
@@ -175,7 +175,7 @@ fn requires_test(tokens: TokenStream) -> bool {
     })
 }
 
-/// The attributes of an item.
+/// Returns the attributes of an item.
 pub fn attributes(item: &Item) -> &[Attribute] {
     match item {
         Item::Const(item) => &item.attrs,
@@ -197,7 +197,7 @@ pub fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// An identifier without `r#`.
+/// Returns an identifier without `r#`.
 pub fn text(ident: &Ident) -> String {
     ident.unraw().to_string()
 }

@@ -1,6 +1,6 @@
 //! The module tree of one crate: its files, its modules and the names in each module.
 //!
-//! Code behind `#[cfg(test)]` and `#[test]` is left out, files included.
+//! Code under `#[cfg(test)]` and `#[test]` is left out, including whole files.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -20,20 +20,20 @@ pub struct Tree {
     pub modules: Vec<Module>,
 }
 
-/// A file of source, parsed.
+/// A parsed source file.
 pub struct SourceFile {
     pub path: PathBuf,
     pub module: ModuleId,
     pub syntax: syn::File,
 }
 
-/// A module, in a file of its own or inline in the file of its parent.
+/// A module, in its own file or inline in its parent's.
 pub struct Module {
     pub name: String,
     pub file: FileId,
     pub parent: Option<ModuleId>,
     pub names: Names,
-    /// Macros in textual scope for this module and those below it.
+    /// Macros in textual scope in this module and the modules below it.
     pub macros: HashMap<String, FileId>,
 }
 
@@ -50,7 +50,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Whether `module` lies below `above`.
+    /// Returns whether `module` is below `above`.
     pub fn is_below(&self, module: ModuleId, above: ModuleId) -> bool {
         let mut parent = self.modules[module].parent;
         while let Some(id) = parent {
@@ -62,7 +62,7 @@ impl Tree {
         false
     }
 
-    /// The names of a module and those above it, without the root's.
+    /// Returns the path of a module below the root.
     pub fn path_of(&self, module: ModuleId) -> Vec<String> {
         match self.modules[module].parent {
             Some(parent) => [self.path_of(parent), vec![self.modules[module].name.clone()]].concat(),
@@ -120,7 +120,7 @@ impl Tree {
             return self.read_module(items, &name, Some(parent), file, &folder.join(&name));
         }
         if let Some(path) = path_attribute(&module.attrs) {
-            // Relative to the file, or inside an inline module to that module's folder.
+            // Relative to the file's folder, or to the inline module's if the item is inside one.
             let inline = self.files[file].module != parent;
             let base = if inline { folder } else { self.files[file].path.parent().unwrap_or(folder) };
             let path = base.join(path);

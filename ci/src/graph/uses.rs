@@ -12,13 +12,14 @@ use super::names::{Entry, FileId, Import, ImportKind, ModuleId, Names, attribute
 use super::resolve::{Target, lookup, resolve, textual_macro};
 use super::tokens::{self, Named};
 use super::tree::Tree;
+use super::variables::{Variables, is_variable};
 
-/// The names that tie one file to others, by the other file: true for a name that is used, false for one that is only
-/// re-exported from below.
-pub type Ties = BTreeMap<FileId, BTreeMap<String, bool>>;
+/// The names that a file uses from other files, by the other file. True for a name that is used, false for one that is
+/// only re-exported from a module below.
+pub type Uses = BTreeMap<FileId, BTreeMap<String, bool>>;
 
-/// Returns the ties of a file.
-pub fn ties(tree: &Tree, file: FileId) -> Ties {
+/// Returns the names that a file uses from other files of its crate.
+pub fn of_file(tree: &Tree, file: FileId) -> Uses {
     let source = &tree.files[file];
     let mut walker = Walker {
         tree,
@@ -29,11 +30,11 @@ pub fn ties(tree: &Tree, file: FileId) -> Ties {
         modules: Vec::new(),
         globs: Vec::new(),
         begun: HashSet::new(),
-        ties: Ties::new(),
+        uses: Uses::new(),
     };
     walker.visit_file(&source.syntax);
-    walker.tie_unused_imports();
-    walker.ties
+    walker.add_unused_imports();
+    walker.uses
 }
 
 struct Walker<'a> {
@@ -44,27 +45,27 @@ struct Walker<'a> {
     blocks: Vec<Names>,
     /// Local variables of the enclosing functions, which hide functions of the same name.
     variables: Vec<HashSet<String>>,
-    /// Modules that are imported by name: what ties the file is what is named through them.
+    /// Modules that are imported by name. Such an import uses the items that are then named through the module.
     modules: Vec<(String, ModuleId)>,
-    /// Modules that are imported with `*`, likewise.
+    /// Modules that are imported with `*`, to which the same applies.
     globs: Vec<ModuleId>,
-    /// First segments of all paths.
+    /// First segments of all paths in the file.
     begun: HashSet<String>,
-    ties: Ties,
+    uses: Uses,
 }
 
 impl Walker<'_> {
-    fn tie(&mut self, file: FileId, name: &str, used: bool) {
+    fn add(&mut self, file: FileId, name: &str, used: bool) {
         if file != self.file {
-            *self.ties.entry(file).or_default().entry(name.to_owned()).or_default() |= used;
+            *self.uses.entry(file).or_default().entry(name.to_owned()).or_default() |= used;
         }
     }
 
-    fn tie_module(&mut self, module: ModuleId, name: &str, used: bool) {
-        self.tie(self.tree.modules[module].file, name, used);
+    fn add_module(&mut self, module: ModuleId, name: &str, used: bool) {
+        self.add(self.tree.modules[module].file, name, used);
     }
 
-    /// Ties the file to the items that a path in its code names, or to the file of the module that it names.
+    /// Adds the items that a path in the code names, or the module if it names no item.
     fn name(&mut self, path: &[String]) {
         let Some(first) = path.first() else { return };
         self.begun.insert(first.clone());
@@ -78,21 +79,21 @@ impl Walker<'_> {
             match target {
                 Target::Item { file, name } => {
                     is_item = true;
-                    self.tie(file, &name, true);
+                    self.add(file, &name, true);
                 }
                 Target::Module(id) => module = Some(id),
             }
         }
-        // A single segment that is a module is a variable or a field of that name.
+        // A lone segment cannot name a module here: it is a variable or a field of that name.
         if let (Some(module), [_, .., last], false) = (module, path, is_item) {
-            self.tie_module(module, last, true);
+            self.add_module(module, last, true);
         }
     }
 
     fn name_macro(&mut self, name: &str) {
         self.name(&[name.to_owned()]);
         if let Some(file) = textual_macro(self.tree, self.module, name) {
-            self.tie(file, name, true);
+            self.add(file, name, true);
         }
     }
 
@@ -104,12 +105,12 @@ impl Walker<'_> {
             match (target, &import.kind) {
                 (Target::Item { file, name }, _) => {
                     let used = !(re_exported && self.tree.is_below(self.tree.files[file].module, self.module));
-                    self.tie(file, &name, used);
+                    self.add(file, &name, used);
                 }
                 (Target::Module(module), ImportKind::Glob)
                     if re_exported && self.tree.is_below(module, self.module) =>
                 {
-                    self.tie_module(module, "*", false);
+                    self.add_module(module, "*", false);
                 }
                 (Target::Module(module), ImportKind::Glob) => self.globs.push(module),
                 (Target::Module(module), ImportKind::Name(name)) if !any_item => {
@@ -120,17 +121,17 @@ impl Walker<'_> {
         }
     }
 
-    /// An import through which no item was found ties the file to the module's file.
-    fn tie_unused_imports(&mut self) {
+    /// Adds the imported modules through which the file names no item.
+    fn add_unused_imports(&mut self) {
         for (name, module) in std::mem::take(&mut self.modules) {
             if !self.begun.contains(&name) {
-                self.tie_module(module, &name, true);
+                self.add_module(module, &name, true);
             }
         }
         for module in std::mem::take(&mut self.globs) {
             let named = |name: &String| lookup(self.tree, module, name, &mut Vec::new()).is_some();
             if !self.begun.iter().any(named) {
-                self.tie_module(module, "*", true);
+                self.add_module(module, "*", true);
             }
         }
     }
@@ -256,30 +257,4 @@ impl<'ast> Visit<'ast> for Walker<'_> {
 
     /// `pub(in path)` names no item.
     fn visit_vis_restricted(&mut self, _: &'ast VisRestricted) {}
-}
-
-/// The names of the variables that a function binds anywhere.
-struct Variables(HashSet<String>);
-
-impl Variables {
-    fn of(walk: impl FnOnce(&mut Self)) -> Self {
-        let mut names = Self(HashSet::new());
-        walk(&mut names);
-        names
-    }
-}
-
-impl<'ast> Visit<'ast> for Variables {
-    fn visit_pat_ident(&mut self, pattern: &'ast PatIdent) {
-        let name = text(&pattern.ident);
-        if is_variable(&name) {
-            self.0.insert(name);
-        }
-        visit::visit_pat_ident(self, pattern);
-    }
-}
-
-/// Whether an identifier in a pattern binds a variable; the others are constants and unit structs.
-fn is_variable(name: &str) -> bool {
-    !name.starts_with(char::is_uppercase)
 }

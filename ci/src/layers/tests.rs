@@ -1,4 +1,4 @@
-//! A crate whose layers are breached.
+//! A crate that breaches its layers.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -25,8 +25,8 @@ fn uses_of_neighbours_and_of_layers_above_are_refused() {
     assert_eq!(
         breaches_of(&graphs[0], &[&["ground", "beside"], &["gone"], &["top"]]),
         [
-            "layered: say in ci/src/layers.rs in which layer `new` lies",
-            "layered: ci/src/layers.rs names `gone`, which is not a module",
+            "layered: module `new` is in no layer: add it to ci/src/layers.rs",
+            "layered: ci/src/layers.rs lists `gone`, which is not a module",
             "layered: `ground` must not use `top`\n    src/ground.rs -> src/top/inner.rs: run",
             "layered: `beside` must not use the root file\n    src/beside.rs -> src/lib.rs: LIMIT",
             "layered: `beside` must not use `ground`\n    src/beside.rs -> src/ground.rs: Low",
