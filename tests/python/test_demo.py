@@ -1,4 +1,4 @@
-"""The demo's fixtures: ratings follow the rules, the dimensions conflict, and the tokenizer knows the domain."""
+"""The demo's fixtures: ratings follow the rules, the dimensions conflict, and the tokenizer covers the domain."""
 
 import json
 import math
@@ -21,7 +21,7 @@ def records(name):
 
 
 @pytest.mark.parametrize("name", ["records.jsonl", "eval.jsonl"])
-def test_ratings_are_what_the_rules_give(name):
+def test_ratings_follow_the_rules(name):
     num_missing = 0
     for record in records(name):
         for completion in record["completions"]:
@@ -55,7 +55,7 @@ def test_the_rater_gives_the_ratings_of_the_records():
     assert num_ratings > 7000, num_ratings
 
 
-def test_the_generator_gives_the_committed_files():
+def test_the_generator_writes_the_committed_files():
     subprocess.run([sys.executable, DEMO / "make_records.py", "--check"], check=True)
 
 
@@ -67,7 +67,7 @@ def test_held_out_prompts_are_unseen():
     assert not held_out & seen
 
 
-def test_no_style_or_place_gives_the_best_response_away():
+def test_neither_style_nor_position_gives_the_best_response_away():
     best_places, best_styles, num_records = {}, {}, 0
     for record in records("eval.jsonl"):
         ratings = [rules.rate(record["instruction"], c["response"]) for c in record["completions"]]
@@ -83,7 +83,7 @@ def test_no_style_or_place_gives_the_best_response_away():
     assert max(best_styles.values()) < 0.4 * num_records
 
 
-def test_each_rule_can_be_pulled_alone():
+def test_each_rule_can_be_triggered_on_its_own():
     prompt = "Tell me about the otter. Use at most 10 words and end with the word thanks."
     rate = lambda response: rules.rate(prompt, response)  # noqa: E731
     assert rate("The otter eats fish. Thanks.") == {
