@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ci/compare_steering.sh on the demo's island, into runs/steer. Some minutes on two cores.
+# Runs ci/compare_steering.sh on the island of the demo and writes runs/steer. Takes a few minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
