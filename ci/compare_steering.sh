@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Measures what λ controls: compares a λ-adapter, a specialist for each dimension, their linear mix (a rewarded soup), and
-# training on random λ that the model does not see. Ends with a table and OUT/report/index.html; every call trains and
-# measures everything again.
+# Measures what λ controls: compares a λ-adapter, a specialist for each dimension, their linear mix (a rewarded soup),
+# and training on random λ that the model does not see. Ends with a table and OUT/report/index.html; every call trains
+# and measures everything again.
 #
 #   ci/compare_steering.sh CONFIGS OUT MODEL EVAL_RECORDS RATER DIMENSION...
 #

@@ -7,8 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 model=${1:-}
 if [ ! -f "$model/config.json" ]; then
-  echo "${model:-MODEL} is not a model folder: pass make steer-stories MODEL=DIR a model of children's stories in Hugging" \
-    "Face's layout with a chat template." >&2
+  echo "${model:-MODEL} is not a model folder: run make steer-stories MODEL=DIR with a model of children's stories in" \
+    "Hugging Face's layout that has a chat template." >&2
   exit 2
 fi
 
