@@ -1,7 +1,7 @@
 """Stages 6 and 7 as a `torch.autograd.Function`: log-probs and the listwise loss, whose backward runs in the library.
 
 Shapes: R rows of T tokens, H hidden size, V vocabulary size, B prompts, M dimensions, C responses, S sequences (C, or
-M·C in the expanded layout), K target tokens.
+M·C in the expanded layout), K target tokens. Numbers in parentheses are those of the equations in docs/method.md.
 """
 
 from __future__ import annotations
