@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# What λ controls: a λ-adapter, a specialist for each dimension, their linear mix (a rewarded soup), and training on random λ
-# that the model does not see. Ends with a table and OUT/report/index.html; trains and measures anew each time.
+# Measures what λ controls: compares a λ-adapter, a specialist for each dimension, their linear mix (a rewarded soup),
+# and training on random λ that the model does not see. Ends with a table and OUT/report/index.html; every call trains
+# and measures everything again.
 #
 #   ci/compare_steering.sh CONFIGS OUT MODEL EVAL_RECORDS RATER DIMENSION...
 #
-# CONFIGS holds specialist.toml, unconditioned.toml and lambda_adapter.toml.
+# CONFIGS contains specialist.toml, unconditioned.toml and lambda_adapter.toml; RATER is a command.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 configs=$1 out=$2 model=$3 eval_records=$4 rater=$5

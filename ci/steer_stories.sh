@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# ci/compare_steering.sh on stories that MODEL, a model of children's stories, continues in many ways; into runs/stories.
-# Some minutes on two cores.
+# Runs ci/compare_steering.sh on continuations of stories by MODEL, a model of children's stories, and writes
+# runs/stories. Takes a few minutes on two cores.
 #
 #   ci/steer_stories.sh MODEL
 set -euo pipefail
 cd "$(dirname "$0")/.."
 model=${1:-}
 if [ ! -f "$model/config.json" ]; then
-  echo "${model:-MODEL} is no model's folder: make steer-stories MODEL=DIR takes a model of children's stories, in Hugging Face's" \
-    "layout and with a chat template." >&2
+  echo "${model:-MODEL} is not a model folder: run make steer-stories MODEL=DIR with a model of children's stories in" \
+    "Hugging Face's layout that has a chat template." >&2
   exit 2
 fi
 

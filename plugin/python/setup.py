@@ -16,9 +16,9 @@ TORCH_VERSION = "2.11.0"  # tch's: ARCHITECTURE.md, "Pins"
 
 
 def find_torch():
-    """The torch folder of the environment that pip installs into, which a build in isolation does not see."""
+    """Returns the torch folder of the environment that pip installs into, which an isolated build does not see."""
     find = "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
-    # -I: without the variables by which pip hides the environment.
+    # -I ignores the environment variables with which pip isolates the build.
     found = subprocess.run([sys.executable, "-I", "-c", find], capture_output=True, text=True, check=True).stdout.strip()
     if not found:
         raise SystemExit(f"lambda_dpo is built against torch: install torch=={TORCH_VERSION} here first.")
@@ -30,7 +30,7 @@ def find_torch():
 
 
 def build_library():
-    """Runs cargo, unless LAMBDA_DPO_LIBRARY names a library that was built for this torch; gives the library's path."""
+    """Builds the library, unless LAMBDA_DPO_LIBRARY names one that was built for this torch; returns its path."""
     if built := os.environ.get("LAMBDA_DPO_LIBRARY"):
         find_torch()
         return Path(built)
@@ -42,17 +42,17 @@ def build_library():
     target = Path(os.environ.get("CARGO_TARGET_DIR", WORKSPACE / "target"))
     command = ["cargo", "build", "--release", "--locked", "-p", "lambda-dpo-cdylib"]
     if (WORKSPACE / ".libtorch").resolve() != torch:
-        # The checkout's own build folder serves the torch of its .venv; another torch has one of its own.
+        # The checkout's own build folder is for the torch in its .venv; use a separate one for another torch.
         target = target / "python"
         command += ["--target-dir", str(target)]
-        # Over .cargo/config.toml, key by key: cargo takes no tables here. JSON's strings are TOML's.
+        # Overrides .cargo/config.toml key by key, because --config does not accept tables. JSON strings are valid TOML.
         command += ["--config", f"env.LIBTORCH.value={json.dumps(str(torch))}", "--config", "env.LIBTORCH.relative=false"]
     subprocess.run(command, cwd=WORKSPACE, check=True)
     return target / "release" / "liblambda_dpo.so"
 
 
 class BuildWithLibrary(build_py):
-    """Puts the library and the version of its torch beside the modules."""
+    """Adds the library and the version of its torch to the package."""
 
     def run(self):
         super().run()
@@ -65,7 +65,7 @@ class BuildWithLibrary(build_py):
 
 
 class PlatformWheel(bdist_wheel):
-    """Any Python 3 on this platform: the library has a C interface."""
+    """Wheel for any Python 3 on this platform, because the library has a C interface."""
 
     def get_tag(self):
         return ("py3", "none", super().get_tag()[2])

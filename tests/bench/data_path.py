@@ -1,11 +1,12 @@
-"""The data path: the paper's converter, processor and collator in Python against the core's. Figure 7.
+"""The data path: the paper's converter, processor and collator in Python, compared with the core's. Figure 7.
 
-    python data_path.py RECORDS MODEL     serves the paper's
+    python data_path.py RECORDS MODEL     serves the paper's data path
 
-Written from the description of how they behave: ratings "4" -> 4.0, what is missing or no number -> 1.0, softmax at
-temperature 1, records without exactly four responses left out; 16 sequences a record, labels -100 on the prompt;
-padding to a multiple of 8. Where the description leaves a choice, the plainer and faster way is taken: no `datasets`
-between the stages, a prompt format found once; a batch's tensors are made of padded lists, as `tokenizer.pad` does.
+Written from the description of their behaviour (docs/method.md): ratings "4" -> 4.0, missing or not a number -> 1.0,
+softmax at temperature 1, records without exactly four responses left out; 16 sequences per record, labels -100 on the
+prompt; padding to a multiple of 8. If the description leaves a choice, the simpler and faster way is taken: no
+`datasets` between the stages, and the prompt format is determined once; batches are made from padded lists, as by
+`tokenizer.pad`.
 """
 
 import json
@@ -37,7 +38,7 @@ def score(completion: dict, dimension: str) -> float:
 
 
 def convert(record: dict) -> dict | None:
-    """C.1: for every dimension the responses, their scores and the softmax over them."""
+    """C.1: for each dimension, the responses and the softmax over their scores."""
     completions = record["completions"]
     if len(completions) != NUM_RESPONSES:
         return None
@@ -58,9 +59,9 @@ def read(records: Path) -> list[dict]:
 
 
 class Processor:
-    """C.2: one sample to 16 sequences.
+    """C.2: tokenises one sample into 16 sequences.
 
-    It encodes 36 texts a record: in each dimension the prompt, then prompt and response of each of the four.
+    It encodes 36 texts per record: in each dimension the prompt, then the prompt and the response of each of the four.
     """
 
     def __init__(self, model: Path):
@@ -89,7 +90,7 @@ class Processor:
 
 
 def collate(features: list[dict]) -> dict[str, torch.Tensor]:
-    """C.3: the sequences of all samples padded on the right, and the probabilities beside them."""
+    """C.3: pads the sequences of all samples on the right and stacks their probabilities."""
     rows = {
         key: [row for feature in features for row in feature[key]] for key in ("input_ids", "attention_mask", "labels")
     }
@@ -108,7 +109,7 @@ class PaperDataPath:
         self.features = [self.processor(sample) for sample in read(records)]
 
     def batches(self, features: list[dict]) -> dict[str, torch.Tensor]:
-        """Makes them all, keeps the first."""
+        """Makes all batches and returns the first."""
         made = [collate(features[at : at + BATCH_SIZE]) for at in range(0, len(features), BATCH_SIZE)]
         return made[0]
 
@@ -128,14 +129,14 @@ class PaperDataPath:
 
 
 def digest(batch: dict[str, torch.Tensor]) -> dict:
-    """Numbers that tell whether the other side made the same batch: each entry weighted by its place."""
+    """Numbers to compare batches by: for each tensor, the sum of its entries weighted by their position."""
     flat = {key: tensor.flatten() for key, tensor in batch.items()}
     flat["pi_target"] = flat["pi_target"].double()
     return {key: (tensor * (torch.arange(len(tensor)) % 9973 + 1)).sum().item() for key, tensor in flat.items()}
 
 
 def write_records(file: Path, num_records: int) -> None:
-    """Records of UltraFeedback's form and lengths out of the demo's sentences, with a rating missing now and then."""
+    """Writes records with UltraFeedback's schema and lengths from the demo's sentences; some ratings are missing."""
     demo = (ROOT / "fixtures" / "demo" / "records.jsonl").read_text().splitlines()
     completions = (completion for line in demo for completion in json.loads(line)["completions"])
     sentences = [sentence for completion in completions for sentence in completion["response"].split(". ")]
@@ -191,7 +192,7 @@ def compare(scratch: Path, num_records: int, num_rounds: int) -> dict:
 def check_digests(ours: dict, paper: dict) -> None:
     for key, value in paper.items():
         if not abs(ours[key] - value) <= 1e-6 * abs(value):
-            raise SystemExit(f"{key} of the first expanded batch differs between the two: {ours[key]} and {value}.")
+            raise SystemExit(f"{key} of the first expanded batch differs: {ours[key]} here, {value} in the paper's.")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The decoder of the floor (c): a Llama with nothing in it but what an SFT step needs.
+"""The decoder of the floor (c): a minimal Llama with only what an SFT step needs.
 
-Transformers' own decoder gives the same loss (oracles.py, c-hf); this one is the floor because it is the faster one.
+Transformers' own decoder computes the same loss (oracles.py, c-hf); this one is the floor because it is faster.
 """
 
 import json
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 
 class Floor(nn.Module):
-    """A Llama of `LlamaConfig`'s plain kind: no biases, no grouped queries, untied head."""
+    """Plain Llama: no biases, no grouped-query attention, untied head."""
 
     def __init__(self, folder: Path):
         super().__init__()
@@ -23,7 +23,7 @@ class Floor(nn.Module):
         self.padding_id = config["pad_token_id"]
         self.theta = config.get("rope_theta") or config["rope_parameters"]["rope_theta"]
         weights = load_file(folder / "model.safetensors")
-        # Copies: the file's own pages are no place for an optimiser to write to.
+        # Copied, because the optimiser must not write to the pages of the mapped file.
         self.weights = nn.ParameterDict({name.replace(".", "/"): weight.clone() for name, weight in weights.items()})
 
     def weight(self, name: str) -> torch.Tensor:

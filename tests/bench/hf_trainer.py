@@ -1,8 +1,8 @@
-"""Steps of `LambdaDPOTrainer` (packed rows, cached reference, fused head) beside those of a Trainer on padded rows.
+"""Compares steps of `LambdaDPOTrainer` (packed rows, cached reference, fused head) with a Trainer's on padded rows.
 
-The other side is what a careful user writes by hand: every response once as a padded row, the reference model each step, log-
-probs from whole logits. Both train the same 21-million-parameter Llama on the same records, each in a process of its own, turn
-by turn. Run it in the environment that `make test-python` makes:
+The other side is what a careful user would write by hand: each response once as a padded row, the reference model run
+in each step, log-probs from materialised logits. Both train the same 21-million-parameter Llama on the same records, in
+separate processes that take turns. Run it in the environment that `make test-python` creates:
 
     .venvs/trainer/bin/python tests/bench/hf_trainer.py
 """
@@ -24,7 +24,7 @@ LOSS_TOLERANCE = 1e-4
 
 
 def features(vocab_size, count):
-    """Tokenised samples of UltraFeedback-like lengths, their targets the same in both sides."""
+    """Tokenised samples with UltraFeedback-like lengths; both sides get the same targets."""
     import torch
 
     generator = torch.Generator().manual_seed(1)
@@ -48,7 +48,7 @@ def features(vocab_size, count):
 
 
 def padded_rows_trainer(base):
-    """LambdaDPOTrainer with a loss in plain PyTorch in the place of its own."""
+    """LambdaDPOTrainer with a loss in plain PyTorch instead of its own."""
     import torch
     import torch.nn.functional as F
 
@@ -70,7 +70,7 @@ def padded_rows_trainer(base):
 
 
 def side(name, model_folder, num_steps):
-    """One side's process: prints its step times, losses and peak memory."""
+    """Runs one side in this process; prints its step times, losses and peak memory."""
     import datasets
     import torch
     from transformers import AutoModelForCausalLM, TrainerCallback
@@ -126,13 +126,13 @@ def side(name, model_folder, num_steps):
 
 
 def peak_bytes():
-    """Most memory that this process has had so far."""
+    """Peak resident memory of this process so far."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def write_model(folder):
-    """METHOD's 21-million-parameter shape, with random weights."""
+    """Writes a Llama of docs/method.md's 21-million-parameter shape with random weights."""
     import torch
     from scenario import Scenario
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -173,13 +173,14 @@ def main():
     for mine, theirs in zip(ours[0]["losses"], rows[0]["losses"], strict=True):
         # Not `>`, which NaN would pass.
         if not abs(mine - theirs) <= LOSS_TOLERANCE:
-            raise SystemExit(f"The losses are {mine} and {theirs}: times of different steps are worth nothing.")
+            raise SystemExit(f"The losses are {mine} and {theirs}: times of different steps cannot be compared.")
     secs = {name: statistics.median(sum((run["secs"] for run in runs), [])) for name, runs in results.items()}
     peak = {name: max(run["peak_bytes"] for run in runs) / 2**20 for name, runs in results.items()}
     own = {name: max(run["peak_bytes"] - run["imports_bytes"] for run in runs) / 2**20 for name, runs in results.items()}
-    print(f"step: {secs['ours']:.3f} s, padded rows {secs['rows']:.3f} s: {secs['rows'] / secs['ours']:.2f} times faster")
-    for what, mib in [("peak memory", peak), ("peak memory beyond the imports'", own)]:
-        print(f"{what}: {mib['ours']:.0f} MiB, padded rows {mib['rows']:.0f} MiB: {mib['ours'] / mib['rows']:.2f} of it")
+    print(f"step: {secs['ours']:.3f} s, padded rows {secs['rows']:.3f} s: {secs['rows'] / secs['ours']:.2f}× faster")
+    for what, mib in [("peak memory", peak), ("peak memory without the imports", own)]:
+        share = mib["ours"] / mib["rows"]
+        print(f"{what}: {mib['ours']:.0f} MiB, padded rows {mib['rows']:.0f} MiB: {share:.2f}× as much")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Log-probs and their backward at a large vocabulary: the plugin's against logits that exist as a whole. Figure 4.
+"""Log-probs and their backward at a large vocabulary: the plugin's, compared with materialised logits. Figure 4.
 
 python log_probs.py FILE frozen|trained     serves the materialised version
 """
@@ -18,7 +18,7 @@ TOLERANCE = 1e-4
 
 
 class Materialised:
-    """PyTorch's shortest way: all logits, cross_entropy, backward."""
+    """The simplest way in PyTorch: all logits, cross_entropy, backward."""
 
     def __init__(self, file: Path, trains_head: bool):
         tensors = load_file(file)
@@ -43,7 +43,7 @@ class Materialised:
 
 
 def compare(scratch: Path, vocab_size: int, hidden_size: int, num_targets: int, num_rounds: int) -> dict:
-    """Times in turn, and memory at the peak beyond inputs and the head's own gradient, as a share of the logits'."""
+    """Compares times, and peak memory beyond the inputs and the head's gradient as a share of the logits' size."""
     file = scratch / f"log_probs_{vocab_size}_{hidden_size}_{num_targets}.safetensors"
     torch.manual_seed(5)
     hidden, lm_head = torch.randn(num_targets, hidden_size), torch.randn(vocab_size, hidden_size) / hidden_size**0.5
@@ -56,7 +56,7 @@ def compare(scratch: Path, vocab_size: int, hidden_size: int, num_targets: int, 
     result = {"vocab_size": vocab_size, "hidden_size": hidden_size, "num_targets": num_targets}
     for head in ("frozen", "trained"):
         sides = [rust_side("ours", "log-probs", file, head), python_side("torch", "log_probs.py", file, head)]
-        # The warm-up and the measure of memory are one: at these sizes a step is long.
+        # The step that measures memory is also the warm-up, because a step takes long at these sizes.
         peaks = {side.name: side.peak_bytes() for side in sides}
         timings = alternate(sides, num_rounds, num_warm=0)
         check_agreement(*(timings[side.name].answers[0] for side in sides))
@@ -80,7 +80,7 @@ def check_agreement(ours: dict, theirs: dict) -> None:
             continue
         if not abs(ours[key] - theirs[key]) <= TOLERANCE * abs(theirs[key]):
             raise SystemExit(
-                f"{key} is {ours[key]} here and {theirs[key]} with all logits: the times are worth nothing."
+                f"{key} is {ours[key]} here and {theirs[key]} with all logits: their times cannot be compared."
             )
 
 

@@ -1,4 +1,4 @@
-"""What the machine's matrix products reach at a model's shapes: every product of a step's forward and backward, alone.
+"""Measures the machine's matrix products at a model's shapes: each product of a step's forward and backward.
 
 python matmul.py SCENARIO_FOLDER
 """
@@ -14,7 +14,7 @@ from serving import serve
 
 
 class Products:
-    """For each weight [out, in] and its input [tokens, in]: forward, gradient of the input, gradient of the weight."""
+    """For each weight [out, in] and its input [tokens, in]: the forward and the gradients of input and weight."""
 
     def __init__(self, folder: Path):
         config = json.loads((folder / "model" / "config.json").read_text())

@@ -1,15 +1,15 @@
-"""The steps that the program's step is compared with, in plain PyTorch. One process serves one of them:
+"""The steps in plain PyTorch that the program's step is compared with. One process serves one of them:
 
     python oracles.py ORACLE SCENARIO_FOLDER
 
-a      Appendix B as written: 4 x 4 rows a prompt, logits of every position, the reference model run in each step
-b      the same with the duplicate rows removed
-c      the floor: an SFT step over the same unique tokens, [prompt][y1]..[yN] as one causal sequence, logits at its
-       targets only
-c-hf   the same floor with Transformers' decoder, to see that c's own is no slower
+a      Appendix B as written: 4 x 4 rows per prompt, logits at every position, the reference model run in each step
+b      the same without the duplicate rows
+c      the floor: an SFT step on the same unique tokens, [prompt][y1]..[yN] as one causal sequence, logits only at its
+       targets
+c-hf   the same floor with Transformers' decoder, to show that the decoder of c is not slower
 
-a and b run Transformers' LlamaForCausalLM with scaled_dot_product_attention, adapters by PEFT. All update with the
-fused AdamW and clip to the same norm. `serving.py` says what the process answers.
+a and b run Transformers' LlamaForCausalLM with scaled_dot_product_attention, with adapters from PEFT. All use the fused
+AdamW and clip to the same norm. `serving.py` describes the protocol.
 """
 
 import json
@@ -37,7 +37,7 @@ def load_model(folder: Path) -> LlamaForCausalLM:
 
 
 class ListwiseOracle:
-    """Appendix B, with `copies` = 4 of each response as the paper has them, or 1."""
+    """Appendix B, with `copies` of each response: 4 as in the paper, or 1."""
 
     def __init__(self, folder: Path, settings: dict, copies: int):
         self.copies, self.settings = copies, settings
@@ -54,7 +54,7 @@ class ListwiseOracle:
         self.weights = torch.tensor(settings["lambda"])
 
     def rows(self, prompts: list) -> tuple[torch.Tensor, ...]:
-        """[rows, T]: prompt by prompt, copy by copy, response by response, padded to a multiple of 8."""
+        """[rows, T], ordered by prompt, copy and response, padded to a multiple of 8."""
         rows = [
             (prompt["prompt"], response)
             for prompt in prompts
@@ -74,7 +74,7 @@ class ListwiseOracle:
         return input_ids, attention_mask, labels
 
     def mean_log_probs(self, model) -> torch.Tensor:
-        """[rows] as in B.1: every position's logits, a log-softmax over all of them, then the labels' entries."""
+        """[rows] as in B.1: logits at every position, a log-softmax over all of them, then the labels' entries."""
         logits = model(input_ids=self.input_ids, attention_mask=self.attention_mask).logits
         log_probs = F.log_softmax(logits[:, :-1], dim=-1)
         targets = self.labels[:, 1:].clone()
@@ -107,7 +107,7 @@ class ListwiseOracle:
 
 
 class SftOracle:
-    """The mean negative log-likelihood of the responses, prompt by prompt one causal sequence."""
+    """Mean negative log-likelihood of the responses, with each prompt and its responses as one causal sequence."""
 
     def __init__(self, folder: Path, settings: dict, transformers: bool):
         self.decoder = None
@@ -118,7 +118,7 @@ class SftOracle:
         rows = [prompt["prompt"] + sum(prompt["responses"], []) for prompt in settings["prompts"]]
         self.input_ids = torch.tensor(rows)
         length = len(settings["prompts"][0]["prompt"])
-        # [R, T]: the last position predicts nothing, every one before it from the prompt's last on a response's token.
+        # [R, T]: positions from the last of the prompt up to the last but one of the row predict a response's token.
         predicts = torch.zeros(self.input_ids.shape, dtype=torch.bool)
         predicts[:, length - 1 : -1] = True
         self.positions = predicts.flatten().nonzero().squeeze(1)
@@ -147,7 +147,7 @@ def make_oracle(name: str, folder: Path):
 
 
 class Learner:
-    """What every oracle does with its loss."""
+    """Training step of an oracle: backward, clipping and update."""
 
     def __init__(self, oracle, settings: dict):
         self.oracle, self.max_grad_norm = oracle, settings["max_grad_norm"]

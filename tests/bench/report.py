@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and its plots, out of the measured figures and report.md, which holds the words."""
+"""Writes docs/benchmarks.md and its plots from the measured figures and the text in report.md."""
 
 import json
 import os
@@ -9,17 +9,17 @@ from string import Template
 import sides
 
 HERE = Path(__file__).parent
-# What stands in the report from here on was measured elsewhere and stays.
+# The report from here on was measured elsewhere and is kept.
 KEPT_FROM = "\n## CUDA"
 
 
 QUICK = (
-    "**Measured with --quick, on smaller shapes and in fewer rounds: the targets do not speak of these figures.**\n\n"
+    "**Measured with --quick, on smaller shapes and in fewer rounds: the targets do not apply to these figures.**\n\n"
 )
 
 
 def write(sections: dict[str, dict], out: Path, is_quick: bool) -> None:
-    """Writes the report, and the plots into a folder of the report's name beside it."""
+    """Writes the report, and its plots into a folder with the report's name."""
     figures = {name: section["figures"] for name, section in sections.items()}
     words = {
         "machine": (QUICK if is_quick else "") + machine(sections),
@@ -88,9 +88,9 @@ def summary(figures: dict) -> list[list]:
     add(1, "full step: (a) / ours", spread(full["ratios"]["a"]), "≥ 10", full["ratios"]["a"]["median"] >= 10)
     add(1, "full step: (b) / ours", spread(full["ratios"]["b"]), "≥ 2.5", full["ratios"]["b"]["median"] >= 2.5)
     add(1, "full step: ours / (c)", spread(of_c), "≤ 1.15", of_c["median"] <= 1.15)
-    cache = f"; the cache costs {lora['reference_seconds']:.2f} s a prompt, once"
+    cache = f"; the cache takes {lora['reference_seconds']:.2f} s per prompt, once"
     huge = inverse(full["ratios"]["c-huge"])
-    add(1, "the same, (c) with huge pages too", spread(huge), "≤ 1.15", huge["median"] <= 1.15)
+    add(1, "the same, (c) also with huge pages", spread(huge), "≤ 1.15", huge["median"] <= 1.15)
     add(2, "LoRA step: (b) / ours", spread(lora["ratios"]["b"]) + cache, "≥ 3", lora["ratios"]["b"]["median"] >= 3)
     for name, wanted in (("a", 10), ("b", 3)):
         found = full["memory_ratios"][name]
@@ -98,7 +98,7 @@ def summary(figures: dict) -> list[list]:
     for head, wanted in (("frozen", 1.15), ("trained", 1.4)):
         found = vocabulary[head]
         share = found["share_of_logits"]["ours"]
-        add(4, f"log-probs, {head} head: memory / that of the logits", percent(share), "< 10 %", share < 0.1)
+        add(4, f"log-probs, {head} head: memory / size of the logits", percent(share), "< 10 %", share < 0.1)
         is_met = found["ratio"]["median"] <= wanted
         add(4, f"log-probs, {head} head: time / materialised", spread(found["ratio"]), f"≤ {wanted}", is_met)
     shares = full["shares"]
@@ -148,8 +148,8 @@ def steps(figures: dict) -> str:
     agreement = [figures[name]["agreement"] for name in titles]
     worst = {key: max(found[key] for found in agreement) for key in ("loss", "grad_norm")}
     return (
-        f"{text}\n\nMatmul rate at the model's shapes, in the same runs: {rates}. Largest relative differences between "
-        f"ours and (a), (b) over all steps: loss {worst['loss']:.1e}, gradient norm {worst['grad_norm']:.1e}."
+        f"{text}\n\nMatmul rate at the model's shapes in the same runs: {rates}. Largest relative differences of ours "
+        f"from (a) and (b) over all steps: loss {worst['loss']:.1e}, gradient norm {worst['grad_norm']:.1e}."
     )
 
 
@@ -185,7 +185,7 @@ def records(figure: dict) -> str:
     titles = {
         "without-tokenising": "conversion and collation, our packed layout",
         "expanded": "the same, both with the paper's 16 rows",
-        "with-tokenising": "records to batches, tokenisation included",
+        "with-tokenising": "records to batches, with tokenisation",
     }
     for key, title in titles.items():
         found = figure[key]
@@ -196,8 +196,8 @@ def records(figure: dict) -> str:
     return (
         f"{figure['num_records']} records, {megabytes:.1f} MB:\n\n"
         + table(["", "ours s", "paper's s", "ratio"], rows)
-        + f"\n\nConversion alone takes {convert['ours']:.3f} s against {convert['paper']:.3f} s, collation "
-        f"{collate['ours']:.3f} s against {collate['paper']:.3f} s."
+        + f"\n\nConversion takes {convert['ours']:.3f} s compared with {convert['paper']:.3f} s, collation "
+        f"{collate['ours']:.3f} s compared with {collate['paper']:.3f} s."
     )
 
 
@@ -218,7 +218,7 @@ def data_memory(figure: dict) -> str:
 
 
 def criterion() -> str:
-    """Medians of the last `cargo bench`."""
+    """Table of the medians of the last `cargo bench`."""
     folder = sides.PROGRAM.parent.parent / "criterion"
     rows = []
     for file in sorted(folder.glob("**/new/estimates.json")):
@@ -228,7 +228,7 @@ def criterion() -> str:
         low, high = milliseconds(interval["lower_bound"]), milliseconds(interval["upper_bound"])
         rows.append([name, milliseconds(median["point_estimate"]), f"{low} to {high}"])
     if not rows:
-        return "Not run: `cargo bench` has left nothing."
+        return "Not measured: there are no results of `cargo bench`."
     return table(["benchmark", "median ms", "95 % interval of the median"], rows)
 
 
@@ -237,8 +237,8 @@ def milliseconds(nanoseconds: float) -> str:
 
 
 def plot(figure: dict, x_name: str, out: Path) -> None:
-    """Lets the Rust side draw, which has a library for it."""
+    """Draws the plot with the program `bench`, which has a library for it."""
     series = {name: points for name, points in figure["points"].items()}
-    request = {"title": f"step time over {x_name}", "x": x_name, "y": "seconds a step", "series": series}
+    request = {"title": f"step time over {x_name}", "x": x_name, "y": "seconds per step", "series": series}
     out.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([sides.PROGRAM, "plot", os.fspath(out)], input=json.dumps(request), text=True, check=True)

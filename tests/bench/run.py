@@ -1,10 +1,11 @@
-"""Every figure of docs/benchmarks.md, in one run. `make bench` calls it.
+"""Measures all figures of docs/benchmarks.md in one run. `make bench` calls it.
 
     run.py [--quick] [--only SECTION ...] [--out FILE]
 
-Each section's figures are written to target/bench/<section>.json as soon as they are there, the report is made of all
-of them at the end: a section can be measured again by itself with --only. --quick measures smaller shapes fewer times,
-to see that all of it works, and reports to target/bench/quick.md; its figures are not those that the report speaks of.
+The figures of each section are written to target/bench/<section>.json as soon as they are measured, and the report is
+made from all of them at the end, so --only can measure a single section again. --quick measures smaller shapes fewer
+times, to check that everything works, and reports to target/bench/quick.md; the report's text does not describe its
+figures.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def data_memory(scratch: Path, quick: bool) -> dict:
     runs = []
     for gigabytes in (0.005, 0.02) if quick else (0.05, 0.2, 2.0):
         found = scratch / f"data_memory-{gigabytes}.json"
-        # In a process without torch: what a parent holds at the fork counts as its child's peak.
+        # In a process without torch, because a parent's memory at the fork counts towards its child's peak.
         command = [sys.executable, ROOT / "ci" / "big_data.py", "--folder", scratch, "--gigabytes", str(gigabytes)]
         subprocess.run([*command, "--json", found], check=True)
         runs.append(json.loads(found.read_text()))
@@ -121,13 +122,13 @@ def main() -> None:
     results.mkdir(parents=True, exist_ok=True)
     about = machine()
     if about["load_average"] > 0.5:
-        print(f"The load average is {about['load_average']:.1f}: other work disturbs the figures.", flush=True)
+        print(f"The load average is {about['load_average']:.1f}: other work distorts the figures.", flush=True)
     with tempfile.TemporaryDirectory(dir=results) as scratch:
         for name in options.only:
             print(f"{name} ...", end=" ", flush=True)
             started = time.monotonic()
             figures = SECTIONS[name](Path(scratch), options.quick)
-            # Each section tells what it was taken on, as it may be newer than the others.
+            # Each section records its machine, because it may be newer than the others.
             (results / f"{name}.json").write_text(json.dumps({"machine": about, "figures": figures}, indent=1) + "\n")
             print(f"{time.monotonic() - started:.0f} s", flush=True)
     missing = [name for name in SECTIONS if not (results / f"{name}.json").exists()]
@@ -137,7 +138,7 @@ def main() -> None:
     out = options.out or (RESULTS / "quick.md" if options.quick else ROOT / "docs" / "benchmarks.md")
     sections = {name: json.loads((results / f"{name}.json").read_text()) for name in SECTIONS}
     report.write(sections, out, is_quick=options.quick)
-    print(f"The report stands in {out}.")
+    print(f"The report is in {out}.")
 
 
 if __name__ == "__main__":

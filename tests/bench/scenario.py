@@ -1,11 +1,11 @@
-"""What one comparison is about: a model's shape, token lengths, an adapter or none; as files that all sides read.
+"""Scenarios of the comparisons: model shape, token lengths and adapter, written as files that all sides read.
 
-A scenario's folder holds
+A scenario's folder contains
 
-    model/, reference/   Llamas in Hugging Face's format, of different random weights; the tokenizer's words are ids
+    model/, reference/   Llamas in Hugging Face's format with different random weights; the tokenizer's words are ids
     adapter/             for LoRA: an adapter in PEFT's format whose B is not zero, so that policy and reference differ
     records.jsonl        the prompts, in UltraFeedback's format
-    run.toml             the run config that the program's own step reads
+    run.toml             the run config that the program's step reads
     tokens.json          the same prompts as token ids and target distributions, which the oracles read
 """
 
@@ -20,15 +20,15 @@ import torch
 
 DIMENSIONS = ["helpfulness", "honesty", "instruction_following", "truthfulness"]
 NUM_DIMENSIONS = NUM_RESPONSES = 4
-FIRST_ID = 3  # below it: padding and the ids of beginning and end, which no text holds
+FIRST_ID = 3  # The ids below it are padding, BOS and EOS, which do not occur in texts.
 
-# Words are ids, and a conversation is its words: token lengths are exactly what a scenario asks for.
+# Words are ids and the template adds nothing, so that lengths in tokens are exactly those of the scenario.
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] + ' ' }}{% endfor %}"
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One comparison; the defaults are METHOD's 21-million-parameter shape with UltraFeedback-like lengths."""
+    """One comparison; the defaults are docs/method.md's 21-million-parameter shape with UltraFeedback-like lengths."""
 
     name: str
     vocab_size: int = 32_000
@@ -44,12 +44,12 @@ class Scenario:
     learning_rate: float = 1e-6
     max_grad_norm: float = 1.0
     weights: tuple[float, ...] = field(default=(0.4, 0.3, 0.2, 0.1))
-    num_kv_heads: int = 0  # 0 is as many as heads
+    num_kv_heads: int = 0  # 0 means num_heads.
     is_tied: bool = False
     device: str = "cpu"
     dtype: str = "float32"
     checkpointing: bool = False
-    # Each side draws weights of its own, where speed alone is compared; then only torch is needed to write the folder.
+    # Each side draws its own weights, if only speed is compared; writing the folder then needs only torch.
     draws_weights: bool = False
 
     def with_(self, **changes) -> "Scenario":
@@ -57,7 +57,7 @@ class Scenario:
 
     @property
     def num_unique_tokens(self) -> int:
-        """Tokens of a step, each prompt and each response once."""
+        """Tokens in a step, with each prompt and each response counted once."""
         return self.num_prompts * (self.prompt_length + sum(self.response_lengths))
 
     @property
@@ -66,13 +66,13 @@ class Scenario:
 
     @property
     def layer_parameters(self) -> int:
-        """Parameters of the decoder layers' matrices."""
+        """Number of parameters in the matrices of the decoder layers."""
         attention = 2 * self.hidden_size * (self.hidden_size + self.kv_size)
         return self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
 
     @property
     def kv_size(self) -> int:
-        """Width of keys and of values."""
+        """Width of the keys, and of the values."""
         return self.hidden_size * (self.num_kv_heads or self.num_heads) // self.num_heads
 
     @property
@@ -83,7 +83,7 @@ class Scenario:
 
     @property
     def num_trained(self) -> int:
-        """All parameters, or the adapter's."""
+        """Number of trained parameters: all, or the adapter's."""
         if not self.lora_rank:
             return self.num_parameters
         of_attention = 6 * self.hidden_size + 2 * self.kv_size
@@ -91,17 +91,17 @@ class Scenario:
         return self.num_layers * self.lora_rank * (of_attention + of_mlp)
 
     def state_bytes(self, side: str) -> int:
-        """Weights (the reference model's too, where a side keeps one) and the optimiser's two moments, in float32."""
+        """Bytes of float32 weights (with the reference model's, if a side keeps one) and both optimiser moments."""
         num_adapter = self.num_trained if self.lora_rank else 0
         has_reference_model = side in ("a", "b") and not self.lora_rank
         num_weights = self.num_parameters * (2 if has_reference_model else 1) + num_adapter
         return 4 * (num_weights + 2 * self.num_trained)
 
     def step_flops(self, num_pairs: int) -> int:
-        """FLOPs of a step's products, none computed twice: 2 a multiply-add, backward = 2 forwards.
+        """FLOPs of the matrix products of a step without recomputation: 2 per multiply-add, backward = 2 forwards.
 
-        With an adapter the gradients of the weights fall away, and the adapter's own products do not count.
-        `num_pairs` counts the (query, key) pairs that attention must look at, over all prompts.
+        With an adapter, there are no gradients of the weights, and the adapter's own products are not counted.
+        `num_pairs` is the number of visible (query, key) pairs in attention, over all prompts.
         """
         layers = 2 * self.layer_parameters * self.num_unique_tokens
         head = 2 * self.hidden_size * self.vocab_size * self.num_targets
@@ -109,18 +109,18 @@ class Scenario:
         return (2 if self.lora_rank else 3) * (layers + head) + 3 * attention
 
     def tree_pairs(self) -> int:
-        """Pairs where each response sees the prompt and itself."""
+        """Visible pairs if each response attends to the prompt and itself."""
         p = self.prompt_length
         of_responses = sum(r * p + r * (r + 1) // 2 for r in self.response_lengths)
         return self.num_prompts * (p * (p + 1) // 2 + of_responses)
 
     def chain_pairs(self) -> int:
-        """Pairs where a prompt and its responses are one causal sequence."""
+        """Visible pairs if a prompt and its responses are one causal sequence."""
         length = self.prompt_length + sum(self.response_lengths)
         return self.num_prompts * (length * (length + 1) // 2)
 
     def write(self, parent: Path, seed: int = 1) -> Path:
-        """Writes the folder, if it is not there yet, and gives its path."""
+        """Writes the folder, unless it exists already, and returns its path."""
         folder = parent / self.name
         if (folder / "run.toml").exists():
             return folder
@@ -132,12 +132,12 @@ class Scenario:
         if self.lora_rank:
             self._write_adapter(folder, seed + 2)
         self._write_records(folder, seed + 3)
-        # Last: it says that the folder is whole.
+        # Written last, because it marks the folder as complete.
         (folder / "run.toml").write_text(self._run_config())
         return folder
 
     def model_config(self) -> dict:
-        """What config.json says."""
+        """Contents of config.json."""
         return {
             "model_type": "llama",
             "architectures": ["LlamaForCausalLM"],
@@ -158,7 +158,7 @@ class Scenario:
         }
 
     def _write_model(self, folder: Path, seed: int | None) -> None:
-        """The configuration, the tokenizer, and weights where there is a seed for them."""
+        """Writes the config, the tokenizer and, if there is a seed, the weights."""
         folder.mkdir(parents=True, exist_ok=True)
         if seed is None:
             (folder / "config.json").write_text(json.dumps(self.model_config()))
@@ -184,7 +184,7 @@ class Scenario:
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
     def _write_adapter(self, folder: Path, seed: int) -> None:
-        """LoRA in all linear layers in PEFT's format, B not zero."""
+        """Writes a LoRA of all linear layers in PEFT's format, with B not zero."""
         hidden, intermediate, rank = self.hidden_size, self.intermediate_size, self.lora_rank
         linear = {
             "self_attn.q_proj": (hidden, hidden),
@@ -279,7 +279,7 @@ gradient_checkpointing = {str(self.checkpointing).lower()}
 
 
 def write_safetensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Float32 tensors in the format of `safetensors`, which a machine with torch alone does not have."""
+    """Writes float32 tensors as safetensors, without the package, which a machine with only torch does not have."""
     header, start = {}, 0
     for name, tensor in tensors.items():
         end = start + 4 * tensor.numel()

@@ -1,7 +1,7 @@
-"""The protocol of a measured process: a command a line on standard input, a line of JSON on standard output for each.
+"""Protocol of a measured process: reads one command per line on stdin and answers with one line of JSON on stdout.
 
-`trim` returns free memory to the system; `drop` forgets everything that was built, too; all other commands are the
-process's own. The first line that a process writes tells its number of threads.
+`trim` returns free memory to the system; `drop` also drops everything that was built; all other commands are the
+process's own. The first line that a process writes has its number of threads.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ import torch
 
 
 def serve(commands: dict[str, Callable[[], dict]]) -> None:
-    """Answers until standard input ends. What the commands are bound to must be held by nothing else."""
+    """Answers commands until standard input ends. Nothing else may hold the objects that the commands are bound to."""
     print(json.dumps({"threads": torch.get_num_threads()}), flush=True)
     for line in sys.stdin:
         word = line.strip()
@@ -27,5 +27,5 @@ def serve(commands: dict[str, Callable[[], dict]]) -> None:
         elif word in commands:
             answer = commands[word]()
         else:
-            raise SystemExit(f"{word!r} is no command here; there are trim, drop and {', '.join(commands)}.")
+            raise SystemExit(f"{word!r} is not a command: the commands are trim, drop, {', '.join(commands)}.")
         print(json.dumps(answer), flush=True)

@@ -1,4 +1,4 @@
-"""The processes that are compared: started once, run in turn, each idle while another works."""
+"""The processes that are compared: each is started once, and they take turns while the others are idle."""
 
 import json
 import os
@@ -25,7 +25,7 @@ class Side:
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
             environment[variable] = str(NUM_THREADS)
         environment["TOKENIZERS_PARALLELISM"] = "false"
-        # Progress bars of libraries, shown where the process fails; a pipe that no one reads would fill and block it.
+        # A file, because a pipe that nobody reads would fill and block the process; shown if the process fails.
         self.messages = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [str(part) for part in command],
@@ -47,7 +47,7 @@ class Side:
         return json.loads(line)
 
     def ask(self, word: str) -> dict:
-        """Sends a command; adds the CPU seconds that all threads of the process took."""
+        """Sends a command and returns the answer, with the CPU seconds of all threads of the process added."""
         before = self.cpu_seconds()
         self.process.stdin.write(word + "\n")
         self.process.stdin.flush()
@@ -56,7 +56,7 @@ class Side:
         return answer
 
     def cpu_seconds(self) -> float:
-        """On-CPU time of the threads that live; the pools keep theirs."""
+        """CPU time of the live threads; threads of the pools never end."""
         tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
         return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
@@ -66,14 +66,14 @@ class Side:
         return int(line.split()[1]) * 1024
 
     def peak_bytes(self, word: str = "step") -> int:
-        """The largest resident set while a command runs, free memory given back before it."""
+        """Largest resident set while a command runs, after free memory was returned to the system."""
         self.ask("trim")
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
         self.ask(word)
         return self.status_bytes("VmHWM")
 
     def empty_bytes(self) -> int:
-        """The resident set once everything that was built is dropped; the process is of no use after it."""
+        """Resident set after everything that was built has been dropped; the process cannot be used afterwards."""
         self.ask("drop")
         return self.status_bytes("VmRSS")
 
@@ -94,7 +94,7 @@ def rust_side(name: str, *arguments) -> Side:
 
 @dataclass
 class Timings:
-    """What a side took, run by run."""
+    """Times of a side, run by run."""
 
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
@@ -120,7 +120,7 @@ class Timings:
 
 
 def alternate(sides: list[Side], num_rounds: int, num_warm: int = 1, word: str = "step") -> dict[str, Timings]:
-    """Runs `word` on each side in turn, again and again; the warm-up rounds do not count."""
+    """Runs the command `word` on each side in turn, round by round; the warm-up rounds are not counted."""
     timings = {side.name: Timings() for side in sides}
     for turn in range(num_warm + num_rounds):
         for side in sides:
@@ -131,7 +131,7 @@ def alternate(sides: list[Side], num_rounds: int, num_warm: int = 1, word: str =
 
 
 def ratio(slow: Timings, fast: Timings) -> dict:
-    """Ratio of medians, and of the runs of each round."""
+    """Ratio of the medians, and smallest and largest ratio of the runs of one round."""
     rounds = [a / b for a, b in zip(slow.seconds, fast.seconds)]
     return {
         "median": slow.median / fast.median,

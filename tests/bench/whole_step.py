@@ -1,4 +1,4 @@
-"""Whole training steps side by side: figures 1 to 3, 5 and 6."""
+"""Compares whole training steps: figures 1 to 3, 5 and 6."""
 
 import shutil
 import statistics
@@ -12,7 +12,7 @@ GRAD_NORM_TOLERANCE = 1e-4
 
 
 def open_sides(names: list[str], folder: Path) -> list[Side]:
-    """`ours`, an oracle of oracles.py, `c-huge` ((c) told to use huge pages, as ours does by itself), or `matmul`."""
+    """Opens sides: `ours`, an oracle of oracles.py, `c-huge` ((c) with huge pages, as ours always has), `matmul`."""
     sides = []
     for name in names:
         if name == "ours":
@@ -27,7 +27,7 @@ def open_sides(names: list[str], folder: Path) -> list[Side]:
 
 
 def check_agreement(timings: dict[str, Timings], others: list[str]) -> dict:
-    """Refuses to compare times of steps that do not compute the same; gives the largest relative differences."""
+    """Checks that the sides compute the same in each step; returns the largest relative differences."""
     worst = {"loss": 0.0, "grad_norm": 0.0}
     tolerances = {"loss": LOSS_TOLERANCE, "grad_norm": GRAD_NORM_TOLERANCE}
     for other in others:
@@ -39,13 +39,13 @@ def check_agreement(timings: dict[str, Timings], others: list[str]) -> dict:
                 if not difference <= tolerance:
                     raise SystemExit(
                         f"Step {step}: {key} is {ours[key]} here and {theirs[key]} in ({other}), which differ by more "
-                        f"than {tolerance} relative. Times are worth nothing before that is mended."
+                        f"than {tolerance} relative: their times cannot be compared."
                     )
     return worst
 
 
 def extra_memory(sides: list[Side], state_bytes: dict[str, int]) -> dict[str, int]:
-    """Bytes that a step takes at its peak beyond weights and optimiser state; the sides are of no use after it."""
+    """Peak bytes of a step beyond weights and optimiser state; the sides cannot be used afterwards."""
     extra = {}
     for side in sides:
         peak = max(side.peak_bytes() for _ in range(2))
@@ -59,7 +59,7 @@ def close(sides: list[Side]) -> None:
 
 
 def compare_steps(scenario: Scenario, scratch: Path, oracles: list[str], num_rounds: int) -> dict:
-    """Our step against oracles: times, ratios, agreement of the listwise ones, memory."""
+    """Compares our step with oracles: times, ratios, agreement with the listwise ones, memory."""
     folder = scenario.write(scratch)
     sides = open_sides(["ours", *oracles], folder)
     timings = alternate(sides, num_rounds)
@@ -91,7 +91,7 @@ def median_of(answers: list[dict]) -> dict:
 
 
 def shares(scenario: Scenario, timings: dict[str, Timings]) -> dict:
-    """The steps' model FLOP/s as shares of what plain products of the model's matrices reach."""
+    """Model FLOP/s of the steps as shares of the rate of plain products of the model's matrices."""
     rate = timings["matmul"].answers[0]["flops"] / timings["matmul"].median
     flops = {"ours": scenario.step_flops(scenario.tree_pairs()), "c": scenario.step_flops(scenario.chain_pairs())}
     result = {"matmul_flops_per_second": rate}
@@ -101,7 +101,7 @@ def shares(scenario: Scenario, timings: dict[str, Timings]) -> dict:
 
 
 def sweep(scenarios: list[tuple[int, Scenario]], scratch: Path, num_rounds: int) -> dict:
-    """Step times of ours and (c) over a range; each entry is (where on the axis, scenario)."""
+    """Step times of ours and (c) over a range of scenarios; each entry is (position on the x axis, scenario)."""
     points = {"ours": [], "c": []}
     for at, scenario in scenarios:
         folder = scenario.write(scratch)
@@ -115,6 +115,6 @@ def sweep(scenarios: list[tuple[int, Scenario]], scratch: Path, num_rounds: int)
 
 
 def r_squared(points: list[list[float]]) -> float:
-    """Of the least-squares line through the points."""
+    """R² of the least-squares line through the points."""
     xs, ys = zip(*points)
     return statistics.correlation(xs, ys) ** 2

@@ -1,10 +1,11 @@
-"""Checks and measures the library and the program on a CUDA device; needs PyTorch 2.11.0 and nothing else.
+"""Checks and measures the library and the program on a CUDA device; needs only PyTorch 2.11.0.
 
-    python check.py               all of it; prints the table for docs/benchmarks.md. Without CUDA it says so and ends well.
-    python check.py --rehearse    the same on the CPU with a tiny model, to see that it works; its times mean nothing
+    python check.py               runs everything and prints the table for docs/benchmarks.md; without CUDA it says so
+                                  and exits with 0
+    python check.py --rehearse    the same on the CPU with a tiny model, to test the script; its times mean nothing
 
-`make gpu-check` gathers this script, the built program and library, and what they need in one folder that can be copied
-to another machine.
+`make gpu-check` gathers this script, the built program and library, and everything they need in one folder that can be
+copied to another machine.
 """
 
 import argparse
@@ -21,12 +22,12 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TORCH_VERSION = "2.11.0"
-# Relative; about ten times what the same comparison shows between two CPUs' kernels.
+# Relative; about ten times the difference between the kernels of two CPUs in the same comparison.
 TOLERANCES = {
     "float": {"loss_error": 1e-5, "gradient_error": 1e-4},
     "bfloat16": {"loss_error": 2e-2, "gradient_error": 1e-1},
 }
-# Dense bf16 tensor-core peaks by vendor, TFLOP/s; the first name that the device's holds counts.
+# Dense bf16 tensor-core peaks from the vendor, TFLOP/s; the first name that occurs in the device's name is used.
 PEAKS = {"H100 PCIe": 756, "H100": 989, "H200": 989, "B200": 2250, "A100": 312, "L40S": 362, "L4": 121, "4090": 165}
 
 
@@ -40,12 +41,12 @@ def main() -> int:
         print(f"PyTorch is missing: install torch {TORCH_VERSION} for this Python ({sys.executable}).")
         return 1
     if torch.__version__.split("+")[0] != TORCH_VERSION:
-        print(f"This PyTorch is {torch.__version__}; the library is built for {TORCH_VERSION}: install that one.")
+        print(f"This PyTorch is {torch.__version__}, but the library is built for {TORCH_VERSION}: install the latter.")
         return 1
     if not options.rehearse and not torch.cuda.is_available():
         print("No CUDA device is available to PyTorch on this machine: nothing was checked or measured.")
         return 0
-    # What the programs here need beside them: the libtorch of this PyTorch.
+    # The programs in this folder load the libtorch of this PyTorch.
     folders = [str(Path(torch.__file__).parent / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
     os.environ["LD_LIBRARY_PATH"] = ":".join(folder for folder in folders if folder)
     os.environ["LAMBDA_DPO_PLUGIN"] = str(HERE / "lib" / "liblambda_dpo.so")
@@ -58,10 +59,10 @@ def main() -> int:
 
 
 def check_layouts(device: str) -> None:
-    """Loss and gradients of every layout and dtype on the device against float64 on the CPU."""
+    """Compares loss and gradients of every layout and dtype on the device with float64 on the CPU."""
     answer = subprocess.run([HERE / "bin" / "bench", "layouts", device], stdout=subprocess.PIPE, text=True)
     if answer.returncode != 0:
-        raise SystemExit("The program could not compute a gradient; its message stands above.")
+        raise SystemExit("The program could not compute a gradient; its message is above.")
     for line in answer.stdout.splitlines():
         found = json.loads(line)
         case = f"{found['case']}, {found['layout']}, {found['dtype']}"
@@ -73,7 +74,7 @@ def check_layouts(device: str) -> None:
 
 
 def check_python(torch, device: str) -> None:
-    """The library inside this Python, on tensors that a stream of its own is still computing."""
+    """Runs the library in this Python process, on tensors that a separate stream is still computing."""
     sys.path.insert(0, str(HERE / "python"))
     import lambda_dpo
 
@@ -86,7 +87,7 @@ def check_python(torch, device: str) -> None:
     for stream in streams:
         with torch.cuda.stream(stream):
             if is_cuda:
-                # Long work on the stream, whose end the inputs wait for: another stream would read them too early.
+                # The inputs depend on long-running work on this stream: another stream would read them too early.
                 stream.wait_stream(torch.cuda.default_stream())
                 late = torch.zeros(6000, 6000, device=device)
                 for _ in range(20):
@@ -108,9 +109,9 @@ def check_python(torch, device: str) -> None:
             torch.cuda.synchronize()
         errors = [relative(found, expected)]
         errors += [relative(one, other) for one, other in zip(gradients, expected_gradients)]
-        name = "on the CPU" if not is_cuda else "on a stream of its own" if stream is streams[0] else "on the default stream"
+        name = "on the CPU" if not is_cuda else "on a separate stream" if stream is streams[0] else "on the default stream"
         if not max(errors) <= 1e-4:
-            raise SystemExit(f"The loss in Python {name} is off float64 by {errors} (loss, hidden, lm_head).")
+            raise SystemExit(f"The loss in Python {name} differs from float64 by {errors} (loss, hidden, lm_head).")
         print(f"ok: the library inside Python {name}: {max(errors):.1e} off float64")
 
 
@@ -120,7 +121,7 @@ def relative(found, expected) -> float:
 
 
 def listwise_example(torch):
-    """Two prompts of three and two responses, two dimensions; float64 on the CPU."""
+    """Two prompts with three and two responses, two dimensions; float64 on the CPU."""
     torch.manual_seed(2)
     lengths, prompts, num_tokens, vocab_size, width = [5, 9, 3, 7, 4], [0, 3, 5], 64, 97, 32
     num_targets = sum(lengths)
@@ -162,7 +163,7 @@ class Case:
 
 
 def cases(device: str, rehearse: bool) -> list[Case]:
-    """A 1B and an 8B Llama of random weights, in bf16; steps of 8 and 4 prompts."""
+    """A 1B and an 8B Llama with random weights in bf16; steps of 8 and 4 prompts."""
     from scenario import Scenario
 
     def scenario(name: str, **shape):
@@ -187,7 +188,7 @@ def cases(device: str, rehearse: bool) -> list[Case]:
 
 
 def measure(torch, case: Case, scratch: Path) -> dict:
-    """Median step and device memory of each side, one process after the other."""
+    """Measures the median step time and the device memory of each side, one process after the other."""
     from sides import Side
 
     scenario = case.scenario
@@ -204,12 +205,12 @@ def measure(torch, case: Case, scratch: Path) -> dict:
             for _ in range(2):
                 side.ask("step")
             answers = [side.ask("step") for _ in range(case.num_rounds)]
-            # The allocators keep what a step took at its peak.
+            # The allocators keep the memory that a step used at its peak.
             used = used_bytes(torch, scenario.device) - used_before
         finally:
             side.close()
         if not all(answer["loss"] > 0 and answer["grad_norm"] > 0 for answer in answers):
-            raise SystemExit(f"{case.title}: {name} gives a loss or gradient that is no positive number: {answers}.")
+            raise SystemExit(f"{case.title}: a loss or gradient norm of {name} is not a positive number: {answers}.")
         found["sides"][name] = {"seconds": [answer["seconds"] for answer in answers], "bytes": used}
         time.sleep(1)
     return found
@@ -248,7 +249,7 @@ def report(torch, results: list[dict]) -> None:
         scenario = result["scenario"]
         for side, found in result["sides"].items():
             median = statistics.median(found["seconds"])
-            # The work that the method calls for, whichever side does more of it.
+            # The work that the method needs, even if a side does more than that.
             flops = scenario.step_flops(scenario.chain_pairs() if side == "c" else scenario.tree_pairs()) / median
             cells = [
                 result["title"],
@@ -262,7 +263,7 @@ def report(torch, results: list[dict]) -> None:
                 f"{found['bytes'] / 2**20:,.0f}",
             ]
             print("| " + " | ".join(cells) + " |")
-    print("\nFLOPs count every product of the method once; recomputed layers and duplicate rows count for nothing.")
+    print("\nFLOPs count every product of the method once, without recomputed layers and duplicate rows.")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A Llama in plain PyTorch with weights of its own drawing: the two steps that ours is compared with on a GPU.
+"""A Llama in plain PyTorch with random weights: the two steps that ours is compared with on a GPU.
 
     python llama.py b|c SCENARIO_FOLDER      serves `step`
 
-(b) is the paper's loss with the duplicate rows removed: 4 rows a prompt, the reference run in each step. (c) is plain SFT
-on `[prompt][y_1]...[y_N]` as one causal sequence. Both take logits only where there is a target.
+(b) is the paper's loss without duplicate rows: 4 rows per prompt, with the reference run in each step. (c) is plain SFT
+on `[prompt][y_1]...[y_N]` as one causal sequence. Both compute logits only at target positions.
 """
 
 import json
@@ -19,7 +19,7 @@ NUM_DIMENSIONS = NUM_RESPONSES = 4
 
 
 class Llama:
-    """Grouped queries, tied or untied head, LoRA in all linear layers or none."""
+    """Llama with grouped-query attention, a tied or untied head, and LoRA in all linear layers or in none."""
 
     def __init__(self, config: dict, device: str, dtype: torch.dtype, lora_rank: int, checkpointing: bool):
         self.config, self.checkpointing = config, checkpointing
@@ -73,7 +73,7 @@ class Llama:
         return F.rms_norm(value, value.shape[-1:], self.weights[name], self.config["rms_norm_eps"])
 
     def hidden(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """[R, T, H] after the final norm; plain causal attention."""
+        """[R, T, H] after the final norm, with plain causal attention."""
         value = F.embedding(input_ids, self.weights["embed"])
         frequencies = self.config["rope_theta"] ** (-torch.arange(0, self.head_dim, 2) / self.head_dim)
         angles = torch.arange(input_ids.shape[1])[:, None] * frequencies
@@ -103,7 +103,7 @@ def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.T
 
 
 class Sft:
-    """(c)."""
+    """Side (c): SFT on one causal sequence per prompt."""
 
     def __init__(self, model: Llama, settings: dict, device: str):
         self.model = model
@@ -121,7 +121,7 @@ class Sft:
 
 
 class Listwise:
-    """(b); sequence log-probs are means, as in Appendix B."""
+    """Side (b): the listwise loss; sequence log-probs are means, as in Appendix B."""
 
     def __init__(self, model: Llama, reference: Llama | None, settings: dict, device: str):
         self.model, self.reference, self.settings = model, reference, settings
@@ -169,7 +169,7 @@ class Listwise:
 
 
 class Learner:
-    """AdamW with float32 masters and moments, gradients clipped: what ours does after its backward."""
+    """Training step with gradient clipping and AdamW with float32 master weights and moments, as in ours."""
 
     def __init__(self, side: str, folder: Path):
         settings, run = json.loads((folder / "tokens.json").read_text()), json.loads((folder / "gpu.json").read_text())

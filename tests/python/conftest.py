@@ -1,4 +1,4 @@
-"""What every test here needs: sums that come out alike, and no network."""
+"""Settings for all tests: reproducible sums, and no network."""
 
 import importlib.util
 import os
@@ -7,10 +7,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch  # noqa: E402  (after the environment is set)
 
-# The number of threads changes sums in their last bits.
+# The number of threads changes the last bits of sums.
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 
-# These run in environments of their own, where the package is installed: `make test-python`.
+# These tests run in separate environments in which the package is installed: `make test-python`.
 if importlib.util.find_spec("lambda_dpo") is None:
     collect_ignore = ["trainer", "factory"]

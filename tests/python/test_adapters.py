@@ -1,4 +1,4 @@
-"""An adapter that this project wrote gives the same logits in PEFT."""
+"""An adapter written by this project has the same logits in PEFT."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the benchmarks compare is the same: the program's step and Appendix B in PyTorch, at a tiny shape."""
+"""The sides of the benchmarks compute the same: the program's step and Appendix B in PyTorch, at a tiny shape."""
 
 import math
 import subprocess
@@ -44,7 +44,7 @@ def run_steps(scenario, folder, names, num_rounds):
 
 @pytest.mark.parametrize("lora_rank", [0, 3])
 def test_the_programs_steps_are_those_of_appendix_b(tmp_path, lora_rank):
-    """Losses and gradient norms over several updates, so AdamW and clipping are compared too."""
+    """Compares losses and gradient norms over several updates, which includes AdamW and clipping."""
     scenario = TINY.with_(lora_rank=lora_rank)
     timings = run_steps(scenario, tmp_path, ["ours", "a", "b"], 4)
     whole_step.check_agreement(timings, ["a", "b"])
@@ -69,7 +69,7 @@ def test_steps_that_differ_are_not_timed(loss):
 
 
 def test_log_probs_and_records_agree(tmp_path):
-    """The comparisons check their sides against each other and end the process where these differ."""
+    """The comparisons check their sides against each other and end the process if they differ."""
     figure = log_probs.compare(tmp_path, vocab_size=211, hidden_size=16, num_targets=33, num_rounds=1)
     assert figure["frozen"]["seconds"]["ours"]["num_runs"] == 1
     figure = data_path.compare(tmp_path, num_records=20, num_rounds=1)
@@ -80,4 +80,4 @@ def test_plots_name_their_lines(tmp_path):
     figure = {"points": {"ours": [[1280, 0.5], [2560, 1.0]], "c": [[1280, 0.4], [2560, 0.9]]}}
     report.plot(figure, "tokens of a step", tmp_path / "plots" / "tokens.svg")
     svg = (tmp_path / "plots" / "tokens.svg").read_text()
-    assert all(text in svg for text in ["step time over tokens of a step", "seconds a step", "ours"])
+    assert all(text in svg for text in ["step time over tokens of a step", "seconds per step", "ours"])

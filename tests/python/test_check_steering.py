@@ -1,4 +1,4 @@
-"""The check of a control report finds what a report lacks."""
+"""The check of a control report finds the promises that a report breaks."""
 
 import copy
 import sys
@@ -10,8 +10,8 @@ from check_steering import broken_promises  # noqa: E402
 
 
 def report(first, second):
-    """Two dimensions over three λ each, whose middle they share: their scores and ratings over their own λ."""
-    # Points: the middle, a's 0 (which is b's 1), a's 1 (b's 0).
+    """Report of two dimensions over three λ each, which share the middle one; scores and ratings over their own λ."""
+    # Points: the middle, a = 0 (b = 1), a = 1 (b = 0).
     points = [
         {
             "generated": {"score/a": first[at], "score/b": second[2 - at]},
@@ -25,7 +25,7 @@ def report(first, second):
 SPECIALISTS = report([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
 
 
-def test_what_reaches_as_far_as_specialists_keeps_its_promises():
+def test_a_report_that_reaches_as_far_as_specialists_keeps_its_promises():
     assert broken_promises(SPECIALISTS, SPECIALISTS) == []
     assert broken_promises(report([1.0, 2.0, 2.98], [1.0, 2.0, 2.98]), SPECIALISTS) == []
 

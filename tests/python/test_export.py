@@ -1,4 +1,4 @@
-"""Policies that the program exported, in the hands of Transformers, ONNX Runtime and PyTorch."""
+"""Policies that the program exported, loaded with Transformers, ONNX Runtime and PyTorch."""
 
 import onnx
 import onnxruntime
@@ -8,12 +8,12 @@ from transformers import AutoModelForCausalLM
 from written_models import FAMILIES, GOLDEN_MODELS, export, logits, write
 
 INPUTS = ["input_ids", "attention_mask", "position_ids"]
-# Rows and tokens; longer than the windows of 8 and not.
+# Rows and tokens, some longer than the attention windows of 8 and some shorter.
 SHAPES = [(1, 5), (2, 30), (3, 17)]
 
 
 def batch(shape):
-    """Random tokens; the last row ends in padding."""
+    """Random tokens; the last row ends with padding."""
     generator = torch.Generator().manual_seed(sum(shape))
     input_ids = torch.randint(3, 128, shape, generator=generator)
     attention_mask = torch.ones_like(input_ids)
@@ -22,7 +22,7 @@ def batch(shape):
 
 
 def check_log_probs(family, policy, tolerance, dtype=torch.float32):
-    """Against Transformers in float32, of weights rounded to `dtype`: of a policy of that dtype only the rest is in error."""
+    """Compares with Transformers in float32, with weights rounded to `dtype` so that only the computation differs."""
     model = AutoModelForCausalLM.from_pretrained(GOLDEN_MODELS / family, attn_implementation="eager").to(dtype).float()
     for shape in SHAPES:
         input_ids, attention_mask, position_ids = batch(shape)

@@ -1,4 +1,4 @@
-"""`make gpu-check`'s scripts, as far as a machine without CUDA can run them."""
+"""The scripts of `make gpu-check`, as far as they run on a machine without CUDA."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ BUILT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What ci/gpu_check.sh gathers."""
+    """The files that ci/gpu_check.sh gathers."""
     folder = tmp_path_factory.mktemp("gpu-check")
     for name, source in [("bin", BUILT / "bench"), ("lib", BUILT / "liblambda_dpo.so")]:
         (folder / name).mkdir()
@@ -31,13 +31,13 @@ def check(folder, *arguments, **environment):
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, cwd=folder)
 
 
-def test_without_cuda_it_says_so_and_ends_well(folder):
+def test_without_cuda_it_says_so_and_succeeds(folder):
     answer = check(folder, CUDA_VISIBLE_DEVICES="")
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout == "No CUDA device is available to PyTorch on this machine: nothing was checked or measured.\n"
 
 
-def test_a_rehearsal_does_all_of_it(folder):
+def test_a_rehearsal_runs_every_check(folder):
     answer = check(folder, "--rehearse", OMP_NUM_THREADS="2")
     assert answer.returncode == 0, answer.stdout + answer.stderr
     for layout in ("packed", "rows", "expanded"):
@@ -53,11 +53,11 @@ def test_another_torch_is_refused(folder, tmp_path):
     (tmp_path / "torch.py").write_text('__version__ = "2.10.0"\n')
     answer = check(folder, PYTHONPATH=str(tmp_path))
     assert answer.returncode == 1
-    assert answer.stdout.startswith("This PyTorch is 2.10.0; the library is built for 2.11.0")
+    assert answer.stdout.startswith("This PyTorch is 2.10.0, but the library is built for 2.11.0")
 
 
-def test_the_two_steps_compared_with_are_those_of_autograd(folder):
-    """(b)'s loss with the policy as its own reference is the entropy-free one of a uniform policy, whatever the weights."""
+def test_the_loss_of_a_policy_that_is_its_own_reference_is_log_n(folder):
+    """In (b), all rewards are then 0: the policy's distribution over N responses is uniform, whatever the weights."""
     sys.path.insert(0, str(folder))
     import llama
     from scenario import Scenario

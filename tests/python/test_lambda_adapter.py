@@ -1,4 +1,4 @@
-"""A λ-adapter at one λ, exported: in the hands of Transformers and PEFT it is what it is here."""
+"""A λ-adapter exported at one λ has the same logits in Transformers and PEFT as in this project."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from written_models import FAMILIES, GOLDEN_MODELS, logits, write
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_lambda_adapter_at_one_lambda_is_a_model_and_a_lora(family, tmp_path):
-    """The live adapter's logits to 1e-5, merged in Transformers and as a LoRA in PEFT."""
+    """Both the merged model in Transformers and the LoRA in PEFT have the live adapter's logits to 1e-5."""
     values = write(family, tmp_path)
     live = values["lambda_logits"]
     assert (live - values["base_logits"]).abs().max() > 0.1, "the adapter does something"

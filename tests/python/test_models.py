@@ -1,4 +1,4 @@
-"""A model that this project wrote gives the same logits in Transformers."""
+"""A model written by this project has the same logits in Transformers."""
 
 import json
 
@@ -19,8 +19,8 @@ def test_transformers_gives_the_same_logits(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["llama31", "qwen3"])
-def test_the_dtype_is_the_true_one(family, tmp_path):
-    """In config.json's older spelling (llama31) and in its newer one (qwen3)."""
+def test_config_json_has_the_dtype_of_the_weights(family, tmp_path):
+    """Both in its older spelling (llama31) and in its newer one (qwen3)."""
     values = write(family, tmp_path, "bfloat16")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["dtype" if family == "qwen3" else "torch_dtype"] == "bfloat16"

@@ -1,4 +1,4 @@
-"""The stories' records and rater, with the demo's model in the place of one of stories."""
+"""The records and the rater of the stories, with the demo's model instead of a model of stories."""
 
 import json
 import subprocess
@@ -22,12 +22,12 @@ def make_records(out: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder of records, and their lines: to train on, held out."""
+    """A folder of records, and the text of its training and held-out files."""
     folder = tmp_path_factory.mktemp("data")
     return folder, make_records(folder)
 
 
-def test_rules_count_what_they_say():
+def test_each_rule_counts_its_words():
     words = " ".join(f"w{chr(97 + number)}" for number in range(26)) + " xa xb xc xd"
     assert len(words.split()) == VARIETY_WORDS
     assert rate(words) == {"happy": 1, "dialogue": 1, "variety": 5, "sad": 1}

@@ -1,4 +1,4 @@
-"""Tiny models with the chat formats of Llama 3 and Qwen2, records for them, and the program's own training to compare with."""
+"""Tiny models with the chat formats of Llama 3 and Qwen2, records for them, and runs of the program to compare with."""
 
 import json
 import os
@@ -13,8 +13,8 @@ DEMO = ROOT / "fixtures" / "demo"
 PROGRAM = Path(os.environ.get("LAMBDA_DPO_PROGRAM", ROOT / "target" / "release" / "lambda-dpo"))
 DIMENSIONS = ["helpfulness", "honesty", "instruction_following", "truthfulness"]
 
-#: By family: configuration class, special tokens, chat template; the templates say what LLaMA-Factory's `llama3` and
-#: `qwen` render.
+#: Configuration class, special tokens and chat template by family; the templates render the same text as
+#: LLaMA-Factory's `llama3` and `qwen`.
 _FAMILIES = {
     "llama3": (
         LlamaConfig,
@@ -59,28 +59,28 @@ def make_model(folder, family="llama3", seed=0):
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.normal_(std=0.2)  # Larger than usual: attention and its masks must matter.
+                parameter.normal_(std=0.2)  # Larger than usual, so that attention and its masks matter.
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    # Transformers splits text as the model's family does, whatever tokenizer.json says: let that say the same.
+    # Transformers splits text according to the model's family, whatever tokenizer.json says: make the file agree.
     AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
     return str(folder)
 
 
 def records(count=12, skip=0):
-    """Records of the demo, some with ratings missing, of two to four responses."""
+    """Records of the demo with two to four responses, some with missing ratings."""
     lines = (DEMO / "records.jsonl").read_text().splitlines()[skip : skip + count]
     return [json.loads(line) for line in lines]
 
 
 def host_losses(folder, model, rows, *, steps, learning_rate, lora_rank=None):
-    """Losses of the program's own training, all records a step."""
+    """Losses of the program's own training, with all records in each step."""
     lines = (_trained_by_host(folder, model, rows, steps, learning_rate, lora_rank) / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines if "loss" in json.loads(line)]
 
 
 def host_adapter(folder, model, rows, lora_rank):
-    """The adapter that the program's training begins with: a run at a learning rate of 0 ends with it."""
+    """Folder of the adapter that the program's training starts from, written by a run with learning rate 0."""
     return str(_trained_by_host(folder, model, rows, 1, 0.0, lora_rank) / "adapter")
 
 

@@ -1,4 +1,4 @@
-"""What the example write_adapter and the program write for a golden model, and the logits of a model for comparing."""
+"""Runs the example write_adapter and the program's export on a golden model; computes logits to compare."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ GOLDEN_MODELS = ROOT / "fixtures" / "golden" / "models"
 FAMILIES = ["llama31", "llama2", "mistral", "qwen2", "qwen3"]
 
 
-# `--workspace` shares the dependencies that the Rust tests built.
+# `--workspace` reuses the dependencies that the Rust tests built.
 BUILD_EXAMPLE = ["cargo", "build", "--release", "--quiet", "--workspace", "--example", "write_adapter"]
 BUILT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 

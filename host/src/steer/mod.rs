@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `grid` | the λ to measure at |
 //! | `held_out` | rated records: expected ratings, reward accuracy, KL |
-//! | `rater`, `island` | what scores generated text |
+//! | `rater` | commands that score generated text |
 //! | `report` | `steer.json` and the tables |
 //! | `plot`, `page` | curves and fronts in one HTML page |
 //!
@@ -15,7 +15,6 @@
 
 mod grid;
 mod held_out;
-pub mod island;
 mod page;
 mod plot;
 mod rater;

@@ -9,10 +9,10 @@ dataset = load_dataset("openbmb/UltraFeedback", split="train").train_test_split(
 args = LambdaDPOConfig(
     output_dir="runs/llama-3.1-8b",
     beta=0.1,
-    exclude_sources=["truthful_qa"],  # TruthfulQA's prompts: left out to evaluate on it.
+    exclude_sources=["truthful_qa"],  # TruthfulQA's prompts, left out so that you can evaluate on TruthfulQA.
     learning_rate=2e-5,
     num_train_epochs=1,
-    per_device_train_batch_size=2,  # Prompts, each with its answers.
+    per_device_train_batch_size=2,  # Prompts, each with all its answers.
     gradient_accumulation_steps=16,
     gradient_checkpointing=True,
     bf16=True,

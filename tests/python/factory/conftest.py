@@ -1,4 +1,4 @@
-"""Runs of `lambda-dpo-factory` in processes forked from this one, which has LLaMA-Factory imported already."""
+"""Runs `lambda-dpo-factory` in processes forked from this one, which has already imported LLaMA-Factory."""
 
 import json
 import multiprocessing
@@ -11,12 +11,12 @@ from tiny import records
 
 import lambda_dpo.factory.cli as cli
 
-# Imported before any fork, once for all.
+# Imported before any fork, so that it is imported only once.
 import llamafactory.train.tuner  # noqa: F401
 
 
 class Factory:
-    """A folder with a model, records and a config; `train` runs the command."""
+    """Folder with records and configs; `train` runs the command on one of them."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -33,7 +33,7 @@ class Factory:
         path.write_text(json.dumps(info | {name: {"file_name": f"{name}.json", **attributes}}))
 
     def config(self, model, out="out", **options):
-        """Writes a config; options of None are left out."""
+        """Writes a config without the options that are None."""
         defaults = {
             "model_name_or_path": model,
             "stage": "dpo",
@@ -62,7 +62,7 @@ class Factory:
         return path
 
     def environment(self):
-        """Variables of every run."""
+        """Environment variables of every run."""
         return {
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
@@ -71,8 +71,10 @@ class Factory:
         }
 
     def train(self, *arguments, before=None, after_arguments=None, environment=None):
-        """Runs the command; gives its exit code and what it printed. `before` and
-        `after_arguments` run in its process, before sys.argv is set and after."""
+        """Runs the command and returns its exit code and output.
+
+        `before` and `after_arguments` are called in its process, before and after sys.argv is set.
+        """
         printed = self.folder / "printed.txt"
 
         def run():
@@ -95,13 +97,13 @@ class Factory:
         return process.exitcode, printed.read_text()
 
     def trained(self, *arguments, out="out", **options):
-        """Runs the command, which must succeed; gives Trainer's log."""
+        """Runs the command, which must succeed, and returns Trainer's log."""
         code, printed = self.train(*arguments, **options)
         assert code == 0, printed[-4000:]
         return self.log(out)
 
     def log(self, out="out"):
-        """What Trainer has logged."""
+        """Trainer's log."""
         return json.loads((self.folder / out / "trainer_state.json").read_text())["log_history"]
 
 

@@ -1,4 +1,4 @@
-"""The examples' keys exist, here or in LLaMA-Factory, and their datasets are described."""
+"""All keys of the examples exist, here or in LLaMA-Factory, and their datasets are in dataset_info.json."""
 
 import dataclasses
 import json
@@ -26,5 +26,5 @@ def test_keys_exist(path):
     assert args["dataset"] in json.loads((EXAMPLES / "dataset_info.json").read_text())
 
 
-def test_all_examples_are_looked_at():
+def test_all_examples_are_checked():
     assert len(CONFIGS) == 4

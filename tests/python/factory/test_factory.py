@@ -1,4 +1,4 @@
-"""LLaMA-Factory trains λ-DPO: the program's losses, the reference, resuming, processes, logs and plots."""
+"""λ-DPO in LLaMA-Factory: the program's losses, the reference, resuming, several processes, logs and plots."""
 
 import json
 import os
@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import DIMENSIONS, host_adapter, host_losses, make_model, records
-
 
 
 def losses(log):
@@ -26,7 +25,7 @@ def test_losses_are_the_programs(factory, template):
 
 @pytest.mark.parametrize("template", ["llama3", "qwen"])
 def test_losses_of_an_adapter_are_the_programs(factory, template):
-    """Both begin with the adapter that the program draws."""
+    """Both start from the adapter that the program initialised."""
     model = make_model(factory.folder / "model", template)
     expected = host_losses(factory.folder / "host", model, factory.rows, steps=10, learning_rate=2e-3, lora_rank=4)
     adapter = host_adapter(factory.folder / "start", model, factory.rows, 4)
@@ -74,7 +73,7 @@ def test_an_adapters_reference_is_the_model_without_it(factory):
         assert (out / f"training_{plot}.png").stat().st_size > 0
     assert (out / "adapter_model.safetensors").exists()
 
-    # From the checkpoint in the middle, with reference log-probs computed anew, it goes the same way.
+    # Resumed from the checkpoint in the middle, with reference log-probs recomputed, the run has the same losses.
     resumed = factory.config(
         model, out="resumed", resume_from_checkpoint=str(out / "checkpoint-3"), **options
     )
@@ -96,11 +95,11 @@ def test_precomputed_references_and_layouts_change_nothing(factory):
     }
     for name, options in variants.items():
         found = losses(factory.trained(factory.config(model, out=name, **options), out=name))
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0, msg=lambda told, name=name: f"{name}: {told}")
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_two_processes_are_one(factory):
-    """Through LLaMA-Factory's own launcher and torchrun."""
+def test_two_processes_train_as_one(factory):
+    """Started by LLaMA-Factory's own launcher and torchrun."""
     model = make_model(factory.folder / "model")
     options = {"finetuning_type": "lora", "lora_rank": 4, "lora_target": "all", "ddp_backend": None}
     one = factory.trained(factory.config(model, out="one", per_device_train_batch_size=6, **options), out="one")
@@ -121,7 +120,7 @@ def test_two_processes_are_one(factory):
 
 
 def test_other_stages_pass_through(factory):
-    """A stock DPO run on pairs, with the converters and losses that LLaMA-Factory has."""
+    """A plain DPO run on pairs, with LLaMA-Factory's own converters and losses."""
     model = make_model(factory.folder / "model")
     pairs = [
         {"instruction": row["instruction"], "chosen": row["completions"][0]["response"], "rejected": "No."}

@@ -1,4 +1,4 @@
-"""What cannot be done is told in one sentence, with an exit code other than 0."""
+"""Errors are reported in one sentence, with a non-zero exit code."""
 
 import importlib.metadata
 import sys
@@ -10,8 +10,8 @@ from tiny import make_model, records
 import lambda_dpo.factory.cli as cli
 
 
-def told(factory, model="nowhere", before=None, environment=None, **options):
-    """The one line that a refused run ends with."""
+def refusal(factory, model="nowhere", before=None, environment=None, **options):
+    """Runs a command that must fail, and returns its only line of error."""
     code, printed = factory.train(factory.config(model, **options), before=before, environment=environment)
     assert code == 1, printed[-2000:]
     lines = [line for line in printed.splitlines() if line.startswith("lambda-dpo-factory: ")]
@@ -20,33 +20,33 @@ def told(factory, model="nowhere", before=None, environment=None, **options):
 
 
 def test_misspelt_keys(factory):
-    found = told(factory, lambda_shedule="fixed")
+    found = refusal(factory, lambda_shedule="fixed")
     assert found == "There is no key `lambda_shedule`: did you mean `lambda_schedule`?"
-    assert told(factory, lambda_alpha="much") == "`lambda_alpha` is 'much', but it must be of the kind float."
-    found = told(factory, lambda_schedule="dirichlett")
+    assert refusal(factory, lambda_alpha="much") == "`lambda_alpha` is 'much', but it must be of type float."
+    found = refusal(factory, lambda_schedule="dirichlett")
     assert found.startswith("lambda_schedule is 'dirichlett', but it must be one of dirichlet, ")
 
 
 def test_keys_of_another_loss_or_stage(factory):
-    assert told(factory, pref_loss="sigmoid", lambda_alpha=1.0) == (
-        "`lambda_alpha` goes with `pref_loss: lambda_dpo`: set it, or leave the key out."
+    assert refusal(factory, pref_loss="sigmoid", lambda_alpha=1.0) == (
+        "`lambda_alpha` needs `pref_loss: lambda_dpo`: set it, or leave the key out."
     )
-    assert told(factory, stage="sft") == "`pref_loss: lambda_dpo` goes with `stage: dpo`, but the stage is sft."
+    assert refusal(factory, stage="sft") == "`pref_loss: lambda_dpo` needs `stage: dpo`, but the stage is sft."
 
 
 @pytest.mark.parametrize(
     ("variable", "name"), [("USE_RAY", "Ray"), ("USE_MCA", "MCA (Megatron)"), ("USE_V1", "LLaMA-Factory's v1 trainer")]
 )
 def test_other_engines(factory, variable, name):
-    assert told(factory, environment={variable: "1"}) == f"λ-DPO does not run under {name}: unset {variable}."
+    assert refusal(factory, environment={variable: "1"}) == f"λ-DPO does not run under {name}: unset {variable}."
 
 
 def test_ray_by_key(factory):
-    assert told(factory, use_ray=True).startswith("λ-DPO does not run under Ray: leave `use_ray` out")
+    assert refusal(factory, use_ray=True).startswith("λ-DPO does not run under Ray: leave `use_ray` out")
 
 
 def test_data_parallel(factory):
-    """LLaMA-Factory's launcher starts torchrun where it counts two devices; a worker that is started by hand does not."""
+    """LLaMA-Factory's launcher starts torchrun if it counts two devices; a worker that is started by hand does not."""
 
     def started_by_hand():
         torch.cuda.device_count = lambda: 2
@@ -65,7 +65,7 @@ def test_another_version(factory):
         original = importlib.metadata.version
         importlib.metadata.version = lambda name: "0.9.4" if name == "llamafactory" else original(name)
 
-    assert told(factory, before=older) == "lambda-dpo-factory works with LLaMA-Factory 0.9.5, but this is 0.9.4."
+    assert refusal(factory, before=older) == "lambda-dpo-factory works with LLaMA-Factory 0.9.5, but this is 0.9.4."
 
 
 def test_a_name_that_is_gone(factory):
@@ -74,7 +74,7 @@ def test_a_name_that_is_gone(factory):
 
         del tuner.run_dpo
 
-    found = told(factory, before=without)
+    found = refusal(factory, before=without)
     assert found == "LLaMA-Factory 0.9.5 has no llamafactory.train.tuner.run_dpo: install an unchanged 0.9.5."
 
 
@@ -85,11 +85,11 @@ def test_another_torch(factory):
 
         _native.api.cache_clear()
 
-    assert told(factory, before=older).startswith("lambda_dpo was built for torch 2.11.0, but this is torch 2.10.0: ")
+    assert refusal(factory, before=older).startswith("lambda_dpo was built for torch 2.11.0, but this is torch 2.10.0: ")
 
 
 def test_a_missing_library(factory):
-    found = told(factory, environment={"LAMBDA_DPO_PLUGIN": "/nowhere/liblambda_dpo.so"})
+    found = refusal(factory, environment={"LAMBDA_DPO_PLUGIN": "/nowhere/liblambda_dpo.so"})
     assert found == "The library /nowhere/liblambda_dpo.so does not exist: unset LAMBDA_DPO_PLUGIN."
 
 
@@ -98,21 +98,21 @@ def test_datasets_that_are_not_rated(factory):
     pairs = [{"instruction": "Hi", "chosen": "Hello.", "rejected": "No."}] * 4
     columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
     factory.write("pairs", pairs, {"ranking": True, "columns": columns})
-    assert told(factory, model, dataset="pairs") == (
-        "The dataset pairs has the formatting alpaca, but λ-DPO needs responses that are rated: use one with `formatting: "
+    assert refusal(factory, model, dataset="pairs") == (
+        "The dataset pairs has the formatting alpaca, but λ-DPO needs rated responses: use one with `formatting: "
         "ultrafeedback` in dataset_info.json."
     )
     unrated = [{"instruction": "Hi", "completions": [{"response": "a"}, {"response": "b"}]}] * 4
     factory.write("unrated", unrated, {"formatting": "ultrafeedback"})
-    assert told(factory, model, dataset="unrated").startswith("The records of unrated.json have no ratings: each of their ")
+    assert refusal(factory, model, dataset="unrated").startswith("The records of unrated.json have no ratings: each of their ")
     single = [{**row, "completions": row["completions"][:1]} for row in records(4)]
     factory.write("single", single, {"formatting": "ultrafeedback"})
-    assert told(factory, model, dataset="single") == (
-        "None of the records of single can be used: each needs two responses that are rated in one dimension."
+    assert refusal(factory, model, dataset="single") == (
+        "None of the records of single can be used: each needs at least two responses rated in the same dimension."
     )
 
 
-def test_keys_without_a_meaning(factory):
+def test_keys_without_effect(factory):
     model = make_model(factory.folder / "model")
-    assert told(factory, model, pref_ftx=0.5) == "`pref_ftx` has no meaning for `pref_loss: lambda_dpo`: leave it out."
-    assert told(factory, model, streaming=True) == "λ-DPO counts its records: switch `streaming` off."
+    assert refusal(factory, model, pref_ftx=0.5) == "`pref_ftx` has no effect with `pref_loss: lambda_dpo`: leave it out."
+    assert refusal(factory, model, streaming=True) == "λ-DPO needs to count its records: set `streaming` to false."

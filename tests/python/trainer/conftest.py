@@ -1,4 +1,4 @@
-"""A tiny Llama for the tests of a file to share."""
+"""A tiny Llama, shared by the tests of a file."""
 
 import pytest
 from tiny import make_model
@@ -6,5 +6,5 @@ from tiny import make_model
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Of its weights and tokenizer, as text."""
+    """Folder of its weights and tokenizer, as text."""
     return make_model(tmp_path_factory.mktemp("model"))

@@ -1,4 +1,4 @@
-"""How a process of several ends."""
+"""How the processes of a distributed run end."""
 
 import os
 import sys
@@ -7,9 +7,10 @@ import torch
 
 
 def leave() -> None:
-    """Ends this process once all are done, without taking the interpreter down.
+    """Ends this process once all are done, without shutting down the interpreter.
 
-    gloo's threads may hold tensors whose release then aborts the process (https://github.com/pytorch/pytorch/pull/179291).
+    During shutdown, gloo's threads may release tensors, which aborts the process
+    (https://github.com/pytorch/pytorch/pull/179291).
     """
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""One process of two that hold a model's weights in shards (FSDP): its gradients are those of the whole model."""
+"""One of two processes between which a model is sharded (FSDP): its gradients must be those of the whole model."""
 
 import copy
 import sys
@@ -46,7 +46,7 @@ def main(folder, kind):
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     assert base.lm_head.weight.to_local().numel() < whole.get_output_embeddings().weight.numel()
-    # Gradients are averaged over the processes: each counts half of the prompts as the whole.
+    # Gradients are averaged over the processes, so each divides its loss by its own half of the prompts.
     loss = torch.tensor(backward(policy, model, collator(features[2 * rank : 2 * rank + 2]), 2))
     torch.distributed.all_reduce(loss)
     torch.testing.assert_close(loss.item() / 2, expected, atol=1e-6, rtol=0)

@@ -1,4 +1,4 @@
-"""Two processes train as one does: data-parallel, and with the weights sharded."""
+"""Two processes train as one: data-parallel, and with sharded weights."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def weights(folder):
 
 def assert_same(tmp_path, one, several):
     for ours, theirs in zip(several["log"], one["log"], strict=True):
-        # Rewards that are 0 but for their last bits have no order.
+        # The order of rewards that only differ in their last bits is arbitrary.
         is_tied = abs(theirs.get("rewards/margins", 1)) < 1e-6
         for name in theirs:
             if is_tied and name == "rewards/accuracies":
@@ -66,11 +66,11 @@ def assert_same(tmp_path, one, several):
     found = weights(tmp_path / "several")
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-5, msg=lambda told, name=name: f"{name}: {told}")
+        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("kind", ["full", "lora", "precomputed"])
-def test_two_processes_are_one(tmp_path, kind):
+def test_two_processes_train_as_one(tmp_path, kind):
     model = make_model(tmp_path / "model")
     extra = {"precompute_ref_log_probs": True} if kind == "precomputed" else {}
     settings = {"model": model, "lora": kind == "lora"}
@@ -87,6 +87,6 @@ def test_two_processes_are_one(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_sharded_weights_are_gathered(tmp_path, kind):
-    """FSDP: the head, which no process holds whole, is gathered around the fused loss, and its gradient sharded."""
+    """FSDP gathers the head, of which each process holds a shard, around the fused loss, and shards its gradient."""
     model = make_model(tmp_path / "model")
     launch(2, WORKER.with_name("sharded_worker.py"), model, kind)

@@ -1,4 +1,4 @@
-"""Gradients: against finite differences in float64, and of every parameter against Appendix B in plain PyTorch."""
+"""Gradients, compared with finite differences in float64 and, for every parameter, with Appendix B in plain PyTorch."""
 
 import json
 
@@ -63,7 +63,7 @@ def test_gradcheck(given, reduction):
         assert torch.autograd.gradcheck(lambda log_probs: loss(log_probs=log_probs), (random(5),))
 
 
-def test_the_gradient_scales_with_what_comes_in():
+def test_the_gradient_scales_with_the_output_gradient():
     log_probs = torch.randn(5, requires_grad=True)
     lambda_dpo_loss(small_batch(), log_probs=log_probs).loss.backward()
     once = log_probs.grad.clone()
@@ -77,8 +77,8 @@ def test_the_gradient_scales_with_what_comes_in():
     torch.testing.assert_close(log_probs.grad, 2 * once)
 
 
-def test_tensors_cross_without_copies():
-    """Inputs are read where they lie, strided or not; outputs are the library's own memory."""
+def test_tensors_are_passed_without_copies():
+    """The library reads inputs in place, strided or not."""
     batch = small_batch()
     wide = torch.randn(*batch["input_ids"].shape, 6)
     hidden, head = wide[..., ::2], torch.randn(3, 8).T
@@ -95,7 +95,7 @@ def test_tensors_cross_without_copies():
     assert managed.dl_tensor.data == wide.data_ptr()
 
 
-def test_every_dtype_of_models():
+def test_every_dtype_that_models_have():
     torch.manual_seed(0)
     batch = small_batch()
     hidden, head = torch.randn(*batch["input_ids"].shape, 16), torch.randn(8, 16) * 0.2
@@ -107,7 +107,7 @@ def test_every_dtype_of_models():
 
 
 def appendix_b(model, reference, samples, weights, beta):
-    """The paper's loss as it stands in its Appendix B: M·N rows a prompt, labels, means, a cross-entropy a dimension."""
+    """The paper's loss as in its Appendix B: M·N rows per prompt, labels, means, one cross-entropy per dimension."""
     num_dimensions, num_responses = len(DIMENSIONS), len(samples[0]["response_ids"])
     rows = [
         (sample["prompt_ids"], ids) for sample in samples for _ in DIMENSIONS for ids in sample["response_ids"]

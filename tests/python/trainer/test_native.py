@@ -1,4 +1,4 @@
-"""The package beside the library's own description of itself, and without what it needs."""
+"""The package agrees with the description of the library's ABI, and reports a missing library or another torch."""
 
 import ctypes
 import json
@@ -24,7 +24,7 @@ def python(code, **environment):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_structs_lie_as_the_header_says():
+def test_structs_have_the_headers_layout():
     ours = {
         name: value
         for name, value in vars(_abi).items()
@@ -44,7 +44,7 @@ def test_structs_lie_as_the_header_says():
     assert compared >= 17
 
 
-def test_functions_take_what_the_header_says():
+def test_functions_have_the_headers_arguments():
     kinds = {
         "u32": ctypes.c_uint32,
         "u64": ctypes.c_uint64,
@@ -79,26 +79,26 @@ def test_constants_are_the_headers():
 
 def test_another_torch_is_refused():
     code = "import torch; torch.__version__ = '2.10.0+cpu'; import lambda_dpo; lambda_dpo.LambdaSchedule(['a'])"
-    status, told = python(code)
+    status, output = python(code)
     assert status == 1
-    last = told.strip().splitlines()[-1]
+    last = output.strip().splitlines()[-1]
     assert "lambda_dpo was built for torch 2.11.0, but this is torch 2.10.0: install torch==2.11.0" in last
 
 
-def test_a_missing_library_is_told():
-    status, told = python("import lambda_dpo; lambda_dpo.LambdaSchedule(['a'])", LAMBDA_DPO_PLUGIN="/nowhere/lib.so")
+def test_a_missing_library_is_reported():
+    status, output = python("import lambda_dpo; lambda_dpo.LambdaSchedule(['a'])", LAMBDA_DPO_PLUGIN="/nowhere/lib.so")
     assert status == 1
-    assert told.strip().splitlines()[-1].endswith(
+    assert output.strip().splitlines()[-1].endswith(
         "The library /nowhere/lib.so does not exist: unset LAMBDA_DPO_PLUGIN."
     )
 
 
 def test_it_works_from_any_folder():
-    status, told = python("import lambda_dpo; print(lambda_dpo.LambdaSchedule(['a']).draw_step(0, 0).tolist())")
-    assert (status, told.strip()) == (0, "[1.0]")
+    status, output = python("import lambda_dpo; print(lambda_dpo.LambdaSchedule(['a']).draw_step(0, 0).tolist())")
+    assert (status, output.strip()) == (0, "[1.0]")
 
 
-def test_records_convert_alike_one_by_one_and_in_bulk():
+def test_records_convert_to_the_same_samples_one_by_one_and_in_bulk():
     import datasets
 
     rows = records(40)
@@ -113,7 +113,7 @@ def test_records_convert_alike_one_by_one_and_in_bulk():
     assert any(value is None for sample in listed for row in sample["ratings"] for value in row), "some must be missing"
 
 
-def test_what_is_wrong_with_a_record_is_told():
+def test_an_invalid_record_is_reported():
     import datasets
 
     with pytest.raises(lambda_dpo.InvalidInputError, match=r"^record 1: `completions` is missing"):
@@ -139,7 +139,7 @@ def test_schedules_are_functions_of_their_arguments():
         LambdaSchedule(DIMENSIONS, "fixed", weights={"honesty": 0.5})
 
 
-def test_collators_and_datasets_refuse_what_contradicts_itself():
+def test_collators_reject_inconsistent_samples():
     with pytest.raises(lambda_dpo.InvalidInputError, match="a batch needs at least one sample"):
         ListwiseCollator()([])
     tokenizer = SampleTokenizer(ROOT / "fixtures" / "demo" / "sft-model")

@@ -1,4 +1,4 @@
-"""How models are run: packed rows and the fused head where a model takes them, a notice and the same loss where not."""
+"""How models are run: packed rows and the fused head if a model supports them; otherwise a notice and the same loss."""
 
 import datasets
 import pytest
@@ -75,15 +75,16 @@ def test_packed_rows_and_fused_heads_give_the_plain_loss(features, kind, attenti
     assert "forward" not in policy.head.__dict__
 
 
-def test_windows_take_rows(features):
+def test_models_with_sliding_windows_run_in_rows(features):
     model = random_model(small(MistralConfig, sliding_window=16), attn_implementation="sdpa")
     policy = plan(model, "packed")
     assert policy.layout == "rows" and policy.head is not None
-    assert policy.notices[0].startswith("MistralForCausalLM cannot take packed rows (its attention has a window)")
+    problem = "does not support packed rows (it uses sliding-window attention)"
+    assert policy.notices[0].startswith(f"MistralForCausalLM {problem}")
     torch.testing.assert_close(loss(model, policy, features), plain_loss(model, features), atol=1e-5, rtol=0)
 
 
-def test_other_logits_are_computed_whole(features):
+def test_transformed_logits_are_computed_as_a_whole(features):
     config = small(Gemma2Config, final_logit_softcapping=5.0, query_pre_attn_scalar=8)
     model = random_model(config, attn_implementation="eager")
     policy = plan(model, "packed")
@@ -92,7 +93,7 @@ def test_other_logits_are_computed_whole(features):
 
 
 def test_models_are_tried_out(folder):
-    """What no config tells: a model that scales its logits, one that looks at no mask."""
+    """Two things that no config shows: a model that scales its logits, and one that ignores the mask."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     forward = model.forward
 
@@ -109,7 +110,7 @@ def test_models_are_tried_out(folder):
 
     model.forward = blind
     policy = plan(model, "packed")
-    assert policy.layout == "rows" and "it gives other results on packed rows" in policy.notices[0]
+    assert policy.layout == "rows" and "its logits differ on packed rows" in policy.notices[0]
 
 
 def trainer(folder, rows=None, tmp="unused", **options):
@@ -120,18 +121,18 @@ def trainer(folder, rows=None, tmp="unused", **options):
     return LambdaDPOTrainer(folder, args=args, train_dataset=rows, processing_class=tokenizer, **arguments)
 
 
-def test_what_cannot_be_is_told(folder, tmp_path, monkeypatch):
+def test_invalid_data_and_options_are_rejected(folder, tmp_path, monkeypatch):
     single = datasets.Dataset.from_list([{**row, "completions": row["completions"][:1]} for row in records(3)])
     unrated = [{"instruction": "Hi", "completions": [{"response": "a"}, {"response": "b"}]}] * 3
     for rows, problem in [
-        (single, "None of the 3 records can be used: each needs two responses that are rated in one dimension."),
-        (single.to_iterable_dataset(), "The dataset is a IterableDataset, but λ-DPO counts its records"),
+        (single, "None of the 3 records can be used: each needs at least two responses rated in the same dimension."),
+        (single.to_iterable_dataset(), "The dataset is a IterableDataset, but λ-DPO needs to count its records"),
     ]:
         with pytest.raises(ConfigError, match=problem):
             trainer(folder, rows)
     with pytest.raises(InvalidInputError, match="no record rates the dimension `honesty`; dimensions in the records: none"):
         trainer(folder, datasets.Dataset.from_list(unrated), dimensions=["honesty"])
-    with pytest.raises(ConfigError, match="None of the 3 records can be used: each needs two responses that are rated"):
+    with pytest.raises(ConfigError, match="None of the 3 records can be used: each needs at least two responses rated"):
         trainer(folder, datasets.Dataset.from_list(unrated))
     with pytest.raises(ConfigError, match="`paper_exact` means layout = expanded, but layout is packed"):
         trainer(folder, paper_exact=True, layout="packed")

@@ -1,4 +1,4 @@
-"""`LambdaDPOTrainer`: the same losses as the program's, in every layout; the reference; resuming; metrics."""
+"""`LambdaDPOTrainer`: the program's losses in every layout, the reference, resuming, metrics."""
 
 import json
 import math
@@ -71,7 +71,7 @@ def test_losses_are_the_programs(tmp_path, family):
 
 @pytest.mark.parametrize("family", ["llama3", "qwen"])
 def test_losses_of_an_adapter_are_the_programs(tmp_path, family):
-    """Both begin with the adapter that the program draws."""
+    """Both start from the adapter that the program initialised."""
     model = make_model(tmp_path / "model", family)
     expected = host_losses(tmp_path / "host", model, records(), steps=10, learning_rate=LEARNING_RATE, lora_rank=4)
     adapter = host_adapter(tmp_path / "start", model, records(), 4)
@@ -95,10 +95,10 @@ def test_layouts_accumulation_and_checkpointing_change_nothing(tmp_path, folder)
     }
     for name, options in variants.items():
         found = losses(trained(tmp_path / name, folder, max_steps=4, **options))
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0, msg=lambda told, name=name: f"{name}: {told}")
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_lambda_depends_on_epoch_and_record_alone(tmp_path, folder):
+def test_lambda_depends_only_on_epoch_and_record(tmp_path, folder):
     """Two steps of half the records draw the λ that one step of all of them draws."""
     whole = trained(tmp_path / "whole", folder, max_steps=2)
     halves = trained(tmp_path / "halves", folder, max_steps=4, per_device_train_batch_size=6)
@@ -114,14 +114,14 @@ def test_lambda_depends_on_epoch_and_record_alone(tmp_path, folder):
     assert (first - second).abs().max() > 0.01
 
 
-def test_a_resumed_run_is_the_run(tmp_path, folder):
+def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(tmp_path, folder):
     options = {"max_steps": 6, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 2}
     for name, extra in {"full": {}, "precomputed": {"precompute_ref_log_probs": True}, "lora": {}}.items():
         peft_config = lora(lora_dropout=0.0) if name == "lora" else None
         whole = trained(tmp_path / name, folder, peft_config=peft_config, **options, **extra)
         checkpoint = str(tmp_path / name / "checkpoint-4")
         resumed = trained(tmp_path / f"{name} on", folder, peft_config=peft_config, resume=checkpoint, **options, **extra)
-        assert losses(resumed)[:4] == losses(whole)[:4], "what came before comes from the checkpoint"
+        assert losses(resumed)[:4] == losses(whole)[:4], "earlier losses come from the checkpoint"
         torch.testing.assert_close(losses(resumed)[4:], losses(whole)[4:], atol=1e-6, rtol=0)
         for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
@@ -136,14 +136,14 @@ def test_metrics_have_trls_names(tmp_path, folder):
     assert set(names) | {f"lambda/{name}" for name in DIMENSIONS} <= set(train)
     evaluations = [row for row in trainer.state.log_history if "eval_loss" in row]
     assert {f"eval_{name}" for name in names} <= set(evaluations[-1])
-    # Log-probs of the same tokens add up to the same: the policy is its reference at the start, and moves away from it.
+    # At the start the policy is its reference, and the sums of the same log-probs are equal; later it moves away.
     assert train["rewards/margins"] == 0 and train["kl"] == 0
     assert abs(evaluations[-1]["eval_kl"]) > 1e-3
     assert math.isclose(sum(train[f"lambda/{name}"] for name in DIMENSIONS), 1, abs_tol=1e-5)
 
 
 def test_evaluations_are_means_over_prompts(tmp_path, folder):
-    """Batches of 2, 2 and 1 give what a batch of 5 gives."""
+    """Batches of 2, 2 and 1 give the same metrics as a batch of 5."""
     found = []
     for size in (2, 5):
         options = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": size}
@@ -162,7 +162,7 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(tmp_path, folder):
     first, *_, last = [row for row in trainer.state.log_history if "loss" in row]
     assert first["logps/chosen"] < -50
     assert first["rewards/chosen"] == 0 and first["rewards/rejected"] == 0
-    # Later rewards are those against the model's own weights, which nothing has changed.
+    # The model's own weights, which later rewards are relative to, have not changed.
     reference = AutoModelForCausalLM.from_pretrained(folder)
     named = dict(trainer.model.get_base_model().named_parameters())
     for name, parameter in reference.named_parameters():
@@ -220,7 +220,7 @@ def test_bfloat16_trains(tmp_path, folder):
     torch.testing.assert_close(mixed, single, atol=0.05, rtol=0)
 
 
-def test_rows_with_ratings_columns_are_taken(tmp_path, folder):
+def test_rows_with_a_ratings_column_are_supported(tmp_path, folder):
     def rated(record):
         completions = [completion["response"] for completion in record["completions"]]
         rating = lambda completion, name: completion["annotations"].get(name, {}).get("Rating")  # noqa: E731

@@ -1,4 +1,4 @@
-"""One process of a distributed run: trains, and the first process writes losses, evaluations and weights."""
+"""One process of a distributed run: trains; the first process writes losses, evaluations and weights."""
 
 import json
 import os

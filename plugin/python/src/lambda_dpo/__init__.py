@@ -1,12 +1,12 @@
 """λ-weighted listwise preference optimisation of language models, in PyTorch.
 
-Functions over tensors and records work with torch alone; `LambdaDPOTrainer` needs `transformers`, `accelerate` and
+Functions on tensors and records need only torch; `LambdaDPOTrainer` also needs `transformers`, `accelerate` and
 `datasets`.
 """
 
 from typing import TYPE_CHECKING, Any
 
-import torch as _torch  # noqa: F401  Before the library, which uses the libtorch that it loads.
+import torch as _torch  # noqa: F401  Imported before the library, which uses the libtorch that torch loads.
 
 from .collator import ListwiseCollator, with_lambda
 from .errors import ConfigError, InvalidInputError, LibraryError, PluginError

@@ -1,4 +1,4 @@
-"""The C table of `plugin/include/lambda_dpo.h` as ctypes: constants, structs, functions.
+"""The C function table of `plugin/include/lambda_dpo.h` in ctypes: constants, structs and functions.
 
 A test compares every offset and argument with `schemas/abi-1.0.json`.
 """
@@ -73,7 +73,7 @@ class Bytes(ctypes.Structure):
 
 
 class Sized(ctypes.Structure):
-    """A struct that begins with its own size."""
+    """Struct whose first field is its own size in bytes."""
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(struct_size=ctypes.sizeof(type(self)), **fields)
@@ -223,7 +223,7 @@ _STATUS = c_int32
 _ERROR = POINTER(Error)
 _TENSOR_OUT = POINTER(c_void_p)
 
-#: Functions in the table's order: name, result, arguments (the error left out where the result is a status).
+#: Functions in the table's order: name, result, arguments. A function that returns a status also takes an error, last.
 FUNCTIONS: list[tuple[str, Any, list[Any]]] = [
     ("build_info", _STATUS, [POINTER(BuildInfo)]),
     ("bytes_free", None, [POINTER(Bytes)]),

@@ -1,4 +1,4 @@
-"""The library: opened and called, and text, handles, tensors and streams across its boundary."""
+"""Loads and calls the library, and passes text, handles, tensors and Arrow streams to and from it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ctypes import POINTER, c_double, c_int32, c_uint32, c_void_p
 from pathlib import Path
 from typing import Any
 
-import torch.utils.dlpack  # First: the library uses the libtorch that this loads.
+import torch.utils.dlpack  # Imported first, because the library uses the libtorch that torch loads.
 
 from . import _abi
 from .errors import InvalidInputError, LibraryError, PluginError
 
 
 def library_path() -> Path:
-    """Where liblambda_dpo.so is: `LAMBDA_DPO_PLUGIN`, else inside the package.
+    """Path of liblambda_dpo.so: `LAMBDA_DPO_PLUGIN` if set, else the one in the package.
 
     Raises:
-        LibraryError: there is none.
+        LibraryError: If the file does not exist.
     """
     named = os.environ.get("LAMBDA_DPO_PLUGIN")
     path = Path(named) if named else Path(__file__).parent / "liblambda_dpo.so"
@@ -34,28 +34,28 @@ def _check_torch(built_for: str) -> None:
     found = torch.__version__.split("+")[0]
     if found != built_for:
         raise LibraryError(
-            f"lambda_dpo was built for torch {built_for}, but this is torch {found}: install torch=={built_for}, or build "
-            "lambda_dpo again where it is installed."
+            f"lambda_dpo was built for torch {built_for}, but this is torch {found}: install torch=={built_for}, or "
+            "rebuild lambda_dpo in this environment."
         )
 
 
 @functools.cache
 def api() -> _abi.Api:
-    """The function table. The library is opened at the first call and never closed.
+    """Returns the function table. The library is loaded on the first call and never unloaded.
 
     Raises:
-        LibraryError: the library is missing, or torch is not the one it was built for.
+        LibraryError: If the library is missing, or was built for another version of torch.
     """
     path = library_path()
     built_for = path.with_name("torch_version")
-    if built_for.exists():  # Before the library is opened, which the wrong libtorch may not survive.
+    if built_for.exists():  # Before the library is loaded: with the wrong libtorch, loading it may crash.
         _check_torch(built_for.read_text().strip())
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise LibraryError(
-            f"{path} cannot be opened beside torch {torch.__version__}: {error}; it works with the torch it was built "
-            "for alone."
+            f"{path} cannot be loaded with torch {torch.__version__}: {error}; it only works with the torch that it "
+            "was built for."
         ) from error
     get_api = library.lambda_dpo_get_api
     get_api.restype, get_api.argtypes = c_int32, [c_uint32, c_uint32, POINTER(POINTER(_abi.Api)), POINTER(_abi.Error)]
@@ -63,7 +63,7 @@ def api() -> _abi.Api:
     _checked(lambda error: get_api(_abi.MAJOR, _abi.MINOR, ctypes.byref(table), error))
     opened: _abi.Api = table.contents
     if opened.struct_size < ctypes.sizeof(_abi.Api):
-        raise LibraryError(f"{path} is older than this package: install both anew.")
+        raise LibraryError(f"{path} is older than this package: reinstall both.")
     info = _abi.BuildInfo()
     _checked(lambda error: opened.build_info(ctypes.byref(info), error))
     _check_torch(_text(info.torch_version))
@@ -87,7 +87,7 @@ def call(name: str, *arguments: Any) -> None:
     """Calls a function that returns a status.
 
     Raises:
-        PluginError: with the library's sentence.
+        PluginError: If the status is not OK, with the library's message.
     """
     function = getattr(api(), name)
     _checked(lambda error: function(*arguments, error))
@@ -97,7 +97,7 @@ def call(name: str, *arguments: Any) -> None:
 
 
 class Text:
-    """A `Str` with the bytes it points at."""
+    """A `Str`, together with the bytes it points to."""
 
     def __init__(self, text: str) -> None:
         self._bytes = text.encode()
@@ -105,7 +105,7 @@ class Text:
 
 
 class Texts:
-    """An array of `Str`; None is NULL."""
+    """An array of `Str`, together with the bytes they point to; None becomes NULL."""
 
     def __init__(self, texts: Iterable[str] | None) -> None:
         self._texts = [Text(text) for text in texts or []]
@@ -118,7 +118,7 @@ def _text(borrowed: _abi.Str) -> str:
 
 
 def take_text(bytes_: _abi.Bytes) -> str | None:
-    """Copies text that the library gave, and frees it; None where there is nothing."""
+    """Copies text that the library returned and frees the original; returns None if it is empty."""
     try:
         return ctypes.string_at(bytes_.data, bytes_.len).decode() if bytes_.data else None
     finally:
@@ -126,7 +126,7 @@ def take_text(bytes_: _abi.Bytes) -> str | None:
 
 
 class Handle:
-    """An opaque handle, freed with this object. Belongs to this process: it cannot be pickled."""
+    """Opaque handle, freed with this object. It is only valid in this process and cannot be pickled."""
 
     def __init__(self, raw: int, free: str) -> None:
         self.raw = raw
@@ -138,11 +138,11 @@ class Handle:
             self.raw = 0
 
     def __reduce__(self) -> Any:
-        raise TypeError("a handle of liblambda_dpo belongs to its process and cannot be pickled")
+        raise TypeError("a handle of liblambda_dpo is only valid in its own process and cannot be pickled")
 
 
 def make(name: str, free: str, *arguments: Any) -> Handle | None:
-    """Calls a function whose last argument receives a handle; None where it gave none."""
+    """Calls a function whose last argument receives a handle; returns None if the handle is NULL."""
     raw = c_void_p()
     call(name, *arguments, ctypes.byref(raw))
     return Handle(raw.value, free) if raw.value else None
@@ -161,13 +161,13 @@ _VERSIONED = b"dltensor_versioned"
 
 
 class Lent:
-    """Tensors lent to calls of the library: no copies, alive as long as this object."""
+    """Tensors lent to the library for a call: not copied, and alive as long as this object."""
 
     def __init__(self) -> None:
         self._capsules: list[Any] = []
 
     def pointer(self, tensor: torch.Tensor | None) -> int | None:
-        """The tensor as `DLManagedTensorVersioned *`; NULL for None."""
+        """Returns the tensor as `DLManagedTensorVersioned *`; NULL for None."""
         if tensor is None:
             return None
         capsule = tensor.detach().resolve_conj().resolve_neg().__dlpack__(max_version=(1, 0))
@@ -177,10 +177,10 @@ class Lent:
 
 
 def take_tensor(pointer: int | None) -> torch.Tensor | None:
-    """Takes over a tensor that the library gave, without a copy; None for NULL."""
+    """Takes ownership of a tensor that the library returned, without a copy; returns None for NULL."""
     if not pointer:
         return None
-    # torch renames the capsule when it takes it; until then the tensor is still to be freed here.
+    # torch renames the capsule when it takes ownership; if it fails before that, the tensor must be freed here.
     capsule = _python.PyCapsule_New(pointer, _VERSIONED, None)
     try:
         return torch.utils.dlpack.from_dlpack(capsule)
@@ -190,18 +190,18 @@ def take_tensor(pointer: int | None) -> torch.Tensor | None:
 
 
 def take_tensors(struct: _abi.Sized, names: Iterable[str]) -> dict[str, torch.Tensor | None]:
-    """Takes over the named tensors of a struct."""
+    """Takes ownership of the named tensors of a struct."""
     return {name: take_tensor(getattr(struct, name)) for name in names}
 
 
 def doubles(values: Iterable[float]) -> Any:
-    """A C array of doubles."""
+    """Returns a C array of doubles."""
     listed = list(values)
     return (c_double * len(listed))(*listed)
 
 
 def handles(given: Iterable[Handle]) -> Any:
-    """A C array of handles."""
+    """Returns a C array of handles."""
     listed = [handle.raw for handle in given]
     return (c_void_p * len(listed))(*listed)
 
@@ -209,8 +209,7 @@ def handles(given: Iterable[Handle]) -> Any:
 # ---- Arrow ----
 
 
-
 def arrow_stream_pointer(capsule: Any) -> int:
-    """The struct in a capsule that `__arrow_c_stream__` gave; the library takes the stream over from it."""
+    """Returns the struct in a capsule of `__arrow_c_stream__`; the library takes ownership of the stream."""
     pointer: int = _python.PyCapsule_GetPointer(capsule, b"arrow_array_stream")
     return pointer

@@ -1,4 +1,4 @@
-"""Stage 4: tokenised samples and λ → a batch of tensors, and what a Hugging Face decoder needs of it."""
+"""Stage 4: collates tokenised samples and λ into a batch of tensors; builds the attention mask of packed rows."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from .tokenization import COLUMNS
 
 Layout = Literal["packed", "rows", "expanded"]
 
-#: Left out of a batch: a Trainer takes `labels` for something else, and the mask follows from `prompt_ids`.
+#: Left out of a batch, because Trainer gives `labels` a meaning of its own.
 _UNUSED = ("labels",)
 
 
 @dataclass
 class ListwiseCollator:
-    """Collates tokenised samples into one of three layouts; all give the same loss and gradients.
+    """Collates tokenised samples into one of three layouts, which all give the same loss and gradients.
 
     Attributes:
-        layout: "packed": a prompt and then its responses in one row, blind to each other, positions restarting after the
-            prompt; "rows": a padded row a response; "expanded": a padded row a response and dimension, as the paper.
-        pad_token_id: fills padding.
-        max_tokens: packed: prompts share a row up to this many tokens; None is one prompt a row.
-        pad_to_multiple_of: rows are padded to a multiple of this.
+        layout: "packed": one row per prompt, with the prompt followed by its responses, which do not attend to each
+            other and whose positions restart after the prompt; "rows": one padded row per response; "expanded": one
+            padded row per response and dimension, as in the paper.
+        pad_token_id: token id of the padding.
+        max_tokens: with "packed", prompts share a row up to this many tokens; None puts one prompt in each row.
+        pad_to_multiple_of: rows are padded to a multiple of this length.
 
-    A batch is a dict of tensors (R rows of T tokens, B prompts, M dimensions, C responses, S sequences, K target tokens):
-    `input_ids`, `attention_mask`, `position_ids`, `prompt_ids`, `sequence_ids` `[R, T]`; `target_positions`,
+    A batch is a dict of tensors (R rows of T tokens, B prompts, M dimensions, C responses, S sequences, K target
+    tokens): `input_ids`, `attention_mask`, `position_ids`, `prompt_ids`, `sequence_ids` `[R, T]`; `target_positions`,
     `target_ids`, `target_sequences` `[K]`; `sequence_num_tokens`, `sequence_prompts`, `sequence_responses` `[S]`;
     `prompt_offsets` `[B + 1]`; `sequence_index`, `pi_target`, `target_mask` `[M, C]`; `lambda` `[B, M]`;
-    `record_indices` `[B]`; and `reference_log_probs` `[S]` float64 sums where the samples have them.
+    `record_indices` `[B]`; and `reference_log_probs` `[S]`, float64 sums, if the samples have them.
     """
 
     layout: Layout = "packed"
@@ -46,14 +47,14 @@ class ListwiseCollator:
     def __call__(
         self, features: Sequence[Mapping[str, Any]], weights: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Collates `features`, which have the columns of `tokenization.COLUMNS`.
+        """Collates `features` into a batch.
 
         Args:
-            features: tokenised samples.
+            features: tokenised samples, with the columns of `tokenization.COLUMNS`.
             weights: λ `[len(features), M]` or `[M]`; None is uniform.
 
         Raises:
-            InvalidInputError: samples that contradict themselves or each other.
+            InvalidInputError: If a sample is inconsistent, or samples are inconsistent with each other.
         """
         samples = [self._sample(feature) for feature in features]
         num_dimensions = len(features[0]["pi_target"]) if features else 0
@@ -95,9 +96,9 @@ class ListwiseCollator:
 
 
 def with_lambda(batch: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
-    """The batch with λ `[B, M]` (or `[M]`) drawn anew, renormalised over the dimensions that count for each prompt.
+    """Returns the batch with a new λ `[B, M]` (or `[M]`), renormalised over the dimensions that count for each prompt.
 
-    λ'_k = λ_k / Σ λ over the dimensions of which the prompt has two ratings; all 0 where none of them has weight.
+    λ'_k = λ_k / Σ λ over the dimensions in which the prompt has at least two ratings; all 0 if none of them has weight.
     """
     counts = dimension_counts(batch)
     weights = weights.to(counts.device, torch.float64).expand(counts.shape) * counts
@@ -107,7 +108,7 @@ def with_lambda(batch: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tenso
 
 
 def dimension_counts(batch: Mapping[str, Tensor]) -> Tensor:
-    """`[B, M]` bool: the dimension counts for the prompt."""
+    """`[B, M]` bool: whether the dimension counts for the prompt."""
     offsets, mask = batch["prompt_offsets"], batch["target_mask"]
     prompts = torch.repeat_interleave(torch.arange(offsets.numel() - 1, device=mask.device), offsets.diff())
     rated = torch.zeros(mask.shape[0], offsets.numel() - 1, dtype=torch.int32, device=mask.device)
@@ -115,15 +116,15 @@ def dimension_counts(batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def num_contributing(batch: Mapping[str, Tensor]) -> int:
-    """Prompts with a dimension of positive weight: what the loss is a mean over."""
+    """Number of prompts with a dimension of positive weight: those that the loss is a mean over."""
     return int((batch["lambda"] > 0).any(dim=1).sum())
 
 
 def attention_mask_4d(batch: Mapping[str, Tensor]) -> Tensor:
-    """`[R, 1, T, T]` bool, True where attention goes.
+    """`[R, 1, T, T]` bool, True where a token attends.
 
-    A token attends to itself and to those before it in its row that have the same prompt and either the same response or
-    none (the prompt itself).
+    A token attends to itself and to the earlier tokens in its row that belong to the same prompt, and either to the
+    same response or to no response (the prompt's own tokens).
     """
     prompts, sequences = batch["prompt_ids"], batch["sequence_ids"]
     length = prompts.shape[1]
@@ -131,6 +132,6 @@ def attention_mask_4d(batch: Mapping[str, Tensor]) -> Tensor:
     same_prompt = prompts[:, :, None] == prompts[:, None, :]
     visible = (sequences[:, None, :] == -1) | (sequences[:, :, None] == sequences[:, None, :])
     itself = torch.eye(length, dtype=torch.bool, device=prompts.device)
-    # Padding has prompt −1: it would see itself, which keeps its softmax from being empty, and must be seen by none else.
+    # Padding has prompt −1. It attends to itself, so that its softmax is not empty; no other token may attend to it.
     real = (prompts != -1)[:, None, :]
     return ((causal & same_prompt & visible & real) | itself)[:, None]

@@ -1,4 +1,4 @@
-"""Options of λ-DPO, by themselves and as `TrainingArguments`."""
+"""Options of λ-DPO, on their own and as part of `TrainingArguments`."""
 
 from __future__ import annotations
 
@@ -22,51 +22,56 @@ _CHOICES = {
 
 @dataclass
 class ListwiseOptions:
-    """What λ-DPO adds to a training run."""
+    """Options that λ-DPO adds to a training run."""
 
     beta: float = field(default=0.1, metadata={"help": "β of the implicit reward: 0.1 suits sums, 2 to 10 means."})
     reduction: str | None = field(
         default=None, metadata={"help": "A response's log-prob is the `sum` (default) or `mean` of its tokens'."}
     )
     layout: str | None = field(
-        default=None, metadata={"help": "Batches: `packed` (default), `rows` or `expanded`. The loss is the same."}
+        default=None, metadata={"help": "Batch layout: `packed` (default), `rows` or `expanded`; the loss is the same."}
     )
     max_tokens: int | None = field(
-        default=None, metadata={"help": "Packed: prompts share a row up to this many tokens."}
+        default=None, metadata={"help": "With `packed`: prompts share a row up to this many tokens."}
     )
-    max_length: int | None = field(default=2048, metadata={"help": "Bound on prompt + longest response in tokens."})
+    max_length: int | None = field(
+        default=2048, metadata={"help": "Maximum length of prompt + longest response in tokens."}
+    )
     dimensions: list[str] | None = field(
-        default=None, metadata={"help": "Rated dimensions, in order; default: all that the records have, sorted."}
+        default=None, metadata={"help": "Rated dimensions, in order; default: all that occur in the records, sorted."}
     )
     missing_rating: float | None = field(
-        default=None, metadata={"help": "Stands in for a missing rating; default: the response is left out of it."}
+        default=None,
+        metadata={"help": "Value used for a missing rating; default: the response is left out of that dimension."},
     )
     rating_temperature: float | None = field(
         default=None, metadata={"help": "Temperature of the softmax over ratings; default 1."}
     )
     exclude_sources: list[str] = field(
-        default_factory=list, metadata={"help": "Records of these sources are left out."}
+        default_factory=list, metadata={"help": "Records from these sources are left out."}
     )
     lambda_schedule: str | None = field(
         default=None, metadata={"help": f"How λ is drawn: {', '.join(SCHEDULES)}; default dirichlet."}
     )
     lambda_alpha: float = field(default=1.0, metadata={"help": "α of the Dirichlet distribution."})
-    lambda_normalization: str = field(default="softmax", metadata={"help": "Of `gaussian`: `softmax` or `abs`."})
-    lambda_dimension: str = field(default="cycle", metadata={"help": "Of `unimodal`: a dimension, or `cycle`."})
-    lambda_weights: dict[str, float] | None = field(default=None, metadata={"help": "Of `fixed`: weight by dimension."})
+    lambda_normalization: str = field(default="softmax", metadata={"help": "For `gaussian`: `softmax` or `abs`."})
+    lambda_dimension: str = field(default="cycle", metadata={"help": "For `unimodal`: a dimension, or `cycle`."})
+    lambda_weights: dict[str, float] | None = field(
+        default=None, metadata={"help": "For `fixed`: weight by dimension."}
+    )
     lambda_table: list[dict[str, Any]] | None = field(
-        default=None, metadata={"help": "Of `table`: rows of `weights` and `probability`."}
+        default=None, metadata={"help": "For `table`: rows of `weights` and `probability`."}
     )
     lambda_per: str | None = field(
         default=None, metadata={"help": "λ is drawn per prompt `instance` (default) or per `step`."}
     )
-    logits_budget_mib: int = field(default=256, metadata={"help": "Logits that may be alive at once."})
-    paper_exact: bool = field(default=False, metadata={"help": "The paper's Appendix B to the letter."})
+    logits_budget_mib: int = field(default=256, metadata={"help": "MiB of logits that may be in memory at once."})
+    paper_exact: bool = field(default=False, metadata={"help": "Follow the paper's Appendix B exactly."})
     precompute_ref_log_probs: bool = field(
         default=False, metadata={"help": "Compute reference log-probs once, before training, and keep them on disk."}
     )
     precompute_ref_batch_size: int | None = field(
-        default=None, metadata={"help": "Prompts a batch of that; default: the evaluation's batch size."}
+        default=None, metadata={"help": "Prompts per batch when precomputing; default: the evaluation batch size."}
     )
     reference_cache: bool = field(default=True, metadata={"help": "Keep precomputed log-probs for later runs."})
     reference_free: bool = field(default=False, metadata={"help": "Train without a reference: s^ref = 0."})
@@ -95,7 +100,7 @@ class ListwiseOptions:
             raise ConfigError("`reference_free` and `precompute_ref_log_probs` contradict each other: set one of them.")
 
     def convert_options(self) -> ConvertOptions:
-        """How records become samples."""
+        """Options for converting records to samples."""
         return ConvertOptions(
             dimensions=self.dimensions,
             missing_rating=self.missing_rating,
@@ -104,7 +109,7 @@ class ListwiseOptions:
         )
 
     def schedule(self, dimensions: Sequence[str]) -> LambdaSchedule:
-        """How λ is drawn over the dimensions."""
+        """λ schedule over the dimensions."""
         return LambdaSchedule(
             dimensions,
             self.lambda_schedule or "dirichlet",
@@ -118,16 +123,16 @@ class ListwiseOptions:
 
 @dataclass
 class LambdaDPOConfig(ListwiseOptions, TrainingArguments):
-    """`TrainingArguments` with the options of λ-DPO; names as in TRL's `DPOConfig` where it has them."""
+    """`TrainingArguments` with the options of λ-DPO, which have the names of TRL's `DPOConfig` if it has them too."""
 
     learning_rate: float = field(default=1e-6, metadata={"help": "The initial learning rate for AdamW."})
-    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
+    logging_steps: float = field(default=10, metadata={"help": "Number of steps between logs."})
     model_init_kwargs: dict[str, Any] | None = field(
-        default=None, metadata={"help": "Passed to `from_pretrained` where the model is given by name."}
+        default=None, metadata={"help": "Passed to `from_pretrained` if the model is given by name."}
     )
 
     def __post_init__(self) -> None:
         ListwiseOptions.__post_init__(self)
-        # The collator reads columns that no model's forward names.
+        # The collator reads columns that are not arguments of the model's forward.
         self.remove_unused_columns = False
         TrainingArguments.__post_init__(self)

@@ -1,8 +1,8 @@
-"""What goes wrong, each as one sentence."""
+"""Exceptions; each message is one sentence."""
 
 
 class PluginError(RuntimeError):
-    """The library refused a call. `str(error)` is its sentence; `status` its LAMBDA_DPO_STATUS_* code."""
+    """A call of the library failed. `str(error)` is its message, `status` its LAMBDA_DPO_STATUS_* code."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -10,12 +10,12 @@ class PluginError(RuntimeError):
 
 
 class InvalidInputError(PluginError, ValueError):
-    """An argument, a record, a tokenizer or a chat template that cannot be used."""
+    """An argument, a record, a tokenizer or a chat template is invalid."""
 
 
 class LibraryError(ImportError):
-    """liblambda_dpo.so is missing, or was built for another torch."""
+    """liblambda_dpo.so is missing, or was built for another version of torch."""
 
 
 class ConfigError(ValueError):
-    """Options that contradict each other, are unknown, or ask for what is not supported."""
+    """Options contradict each other, are unknown, or ask for something that is not supported."""

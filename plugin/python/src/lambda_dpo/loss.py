@@ -1,7 +1,7 @@
-"""Stages 6 and 7 as a `torch.autograd.Function`: log-probs and the listwise loss, with their backward in the library.
+"""Stages 6 and 7 as a `torch.autograd.Function`: log-probs and the listwise loss, whose backward runs in the library.
 
-Letters in shapes: R rows of T tokens, H hidden size, V vocabulary, B prompts, M dimensions, C responses, S sequences
-(C, or M·C in the expanded layout), K target tokens.
+Shapes: R rows of T tokens, H hidden size, V vocabulary size, B prompts, M dimensions, C responses, S sequences (C, or
+M·C in the expanded layout), K target tokens. Numbers in parentheses are those of the equations in docs/method.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _not_compiled(function: _Function) -> _Function:
-    """torch.compile cannot look into the library: it calls the function as it stands."""
+    """Excludes a function from torch.compile, which cannot trace into the library."""
     disabled: _Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
     return disabled
 
@@ -40,19 +40,19 @@ _WANTS = (
 
 @dataclass(frozen=True)
 class LossOutput:
-    """The loss and what it is made of. Only `loss` carries a gradient.
+    """Loss and its components. Only `loss` carries a gradient.
 
     Attributes:
         loss: `[]`, float32 (float64 for float64 inputs), divided by the normaliser.
-        token_log_probs: `[K]`; None where finished log-probs came in.
-        sequence_log_probs: `[S]` sums, or means under that reduction.
+        token_log_probs: `[K]`; None if sequence log-probs were passed in.
+        sequence_log_probs: `[S]` sums, or means with `reduction="mean"`.
         rewards: `[S]` β (s − s^ref) (17).
         prompt_losses: `[B]` Σ_k λ'_k L^(k).
         dimension_losses: `[B, M]` L^(k) (8); 0 where `dimension_mask` is False.
         dimension_mask: `[B, M]` whether the dimension counts for the prompt.
-        accuracies: `[B]` 1 where the response of highest reward is best under λ', ties sharing the credit.
-        dimension_accuracies: `[B, M]` the same under each dimension's own target.
-        margins: `[B]` reward of the best minus reward of the worst response under λ'.
+        accuracies: `[B]` 1 if the response with the highest reward is the best under λ'; ties share the credit.
+        dimension_accuracies: `[B, M]` the same under the target of each dimension.
+        margins: `[B]` reward of the best response minus reward of the worst, under λ'.
     """
 
     loss: Tensor
@@ -82,26 +82,26 @@ def lambda_dpo_loss(
     logits_budget_mib: int = 256,
     paper_exact: bool = False,
 ) -> LossOutput:
-    """The λ-DPO loss (15), differentiable in what the policy gave.
+    """λ-DPO loss (15), differentiable with respect to the policy's output.
 
-    The policy's output is one of: `hidden` with `lm_head` (the fast path: logits of a whole batch never exist), `logits`, or
-    finished `log_probs`. Sums and softmaxes run in float32 or better whatever the inputs' dtype.
+    The policy's output is one of `hidden` with `lm_head` (the fast path, which never materialises the logits of a whole
+    batch), `logits`, or `log_probs`. Sums and softmaxes accumulate in float32 or better, whatever the inputs' dtype.
 
     Args:
-        batch: what `ListwiseCollator` gives; with `log_probs`, its listwise fields are enough.
-        hidden: `[R, T, H]` or `[R·T, H]`, after the last norm.
-        lm_head: `[V, H]`; cast to the dtype of `hidden` where it has another.
+        batch: a batch of `ListwiseCollator`; with `log_probs`, its listwise fields are enough.
+        hidden: `[R, T, H]` or `[R·T, H]`, after the final norm.
+        lm_head: `[V, H]`; cast to the dtype of `hidden` if they differ.
         logits: `[R, T, V]` or `[R·T, V]`.
-        log_probs: `[S]` reduced as `reduction` says.
-        reference_log_probs: `[S]` likewise; None is s^ref = 0.
+        log_probs: `[S]` sequence log-probs, reduced according to `reduction`.
+        reference_log_probs: `[S]`, reduced likewise; None means s^ref = 0.
         beta: β (17). 0.1 suits sums, 2 to 10 means.
         reduction: whether s is the sum or the mean of a response's token log-probs.
-        normalizer: what the loss is divided by; None takes the batch's contributing prompts.
-        logits_budget_mib: logits that may be alive at once.
+        normalizer: divisor of the loss; None divides by the number of contributing prompts in the batch.
+        logits_budget_mib: MiB of logits that may be in memory at once.
         paper_exact: add 1e-10 to the targets, as the paper's Appendix B does.
 
     Raises:
-        InvalidInputError: shapes, dtypes or arguments that contradict each other.
+        InvalidInputError: If shapes, dtypes or arguments are inconsistent.
     """
     if hidden is not None and lm_head is not None and lm_head.dtype != hidden.dtype:
         lm_head = lm_head.to(hidden.dtype)
@@ -121,7 +121,10 @@ def sequence_log_probs(
     reduction: Reduction = "sum",
     logits_budget_mib: int = 256,
 ) -> tuple[Tensor, Tensor]:
-    """Token log-probs `[K]` and sequence log-probs `[S]`, without gradients; arguments as of `lambda_dpo_loss`."""
+    """Token log-probs `[K]` and sequence log-probs `[S]`, without gradients.
+
+    The arguments are those of `lambda_dpo_loss`.
+    """
     if hidden is not None and lm_head is not None and lm_head.dtype != hidden.dtype:
         lm_head = lm_head.to(hidden.dtype)
     call = _Call(batch, None, reduction, 1.0, None, logits_budget_mib, False)
@@ -129,7 +132,7 @@ def sequence_log_probs(
 
 
 class _Call:
-    """One loss: its options, the outputs of its forward, and what its backward needs."""
+    """One evaluation of the loss: its options, the outputs of its forward, and the context of its backward."""
 
     def __init__(
         self,
@@ -165,7 +168,7 @@ class _Call:
         return loss if is_double else loss.float()
 
     def _run(self, given: tuple[Tensor | None, ...]) -> dict[str, Any]:
-        """The library's forward: its outputs, and the context of one backward."""
+        """Runs the library's forward; returns its outputs and keeps the context for one backward."""
         outputs = _abi.LossOutputs()
         raw = ctypes.c_void_p()
         lent = _native.Lent()
@@ -177,7 +180,7 @@ class _Call:
         return _native.take_tensors(outputs, _abi.OUTPUT_TENSORS)
 
     def backward(self, given: tuple[Tensor | None, ...], grad_output: float) -> tuple[Tensor | None, ...]:
-        if self.context is None:  # A second backward of a graph that was kept: a context serves one.
+        if self.context is None:  # Second backward with retain_graph=True: a context can only be used once.
             self._run(given)
         assert self.context is not None
         lent = _native.Lent()
@@ -222,7 +225,7 @@ class _Call:
             name: lent.pointer(tensor.to(device)) for name, tensor in fields.items() if tensor is not None
         }
         inputs = _abi.LossInputs(num_sequences=num_sequences, **pointers)
-        inputs.lent = lent  # The tensors live as long as the struct that points at them.
+        inputs.lent = lent  # Keeps the tensors alive as long as the struct that points to them.
         return inputs
 
 
@@ -241,6 +244,6 @@ class _Loss(torch.autograd.Function):
 
 
 def _exact(given: tuple[Tensor | None, ...]) -> torch.autocast:
-    """The library chooses its own precision: autocast, which rules its thread too, is off for the call."""
+    """Disables autocast for a call: the library chooses its own precision, and autocast would apply to it, too."""
     device = next((tensor.device.type for tensor in given if tensor is not None), "cpu")
     return torch.autocast(device, enabled=False)

@@ -1,4 +1,4 @@
-"""What a run reports: sums over micro-batches and processes, and their means under TRL's names."""
+"""Metrics of a run: sums over micro-batches and processes, and their means under TRL's names."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .loss import LossOutput
 
 @dataclass
 class Totals:
-    """Sums of a logging interval or an evaluation, as one vector that processes can add up.
+    """Sums over a logging interval or an evaluation, as one vector that can be reduced over processes.
 
-    Names: `loss/<dimension>`, `rewards/accuracies`, `rewards/margins`, `rewards/chosen`, `rewards/rejected`,
-    `logps/chosen`, `logps/rejected`, `kl` (the mean of s − s^ref over responses, in sums) and `lambda/<dimension>`. *Chosen*
-    is the response with the largest target under λ', *rejected* the one with the smallest.
+    The metrics are `loss/<dimension>`, `rewards/accuracies`, `rewards/margins`, `rewards/chosen`, `rewards/rejected`,
+    `logps/chosen`, `logps/rejected`, `kl` (mean over responses of s − s^ref, with s a sum) and `lambda/<dimension>`.
+    *Chosen* is the response with the largest target under λ', *rejected* the one with the smallest.
     """
 
     dimensions: Sequence[str]
@@ -27,17 +27,17 @@ class Totals:
     _sums: Tensor | None = field(default=None, repr=False)
 
     def add(self, output: LossOutput, batch: Mapping[str, Tensor], num_prompts: int | None = None) -> None:
-        """Adds a batch, or the first `num_prompts` of it; nothing is read back from its device."""
+        """Adds a batch, or its first `num_prompts` prompts; does not synchronise with the device."""
         row = self._row(output, batch, num_prompts)
         self._sums = row if self._sums is None else self._sums + row
 
     def take(self) -> Tensor:
-        """The sums so far, which begin anew. float64 `[10 + 3 M]`."""
+        """Returns the sums so far, float64 `[10 + 3 M]`, and resets them."""
         sums, self._sums = self._sums, None
         return torch.zeros(10 + 3 * len(self.dimensions), dtype=torch.float64) if sums is None else sums
 
     def means(self, sums: Tensor) -> dict[str, float]:
-        """The metrics of sums; what has no meaning is left out."""
+        """Returns the metrics of `sums`, without those that are undefined."""
         values = sums.tolist()
         num_prompts, loss, accuracy, margin, chosen, rejected, chosen_log_prob, rejected_log_prob = values[:8]
         num_responses, log_ratio = values[8:10]
@@ -65,7 +65,7 @@ class Totals:
         kept = torch.arange(len(weights), device=weights.device) < (len(weights) if num_prompts is None else num_prompts)
         weights = weights * kept[:, None]
         contributes = (weights > 0).any(dim=1)  # [B]
-        best, worst = _best_and_worst(batch, weights)  # [B] sequences
+        best, worst = _best_and_worst(batch, weights)  # [B] indices of sequences
         rewards, log_probs = output.rewards.double(), output.sequence_log_probs.double()
         log_ratios = rewards / self.beta  # [S]
         if self.is_mean:
@@ -94,13 +94,13 @@ class Totals:
 
 
 def _best_and_worst(batch: Mapping[str, Tensor], weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The sequences `[B]` that the λ'-mixed target rates best and worst."""
+    """Indices `[B]` of the sequences with the largest and the smallest target under λ'."""
     offsets, mask = batch["prompt_offsets"], batch["target_mask"]
     num_prompts = offsets.numel() - 1
     prompts = torch.repeat_interleave(torch.arange(num_prompts, device=mask.device), offsets.diff())  # [C]
     mixed = (weights[prompts].T * batch["pi_target"].double()).sum(dim=0)  # [C]
     rated = mask.any(dim=0)
-    # Responses that no dimension rates are neither.
+    # A response that is rated in no dimension is neither best nor worst.
     belongs = prompts[None, :] == torch.arange(num_prompts, device=mask.device)[:, None]  # [B, C]
     counted = belongs & rated[None, :]
     counted = torch.where(counted.any(dim=1, keepdim=True), counted, belongs)

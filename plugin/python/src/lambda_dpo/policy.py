@@ -1,8 +1,9 @@
-"""Stage 5 in a Hugging Face model: what its forward takes, and the loss in the place of its LM head.
+"""Stage 5 with a Hugging Face model: the inputs of its forward, and the loss fused into its LM head.
 
-The fused head: while the model runs, the forward of its LM head is replaced by one that takes the hidden states and gives the
-loss. The decoder is called as ever, the logits never exist, and whatever wraps the model (DDP, FSDP, DeepSpeed) sees a
-forward of the whole model: FSDP and ZeRO-3 gather the head's weight around the call, and sync its gradient.
+Fused head: while the model runs, the forward of its LM head is replaced by one that computes the loss from the hidden
+states. The decoder is called as usual, the logits are never materialised, and wrappers of the model (DDP, FSDP,
+DeepSpeed) see a forward of the whole model: FSDP and ZeRO-3 gather the head's weight around the call and reduce its
+gradient.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from torch import Tensor, nn
 
 from .collator import Layout, ListwiseCollator, attention_mask_4d
 
-#: Config fields under which a model does more to its logits than multiply by its head.
+#: Config fields of models that transform their logits after the LM head.
 _LOGIT_FIELDS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
-#: Attention of a row's tokens as the packed layout needs it, by `_attn_implementation`.
+#: Conversion of the packed layout's attention mask, by `_attn_implementation`.
 _MASKS: dict[str, Callable[[Tensor, torch.dtype], Tensor]] = {
     "sdpa": lambda mask, dtype: mask,
     "eager": lambda mask, dtype: torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype),
 }
 
-#: Of the tokens with which a model is tried out: enough for each response to have something to be blind to.
+#: Sample with which a model is tried out: three responses, so that each has others that it must not attend to.
 _PROBE = {
     "record": 0,
     "prompt_ids": [1, 2, 3],
@@ -42,10 +43,10 @@ class Policy:
     """How a model is run.
 
     Attributes:
-        layout: of its batches.
-        attention: "sdpa", "eager", or another in which packed rows cannot be expressed.
-        head: the LM head in whose place the loss is computed; None takes the model's logits.
-        notices: what could not be had, each as a sentence.
+        layout: layout of its batches.
+        attention: `attn_implementation` of the model; packed rows need "sdpa" or "eager".
+        head: LM head that is replaced by the loss; None computes the loss from the model's logits.
+        notices: why a faster path is not taken, one sentence each.
     """
 
     layout: Layout
@@ -54,20 +55,20 @@ class Policy:
     notices: tuple[str, ...] = ()
 
     def inputs(self, batch: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Any]:
-        """What the model's forward takes of a batch."""
+        """Returns the arguments of the model's forward for a batch."""
         inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
         if self.layout == "packed":
             inputs["position_ids"] = batch["position_ids"]
             inputs["attention_mask"] = _MASKS[self.attention](attention_mask_4d(batch), dtype)
         else:
-            # Padding is on the right: positions are what the model takes by itself.
+            # Padding is on the right, so the model's default positions are correct.
             inputs["attention_mask"] = batch["attention_mask"]
         return inputs
 
     def run(
         self, model: nn.Module, batch: Mapping[str, Tensor], dtype: torch.dtype, compute: Callable[..., Tensor]
     ) -> Tensor:
-        """Runs the model on a batch and gives what `compute` makes of it.
+        """Runs the model on a batch and returns the result of `compute`.
 
         `compute` is called with `hidden` and `lm_head`, or with `logits`.
         """
@@ -82,7 +83,7 @@ class Policy:
 
 @contextlib.contextmanager
 def _replaced(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within it, calls of the module call `forward`, between the module's hooks."""
+    """Context in which calls of the module run `forward` instead of its own, together with the module's hooks."""
     before = module.__dict__.get("forward")
     module.__dict__["forward"] = forward
     try:
@@ -95,9 +96,9 @@ def _replaced(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterato
 
 
 def plan(model: Any, layout: Layout, *, try_out: bool = True) -> Policy:
-    """How to run `model`, which is not wrapped yet: packed where it takes it, with a fused head where it has a plain one.
+    """Decides how to run `model`, which must not be wrapped yet: packed if it supports it, fused if its head is plain.
 
-    With `try_out`, a model whose weights are here is run on a few tokens; otherwise its config decides alone.
+    With `try_out`, a model whose weights are loaded is also run on a few tokens; otherwise only its config decides.
     """
     config = model.config.get_text_config()
     attention = getattr(config, "_attn_implementation", None) or "eager"
@@ -108,18 +109,18 @@ def plan(model: Any, layout: Layout, *, try_out: bool = True) -> Policy:
         head = None
     if head is None:
         notices.append(
-            f"{type(model).__name__} does more than multiply by a plain LM head: its logits are computed whole, in more "
-            "memory."
+            f"{type(model).__name__} has no plain linear LM head, or transforms its logits: they are computed as a "
+            "whole, which takes more memory."
         )
     if layout == "packed":
         problem = _packing_problem(model, config, attention)
         if problem is None and can_be_run and not _takes_packed_rows(model, attention):
-            problem = "it gives other results on packed rows"
+            problem = "its logits differ on packed rows"
         if problem is not None:
             layout = "rows"
             notices.append(
-                f"{type(model).__name__} cannot take packed rows ({problem}): every response is a row of its own, which is "
-                "slower and gives the same loss."
+                f"{type(model).__name__} does not support packed rows ({problem}): each response gets its own row, "
+                "which is slower and gives the same loss."
             )
     return Policy(layout, attention, head, tuple(notices))
 
@@ -133,14 +134,14 @@ def _plain_head(model: Any, config: Any) -> nn.Linear | None:
 
 def _packing_problem(model: Any, config: Any, attention: str) -> str | None:
     if attention not in _MASKS:
-        return f"attn_implementation {attention} takes no mask of its own; sdpa does"
+        return f"attn_implementation {attention} does not accept a custom mask; sdpa does"
     kinds = set(getattr(config, "layer_types", None) or [])
     has_window = bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
     if kinds - {"full_attention"} or (has_window and not kinds):
-        return "its attention has a window"
+        return "it uses sliding-window attention"
     forward = getattr(model, "get_base_model", lambda: model)().forward
     if "position_ids" not in inspect.signature(forward).parameters:
-        return "its forward takes no position_ids"
+        return "its forward does not accept position_ids"
     return None
 
 
@@ -156,7 +157,7 @@ def _trying_out(model: nn.Module) -> Iterator[None]:
 
 
 def _head_comes_last(model: nn.Module, head: nn.Linear) -> bool:
-    """Whether the model gives as logits what its head gives."""
+    """Whether the model's logits are exactly the output of its head."""
     seen: list[Tensor] = []
     hook = head.register_forward_hook(lambda module, inputs, output: seen.append(output))
     tokens = torch.tensor([_PROBE["prompt_ids"]], device=head.weight.device)
@@ -169,7 +170,7 @@ def _head_comes_last(model: nn.Module, head: nn.Linear) -> bool:
 
 
 def _takes_packed_rows(model: nn.Module, attention: str) -> bool:
-    """Whether packed rows give the logits of single ones, as they do not without the mask."""
+    """Whether packed rows give the same logits as separate rows, compared with the error without the mask."""
     parameter = next(model.parameters())
 
     def logits(layout: Layout, *, masked: bool = True) -> Tensor:

@@ -1,9 +1,9 @@
-"""Stages 1 and 2: records → samples, one by one as dicts, or in bulk as Arrow tables and datasets.
+"""Stages 1 and 2: converts records to samples, one by one as dicts, or in bulk as Arrow tables and datasets.
 
-A *record* is UltraFeedback's schema: `instruction` (or `prompt`: a text or messages) and `completions`, each with `response`
-and `annotations` {dimension: {"Rating": …}}. Also taken, as columns: `prompt`, `completions` (texts) and `ratings`
-({dimension: [a number or null for each completion]}). A *sample* has `prompt`, `responses`, `dimensions`, `ratings` and
-`pi_target` (`[M][N]`, null where missing and where masked), and `record`, its index.
+A *record* has UltraFeedback's schema: `instruction` (or `prompt`: a text or messages) and `completions`, each with
+`response` and `annotations` {dimension: {"Rating": …}}; or it has the columns `prompt`, `completions` (texts) and
+`ratings` ({dimension: [a number or null for each completion]}). A *sample* has `prompt`, `responses`, `dimensions`,
+`ratings` and `pi_target` (`[M][N]`, null if missing or masked), and `record`, its index.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class ConvertOptions:
     """How ratings become target distributions.
 
     Attributes:
-        dimensions: names in order; None takes every name that the records use, sorted.
-        missing_rating: stands in for a rating that a response lacks; None leaves the response out of that dimension.
-        temperature: of the softmax over ratings (13).
-        max_samples: records to read at most.
+        dimensions: names in order; None takes all names that occur in the records, sorted.
+        missing_rating: value used for a missing rating; None leaves the response out of that dimension.
+        temperature: temperature of the softmax over ratings (13).
+        max_samples: maximum number of records to read.
         exclude_sources: records whose `source` is one of these are left out.
     """
 
@@ -42,7 +42,7 @@ class ConvertOptions:
     exclude_sources: Sequence[str] = field(default_factory=tuple)
 
     def native(self) -> _abi.ConvertOptions:
-        """As the library takes it."""
+        """Returns the options as a struct of the library."""
         dimensions = _native.Texts(None if self.dimensions is None else list(self.dimensions))
         sources = _native.Texts(list(self.exclude_sources))
         options = _abi.ConvertOptions(
@@ -73,12 +73,13 @@ def convert(records: _Table, options: ConvertOptions = ...) -> _Table: ...
 
 
 def convert(records: Any, options: ConvertOptions = ConvertOptions()) -> Any:
-    """Converts a record (None where it is left out), a list of them, a `datasets.Dataset` or a `pyarrow.Table`.
+    """Converts a record, a list of records, a `datasets.Dataset` or a `pyarrow.Table` to samples.
 
-    Tables and datasets cross as Arrow streams: no Python loop, and no copy of what is not converted.
+    A single record that is left out becomes None. Tables and datasets are passed as Arrow streams, without a Python
+    loop and without copies of what is not converted.
 
     Raises:
-        InvalidInputError: a record that is not one, named by its index.
+        InvalidInputError: If a record is invalid; the message names its index.
     """
     if isinstance(records, Mapping):
         return _convert_one(records, 0, options.native())
@@ -108,7 +109,7 @@ def _convert_one(record: Mapping[str, Any], index: int, options: _abi.ConvertOpt
 
 
 def _rated(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A record with `ratings` beside its completions, as UltraFeedback writes it."""
+    """Moves a record's `ratings` into its completions, as in UltraFeedback's schema."""
     ratings = record.get("ratings")
     if not isinstance(ratings, Mapping):
         return record
@@ -138,17 +139,17 @@ def _convert_table(table: Any, options: ConvertOptions) -> pa.Table:
         samples = pa.RecordBatchReader._import_from_c(ctypes.addressof(stream)).read_all()
     except (pa.ArrowException, OSError) as error:
         raise InvalidInputError(_abi.STATUS_INVALID_DATA, _sentence(error)) from error
-    # A table of no batches has columns without a chunk, which datasets cannot take.
+    # The columns of a table without batches have no chunks, which `datasets` does not support.
     return samples if samples.num_rows else samples.schema.empty_table()
 
 
 def _sentence(error: Exception) -> str:
-    """What the library wrote into the stream's error, without what Arrow put around it."""
+    """Message of the library in an Arrow error, without the details that Arrow appends."""
     return str(error).split(". Detail:")[0]
 
 
 def _rated_table(table: pa.Table) -> pa.Table:
-    """`prompt`, `completions` and `ratings` as UltraFeedback's nesting: arrays are put into structs, none is copied."""
+    """Nests `completions` and `ratings` as UltraFeedback does; the arrays are put into structs, not copied."""
     import pyarrow as pa
 
     if "ratings" not in table.column_names:

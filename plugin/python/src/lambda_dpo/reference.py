@@ -1,6 +1,6 @@
-"""Reference log-probs that are computed once: which are missing, and the file that keeps the others.
+"""Cache of precomputed reference log-probs.
 
-An entry is found by the hashes of the model and of the sample's tokens: of any change in either, nothing is found.
+The key of an entry is a hash of the model and a hash of the sample's tokens, so a change to either is a cache miss.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Log-prob sums of a sample's responses, by the hash of its tokens.
+#: Summed log-probs of a sample's responses, by the hash of its tokens.
 Entries = dict[str, list[float]]
 
 
 def cache_folder() -> Path:
-    """`LAMBDA_DPO_CACHE`, else `lambda-dpo` in the user's cache folder."""
+    """Returns `LAMBDA_DPO_CACHE` if set, else `lambda-dpo` in the user's cache folder."""
     named = os.environ.get("LAMBDA_DPO_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(named) if named else Path(base) / "lambda-dpo"
 
 
 def sample_key(feature: Mapping[str, Any]) -> str:
-    """A hash of a sample's tokens: all that log-probs depend on besides the model."""
+    """Hash of a sample's tokens, the only thing besides the model that its log-probs depend on."""
     digest = hashlib.blake2b(digest_size=16)
     for ids in [feature["prompt_ids"], *feature["response_ids"]]:
         digest.update(repr([int(token) for token in ids]).encode())
@@ -35,7 +35,7 @@ def sample_key(feature: Mapping[str, Any]) -> str:
 
 
 def model_key(model: Any, precision: str) -> str:
-    """A hash of a model's config, weights and dtypes, its adapters aside; `precision` is that of its autocast."""
+    """Hash of a model's config, weights and dtypes, without its adapters; `precision` is that of autocast."""
     adapters = tuple(f".{name}." for name in getattr(model, "peft_config", {}))
     digest = hashlib.blake2b(digest_size=16)
     config = model.config.to_dict()
@@ -45,7 +45,7 @@ def model_key(model: Any, precision: str) -> str:
     for name, parameter in model.named_parameters():
         if any(adapter in f"{name}." for adapter in adapters):
             continue
-        # PEFT wraps layers: the same weights have the same name with an adapter and without.
+        # Undo PEFT's wrapping of layers, so that a weight has the same name with and without an adapter.
         name = name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".original_module.", ".")
         digest.update(repr((name, str(parameter.dtype), tuple(parameter.shape))).encode())
         digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -53,13 +53,13 @@ def model_key(model: Any, precision: str) -> str:
 
 
 class ReferenceCache:
-    """The file of one model's log-probs: safetensors, written beside its place and renamed, with a checksum."""
+    """File with the log-probs of one model: safetensors with a checksum, written to a temporary file and renamed."""
 
     def __init__(self, key: str, folder: Path | None = None) -> None:
         self.path = (folder or cache_folder()) / "reference-python" / f"{key}.safetensors"
 
     def load(self) -> tuple[Entries, str | None]:
-        """What it holds, and a sentence where it is damaged (it then holds nothing)."""
+        """Returns the entries of the file and, if it is damaged, no entries and a message."""
         from safetensors import SafetensorError, safe_open
 
         if not self.path.exists():
@@ -69,15 +69,15 @@ class ReferenceCache:
                 tensors = {name: file.get_tensor(name) for name in ("keys", "lengths", "log_probs")}
                 checksum = (file.metadata() or {}).get("checksum")
         except (SafetensorError, OSError) as error:
-            return {}, f"{self.path} cannot be read ({error}): its log-probs are computed anew."
+            return {}, f"{self.path} cannot be read ({error}): its log-probs are recomputed."
         if checksum != _checksum(tensors):
-            return {}, f"{self.path} is damaged: its log-probs are computed anew."
+            return {}, f"{self.path} is damaged: its log-probs are recomputed."
         keys = [bytes(row.tolist()).hex() for row in tensors["keys"]]
         values = tensors["log_probs"].split(tensors["lengths"].tolist())
         return {key: value.tolist() for key, value in zip(keys, values, strict=True)}, None
 
     def add(self, entries: Entries) -> None:
-        """Adds entries to those that stand in the file by now."""
+        """Adds entries to those that are in the file by now."""
         from safetensors.torch import save_file
 
         if not entries:
@@ -107,7 +107,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def by_length(features: Sequence[Mapping[str, Any]], batch_size: int) -> list[list[int]]:
-    """Batches of indices of samples of similar length, the longest first: memory runs out at once or not at all."""
+    """Batches indices of samples of similar length, longest first, so that running out of memory shows at once."""
 
     def length(index: int) -> int:
         feature = features[index]
@@ -118,7 +118,7 @@ def by_length(features: Sequence[Mapping[str, Any]], batch_size: int) -> list[li
 
 
 def sequence_sums(token_log_probs: Tensor, batch: Mapping[str, Tensor]) -> list[list[float]]:
-    """Log-prob sums of each prompt's sequences, added up in float64 in the order of the tokens."""
+    """Summed log-probs of each prompt's sequences, accumulated in float64 in token order."""
     num_sequences = batch["sequence_num_tokens"].numel()
     sums = torch.zeros(num_sequences, dtype=torch.float64)
     sums.index_add_(0, batch["target_sequences"].cpu(), token_log_probs.cpu().double())

@@ -1,4 +1,4 @@
-"""λ schedules: draws that depend on the seed and the prompt's epoch and record index, or on the step, and on nothing else."""
+"""λ schedules: each draw depends only on the seed and either the epoch and record index of the prompt, or the step."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class LambdaSchedule:
     Args:
         dimensions: names, in order.
         kind: one of `SCHEDULES`.
-        alpha: of the Dirichlet distribution; 1 is uniform on the simplex.
-        normalization: of `gaussian`: "softmax" or "abs".
-        dimension: of `unimodal`: a name, or "cycle" for all in turn.
-        weights: of `fixed`: a weight by name; those left out are 0.
-        table: of `table`: rows `{"weights": {name: weight}, "probability": p}`.
+        alpha: parameter of the Dirichlet distribution; 1 is uniform on the simplex.
+        normalization: for `gaussian`: "softmax" or "abs".
+        dimension: for `unimodal`: a name, or "cycle" for all in turn.
+        weights: for `fixed`: weights by name; those that are left out are 0.
+        table: for `table`: rows `{"weights": {name: weight}, "probability": p}`.
 
     Raises:
-        ConfigError: a name that is no dimension, or a kind without what it needs.
-        InvalidInputError: weights that do not come to 1, and other values that cannot be.
+        ConfigError: If a name is not one of the dimensions, or an argument that `kind` needs is missing.
+        InvalidInputError: If weights do not sum to 1, or another value is invalid.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class LambdaSchedule:
         return _remade, (self.dimensions, self.kind, keywords)
 
     def draw(self, seed: int, epoch: int, records: Sequence[int]) -> Tensor:
-        """λ `[len(records), M]` float64 of prompt instances: each a function of (seed, epoch, record index)."""
+        """Draws λ `[len(records), M]` float64 of prompts; each row is a function of (seed, epoch, record index)."""
         drawn = torch.empty(len(records), len(self.dimensions), dtype=torch.float64)
         for row, record in zip(drawn, records, strict=True):
             pointer = ctypes.cast(row.data_ptr(), ctypes.POINTER(ctypes.c_double))
@@ -74,14 +74,14 @@ class LambdaSchedule:
         return drawn
 
     def draw_step(self, seed: int, global_step: int) -> Tensor:
-        """λ `[M]` float64 of an optimiser step: a function of (seed, step)."""
+        """Draws λ `[M]` float64 of an optimiser step; it is a function of (seed, step)."""
         drawn = torch.empty(len(self.dimensions), dtype=torch.float64)
         pointer = ctypes.cast(drawn.data_ptr(), ctypes.POINTER(ctypes.c_double))
         _native.call("schedule_draw_step", self._handle.raw, seed, global_step, pointer)
         return drawn
 
     def evaluation(self) -> Tensor:
-        """λ `[M]` float64 of an evaluation: the fixed one, or uniform."""
+        """λ `[M]` float64 for evaluation: the fixed λ of the schedule `fixed`, else uniform."""
         if self.kind == "fixed":
             return self.draw_step(0, 0)
         return torch.full((len(self.dimensions),), 1 / len(self.dimensions), dtype=torch.float64)

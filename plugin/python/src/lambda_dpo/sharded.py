@@ -1,4 +1,4 @@
-"""A frozen reference model under the engines that shard: DeepSpeed's ZeRO and FSDP."""
+"""Frozen reference models with sharded weights: DeepSpeed's ZeRO and FSDP."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 
 
 def deepspeed_reference(model: nn.Module, accelerator: Any) -> nn.Module:
-    """The reference under DeepSpeed: sharded as the policy is under ZeRO-3, whole in each process under ZeRO-1 and -2."""
+    """Prepares the reference for DeepSpeed: sharded like the policy with ZeRO-3, else whole in each process."""
     import deepspeed
 
     config = copy.deepcopy(accelerator.state.deepspeed_plugin.deepspeed_config)
-    # It has no optimiser, so there is nothing else to shard.
+    # The reference has no optimiser state and no gradients, which is what ZeRO-1 and ZeRO-2 shard.
     for key in ("optimizer", "scheduler"):
         config.pop(key, None)
     if config["zero_optimization"]["stage"] != 3:
@@ -24,7 +24,7 @@ def deepspeed_reference(model: nn.Module, accelerator: Any) -> nn.Module:
 
 
 def fsdp_reference(model: nn.Module, accelerator: Any) -> nn.Module:
-    """The reference under FSDP, sharded by the policy's own plugin."""
+    """Prepares the reference for FSDP, sharded with the settings of the policy."""
     if accelerator.is_fsdp2:
         from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 

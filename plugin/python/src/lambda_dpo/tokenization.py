@@ -1,4 +1,4 @@
-"""Stage 3: samples → token ids, by a Hugging Face tokenizer's own files."""
+"""Stage 3: tokenises samples with the files of a Hugging Face tokenizer."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
-#: Columns of a tokenised sample; what `ListwiseCollator` reads.
+#: Columns of a tokenised sample, which `ListwiseCollator` reads.
 COLUMNS = ("record", "prompt_ids", "response_ids", "response_indices", "pi_target")
 
 
 class SampleTokenizer:
     """Renders samples with a tokenizer's chat template and encodes them.
 
-    A response's tokens are what `apply_chat_template(messages + [answer])` adds to
-    `apply_chat_template(messages, add_generation_prompt=True)`, its end-of-turn token included. Where `max_length` cuts, the
-    end of the prompt and the start of each response stay.
+    A response's tokens are those that `apply_chat_template(messages + [answer])` adds to
+    `apply_chat_template(messages, add_generation_prompt=True)`, including its end-of-turn token. Truncation to
+    `max_length` keeps the end of the prompt and the start of each response.
 
     Args:
-        tokenizer: a fast tokenizer with a chat template, or the folder of one.
-        max_length: bound on prompt + longest response in tokens; None is no bound.
+        tokenizer: a fast tokenizer with a chat template, or its folder.
+        max_length: maximum length of prompt + longest response in tokens; None does not truncate.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str], max_length: int | None = None) -> None:
@@ -58,10 +58,10 @@ class SampleTokenizer:
         self._digest = digest.hexdigest()
 
     def tokenize(self, sample: Mapping[str, Any]) -> dict[str, Any] | None:
-        """One sample's columns; None where fewer than two responses have a token left.
+        """Tokenises a sample; returns None if fewer than two responses have any tokens left.
 
         Raises:
-            InvalidInputError: no chat template, or one that refuses the sample.
+            InvalidInputError: If the tokenizer has no chat template, or the template raises an error for the sample.
         """
         options = _abi.TokenizeOptions(cutoff_len=self.max_length or 0)
         text = _native.Text(json.dumps(sample))
@@ -76,7 +76,7 @@ class SampleTokenizer:
         return columns
 
     def tokenize_dataset(self, samples: datasets.Dataset) -> datasets.Dataset:
-        """A dataset of samples, tokenised on all cores and kept in the cache of `datasets`."""
+        """Tokenises a dataset of samples on all cores; the result is kept in the cache of `datasets`."""
 
         def batch(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
             rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

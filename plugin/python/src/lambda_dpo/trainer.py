@@ -1,8 +1,8 @@
 """`LambdaDPOTrainer`: λ-DPO on `transformers.Trainer`.
 
-A step: batches come in (`get_batch_samples` draws their λ and counts what the loss is a mean over), the reference's and the
-policy's forwards run (`compute_loss`), and the rest is Trainer's own. DDP, FSDP and DeepSpeed are Trainer's, too: the loss is
-local to a prompt.
+In each step, `get_batch_samples` fetches the micro-batches, draws their λ and counts the prompts that the loss is a
+mean over; `compute_loss` runs the forwards of the reference and the policy; everything else is Trainer's own, including
+DDP, FSDP and DeepSpeed, since the loss of a prompt depends on nothing outside it.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ class LambdaDPOTrainer(Trainer):
 
     Args:
         model: the policy, or its name or folder.
-        ref_model: the reference; None takes the policy as it is at the start: a copy of it under full fine-tuning (none with
-            `precompute_ref_log_probs`), its disabled adapter under PEFT.
+        ref_model: the reference; None means the initial policy: with PEFT, the model with its adapter disabled; with
+            full fine-tuning, a copy of the model (no copy with `precompute_ref_log_probs`).
         args: a `LambdaDPOConfig`.
         data_collator: None makes a `ListwiseCollator` from the options.
-        train_dataset, eval_dataset: UltraFeedback's records, rows with `prompt`, `completions` and `ratings`, or tokenised
-            samples (`tokenization.COLUMNS`; then `dimensions` in the options names what `pi_target` has rows for).
+        train_dataset, eval_dataset: UltraFeedback's records, rows with `prompt`, `completions` and `ratings`, or
+            tokenised samples (`tokenization.COLUMNS`; the option `dimensions` then names the rows of `pi_target`).
         processing_class: the tokenizer; None loads the model's.
-        peft_config: wraps the policy in an adapter.
+        peft_config: configuration of an adapter to add to the policy.
 
     Raises:
-        ConfigError: options that contradict each other or the model, in one sentence.
-        LibraryError: the library is missing or was built for another torch.
+        ConfigError: If options contradict each other or the model.
+        LibraryError: If the library is missing, or was built for another version of torch.
     """
 
     train_dataset: Any
@@ -92,7 +92,7 @@ class LambdaDPOTrainer(Trainer):
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(model.config._name_or_path)
         if peft_config is not None:
-            set_seed(args.seed)  # Of the adapter's random weights: they are drawn before Trainer sets it.
+            set_seed(args.seed)  # The adapter's random weights are drawn before Trainer sets the seed.
             model = _with_adapter(model, peft_config, args)
         if options.disable_dropout:
             for policy in (model, ref_model):
@@ -106,7 +106,7 @@ class LambdaDPOTrainer(Trainer):
         eval_dataset = self._prepared(eval_dataset)
         self.schedule = options.schedule(self.dimensions)
         self._is_sharded = _is_sharded(args)
-        # Of a sharded model some processes may have no weights yet, and all must decide alike.
+        # If the model is sharded, some processes may not have loaded weights yet, but all must make the same decision.
         self.policy: Policy = plan(model, options.layout, try_out=not self._is_sharded)  # type: ignore[arg-type]
         if data_collator is None:
             data_collator = ListwiseCollator(
@@ -135,7 +135,7 @@ class LambdaDPOTrainer(Trainer):
         for notice in self.policy.notices:
             logger.warning(notice)
         self.add_callback(_EpochCallback(self))
-        # The loss is divided by the step's prompts in compute_loss, so accumulation and processes must not divide it again.
+        # compute_loss divides the loss by the number of prompts in the step; Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         if self.ref_model is not None:
@@ -144,36 +144,38 @@ class LambdaDPOTrainer(Trainer):
     # ---- data ----
 
     def _prepared(self, dataset: Any) -> Any:
-        """A dataset as tokenised samples."""
+        """Converts a dataset to tokenised samples."""
         if dataset is None:
             return None
         if isinstance(dataset, Mapping):
             return {name: self._prepared(part) for name, part in dataset.items()}
         if not isinstance(dataset, datasets.Dataset):
             raise ConfigError(
-                f"The dataset is a {type(dataset).__name__}, but λ-DPO counts its records: load it without streaming."
+                f"The dataset is a {type(dataset).__name__}, but λ-DPO needs to count its records: load it without "
+                "streaming."
             )
         if set(COLUMNS) <= set(dataset.column_names):
             if not self.dimensions:
-                raise ConfigError("The samples are tokenised already: name the rows of `pi_target` in `dimensions`.")
+                raise ConfigError("The samples are already tokenised: name the rows of `pi_target` in `dimensions`.")
             return dataset
         samples = convert(dataset, self.options.convert_options())
         if len(samples) == 0:
             raise ConfigError(
-                f"None of the {len(dataset)} records can be used: each needs two responses that are rated in one dimension."
+                f"None of the {len(dataset)} records can be used: each needs at least two responses rated in the same "
+                "dimension."
             )
         if not self.dimensions:
             self.dimensions = list(samples[0]["dimensions"])
         if self._tokenizer is None:
             self._tokenizer = SampleTokenizer(self._processing_class, self._max_length)
         tokenized = self._tokenizer.tokenize_dataset(samples)
-        logger.info(f"{len(dataset)} records, of which {len(tokenized)} are used.")
+        logger.info(f"{len(tokenized)} of {len(dataset)} records are used.")
         return tokenized
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
-        """A step's micro-batches with λ drawn for each prompt, and the prompts that its loss is a mean over."""
+        """Returns a step's micro-batches with λ drawn for each prompt, and the number of prompts in the loss's mean."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         drawn = [with_lambda(batch, self._draw(batch)) for batch in batches]
         count = torch.tensor(sum(num_contributing(batch) for batch in drawn), dtype=torch.float64, device=device)
@@ -193,10 +195,10 @@ class LambdaDPOTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The batch's share of the step's loss: a sum over its prompts, divided by those of all processes' batches."""
+        """Computes the batch's share of the step's loss: the sum over its prompts, divided by the step's prompts."""
         normalizer = None
         if num_items_in_batch is not None:
-            # Processes' gradients are averaged, and what the loss needs is their sum.
+            # Gradients are averaged over processes, but the loss needs their sum.
             normalizer = float(num_items_in_batch) / self.accelerator.num_processes
         output = self._listwise_loss(model, inputs, normalizer)
         if model.training:
@@ -221,7 +223,7 @@ class LambdaDPOTrainer(Trainer):
             outputs.append(output)
             return output.loss
 
-        # What comes out of the model's wrappers is what their hooks for the backward hang on.
+        # Use the loss that the model returned: wrappers such as DDP attach their backward hooks to the model's output.
         loss = self.policy.run(model, batch, self._mask_dtype(model), compute)
         return LossOutput(**{**vars(outputs[-1]), "loss": loss})
 
@@ -236,7 +238,7 @@ class LambdaDPOTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """A held-out batch's loss under uniform λ (under the fixed one where that is the schedule)."""
+        """Computes the loss of a held-out batch under uniform λ, or the λ of the schedule `fixed`."""
         inputs = with_lambda(self._prepare_inputs(inputs), self.schedule.evaluation())
         with torch.no_grad(), self.compute_loss_context_manager():
             output = self._listwise_loss(model, inputs, None)
@@ -244,7 +246,7 @@ class LambdaDPOTrainer(Trainer):
         return output.loss.detach(), None, None
 
     def _num_real_prompts(self, batch: Mapping[str, Tensor]) -> int:
-        """Prompts of an evaluation's batch that are not there to fill up the last round of the processes."""
+        """Number of prompts in an evaluation batch, without those that only fill up the last round of the processes."""
         num_prompts = batch["record_indices"].numel()
         state = self.accelerator.gradient_state
         if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
@@ -259,7 +261,7 @@ class LambdaDPOTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Evaluates; a dataset of records is prepared as the trainer's own are."""
+        """Runs an evaluation; a dataset of records is converted and tokenised like those passed to the trainer."""
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = self._with_reference(self._prepared(eval_dataset))
         elif not self.is_in_train:
@@ -268,7 +270,7 @@ class LambdaDPOTrainer(Trainer):
         return metrics
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """Trainer's, with metrics that are means over prompts, however they were batched."""
+        """Runs Trainer's loop and adds metrics that are means over prompts, however they were batched."""
         self._totals["eval"].take()
         result = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         for name, value in self._means("eval").items():
@@ -277,7 +279,7 @@ class LambdaDPOTrainer(Trainer):
         return result
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the metrics of the steps since the last time."""
+        """Adds the metrics of the steps since the last log."""
         if "loss" in logs:
             means = self._means("train")
             logs |= {name: value for name, value in means.items() if name != "loss"}
@@ -296,15 +298,15 @@ class LambdaDPOTrainer(Trainer):
             return None
         if self.options.precompute_ref_log_probs and self._is_sharded:
             raise ConfigError(
-                "`precompute_ref_log_probs` needs the whole model in each process, which FSDP and ZeRO-3 do not have: switch "
-                "it off."
+                "`precompute_ref_log_probs` needs the whole model in each process, but FSDP and ZeRO-3 shard it: set "
+                "it to False."
             )
         if ref_model is not None or self.has_adapter or self.options.precompute_ref_log_probs:
             return ref_model
         if self._is_sharded:
             raise ConfigError(
-                "Full fine-tuning under FSDP or ZeRO-3 needs a ref_model: load the policy's weights a second time, or train "
-                "an adapter, whose reference is the model without it."
+                "Full fine-tuning with FSDP or ZeRO-3 needs a ref_model: load the policy's weights a second time, or "
+                "train an adapter, whose reference is the model without it."
             )
         return copy.deepcopy(model)
 
@@ -323,7 +325,7 @@ class LambdaDPOTrainer(Trainer):
         return prepared
 
     def _reference_log_probs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
-        """s^ref `[S]` of a batch, reduced as the loss is told to; None without a reference."""
+        """s^ref `[S]` of a batch, reduced according to the options; None without a reference."""
         if self.options.reference_free:
             return None
         if "reference_log_probs" in batch:
@@ -331,12 +333,13 @@ class LambdaDPOTrainer(Trainer):
             return sums / batch["sequence_num_tokens"] if self.options.reduction == "mean" else sums
         if self.ref_model is None and not self.has_adapter:
             raise ConfigError(
-                "This dataset's reference log-probs were not computed before training: name it as eval_dataset at the start."
+                "The reference log-probs of this dataset were not computed before training: pass it as eval_dataset to "
+                "the trainer."
             )
         return self._run_reference(model, batch)[1]
 
     def _run_reference(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Token `[K]` and sequence `[S]` log-probs under the reference; `model` is the policy."""
+        """Computes token `[K]` and sequence `[S]` log-probs under the reference; `model` is the policy."""
         found: list[tuple[Tensor, Tensor]] = []
 
         def compute(**given: Tensor) -> Tensor:
@@ -361,20 +364,20 @@ class LambdaDPOTrainer(Trainer):
         return found[-1]
 
     def _reference_policy(self) -> Policy:
-        """The reference model is run as the policy is, with a head of its own."""
+        """How the reference model is run: like the policy, with its own head."""
         if self.policy.head is None:
             return self.policy
         head = self.accelerator.unwrap_model(self.ref_model).get_output_embeddings()
         return Policy(self.policy.layout, self.policy.attention, head)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's; before it, and before a checkpoint is loaded, the reference log-probs are computed where asked."""
+        """Trains; if the options ask for it, reference log-probs are computed first, before a checkpoint is loaded."""
         self.train_dataset = self._with_reference(self.train_dataset)
         self.eval_dataset = self._with_reference(self.eval_dataset)
         return super().train(*args, **kwargs)
 
     def _with_reference(self, dataset: Any) -> Any:
-        """The dataset with its reference log-probs as a column, where they are precomputed and it has none."""
+        """Adds reference log-probs as a column, if they are to be precomputed and the dataset has none."""
         if dataset is None or not self.options.precompute_ref_log_probs:
             return dataset
         if isinstance(dataset, Mapping):
@@ -383,7 +386,8 @@ class LambdaDPOTrainer(Trainer):
             return dataset
         if self.state.global_step > 0 and self.ref_model is None and not self.has_adapter:
             raise ConfigError(
-                "The policy has been trained, so it is its own reference no more: name every eval_dataset at the start."
+                "The policy has already been trained and can no longer serve as its own reference: pass every "
+                "eval_dataset to the trainer before training."
             )
         return dataset.add_column("reference_log_probs", self._precomputed(dataset))
 
@@ -399,14 +403,14 @@ class LambdaDPOTrainer(Trainer):
             if damage:
                 logger.warning(damage)
         missing = [index for index, key in enumerate(keys) if key not in known]
-        logger.info(f"reference: {len(keys) - len(missing)} of {len(keys)} samples' log-probs come from the cache.")
+        logger.info(f"reference: log-probs of {len(keys) - len(missing)} of {len(keys)} samples are in the cache.")
         known |= self._computed([features[index] for index in missing])
         if cache is not None and missing and self.accelerator.is_main_process:
             cache.add({keys[index]: known[keys[index]] for index in missing})
         return [known[key] for key in keys]
 
     def _computed(self, features: list[dict[str, Any]]) -> Entries:
-        """Log-prob sums of samples; each process computes a share of the batches, all get all."""
+        """Computes summed log-probs of samples; each process computes some of the batches and receives all results."""
         batch_size = self.options.precompute_ref_batch_size or self.args.per_device_eval_batch_size
         batches = by_length(features, batch_size)[self.accelerator.process_index :: self.accelerator.num_processes]
         collator = ListwiseCollator(
@@ -429,13 +433,13 @@ class LambdaDPOTrainer(Trainer):
 
 
 class _EpochCallback(TrainerCallback):
-    """Tells the trainer which pass over the data begins: λ depends on it."""
+    """Tells the trainer which epoch begins, because λ depends on it."""
 
     def __init__(self, trainer: LambdaDPOTrainer) -> None:
         self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # At the start of a pass this is a whole number; in the middle of one, which a restart goes on with, a fraction.
+        # A whole number at the start of an epoch; a fraction if the run was resumed in the middle of one.
         self.trainer._epoch = int((state.epoch or 0.0) + 1e-6)
 
 
@@ -443,7 +447,7 @@ def _refuse_data_parallel(model: Any, args: TrainingArguments) -> None:
     if isinstance(model, nn.DataParallel) or args.n_gpu > 1:
         raise ConfigError(
             "λ-DPO does not run under torch.nn.DataParallel: start one process per GPU with `torchrun` or "
-            "`accelerate launch`, or set CUDA_VISIBLE_DEVICES to one of them."
+            "`accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
         )
 
 
@@ -458,7 +462,7 @@ def _with_adapter(model: Any, peft_config: Any, args: TrainingArguments) -> Any:
 
     adapted = get_peft_model(model, peft_config)
     if args.gradient_checkpointing:
-        # A checkpointed layer has a gradient only where one of its inputs has.
+        # A checkpointed layer only computes gradients if one of its inputs requires them.
         adapted.enable_input_require_grads()
     return adapted
 

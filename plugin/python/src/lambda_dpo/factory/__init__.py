@@ -2,9 +2,9 @@
 
 | module | what |
 |---|---|
-| `cli` | the command, and what torchrun starts |
-| `keys` | our `lambda_*` keys of a YAML file |
-| `hooks` | what is put in the place of LLaMA-Factory's own, and the check that it is there |
-| `data` | records → messages, messages → tokens, by LLaMA-Factory's templates |
-| `workflow` | a run |
+| `cli` | the command, and the entry point of torchrun's processes |
+| `keys` | the `lambda_*` keys of a YAML file |
+| `hooks` | replacements for parts of LLaMA-Factory, and the check that those parts exist |
+| `data` | records to messages, and messages to tokens with LLaMA-Factory's templates |
+| `workflow` | a training run |
 """

@@ -18,17 +18,17 @@ WORKER = Path(__file__).with_name("worker.py")
 
 
 def main() -> None:
-    """Commands as of `llamafactory-cli`; all but a `train` with our loss are its own."""
-    _told(_main)
+    """Runs a command of `llamafactory-cli`; only `train` with our loss differs from it."""
+    _report_errors(_main)
 
 
 def run() -> None:
-    """What each process of torchrun does, and a run of one process."""
-    _told(_run)
+    """Trains in this process: one of torchrun's, or the only one."""
+    _report_errors(_run)
 
 
-def _told(function: Callable[[], None]) -> None:
-    """Runs; what cannot be done is told in one sentence."""
+def _report_errors(function: Callable[[], None]) -> None:
+    """Calls `function`; an error of ours ends the program with its message instead of a traceback."""
     try:
         function()
     except (ConfigError, LibraryError, PluginError) as error:
@@ -59,16 +59,17 @@ def _main() -> None:
 
 
 def _is_ours() -> bool:
-    """Whether the arguments ask for λ-DPO; what is wrong with our keys is told before anything is loaded."""
+    """Whether the arguments ask for λ-DPO; errors in our keys are reported before anything is loaded."""
     from llamafactory.hparams import read_args
 
     args, ours = keys.split(read_args())
     if keys.pref_loss(args) != keys.PREF_LOSS:
         if ours:
-            raise ConfigError(f"`{next(iter(ours))}` goes with `pref_loss: {keys.PREF_LOSS}`: set it, or leave the key out.")
+            key = next(iter(ours))
+            raise ConfigError(f"`{key}` needs `pref_loss: {keys.PREF_LOSS}`: set it, or leave the key out.")
         return False
     if keys.stage(args) != "dpo":
-        raise ConfigError(f"`pref_loss: {keys.PREF_LOSS}` goes with `stage: dpo`, but the stage is {keys.stage(args)}.")
+        raise ConfigError(f"`pref_loss: {keys.PREF_LOSS}` needs `stage: dpo`, but the stage is {keys.stage(args)}.")
     if isinstance(args, dict) and args.get("use_ray"):
         raise ConfigError("λ-DPO does not run under Ray: leave `use_ray` out, and start it with torchrun.")
     keys.options(ours)
@@ -99,8 +100,8 @@ def _run() -> None:
     _refuse_engines(is_env_enabled)
     if torch.cuda.device_count() > 1 and "LOCAL_RANK" not in os.environ:
         raise ConfigError(
-            "λ-DPO does not run under torch.nn.DataParallel: start it with `lambda-dpo-factory train` or torchrun, or set "
-            "CUDA_VISIBLE_DEVICES to one GPU."
+            "λ-DPO does not run under torch.nn.DataParallel: start it with `lambda-dpo-factory train` or torchrun, or "
+            "set CUDA_VISIBLE_DEVICES to one GPU."
         )
     _native.api()
     args, ours = keys.split(read_args())

@@ -1,4 +1,4 @@
-"""Records and their tokens in LLaMA-Factory: a dataset converter and a dataset processor."""
+"""Converts and tokenises rated records in LLaMA-Factory: a dataset converter and a dataset processor."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from ..records import ConvertOptions, convert
 
 FORMATTING = "ultrafeedback"
 
-#: Besides the columns of `tokenization.COLUMNS`, of which `record` comes last of all, when the rows are known.
+#: Columns of the processed dataset: `tokenization.COLUMNS` and `dimensions`. `record` is added later, once all rows are
+#: known.
 TOKENS = ("prompt_ids", "response_ids", "response_indices", "pi_target", "dimensions")
 
 
 @dataclass
 class UltraFeedbackConverter(DatasetConverter):
-    """`formatting: ultrafeedback`: a record as LLaMA-Factory's messages, with the targets beside them.
+    """`formatting: ultrafeedback`: converts a record to LLaMA-Factory's messages and adds the target distributions.
 
-    The prompt stands in `columns.prompt` (`instruction` by default), the rated responses in `columns.response`, or in
-    `completions`. A record that cannot be used has no response.
+    The prompt is read from `columns.prompt` (default: `instruction`), the rated responses from `columns.response`
+    (default: `completions`). A record that cannot be used gets no responses.
     """
 
     options: ConvertOptions
@@ -51,14 +52,14 @@ class UltraFeedbackConverter(DatasetConverter):
         completions = [column for column in (self.dataset_attr.response, "completions") if column in example]
         if not prompts or not completions:
             raise ConfigError(
-                f"The dataset {name} has the columns {', '.join(example)}: name those of the prompt and of the rated "
-                "responses as `prompt` and `response` under `columns` in dataset_info.json."
+                f"The dataset {name} has the columns {', '.join(example)}: set `prompt` and `response` under `columns` "
+                "in dataset_info.json to those of the prompt and of the rated responses."
             )
         rated = example[completions[0]]
         if "ratings" not in example and not any("annotations" in completion for completion in rated or []):
             raise ConfigError(
-                f"The records of {name} have no ratings: each of their `{completions[0]}` needs `annotations`, a Rating by "
-                "dimension."
+                f"The records of {name} have no ratings: each of their `{completions[0]}` needs `annotations` with a "
+                "Rating for each dimension."
             )
         record = {"instruction": example[prompts[0]], "completions": rated}
         for optional in ("source", "ratings"):
@@ -69,9 +70,10 @@ class UltraFeedbackConverter(DatasetConverter):
 
 @dataclass
 class ListwiseDatasetProcessor(DatasetProcessor):
-    """Prompts with N responses as tokens, by the template's own encoding.
+    """Tokenises prompts with N responses, with the template's own encoding.
 
-    Lengths are cut as LLaMA-Factory cuts pairs; of the prompt its end stays, which holds the assistant's header.
+    Lengths are truncated as LLaMA-Factory truncates pairs, but from the start of the prompt, whose end holds the header
+    of the assistant's turn.
     """
 
     def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -115,7 +117,7 @@ class ListwiseDatasetProcessor(DatasetProcessor):
 
 
 def _over(row: list[float | None], kept: list[int]) -> list[float | None]:
-    """A target distribution over the responses that are left; masked where it lay wholly on others."""
+    """Restricts a target distribution to the responses that are kept; masked if none of its mass is on them."""
     if len(kept) == len(row):
         return row
     targets = [row[index] for index in kept]

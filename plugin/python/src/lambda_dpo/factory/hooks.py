@@ -1,4 +1,4 @@
-"""What takes the place of LLaMA-Factory's own while a λ-DPO run goes on. Each name is checked before the first is changed."""
+"""Replaces parts of LLaMA-Factory during a λ-DPO run. All names are checked before the first one is replaced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .keys import PREF_LOSS
 
 VERSION = "0.9.5"
 
-#: What is replaced or called, by module; of functions also the parameters that are counted on.
+#: Names that are replaced or called, by module; for functions, with the parameters that they must have.
 _NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     "llamafactory.train.tuner": {
         "run_exp": ("args", "callbacks"),
@@ -60,10 +60,10 @@ _NAMES: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def check() -> None:
-    """Fails where LLaMA-Factory is missing, of another version, or lacks a name that is counted on.
+    """Checks that LLaMA-Factory is installed in the supported version and has every name that is needed.
 
     Raises:
-        ConfigError: in one sentence, before anything is changed.
+        ConfigError: If it is not, or has not; nothing has been replaced then.
     """
     try:
         found = importlib.metadata.version("llamafactory")
@@ -79,19 +79,19 @@ def check() -> None:
                 raise ConfigError(f"LLaMA-Factory {found} has no {module_name}.{name}: install an unchanged {VERSION}.")
             if parameters and not set(parameters) <= set(inspect.signature(value).parameters):
                 raise ConfigError(
-                    f"{module_name}.{name} of LLaMA-Factory {found} takes other arguments than {', '.join(parameters)}: "
-                    f"install an unchanged {VERSION}."
+                    f"{module_name}.{name} of LLaMA-Factory {found} lacks one of the parameters "
+                    f"{', '.join(parameters)}: install an unchanged {VERSION}."
                 )
 
 
 def install_launcher(worker: Path) -> None:
-    """Has torchrun start `worker` in the place of LLaMA-Factory's own file."""
+    """Makes torchrun start `worker` instead of LLaMA-Factory's own launcher file."""
     launcher = importlib.import_module("llamafactory.launcher")
     launcher.__file__ = str(worker)
 
 
 def install(options: Callable[..., ListwiseOptions]) -> None:
-    """Turns the DPO stage of this process into λ-DPO; `options` makes the options from what LLaMA-Factory has parsed."""
+    """Turns the DPO stage of this process into λ-DPO; `options` makes the options."""
     from llamafactory.data import converter, loader
     from llamafactory.hparams import finetuning_args
     from llamafactory.train import tuner
@@ -110,7 +110,7 @@ def install(options: Callable[..., ListwiseOptions]) -> None:
 
 
 def _allow_pref_loss(module: Any) -> None:
-    """Adds our word to those that the command line takes."""
+    """Adds our loss to the allowed values of `pref_loss`."""
     known = module.RLHFArguments.__annotations__["pref_loss"]
     extended = Literal[(*get_args(known), PREF_LOSS)]  # type: ignore[valid-type]
     for arguments in (module.RLHFArguments, module.FinetuningArguments):
@@ -119,7 +119,7 @@ def _allow_pref_loss(module: Any) -> None:
 
 
 def _ranked(get_dataset_list: Callable[..., Any], formatting: str) -> Callable[..., Any]:
-    """Rated records are a ranking, whether dataset_info.json says so or not."""
+    """Treats rated records as a ranking, whether dataset_info.json says so or not."""
 
     @functools.wraps(get_dataset_list)
     def ranked(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Our keys in a LLaMA-Factory config: `lambda_*`, taken out before it parses the rest."""
+"""The `lambda_*` keys of a LLaMA-Factory config, removed before LLaMA-Factory parses the rest."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ..errors import ConfigError
 
 PREF_LOSS = "lambda_dpo"
 
-#: Options that LLaMA-Factory has keys of its own for.
+#: Options that are set by keys of LLaMA-Factory.
 _ELSEWHERE = {"beta": "pref_beta", "max_length": "cutoff_len"}
 
 Args = dict[str, Any] | list[str]
 
 
 def _fields() -> dict[str, str]:
-    """Option by key."""
+    """Maps keys to option names."""
     names = [field.name for field in dataclasses.fields(ListwiseOptions) if field.name not in _ELSEWHERE]
     return {name if name.startswith("lambda_") else f"lambda_{name}": name for name in names}
 
 
 def split(args: Args) -> tuple[Args, dict[str, Any]]:
-    """Arguments as LLaMA-Factory takes them, and ours."""
+    """Splits the arguments into LLaMA-Factory's and ours."""
     if isinstance(args, dict):
         ours = {key: value for key, value in args.items() if key.startswith("lambda_")}
         return {key: value for key, value in args.items() if key not in ours}, ours
@@ -67,10 +67,10 @@ def _value(args: Args, key: str) -> str | None:
 
 
 def options(ours: dict[str, Any], **others: Any) -> ListwiseOptions:
-    """The options that our keys give.
+    """Makes the options from our keys.
 
     Raises:
-        ConfigError: a key that does not exist, with the nearest that does; a value that cannot be.
+        ConfigError: If a key does not exist (the message suggests the closest one), or a value is invalid.
     """
     fields = _fields()
     for key in ours:
@@ -96,5 +96,5 @@ def _checked(key: str, name: str, value: Any) -> Any:
     is_none = value is None and "None" in expected
     is_bool = isinstance(value, bool) and kind != "bool"
     if not is_none and (is_bool or not isinstance(value, kinds[kind])):
-        raise ConfigError(f"`{key}` is {value!r}, but it must be of the kind {expected}.")
+        raise ConfigError(f"`{key}` is {value!r}, but it must be of type {expected}.")
     return float(value) if kind == "float" and value is not None else value

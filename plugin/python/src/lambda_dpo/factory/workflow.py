@@ -1,4 +1,4 @@
-"""A λ-DPO run of LLaMA-Factory: its `run_dpo`, with our trainer."""
+"""λ-DPO run in LLaMA-Factory: its `run_dpo` with our trainer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .data import FORMATTING
 
 
 class FactoryTrainer(LambdaDPOTrainer):
-    """Our trainer with LLaMA-Factory's optimisers, schedulers and sampler."""
+    """`LambdaDPOTrainer` with LLaMA-Factory's optimisers, schedulers and sampler."""
 
     optimizer: Any
 
@@ -50,11 +50,11 @@ class FactoryTrainer(LambdaDPOTrainer):
 
 
 class MetricsLogCallback(LogCallback):
-    """LLaMA-Factory's log, with our metrics in the lines of `trainer_log.jsonl`."""
+    """LLaMA-Factory's log callback, which also writes our metrics to `trainer_log.jsonl`."""
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         ours = {key: value for key, value in state.log_history[-1].items() if "/" in key or key.endswith("kl")}
-        # Lines are written on another thread, later: each write carries its own metrics.
+        # Lines are written later, by another thread, so each write carries its own metrics.
         self._write_log = functools.partial(self._write_metrics, ours)
         super().on_log(args, state, control, **kwargs)
 
@@ -70,10 +70,10 @@ def run_lambda_dpo(
     finetuning_args: Any,
     callbacks: list[Any] | None = None,
 ) -> None:
-    """Trains and evaluates as the arguments say.
+    """Trains and evaluates according to the arguments.
 
     Raises:
-        ConfigError: arguments or records with which it cannot be done, in one sentence.
+        ConfigError: If the arguments or records do not allow it.
     """
     options = make_options(beta=finetuning_args.pref_beta, max_length=data_args.cutoff_len)
     _refuse(data_args, training_args, finetuning_args)
@@ -112,13 +112,15 @@ def _refuse(data_args: Any, training_args: Any, finetuning_args: Any) -> None:
         (attributes,) = data_loader.get_dataset_list([name], data_args.dataset_dir)
         if attributes.formatting != FORMATTING:
             raise ConfigError(
-                f"The dataset {name} has the formatting {attributes.formatting}, but λ-DPO needs responses that are rated: "
-                f"use one with `formatting: {FORMATTING}` in dataset_info.json."
+                f"The dataset {name} has the formatting {attributes.formatting}, but λ-DPO needs rated responses: use "
+                f"one with `formatting: {FORMATTING}` in dataset_info.json."
             )
         if attributes.images or attributes.videos or attributes.audios:
-            raise ConfigError(f"The dataset {name} has images, videos or audios, but λ-DPO takes texts alone.")
+            raise ConfigError(
+                f"The dataset {name} has images, videos or audio, but λ-DPO only supports text: use another dataset."
+            )
     if data_args.streaming:
-        raise ConfigError("λ-DPO counts its records: switch `streaming` off.")
+        raise ConfigError("λ-DPO needs to count its records: set `streaming` to false.")
     zero = {
         "pref_ftx": finetuning_args.pref_ftx,
         "pref_bco_weight": finetuning_args.pref_bco_weight,
@@ -128,9 +130,11 @@ def _refuse(data_args: Any, training_args: Any, finetuning_args: Any) -> None:
     }
     for name, value in zero.items():
         if value:
-            raise ConfigError(f"`{name}` has no meaning for `pref_loss: lambda_dpo`: leave it out.")
+            raise ConfigError(f"`{name}` has no effect with `pref_loss: lambda_dpo`: leave it out.")
     if not training_args.do_train and finetuning_args.finetuning_type == "full" and finetuning_args.ref_model is None:
-        raise ConfigError("Evaluating a fully fine-tuned model needs `ref_model`: name the model that it was trained from.")
+        raise ConfigError(
+            "Evaluating a fully fine-tuned model needs `ref_model`: set it to the model that the training started from."
+        )
 
 
 def _datasets(
@@ -141,10 +145,10 @@ def _datasets(
     tokenizer_module: dict[str, Any],
     options: ListwiseOptions,
 ) -> dict[str, Any]:
-    """LLaMA-Factory's datasets, with each row's place as its record index."""
+    """Loads LLaMA-Factory's datasets; the record index of a row is its position."""
     unusable = ConfigError(
-        f"None of the records of {', '.join(data_args.dataset or data_args.eval_dataset)} can be used: each needs two "
-        "responses that are rated in one dimension."
+        f"None of the records of {', '.join(data_args.dataset or data_args.eval_dataset)} can be used: each needs at "
+        "least two responses rated in the same dimension."
     )
     try:
         module = get_dataset(template, model_args, data_args, training_args, stage="rm", **tokenizer_module)
@@ -168,8 +172,8 @@ def _numbered(dataset: Any, options: ListwiseOptions) -> Any:
     for names in dataset["dimensions"]:
         if list(names) != options.dimensions:
             raise ConfigError(
-                f"Records rate {', '.join(names)}, others {', '.join(options.dimensions or [])}: name the dimensions as "
-                "`lambda_dimensions`."
+                f"Some records are rated in {', '.join(names)}, others in {', '.join(options.dimensions or [])}: set "
+                "`lambda_dimensions` to the dimensions to use."
             )
     return dataset.remove_columns("dimensions").add_column("record", list(range(len(dataset))))
 
@@ -177,7 +181,7 @@ def _numbered(dataset: Any, options: ListwiseOptions) -> Any:
 def _reference_model(
     model_args: Any, training_args: Any, finetuning_args: Any, options: ListwiseOptions
 ) -> Any:
-    """The model that `ref_model` names, or under full fine-tuning the policy's weights a second time."""
+    """Loads the model that `ref_model` names or, with full fine-tuning, the policy's weights a second time."""
     if options.reference_free:
         return None
     if finetuning_args.ref_model is None and options.precompute_ref_log_probs:
