@@ -12,6 +12,11 @@ done
 rm -rf target/wheel
 LAMBDA_DPO_LIBRARY=$PWD/target/release/liblambda_dpo.so .venvs/trainer/bin/python -m pip wheel --quiet \
   --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir target/wheel ./plugin/python
+bytes=$(stat -c %s target/wheel/lambda_dpo-*.whl)
+if [ "$bytes" -ge $((40 << 20)) ]; then
+  echo "test_python: the wheel has $((bytes >> 20)) MiB: it should have less than 40" >&2
+  exit 1
+fi
 for name in trainer factory; do
   .venvs/$name/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index --force-reinstall \
     target/wheel/lambda_dpo-*.whl
