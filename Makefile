@@ -10,8 +10,7 @@ setup: ## make .venv (torch 2.11.0) and link .libtorch to it; says what the mach
 	@ci/setup.sh
 
 build: ## build program and plugin into target/release
-	@ci/setup.sh
-	@cargo build --release --locked --workspace
+	@ci/build.sh
 
 demo: ## SFT, then λ-DPO, of a tiny Llama; ends with a table of what changed, and answers at three λ (about 2 minutes)
 	@ci/demo.sh $(DEMO_FLAGS)

@@ -4,9 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-ci/setup.sh
-# The whole workspace: a part of it has other features of its dependencies, and what `make test` built would not serve.
-cargo build --release --locked --workspace
+ci/build.sh
 program=${CARGO_TARGET_DIR:-target}/release/lambda-dpo
 
 rm -rf runs/demo

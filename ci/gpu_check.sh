@@ -14,7 +14,6 @@ rm -rf "$folder"
 mkdir -p "$folder/bin" "$folder/lib" "$folder/python"
 install -m 755 "$built/bench" "$folder/bin/bench"
 install -m 755 "$built/liblambda_dpo.so" "$folder/lib/liblambda_dpo.so"
-strip --strip-debug "$folder/bin/bench" "$folder/lib/liblambda_dpo.so"
 cp -r plugin/python/src/lambda_dpo "$folder/python/"
 cp tests/gpu/check.py tests/gpu/llama.py tests/bench/scenario.py tests/bench/serving.py tests/bench/sides.py "$folder/"
 find "$folder" -name __pycache__ -prune -exec rm -rf {} +

@@ -16,9 +16,7 @@ fi
 prefix=$(realpath -m -- "$1")
 cd "$(dirname "$0")/.."
 
-ci/setup.sh
-# The whole workspace: a part of it has other features of its dependencies, and what `make test` built would not serve.
-cargo build --release --locked --workspace
+ci/build.sh
 built=${CARGO_TARGET_DIR:-target}/release
 
 mkdir -p "$prefix/bin" "$prefix/lib" "$prefix/include"

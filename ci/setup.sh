@@ -2,15 +2,44 @@
 # Makes .venv from the hash-locked requirements and links .libtorch to the torch in it.
 #
 #   ci/setup.sh            what the program needs: torch and ONNX Runtime
-#   ci/setup.sh --test     what the tests compare against, too: transformers, peft, pytest
+#   ci/setup.sh --test     what the tests compare with, too: transformers, peft, pytest
+#   ci/setup.sh --torch    only the torch package: enough to build, not to run
+#   ci/setup.sh --check    only the check of what the machine must have
+#   ci/setup.sh --done     only says, by its exit status, whether the program's set-up is done
 #
-# Done already, it says nothing and takes no time: a stamp in .venv holds the hash of the lock files.
+# If it is done already, it prints nothing and takes no time: stamps in .venv hold the hashes of the lock files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-want_test=no
-[ "${1:-}" = "--test" ] && want_test=yes
+mode=${1:-}
 torch_version=2.11.0
+setup_lock=ci/requirements/setup.txt
+test_lock=ci/requirements/test.txt
+
+lock_hash() { cat "$@" | sha256sum | cut -d ' ' -f 1; }
+# Succeeds if the stamp $1 was written for the lock files that follow, into an environment that still works.
+is_done() {
+  local stamp=.venv/.lambda-dpo-$1
+  shift
+  [ -f "$stamp" ] && [ -x .venv/bin/python ] && [ "$(cat "$stamp")" = "$(lock_hash "$@")" ]
+}
+stamp() {
+  local name=$1
+  shift
+  lock_hash "$@" >".venv/.lambda-dpo-$name"
+}
+# The folder of the torch in .venv, if there is one.
+torch_folder() {
+  local folder
+  for folder in .venv/lib/python3.*/site-packages/torch; do
+    if [ -f "$folder/version.py" ]; then echo "$folder"; fi
+  done
+}
+
+if [ "$mode" = --done ]; then
+  is_done setup "$setup_lock" && [ -n "$(torch_folder)" ] && [ "$(readlink .libtorch || true)" = "$(torch_folder)" ]
+  exit
+fi
 
 # 1. What the machine must have. Everything missing is named at once.
 missing=()
@@ -58,51 +87,36 @@ if [ "$(uname -s)-$(uname -m)" != Linux-x86_64 ]; then
   echo "Only Linux on x86-64 is supported: torch $torch_version is pinned with its hashes for that platform." >&2
   exit 1
 fi
+if [ "$mode" = --check ]; then exit; fi
 
-# 2. The environment. A half-made one (no stamp, or a Python that has gone) is made again.
-lock_hash() { cat "$@" | sha256sum | cut -d ' ' -f 1; }
-# Succeeds if the stamp $1 was written for the lock files that follow, into an environment that still works.
-is_done() {
-  local stamp=.venv/.lambda-dpo-$1
-  shift
-  [ -f "$stamp" ] && [ -x .venv/bin/python ] && [ "$(cat "$stamp")" = "$(lock_hash "$@")" ]
-}
-stamp() {
-  local name=$1
-  shift
-  lock_hash "$@" >".venv/.lambda-dpo-$name"
-}
+# 2. The environment. A half-made one (no stamp, or a Python that is gone) is made again.
+# Modules are compiled when they are first imported: doing so for all of torch here takes longer than installing it.
 install() {
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
-    -r "$1" || {
-    echo "Could not install $1: see pip's message above, then run the command again to go on." >&2
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --only-binary :all: "$@" || {
+    echo "Could not install the packages of $setup_lock or $test_lock: see pip's message above, then run the command again" \
+      "to continue." >&2
     exit 1
   }
 }
 
-setup_lock=ci/requirements/setup.txt
-test_lock=ci/requirements/test.txt
 if ! is_done setup "$setup_lock"; then
   if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     rm -rf .venv
     "$python" -m venv .venv
   fi
-  echo "Installing torch $torch_version and ONNX Runtime into .venv (some 3 GB the first time) ..."
-  rm -f .venv/.lambda-dpo-*
-  install "$setup_lock"
-  stamp setup "$setup_lock"
-fi
-if [ "$want_test" = yes ] && ! is_done test "$setup_lock" "$test_lock"; then
-  echo "Installing what the tests compare against into .venv ..."
-  install "$test_lock"
-  stamp test "$setup_lock" "$test_lock"
+  if ! is_done torch "$setup_lock"; then
+    echo "Installing torch $torch_version and ONNX Runtime into .venv (about 3 GB the first time) ..."
+    rm -f .venv/.lambda-dpo-*
+    only_torch=$(mktemp)
+    trap 'rm -f "$only_torch"' EXIT
+    sed -n '/^torch==/,/[^\\]$/p' "$setup_lock" >"$only_torch"
+    install --no-deps -r "$only_torch"
+    stamp torch "$setup_lock"
+  fi
 fi
 
 # 3. The link that .cargo/config.toml points LIBTORCH at. torch-sys checks no version here, so this does.
-torch=
-for folder in .venv/lib/python3.*/site-packages/torch; do
-  [ -f "$folder/version.py" ] && torch=$folder
-done
+torch=$(torch_folder)
 if [ -z "$torch" ] || ! grep -Eq "^__version__ = '${torch_version//./\\.}(\+[^']*)?'" "$torch/version.py"; then
   echo "The torch in .venv is not $torch_version: remove .venv and run the command again." >&2
   exit 1
@@ -110,4 +124,16 @@ fi
 if [ "$(readlink .libtorch || true)" != "$torch" ]; then
   rm -rf .libtorch
   ln -s "$torch" .libtorch
+fi
+if [ "$mode" = --torch ]; then exit; fi
+
+# 4. The other packages.
+if ! is_done setup "$setup_lock"; then
+  install -r "$setup_lock"
+  stamp setup "$setup_lock"
+fi
+if [ "$mode" = --test ] && ! is_done test "$setup_lock" "$test_lock"; then
+  echo "Installing what the tests compare with into .venv ..."
+  install -r "$test_lock"
+  stamp test "$setup_lock" "$test_lock"
 fi

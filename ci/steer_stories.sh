@@ -13,7 +13,7 @@ if [ ! -f "$model/config.json" ]; then
 fi
 
 ci/setup.sh --test # transformers samples the records
-cargo build --release --locked --workspace
+ci/build.sh
 .venv/bin/python fixtures/stories/make_records.py "$model" runs/stories/data
 ci/compare_steering.sh fixtures/stories/steer runs/stories "$model" runs/stories/data/eval.jsonl \
   ".venv/bin/python fixtures/stories/rate.py" happy dialogue variety sad

@@ -19,6 +19,10 @@ fail() {
   echo "test_install: $*" >&2
   exit 1
 }
+for file in bin/lambda-dpo lib/liblambda_dpo.so; do
+  bytes=$(stat -c %s "$prefix/$file")
+  [ "$bytes" -lt $((40 << 20)) ] || fail "$file has $((bytes >> 20)) MiB: it should have less than 40"
+done
 for file in bin/lambda-dpo lib/liblambda_dpo.so lib/lambda-dpo/torch/lib/libtorch_cuda.so; do
   loads=$(env -i PATH="$PATH" ldd "$prefix/$file")
   if grep 'not found' <<<"$loads"; then fail "$file does not find all of its libraries"; fi

@@ -17,6 +17,13 @@ for name in trainer factory; do
     target/wheel/lambda_dpo-*.whl
 done
 
+library=$(echo .venvs/trainer/lib/python3.*/site-packages/lambda_dpo/liblambda_dpo.so)
+bytes=$(stat -c %s "$library")
+if [ "$bytes" -ge $((40 << 20)) ]; then
+  echo "test_python: $library has $((bytes >> 20)) MiB: it should have less than 40" >&2
+  exit 1
+fi
+
 .venvs/trainer/bin/python -m mypy --config-file plugin/python/pyproject.toml --cache-dir target/mypy plugin/python/src
 export PYTHONDONTWRITEBYTECODE=1
 for name in trainer factory; do
