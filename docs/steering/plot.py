@@ -3,8 +3,8 @@
     python3 docs/steering/plot.py runs/steer
 
 One panel per dimension: the mean score of generated text over the dimension's own λ, the rest of λ shared equally. The
-λ-adapter is one training run; a specialist is a LoRA trained for that dimension only, the corner of the soup. Needs only
-the standard library.
+λ-adapter is one training run. A specialist is a LoRA trained for that dimension only: the corner of the soup. Needs
+only the standard library.
 """
 
 import argparse
