@@ -6,7 +6,7 @@
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: ## make .venv (torch 2.11.0) and link .libtorch to it; says what the machine lacks
+setup: ## make .venv (torch 2.11.0) and link .libtorch to it; reports what the machine lacks
 	@ci/setup.sh
 
 build: ## build program and plugin into target/release
@@ -18,32 +18,32 @@ demo: ## SFT, then λ-DPO, of a tiny Llama; ends with a table of what changed, a
 steer-demo: ## λ-adapter, specialists, soup and unconditioned training compared; ends with a table and a page (under 15 minutes)
 	@ci/steer_demo.sh
 
-steer-stories: ## the same on stories that MODEL=DIR, a model of children's stories, writes itself
+steer-stories: ## the same on stories sampled from MODEL=DIR, a model of children's stories
 	@ci/steer_stories.sh "$(MODEL)"
 
-test: ## lint and every test, the comparisons with transformers and peft included
+test: ## lint and every test, including the comparisons with transformers and peft
 	@ci/test.sh
 
-test-python: ## the Python package beside Transformers and in LLaMA-Factory (2 GB of packages the first time)
+test-python: ## the Python package with Transformers and in LLaMA-Factory (2 GB of packages the first time)
 	@ci/test_python.sh
 
-test-big: ## 2 GB of records under 1 GiB of memory (needs 6 GB of disk and some minutes)
+test-big: ## 2 GB of records in less than 1 GiB of memory (needs 6 GB of disk and some minutes)
 	@ci/setup.sh
 	@.venv/bin/python ci/big_data.py $(BIG_FLAGS)
 
-lint: ## format, clippy, crate walls, generated files
+lint: ## format, clippy, crate walls, layers, circles of files, generated files
 	@ci/lint.sh
 
 bench: ## criterion and the comparison with PyTorch; writes docs/benchmarks.md (20 minutes; BENCH_FLAGS=--quick for 4)
 	@ci/bench.sh $(BENCH_FLAGS)
 
-gpu-check: ## gather what a CUDA machine needs to check and measure the library, and do so here
+gpu-check: ## collect what a CUDA machine needs to check and measure the library, and run it here too
 	@ci/gpu_check.sh $(GPU_FLAGS)
 
 fmt: ## format the code
 	@cargo fmt --all
 
-generate: ## write what comes from the sources: lambda_dpo.h, the ABI's layout, the JSON Schemas
+generate: ## write the files that are generated from sources: lambda_dpo.h, the ABI layout, the JSON Schemas
 	@cargo run --release --quiet -p lambda-dpo-ci -- header
 	@cargo run --release --quiet -p lambda-dpo-ci -- layout
 	@UPDATE_SCHEMAS=1 cargo test --release --quiet --workspace --test schemas -- the_committed_schemas > /dev/null
@@ -58,5 +58,5 @@ docs: ## API documentation into target/doc
 	@ci/setup.sh
 	@cargo doc --workspace --no-deps
 
-install: ## program, plugin, header and libtorch into PREFIX=DIR, free of this checkout
+install: ## program, plugin, header and libtorch into PREFIX=DIR, independent of this checkout
 	@ci/install.sh "$(PREFIX)"
