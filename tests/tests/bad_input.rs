@@ -69,8 +69,8 @@ fn records_that_do_not_parse() {
     refuses(
         &run,
         &[],
-        "{}/records.jsonl, line 3: not valid JSON: EOF while parsing a value at column 15; in JSON lines a whole record \
-         stands on one line",
+        "{}/records.jsonl, line 3: not valid JSON: EOF while parsing a value at column 15; in JSON lines each record is \
+         on one line",
     );
     let run = with_records("lambda_dpo", &[good, r#"{"instruction": "Tell me."}"#.into()]);
     refuses(

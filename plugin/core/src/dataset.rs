@@ -183,7 +183,7 @@ impl Dataset {
         self.samples.store.samples_hash().to_string()
     }
 
-    /// Returns what a caller needs to know of each sample for sorting, packing and caching.
+    /// Returns the properties of each sample by which callers sort, pack and cache.
     pub fn samples(&self) -> impl ExactSizeIterator<Item = SampleInfo> + '_ {
         self.samples.store.infos()
     }

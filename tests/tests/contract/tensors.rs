@@ -134,7 +134,7 @@ fn what_cannot_be_read_is_refused_by_name() {
     refused(lent().with(|raw| raw.dl_tensor.ndim = -1), "ndim is -1, expected 0 to 64");
     refused(lent().with(|raw| raw.dl_tensor.ndim = 65), "ndim is 65, expected 0 to 64");
     refused(Lent { shape: vec![-6], ..lent() }, "the tensor has a negative size, -6");
-    let huge = "the tensor's sizes and strides go beyond what memory can hold";
+    let huge = "the tensor's sizes and strides exceed the memory of any machine";
     refused(Lent { shape: vec![i64::MAX], ..lent() }, huge);
     refused(lent().strides(&[i64::MAX]), huge);
     let wide = Lent { shape: vec![1 << 40, 1 << 40], ..lent() };

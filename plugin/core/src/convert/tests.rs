@@ -232,8 +232,8 @@ fn samples_whose_shapes_disagree_are_rejected() {
     let cases = [
         ("[]", "not a valid sample: `pi_target` has 0 rows for 1 dimensions"),
         ("[[1]]", "not a valid sample: `pi_target[0]` has 1 numbers for 2 responses"),
-        ("[[0.5,0.6]]", "not a valid sample: `pi_target` of `k` comes to 1.1: a distribution comes to 1"),
-        ("[[1.5,-0.5]]", "not a valid sample: `pi_target` of `k` holds a negative number"),
+        ("[[0.5,0.6]]", "not a valid sample: `pi_target` of `k` sums to 1.1: a distribution sums to 1"),
+        ("[[1.5,-0.5]]", "not a valid sample: `pi_target` of `k` has a negative number"),
     ];
     for (pi, expected) in cases {
         assert_eq!(Sample::from_json(&sample(pi)).unwrap_err().to_string(), expected);

@@ -44,7 +44,7 @@ struct Targets<'a> {
     pi_target: &'a [f32],
 }
 
-/// What a caller needs to know of a sample for sorting, packing and caching.
+/// Properties of a sample by which callers sort, pack and cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampleInfo {
     /// Index of the record in the concatenated inputs.

@@ -242,7 +242,7 @@ fn a_damaged_file_is_replaced() {
         bytes[at] ^= 1;
         fs::write(path, bytes).unwrap();
         let damage = cached.open().cache().unwrap().damage.clone().unwrap();
-        assert_eq!(damage, format!("its {expected} does not hold"));
+        assert_eq!(damage, format!("its {expected} is wrong"));
         assert!(fs::read(path).unwrap() == whole);
     }
     for len in [0, 10, whole.len() - 1] {

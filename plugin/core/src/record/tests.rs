@@ -157,7 +157,7 @@ fn invalid_json_is_reported_with_its_column() {
     assert_eq!(problem(r#"{"a": 1 "b"}"#, Format::Chat), "not valid JSON: expected `,` or `}` at column 9");
     assert_eq!(
         problem(r#"{"a": [1,"#, Format::Chat),
-        "not valid JSON: EOF while parsing a value at column 9; in JSON lines a whole record stands on one line"
+        "not valid JSON: EOF while parsing a value at column 9; in JSON lines each record is on one line"
     );
 }
 
