@@ -8,8 +8,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::model::{LambdaParts, LoraConfig, Model, ModelInputs, TargetModules};
-use lambda_dpo_host::safetensors;
 use tch::{Device, Kind, Tensor};
 
 fn main() -> anyhow::Result<()> {

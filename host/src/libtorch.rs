@@ -5,7 +5,7 @@
 //! CUDA for absent for good.
 
 pub(crate) mod native;
-pub(crate) mod script;
+pub mod script;
 
 use std::fs;
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ mod exports;
 use std::fs;
 
 use exports::Policy;
-use lambda_dpo_host::safetensors;
+use lambda_dpo_host::files::safetensors;
 use tch::Kind;
 
 /// Sums of some 30 float32 log-probs each; folding the adapter moves the last bits of the weights.

@@ -15,9 +15,9 @@ use std::time::Duration;
 use prost::Message;
 use serde_json::{Value, json};
 
-use lambda_dpo_host::export::onnx::proto::ModelProto;
 use lambda_dpo_host::export::onnx::{DATA_FILE, MODEL_FILE};
-use lambda_dpo_host::foreign::{LogitsPolicy, OnnxPolicy};
+use lambda_dpo_host::files::onnx_proto::ModelProto;
+use lambda_dpo_host::policy::{LogitsPolicy, OnnxPolicy};
 use lambda_dpo_tests::{fixture, program};
 use trainer::Run;
 

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use exports::{FAMILIES, Policy};
-use lambda_dpo_host::export::onnx::proto::{
+use lambda_dpo_host::export::onnx::{self, MODEL_FILE};
+use lambda_dpo_host::files::onnx_proto::{
     AttributeProto, DimensionSize, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };
-use lambda_dpo_host::export::onnx::{self, MODEL_FILE};
 use lambda_dpo_host::model::Model;
 use lambda_dpo_tests::fixture;
 use prost::Message;

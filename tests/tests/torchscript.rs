@@ -10,9 +10,9 @@ use std::path::Path;
 
 use exports::{FAMILIES, Policy, difference};
 use golden_model::inputs;
-use lambda_dpo_host::foreign::{LogitsPolicy, ScriptPolicy};
+use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::model::Model;
-use lambda_dpo_host::safetensors;
+use lambda_dpo_host::policy::{LogitsPolicy, ScriptPolicy};
 use lambda_dpo_tests::fixture;
 use tch::{CModule, Device, Kind, Tensor};
 

@@ -4,13 +4,14 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use anyhow::{Result, bail};
 
+use crate::console::say;
 use crate::generate::GenerateOptions;
+use crate::generate::stream::{answer, is_broken_pipe};
 use crate::model::Model;
 use crate::plugin::Message;
-use crate::train::progress::say;
 
-use super::generate::{answer, is_broken_pipe, render};
-use super::{Opened, lambda};
+use super::lambda;
+use super::opened::Opened;
 
 const HELP: &str = "/lambda name=w,… sets λ, /lambda shows it, /new begins a new conversation, /quit ends";
 
@@ -63,8 +64,8 @@ pub(super) fn run(opened: &mut Opened, options: GenerateOptions) -> Result<()> {
             }
             Input::Say(text) => {
                 messages.push(Message { role: "user".into(), content: text.to_owned() });
-                let prompt_ids = render(opened, &messages)?;
-                match answer(opened, &prompt_ids, &options) {
+                let prompt_ids = opened.render(&messages)?;
+                match answer(&opened.model, &opened.tokenizer, &prompt_ids, &options) {
                     Ok(content) => messages.push(Message { role: "assistant".into(), content }),
                     Err(error) if is_broken_pipe(&error) => return Ok(()),
                     Err(error) => return Err(error),

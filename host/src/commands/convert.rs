@@ -5,12 +5,11 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::atomic;
 use crate::cli::ConvertArgs;
-use crate::hub::Hub;
+use crate::console::{Progress, say};
+use crate::files::atomic;
+use crate::files::hub::Hub;
 use crate::plugin::{ConvertOptions, Plugin, PluginError, Reader};
-use crate::train::data::describe;
-use crate::train::progress::{Progress, say};
 
 pub(super) fn run(args: &ConvertArgs, plugin: Option<&Path>) -> Result<()> {
     let plugin = Plugin::load(plugin)?;
@@ -24,7 +23,7 @@ pub(super) fn run(args: &ConvertArgs, plugin: Option<&Path>) -> Result<()> {
     };
     let mut reader = plugin.reader(&files, &options)?;
     write_samples(&mut reader, &args.out)?;
-    let lines = describe(&reader.report()?, 0);
+    let lines = reader.report()?.describe(0);
     say(&format!("{}: {}", args.out.display(), lines.join("; ")));
     Ok(())
 }

@@ -6,13 +6,13 @@ use anyhow::{Result, ensure};
 use tch::{Device, Kind};
 
 use crate::cli::{ExportArgs, ExportFormat};
+use crate::console::say;
 use crate::export::{self, Destination, onnx, torchscript};
-use crate::hub::Hub;
+use crate::files::hub::Hub;
 use crate::libtorch;
 use crate::model::{Model, ModelConfig};
-use crate::train::progress::say;
 
-use super::load;
+use super::opened::load;
 
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let out = Destination::begin(&args.out)?;

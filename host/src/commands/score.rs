@@ -7,16 +7,16 @@ use anyhow::Result;
 use serde::Serialize;
 use tch::{Device, Kind};
 
-use crate::atomic;
 use crate::cli::ScoreArgs;
-use crate::foreign::{Scorer, ScriptPolicy};
-use crate::hub::Hub;
+use crate::console::Progress;
+use crate::files::atomic;
+use crate::files::hub::Hub;
 use crate::libtorch;
 use crate::plugin::{CollateOptions, Dataset, Layout, LossOptions, Objective, Plugin, Reduction, Tokenizer, Wants};
-use crate::train::data::uniform;
-use crate::train::progress::Progress;
+use crate::policy::batch_inputs::uniform_lambda;
+use crate::policy::{Scorer, ScriptPolicy};
 
-use super::{Opened, open, open_records};
+use super::opened::{Opened, open, open_records};
 
 /// A line of the output.
 #[derive(Debug, Serialize)]
@@ -83,7 +83,7 @@ fn score(scorer: &dyn Scorer, plugin: &Plugin, dataset: &Dataset, sample: usize)
     let info = &dataset.samples()[sample];
     let collate = CollateOptions { layout: Layout::Packed, max_tokens: None, pad_token_id: 0 };
     // λ plays no part in log-probs.
-    let lambda = uniform(dataset.dimensions().len());
+    let lambda = uniform_lambda(dataset.dimensions().len());
     let batch = dataset.batch(&[sample], &lambda, &scorer.collate(collate))?;
     let (_, log_probs) = scorer.log_probs(plugin, &batch, &OPTIONS)?;
     Ok(Score {

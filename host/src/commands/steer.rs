@@ -8,14 +8,13 @@ use indexmap::IndexMap;
 
 use crate::cli::SteerArgs;
 use crate::config;
+use crate::console::say;
+use crate::files::hub::Hub;
 use crate::generate::GenerateOptions;
-use crate::hub::Hub;
 use crate::plugin::{LossOptions, Objective, Reduction, Wants};
 use crate::steer::{Compared, Rater, Settings, Subject, measure, read, write};
-use crate::train::progress::say;
 
-use super::generate::eos_token_ids;
-use super::open;
+use super::opened::open;
 
 pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
     ensure!(args.model.policy.lambda.is_none(), "steer goes over a grid of λ: leave --lambda out");
@@ -66,7 +65,7 @@ pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
             temperature: args.temperature,
             top_p: args.top_p,
             seed: args.seed,
-            eos_token_ids: eos_token_ids(&opened)?,
+            eos_token_ids: opened.eos_token_ids()?,
         },
     };
     let subject = Subject { model: args.model.policy.model.clone(), adapter: args.model.policy.adapter.clone(), soup };

@@ -8,13 +8,13 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::cli::ValidateArgs;
-use crate::foreign::compare::{Comparison, Spread, Worst, compare, usual_tolerance};
-use crate::foreign::{LogitsPolicy as _, OnnxPolicy};
-use crate::hub::Hub;
+use crate::console::Progress;
+use crate::files::hub::Hub;
 use crate::model::dtype_name;
-use crate::train::progress::Progress;
+use crate::policy::compare::{Comparison, Spread, Worst, compare, usual_tolerance};
+use crate::policy::{LogitsPolicy as _, OnnxPolicy};
 
-use super::{Opened, open, open_records};
+use super::opened::{Opened, open, open_records};
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]

@@ -349,7 +349,7 @@ fn rebase(value: &mut Value, base: &Path, or_hub: bool) {
     match value {
         Value::String(text) if text != "no" && text != "auto" && !text.is_empty() => {
             let under_base = under(base, Path::new(&*text));
-            if under_base.exists() || !(or_hub && crate::hub::is_repository_name(text)) {
+            if under_base.exists() || !(or_hub && crate::files::hub::is_repository_name(text)) {
                 *text = under_base.display().to_string();
             }
         }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::atomic::WriteError;
+use crate::files::atomic::WriteError;
 use crate::model::ModelError;
 
 /// An export that was not made; there is no folder then.

@@ -8,11 +8,8 @@ use std::path::Path;
 use tch::Tensor;
 
 use super::ExportError;
-use crate::libtorch::script::Script;
+use crate::libtorch::script::{SCRIPT_FILE, Script};
 use crate::model::{Model, ModelConfig};
-
-/// The module, in an exported folder.
-pub const SCRIPT_FILE: &str = "model.pt";
 
 /// `ScalarType::Float`, as source text writes it.
 const FLOAT32: i32 = 6;

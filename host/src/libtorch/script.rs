@@ -21,6 +21,9 @@ unsafe extern "C" {
     ) -> *mut c_char;
 }
 
+/// The module, in an exported folder.
+pub const SCRIPT_FILE: &str = "model.pt";
+
 /// A module to be made.
 #[derive(Debug, Default)]
 pub(crate) struct Script<'t> {

@@ -5,9 +5,12 @@
 
 use tch::Tensor;
 
-use super::decoder::Context;
-use super::{Model, ModelError};
 use crate::libtorch::native;
+
+use super::ModelError;
+use super::causal_lm::Model;
+use super::inputs::ModelInputs;
+use super::pass::Context;
 
 /// How a forward pass for training runs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,8 +38,21 @@ enum Kept {
     Inputs(Vec<Tensor>),
 }
 
+impl Model {
+    /// Hidden states as [`hidden`](Self::hidden), keeping what a backward pass needs.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] as [`hidden`](Self::hidden).
+    pub fn forward(&self, inputs: &ModelInputs, options: &ForwardOptions) -> Result<Activations<'_>, ModelError> {
+        let context = tch::no_grad(|| self.context(inputs, options.dropout_seed))?;
+        let input_ids = inputs.input_ids.f_to_device(self.device)?;
+        Activations::compute(self, context, input_ids, options.checkpointing)
+    }
+}
+
 impl<'m> Activations<'m> {
-    pub(super) fn compute(
+    fn compute(
         model: &'m Model,
         context: Context,
         input_ids: Tensor,

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::atomic::WriteError;
-use crate::safetensors::SafetensorsError;
+use crate::files::atomic::WriteError;
+use crate::files::safetensors::SafetensorsError;
 
 /// A model or adapter could not be read, run or written.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::ModelError;
-use super::segments::PackedRow;
+use super::layers::packed_row::PackedRow;
 
 /// Tokens in rows, as the collator lays them out; on any device.
 ///

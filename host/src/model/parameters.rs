@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use super::ModelError;
 use super::config::ModelConfig;
 use super::random::Random;
-use crate::safetensors::SafetensorsFile;
+use crate::files::safetensors::SafetensorsFile;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const LM_HEAD: &str = "lm_head.weight";

@@ -6,9 +6,11 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use tch::Tensor;
 
+use super::ModelError;
+use super::adapter::peft_file;
+use super::causal_lm::Model;
 use super::config::dtype_name;
-use super::{Model, ModelError, adapter_file};
-use crate::{atomic, safetensors};
+use crate::files::{atomic, safetensors};
 
 /// Larger models are written in several files.
 const MAX_SHARD_BYTES: usize = 5_000_000_000;
@@ -75,7 +77,7 @@ impl Model {
         let Some(adapter) = &self.adapter else {
             return Err(ModelError::Request("the model has no adapter to save".into()));
         };
-        adapter_file::write(folder, &adapter.config, &adapter.parameters, base_name)
+        peft_file::write(folder, &adapter.config, &adapter.parameters, base_name)
     }
 
     /// The source's `config.json` with the dtype of the weights, in the spelling that it has.

@@ -160,6 +160,14 @@ impl Dataset {
         self.info.cache.as_ref()
     }
 
+    /// Where the tokens came from, where that is worth a word.
+    pub fn describe_cache(&self) -> Option<String> {
+        let cache = self.cache()?;
+        let damage =
+            cache.damage.as_ref().map(|problem| format!("{} made anew, since {problem}", cache.path.display()));
+        if cache.was_read { Some("tokens from the cache".to_owned()) } else { damage }
+    }
+
     /// The samples, in order.
     pub fn samples(&self) -> &[SampleInfo] {
         &self.samples

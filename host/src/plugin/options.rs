@@ -1,10 +1,9 @@
 //! Options of stages 1 to 4, and what was left out under them.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use lambda_dpo_abi as abi;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::load::lend_strs;
 
@@ -107,32 +106,6 @@ pub struct CollateOptions {
     pub max_tokens: Option<usize>,
     /// Fills padding.
     pub pad_token_id: i64,
-}
-
-/// Missing ratings of one kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MissingRatings {
-    /// How many.
-    pub count: u64,
-    /// Index of the first record that has one.
-    pub first_record: u64,
-}
-
-/// What was read and what was left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// Records read.
-    pub num_records: u64,
-    /// Samples made of them.
-    pub num_samples: u64,
-    /// Records left out, by reason.
-    pub skipped: BTreeMap<String, u64>,
-    /// Missing ratings, by kind.
-    pub missing_ratings: BTreeMap<String, MissingRatings>,
-    /// Samples cut at `cutoff_len`.
-    pub num_truncated: u64,
-    /// Responses dropped because no token was left of them.
-    pub num_dropped_responses: u64,
 }
 
 impl TokenizeOptions {

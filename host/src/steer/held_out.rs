@@ -8,16 +8,15 @@ use serde::Deserialize;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use crate::cache::CacheFolder;
+use crate::console::Progress;
+use crate::files::cache_folder::CacheFolder;
+use crate::metrics::{Meaning, Row, Totals};
 use crate::model::Model;
 use crate::plugin::{
     Batch, CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Message, Plugin,
     TokenizeOptions, Tokenizer,
 };
-use crate::train::metrics::{Meaning, Row, Totals};
-use crate::train::progress::Progress;
-use crate::train::reference::log_probs;
-use crate::train::step::loss_inputs;
+use crate::policy::batch_inputs::{log_probs, loss_inputs, model_inputs, uniform_lambda};
 
 /// Prompts of a batch.
 const BATCH_SIZE: usize = 16;
@@ -148,7 +147,7 @@ impl HeldOut {
     /// What model, plugin or libtorch refuse.
     pub fn reference(&self, model: &mut Model, plugin: &Plugin, options: &LossOptions) -> Result<Vec<Tensor>> {
         model.set_adapter_enabled(false);
-        let lambda = crate::train::data::uniform(self.dimensions().len());
+        let lambda = uniform_lambda(self.dimensions().len());
         let references = self.batches(&lambda).map(|batch| Ok(log_probs(model, plugin, &batch?, options)?.1));
         let references = references.collect();
         model.set_adapter_enabled(true);
@@ -175,7 +174,7 @@ impl HeldOut {
         let mut num_contributing = 0;
         for (batch, reference) in self.batches(lambda).zip(references) {
             let batch = batch?;
-            let hidden = model.hidden(&crate::train::reference::model_inputs(&batch))?;
+            let hidden = model.hidden(&model_inputs(&batch))?;
             let inputs = loss_inputs(&batch, &hidden, model.lm_head(), Some(reference));
             let (outputs, _) = plugin.loss_forward(&inputs, &LossOptions { normalizer: Some(1.0), ..*options })?;
             totals.add(&outputs, &batch, &meaning)?;

@@ -1,22 +1,16 @@
 //! What was measured: `steer.json`, and the tables that a terminal shows.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Result;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::atomic;
 use crate::generate::GenerateOptions;
+use crate::metrics::Row;
 use crate::plugin::{LossOptions, Reduction};
-use crate::train::metrics::Row;
 
-use super::{Rater, page};
-
-/// The report's file in its folder.
-pub(super) const FILE: &str = "steer.json";
-const PAGE: &str = "index.html";
+use super::rater::Rater;
 
 /// What was measured, as it was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -296,19 +290,4 @@ fn write_ranges(text: &mut String, figure: Figure, dimensions: &[String], column
     let means: Vec<f64> = columns.iter().map(|column| mean(&column.ranges)).collect();
     write_row("mean", &means);
     text.push('\n');
-}
-
-/// Writes the report's folder, whole or not at all; gives the page's path.
-///
-/// # Errors
-///
-/// The disk refuses.
-pub fn write(folder: &Path, report: &Report, compared: &[Compared]) -> Result<PathBuf> {
-    let page = page::html(report, compared).map_err(anyhow::Error::msg)?;
-    let parts = atomic::Folder::create(folder)?;
-    let json = serde_json::to_string_pretty(report)?;
-    atomic::write(&parts.path().join(FILE), format!("{json}\n").as_bytes())?;
-    atomic::write(&parts.path().join(PAGE), page.as_bytes())?;
-    parts.commit()?;
-    Ok(folder.join(PAGE))
 }

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use crate::atomic::WriteError;
 use crate::config::ConfigError;
-use crate::foreign::ForeignError;
-use crate::hub::HubError;
+use crate::files::atomic::WriteError;
+use crate::files::hub::HubError;
+use crate::files::safetensors::SafetensorsError;
 use crate::libtorch::DeviceError;
 use crate::model::ModelError;
 use crate::plugin::PluginError;
-use crate::safetensors::SafetensorsError;
+use crate::policy::PolicyError;
 
 /// One sentence with what a person needs to go on.
 #[derive(Debug, thiserror::Error)]
@@ -110,9 +110,9 @@ pub enum TrainError {
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A policy that is no model of the program's own.
+    /// A policy.
     #[error(transparent)]
-    Foreign(#[from] ForeignError),
+    Policy(#[from] PolicyError),
     /// A tensor file.
     #[error(transparent)]
     Safetensors(#[from] SafetensorsError),

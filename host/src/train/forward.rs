@@ -5,9 +5,9 @@ use tch::Tensor;
 use crate::libtorch::native;
 use crate::model::{Activations, Model};
 use crate::plugin::{Batch, LossGradients, LossInputs};
+use crate::policy::batch_inputs::{loss_inputs, targets_and_weights};
 
 use super::TrainError;
-use super::step::{loss_inputs, targets_and_weights};
 
 /// What a policy gave for a batch.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is never copied")]

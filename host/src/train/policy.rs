@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::atomic;
 use crate::config::{AdapterSection, DType, Init, RunConfig, TargetModules};
-use crate::export::torchscript::SCRIPT_FILE;
-use crate::foreign::{LogitsPolicy, Scorer, ScriptPolicy};
+use crate::files::atomic;
+use crate::libtorch::script::SCRIPT_FILE;
 use crate::model::{self, ForwardOptions, LambdaParts, LoraConfig, Model};
 use crate::plugin::{Batch, Wants};
+use crate::policy::{LogitsPolicy, Scorer, ScriptPolicy};
 
 use super::TrainError;
-use super::batches::MicroBatch;
-use super::checkpoint::Checkpoint;
+use super::data::MicroBatch;
+use super::durable::Checkpoint;
 use super::forward::Forward;
 use super::reference::{model_key, policy_key};
 

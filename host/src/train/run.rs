@@ -1,21 +1,29 @@
 //! A run from its first step (or the one after a checkpoint) to its last.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::config::RunConfig;
+use crate::console::{Progress, say};
 use crate::libtorch;
+use crate::metrics::{Meaning, Row, Totals};
 
-use super::batches::{EvalBatches, MicroBatch, TrainBatches};
-use super::checkpoint::{self, Checkpoint, TrainerState};
+use super::TrainError;
+use super::data::{EvalBatches, MicroBatch, TrainBatches};
+use super::durable::{Checkpoint, Interrupt, TrainerState, checkpoint, output};
+use super::log::report::{self, Report, show};
 use super::lr::LrSchedule;
-use super::metrics::{Meaning, Row, Totals};
-use super::progress::{Progress, say};
 use super::reference::{Reference, ReferenceLogProbs, Wanted};
-use super::report::{self, Report, show};
-use super::signals::Interrupt;
 use super::step::{Learner, StepReport, count};
-use super::{Outcome, TrainError, output};
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The result stands in this folder.
+    Finished(PathBuf),
+    /// A signal stopped it; it can be resumed.
+    Interrupted(i32),
+}
 
 /// Everything of a run but what it learns.
 pub(super) struct Run<'a> {
@@ -130,7 +138,8 @@ impl Run<'_> {
         self.state.step_in_epoch = self.state.global_step % plan.steps_per_epoch();
         let Learner { policy, optimizer, .. } = learner;
         let RunConfig { output_dir, train, .. } = self.config;
-        checkpoint::save(output_dir, policy, optimizer, &self.state, train.save_total_limit)
+        let save_policy = |folder: &Path| policy.save(folder);
+        checkpoint::save(output_dir, save_policy, optimizer, &self.state, train.save_total_limit)
     }
 
     /// A line of `metrics.jsonl` for the step just done.

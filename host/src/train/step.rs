@@ -1,16 +1,14 @@
 //! One optimiser step: forward, loss, backward, clip, update.
 
-use tch::Tensor;
-
+use crate::metrics::{Meaning, Totals};
 use crate::model::ForwardOptions;
-use crate::plugin::{Batch, LossInputs, LossOptions, Objective, Plugin};
+use crate::plugin::{LossOptions, Objective, Plugin, Wants};
 
 use super::TrainError;
-use super::batches::MicroBatch;
-use super::metrics::{Meaning, Totals};
+use super::data::MicroBatch;
 use super::optimizer::{AdamW, clip_scale};
 use super::policy::Policy;
-use super::reference::{ReferenceLogProbs, targets};
+use super::reference::ReferenceLogProbs;
 
 /// What a step works on.
 pub struct Learner {
@@ -100,7 +98,7 @@ impl Learner {
         let reference = reference.map(|reference| reference.of(micro_batch)).transpose()?;
         let inputs = forward.loss_inputs(&micro_batch.batch, reference.as_ref());
         // Sums: the caller divides by the count of the whole evaluation.
-        let options = LossOptions { normalizer: Some(1.0), wants: crate::plugin::Wants::default(), ..self.loss };
+        let options = LossOptions { normalizer: Some(1.0), wants: Wants::default(), ..self.loss };
         let (outputs, _) = self.plugin.loss_forward(&inputs, &options)?;
         totals.add(&outputs, &micro_batch.batch, &self.meaning)?;
         Ok(())
@@ -118,29 +116,6 @@ pub fn count(objective: Objective, micro_batch: &MicroBatch) -> u64 {
     match objective {
         Objective::Listwise => micro_batch.batch.num_contributing,
         Objective::Sft => micro_batch.batch.target_ids.numel() as u64,
-    }
-}
-
-/// What the loss reads of a batch, from hidden states.
-pub fn loss_inputs<'a>(
-    batch: &'a Batch,
-    hidden: &'a Tensor,
-    lm_head: &'a Tensor,
-    reference: Option<&'a Tensor>,
-) -> LossInputs<'a> {
-    LossInputs { hidden: Some(hidden), lm_head: Some(lm_head), ..targets_and_weights(batch, reference) }
-}
-
-/// What the loss reads besides the policy's outputs.
-pub fn targets_and_weights<'a>(batch: &'a Batch, reference: Option<&'a Tensor>) -> LossInputs<'a> {
-    LossInputs {
-        reference_log_probs: reference,
-        prompt_offsets: Some(&batch.prompt_offsets),
-        sequence_index: Some(&batch.sequence_index),
-        pi_target: Some(&batch.pi_target),
-        target_mask: Some(&batch.target_mask),
-        lambda: Some(&batch.lambda),
-        ..targets(batch)
     }
 }
 

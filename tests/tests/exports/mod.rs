@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::model::{LambdaParts, LoraConfig, Model, TargetModules};
-use lambda_dpo_host::safetensors;
 use lambda_dpo_tests::{fixture, program};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};

@@ -25,7 +25,7 @@ pub struct Golden {
 
 impl Golden {
     pub fn of(family: &str) -> Golden {
-        let values = lambda_dpo_host::safetensors::read(&folder(family).join("golden.safetensors")).unwrap();
+        let values = lambda_dpo_host::files::safetensors::read(&folder(family).join("golden.safetensors")).unwrap();
         let values: HashMap<_, _> = values.into_iter().collect();
         let ids = |name: &str| Vec::<i64>::try_from(&values[name]).unwrap();
         let responses = (0..3).map(|n| ids(&format!("response.{n}"))).collect();

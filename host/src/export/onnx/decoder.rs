@@ -6,7 +6,7 @@
 use tch::Kind;
 
 use super::graph::{Dim, Graph, int, ints};
-use super::proto::{ELEMENT_BOOL, ELEMENT_FLOAT, ELEMENT_FLOAT16, ELEMENT_INT64, GraphProto};
+use crate::files::onnx_proto::{ELEMENT_BOOL, ELEMENT_FLOAT, ELEMENT_FLOAT16, ELEMENT_INT64, GraphProto};
 use crate::model::ModelConfig;
 
 /// What is added to the score of a key that is not seen: the lowest float32, so that no row of the softmax is NaN.

@@ -7,14 +7,14 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use tch::{Kind, Tensor};
 
-use super::proto::{
+use super::{IR_VERSION, OPSET_VERSION};
+use crate::files::atomic::{self, WriteError};
+use crate::files::onnx_proto::{
     ELEMENT_FLOAT, ELEMENT_FLOAT16, EXTERNAL, GRAPH, GraphProto, INITIALIZER, ModelProto, OperatorSetIdProto, RAW_DATA,
     StringStringEntryProto, TensorProto,
 };
-use super::{IR_VERSION, OPSET_VERSION};
-use crate::atomic::{self, WriteError};
-use crate::safetensors::num_bytes;
-use crate::tensor_bytes::for_each_block;
+use crate::files::safetensors::num_bytes;
+use crate::files::tensor_bytes::for_each_block;
 
 /// Readers map weights into memory where each begins on a page.
 const ALIGNMENT: usize = 4096;

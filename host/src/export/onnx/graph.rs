@@ -1,6 +1,6 @@
 //! A graph under construction: nodes in order, small constants, and the names of the weights they refer to.
 
-use super::proto::{
+use crate::files::onnx_proto::{
     ATTRIBUTE_INT, ATTRIBUTE_INTS, AttributeProto, DimensionProto, DimensionSize, ELEMENT_FLOAT, ELEMENT_INT64,
     GraphProto, NodeProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };

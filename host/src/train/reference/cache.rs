@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::atomic;
+use crate::console::say;
+use crate::files::atomic;
 use crate::train::TrainError;
-use crate::train::progress::say;
 
 const LOCK_FILE: &str = ".lock";
 

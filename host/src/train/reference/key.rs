@@ -4,9 +4,9 @@ use std::path::Path;
 
 use tch::{Device, Tensor};
 
-use crate::foreign::LogitsPolicy;
+use crate::files::tensor_bytes::for_each_block;
 use crate::model::Model;
-use crate::tensor_bytes::for_each_block;
+use crate::policy::LogitsPolicy;
 use crate::train::TrainError;
 
 /// Goes up with every change of what a forward pass computes, beyond its last bits.

@@ -1,0 +1,117 @@
+//! Metrics of a step or an evaluation: sums over its batches, from which means are taken.
+
+use serde_json::{Map, Value};
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::plugin::{Batch, ListwiseOutputs, LossOutputs, Reduction};
+
+/// One line of `metrics.jsonl`.
+pub type Row = Map<String, Value>;
+
+/// What turns the plugin's outputs into metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct Meaning {
+    /// β, by which rewards are divided to give log-ratios.
+    pub beta: f64,
+    /// Whether log-ratios must be multiplied by lengths to be sums.
+    pub reduction: Reduction,
+    /// s^ref is not 0.
+    pub has_reference: bool,
+}
+
+/// Sums over the micro-batches of a step or an evaluation, from which the means are taken.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Σ of the losses, each already divided by the step's normaliser.
+    pub loss: f64,
+    num_prompts: f64,
+    accuracy: f64,
+    margin: f64,
+    num_responses: f64,
+    log_ratio: f64,
+    dimensions: Vec<DimensionTotals>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct DimensionTotals {
+    count: f64,
+    loss: f64,
+    accuracy: f64,
+}
+
+impl Totals {
+    /// Adds a micro-batch.
+    ///
+    /// # Errors
+    ///
+    /// What libtorch refuses.
+    pub fn add(&mut self, outputs: &LossOutputs, batch: &Batch, meaning: &Meaning) -> Result<(), TchError> {
+        self.loss += outputs.loss.f_double_value(&[])?;
+        match &outputs.listwise {
+            Some(listwise) => self.add_listwise(listwise, batch, meaning),
+            None => Ok(()),
+        }
+    }
+
+    fn add_listwise(&mut self, listwise: &ListwiseOutputs, batch: &Batch, meaning: &Meaning) -> Result<(), TchError> {
+        let lambda = rows(&batch.lambda)?; // [B, M]
+        let accuracies = values(&listwise.accuracies)?;
+        let margins = values(&listwise.margins)?;
+        for (prompt, lambda) in lambda.iter().enumerate() {
+            if lambda.iter().any(|weight| *weight > 0.0) {
+                self.num_prompts += 1.0;
+                self.accuracy += accuracies[prompt];
+                self.margin += margins[prompt];
+            }
+        }
+
+        let lengths = values(&batch.sequence_num_tokens)?;
+        for (reward, length) in values(&listwise.rewards)?.iter().zip(lengths) {
+            let tokens = if meaning.reduction == Reduction::Mean { length } else { 1.0 };
+            self.log_ratio += reward / meaning.beta * tokens;
+            self.num_responses += 1.0;
+        }
+
+        let losses = rows(&listwise.dimension_losses)?;
+        let counts = rows(&listwise.dimension_mask)?;
+        let accuracies = rows(&listwise.dimension_accuracies)?;
+        self.dimensions.resize_with(lambda.first().map_or(0, Vec::len), DimensionTotals::default);
+        for (dimension, totals) in self.dimensions.iter_mut().enumerate() {
+            for prompt in (0..lambda.len()).filter(|prompt| counts[*prompt][dimension] > 0.0) {
+                totals.count += 1.0;
+                totals.loss += losses[prompt][dimension];
+                totals.accuracy += accuracies[prompt][dimension];
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the means into `row`, every key behind `prefix`; what has no meaning is left out.
+    pub fn write(&self, row: &mut Row, prefix: &str, dimensions: &[String], meaning: &Meaning) {
+        let mut put = |key: String, value: f64| row.insert(format!("{prefix}{key}"), value.into());
+        put("loss".into(), self.loss);
+        for (name, totals) in dimensions.iter().zip(&self.dimensions).filter(|(_, totals)| totals.count > 0.0) {
+            put(format!("loss/{name}"), totals.loss / totals.count);
+        }
+        if self.num_prompts > 0.0 {
+            put("rewards/accuracies".into(), self.accuracy / self.num_prompts);
+            if !prefix.is_empty() {
+                for (name, totals) in dimensions.iter().zip(&self.dimensions).filter(|(_, totals)| totals.count > 0.0) {
+                    put(format!("rewards/accuracies/{name}"), totals.accuracy / totals.count);
+                }
+            }
+            put("rewards/margins".into(), self.margin / self.num_prompts);
+        }
+        if meaning.has_reference && self.num_responses > 0.0 {
+            put("kl".into(), self.log_ratio / self.num_responses);
+        }
+    }
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f64>, TchError> {
+    Vec::try_from(tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?.f_reshape([-1])?)
+}
+
+fn rows(tensor: &Tensor) -> Result<Vec<Vec<f64>>, TchError> {
+    Vec::try_from(tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)
+}

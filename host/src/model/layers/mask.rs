@@ -1,0 +1,124 @@
+//! Which keys each query sees, as the cheapest mask that is exact.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::model::ModelError;
+use crate::model::config::ModelConfig;
+use crate::model::inputs::{Layout, ModelInputs};
+
+use super::additive_mask::additive;
+use super::segments::{self, Segments};
+
+/// Which keys a query sees.
+pub(in crate::model) enum Mask {
+    /// Those before it in its row, and itself.
+    Causal,
+    /// All: one new token over its cache.
+    All,
+    /// [R, 1, T, T], or [R, 1, 1, S] over a cache, in the model's dtype: 0 where it sees, −∞ where not.
+    Additive(Tensor),
+    /// In packed rows, its own response and prompt, response by response.
+    Segments(Segments),
+}
+
+/// The masks of one forward pass, made once and shared by all layers.
+pub(in crate::model) struct Masks {
+    full: Mask,
+    sliding: Mask,
+    pub(in crate::model) sliding_layers: Vec<bool>,
+}
+
+impl Masks {
+    /// Masks for a batch of rows: the cheapest that is exact.
+    pub(in crate::model) fn of_rows(
+        config: &ModelConfig,
+        inputs: &ModelInputs,
+        layout: &Layout,
+        device: Device,
+        kind: Kind,
+    ) -> Result<Masks, ModelError> {
+        let slides = config.sliding_layers.contains(&true);
+        let window = config.sliding_window.filter(|&window| slides && window < layout.num_positions);
+        let num_tokens = inputs.input_ids.size2()?.1;
+        let (full, sliding) = match &layout.packed_rows {
+            _ if layout.one_sequence_per_row && window.is_none() => (Mask::Causal, Mask::Causal),
+            Some(rows) if segments::pays(rows, num_tokens, device) => {
+                let of_window =
+                    |window| Ok::<_, ModelError>(Mask::Segments(Segments::new(rows, window, (kind, device))?));
+                (of_window(None)?, if window.is_some() { of_window(window)? } else { Mask::Causal })
+            }
+            _ => Self::over_whole_rows(config, inputs, layout, window, (kind, device))?,
+        };
+        // Without a window in reach every layer is a full one.
+        let sliding_layers = config.sliding_layers.iter().map(|&layer| layer && window.is_some()).collect();
+        Ok(Masks { full, sliding, sliding_layers })
+    }
+
+    /// One mask over each whole row, for full and for sliding attention.
+    ///
+    /// A token sees itself and those before it in its row that have the same prompt id and either the same sequence id or
+    /// −1, in layers of sliding attention those alone whose position is less than a window behind its own. Positions
+    /// restart after the prompt for each packed response, so their difference is the distance in every layout.
+    fn over_whole_rows(
+        config: &ModelConfig,
+        inputs: &ModelInputs,
+        layout: &Layout,
+        window: Option<i64>,
+        (kind, device): (Kind, Device),
+    ) -> Result<(Mask, Mask), ModelError> {
+        let visible = visible(inputs, device)?;
+        let sliding = match window {
+            Some(window) => {
+                let near = distances(inputs.position_ids, device)?.f_lt(window)?;
+                Mask::Additive(additive(&visible.f_logical_and(&near)?, kind)?)
+            }
+            None => Mask::Causal,
+        };
+        let all_slide = window.is_some() && !config.sliding_layers.contains(&false);
+        let full = if layout.one_sequence_per_row || all_slide {
+            Mask::Causal
+        } else {
+            Mask::Additive(additive(&visible, kind)?)
+        };
+        Ok((full, sliding))
+    }
+
+    /// Masks for one new token a row, whose keys are all in the cache; `visible` [R, S] says which are no padding.
+    pub(in crate::model) fn of_new_token(
+        config: &ModelConfig,
+        visible: Option<&Tensor>,
+        device: Device,
+        kind: Kind,
+    ) -> Result<Masks, ModelError> {
+        let sliding_layers = config.sliding_layers.clone();
+        let Some(visible) = visible else {
+            return Ok(Masks { full: Mask::All, sliding: Mask::All, sliding_layers });
+        };
+        let full = additive(&visible.f_unsqueeze(1)?.f_to_device(device)?, kind)?;
+        // Of these layers the cache gives the last keys alone.
+        let num_seen = config.sliding_window.map_or(visible.size()[1], |window| window.min(visible.size()[1]));
+        let sliding = full.f_narrow(3, visible.size()[1] - num_seen, num_seen)?;
+        Ok(Masks { full: Mask::Additive(full), sliding: Mask::Additive(sliding), sliding_layers })
+    }
+
+    pub(in crate::model) fn of_layer(&self, layer: usize) -> &Mask {
+        if self.sliding_layers[layer] { &self.sliding } else { &self.full }
+    }
+}
+
+/// [R, T, T] bool: who sees whom, windows aside.
+pub(in crate::model) fn visible(inputs: &ModelInputs, device: Device) -> Result<Tensor, ModelError> {
+    let prompts = inputs.prompt_ids.f_to_device(device)?;
+    let sequences = inputs.sequence_ids.f_to_device(device)?;
+    let same_prompt = prompts.f_unsqueeze(2)?.f_eq_tensor(&prompts.f_unsqueeze(1)?)?;
+    let same_sequence = sequences.f_unsqueeze(2)?.f_eq_tensor(&sequences.f_unsqueeze(1)?)?;
+    let of_prompt = sequences.f_eq(-1)?.f_unsqueeze(1)?; // [R, 1, T]
+    // Padding sees padding, so that every token sees itself and no row of the softmax is empty.
+    Ok(same_sequence.f_logical_or(&of_prompt)?.f_logical_and(&same_prompt)?.f_tril(0)?)
+}
+
+/// [R, T, T] how far each key's position lies before the query's.
+pub(in crate::model) fn distances(position_ids: &Tensor, device: Device) -> Result<Tensor, ModelError> {
+    let positions = position_ids.f_to_device(device)?;
+    Ok(positions.f_unsqueeze(2)?.f_sub(&positions.f_unsqueeze(1)?)?)
+}

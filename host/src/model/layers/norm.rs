@@ -1,0 +1,25 @@
+//! Root-mean-square norm.
+
+use tch::{Kind, Tensor};
+
+use crate::model::ModelError;
+
+/// Division by the root mean square, then a weight for each dimension.
+#[derive(Debug)]
+pub(in crate::model) struct RmsNorm {
+    pub(in crate::model) weight: Tensor,
+    pub(in crate::model) eps: f64,
+}
+
+impl RmsNorm {
+    /// # Numerics
+    ///
+    /// In float32; rounded to the input's dtype before the weight is applied, as in Transformers.
+    pub(in crate::model) fn forward(&self, input: &Tensor) -> Result<Tensor, ModelError> {
+        let kind = input.f_kind()?;
+        let wide = if kind == Kind::Double { input.shallow_clone() } else { input.f_to_kind(Kind::Float)? };
+        let mean_square = wide.f_square()?.f_mean_dim(-1, true, None)?;
+        let normed = wide.f_mul(&mean_square.f_add_scalar(self.eps)?.f_rsqrt()?)?;
+        Ok(normed.f_to_kind(kind)?.f_mul(&self.weight)?)
+    }
+}

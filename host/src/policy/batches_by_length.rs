@@ -1,0 +1,33 @@
+//! Samples in batches of similar length.
+
+/// Batches of samples of similar length that come to no more than `max_tokens`, padding included; a longer sample has a
+/// batch to itself.
+pub fn batches_by_length(
+    mut samples: Vec<usize>,
+    length: impl Fn(usize) -> usize,
+    max_tokens: usize,
+) -> Vec<Vec<usize>> {
+    samples.sort_by_key(|sample| (std::cmp::Reverse(length(*sample)), *sample));
+    let mut rest = samples.as_slice();
+    let mut batches = Vec::new();
+    while let Some(longest) = rest.first() {
+        let num_rows = (max_tokens / length(*longest).max(1)).clamp(1, rest.len());
+        let (batch, others) = rest.split_at(num_rows);
+        batches.push(batch.to_vec());
+        rest = others;
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_fill_up_with_samples_of_similar_length() {
+        let lengths = [10, 3, 3, 50, 4, 3, 0];
+        let batches = batches_by_length((0..7).collect(), |sample| lengths[sample], 20);
+        assert_eq!(batches, [vec![3], vec![0, 4], vec![1, 2, 5, 6]]);
+        assert!(batches_by_length(Vec::new(), |_| 0, 20).is_empty());
+    }
+}

@@ -1,0 +1,137 @@
+//! What an ONNX file says of itself, its weights passed over: enough to refuse it in words, and to know it again.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+
+use super::PolicyError;
+use crate::files::onnx_proto::MODEL_FILE;
+use crate::files::onnx_proto::{EXTERNAL, OperatorSetIdProto, StringStringEntryProto};
+
+/// A file and the weights beside it.
+#[derive(Debug)]
+pub struct OnnxFile {
+    /// The graph.
+    pub path: PathBuf,
+    /// Version of ONNX's own operators.
+    pub opset: i64,
+    /// Version of the format.
+    pub ir_version: i64,
+    /// Dtype of the largest weight, by ONNX's number.
+    pub element: i32,
+    /// Files of weights.
+    data: Vec<PathBuf>,
+}
+
+/// [`ModelProto`](crate::files::onnx_proto::ModelProto) without nodes and values: unknown fields are skipped.
+#[derive(Clone, PartialEq, Message)]
+struct Outline {
+    #[prost(int64, tag = "1")]
+    ir_version: i64,
+    #[prost(message, optional, tag = "7")]
+    graph: Option<GraphOutline>,
+    #[prost(message, repeated, tag = "8")]
+    opset_import: Vec<OperatorSetIdProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GraphOutline {
+    #[prost(message, repeated, tag = "5")]
+    initializer: Vec<TensorOutline>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TensorOutline {
+    #[prost(int64, repeated, tag = "1")]
+    dims: Vec<i64>,
+    #[prost(int32, tag = "2")]
+    data_type: i32,
+    #[prost(string, tag = "8")]
+    name: String,
+    #[prost(message, repeated, tag = "13")]
+    external_data: Vec<StringStringEntryProto>,
+    #[prost(int32, tag = "14")]
+    data_location: i32,
+}
+
+impl OnnxFile {
+    /// Reads what the file at `path`, or the `model.onnx` of the folder there, says of itself.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`] when it is missing, no ONNX file, or weights that it refers to are missing or cut short.
+    pub fn open(path: &Path) -> Result<Self, PolicyError> {
+        let path = if path.is_dir() { path.join(MODEL_FILE) } else { path.to_path_buf() };
+        let bytes = std::fs::read(&path).map_err(|source| PolicyError::Read { path: path.clone(), source })?;
+        let refuse = |problem: String| PolicyError::File { path: path.clone(), problem };
+        let outline = Outline::decode(bytes.as_slice())
+            .map_err(|error| refuse(format!("it is no ONNX file, or is damaged ({error}); export it again")))?;
+        drop(bytes);
+        let opset = outline.opset_import.iter().find(|set| matches!(set.domain.as_str(), "" | "ai.onnx"));
+        let (Some(graph), Some(opset)) = (outline.graph, opset) else {
+            return Err(refuse("it is no ONNX file, since it has no graph or no opset; export it again".to_owned()));
+        };
+        let largest = graph.initializer.iter().max_by_key(|tensor| tensor.dims.iter().product::<i64>());
+        let element = largest.map_or(0, |tensor| tensor.data_type);
+        let external = graph.initializer.iter().filter(|tensor| tensor.data_location == EXTERNAL);
+        let mut sizes = BTreeMap::new();
+        for tensor in external {
+            check_external(&path, tensor, &mut sizes).map_err(refuse)?;
+        }
+        let (opset, ir_version) = (opset.version, outline.ir_version);
+        Ok(Self { path: path.clone(), opset, ir_version, element, data: sizes.into_keys().collect() })
+    }
+
+    /// The hash of its contents, those of its weights included.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Read`]
+    pub fn hash(&self) -> Result<blake3::Hash, PolicyError> {
+        let mut hasher = blake3::Hasher::new();
+        for path in [&self.path].into_iter().chain(&self.data) {
+            hasher.update(file_hash(path)?.as_bytes());
+        }
+        Ok(hasher.finalize())
+    }
+}
+
+/// The hash of a file's contents, read a block at a time.
+pub(super) fn file_hash(path: &Path) -> Result<blake3::Hash, PolicyError> {
+    let hash = || -> io::Result<blake3::Hash> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(File::open(path)?)?;
+        Ok(hasher.finalize())
+    };
+    hash().map_err(|source| PolicyError::Read { path: path.to_path_buf(), source })
+}
+
+/// Looks whether a weight's file is there and long enough; `sizes` are those of the files seen so far.
+fn check_external(model: &Path, tensor: &TensorOutline, sizes: &mut BTreeMap<PathBuf, u64>) -> Result<(), String> {
+    let entry =
+        |key: &str| tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
+    let number = |key: &str| entry(key).map_or(Some(0), |value| value.parse::<u64>().ok());
+    let name = &tensor.name;
+    let (Some(location), Some(offset), Some(length)) = (entry("location"), number("offset"), number("length")) else {
+        return Err(format!("it does not say where the values of `{name}` are; export it again"));
+    };
+    let path = model.with_file_name(location);
+    let size = match sizes.get(&path) {
+        Some(size) => *size,
+        None => std::fs::metadata(&path)
+            .map_err(|error| format!("its weights {} are missing ({error}); copy both files", path.display()))?
+            .len(),
+    };
+    sizes.insert(path.clone(), size);
+    if offset.saturating_add(length) > size {
+        return Err(format!(
+            "its weights {} are cut short: `{name}` ends at byte {}, but there are {size}; copy or export them again",
+            path.display(),
+            offset.saturating_add(length)
+        ));
+    }
+    Ok(())
+}
