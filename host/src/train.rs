@@ -30,7 +30,6 @@ use crate::console::say;
 pub use error::TrainError;
 pub use run::Outcome;
 
-use data::Data;
 use durable::{Checkpoint, Interrupt, Start};
 use setup::Setup;
 
@@ -68,7 +67,7 @@ fn train(
     interrupt: &Interrupt,
 ) -> Result<Outcome, TrainError> {
     let setup = Setup::new(config, plugin, checkpoint, interrupt)?;
-    let data = Data::open(config, &setup.plugin, &setup.hub, &setup.folder, setup.cache.as_ref(), interrupt)?;
+    let data = setup.data()?;
     let mut run = setup.run(&data)?;
     let base = setup.base_and_references(&mut run)?;
     if interrupt.signal().is_some() {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use lambda_dpo_core as core;
 use lambda_dpo_host::plugin::{self, Plugin};
-use lambda_dpo_host::train::data::batches::{LambdaSource, TrainBatches};
-use lambda_dpo_host::train::data::order::{EpochOrder, Plan, permutation};
+use lambda_dpo_host::train::data::order::permutation;
+use lambda_dpo_host::train::data::{EpochOrder, LambdaSource, Plan, TrainBatches};
 use lambda_dpo_tests::{fixture, plugin_library};
 
 const PAD: i64 = 3;

@@ -250,13 +250,3 @@ fn paper_exact_implies_and_refuses() {
         );
     }
 }
-
-#[test]
-fn unknown_dimensions_list_the_known_ones() {
-    let dimensions = ["helpfulness".to_owned(), "honesty".to_owned()];
-    let config = load_text(MINIMAL, &[], &["lambda.schedule=fixed", "lambda.weights={helpfullness=1}"]).unwrap();
-    assert_eq!(
-        schedule_options(&config.lambda, &dimensions).unwrap_err().to_string(),
-        "lambda.weights names the dimension `helpfullness`, which the records do not have: they have helpfulness, honesty"
-    );
-}

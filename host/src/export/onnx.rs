@@ -27,11 +27,6 @@ use graph::Graph;
 
 pub use crate::files::onnx_proto::{DATA_FILE, MODEL_FILE};
 
-/// Version of the operators: the first whose reductions take their axes as an input.
-pub const OPSET_VERSION: i64 = 18;
-/// Version of the format that goes with it.
-pub const IR_VERSION: i64 = 8;
-
 /// Weights of more bytes stand in a file of their own: protobuf ends at 2 GiB.
 pub const MAX_INLINE_BYTES: usize = 1_500_000_000;
 

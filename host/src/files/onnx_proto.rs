@@ -6,6 +6,10 @@ use prost::{Message, Oneof};
 pub const MODEL_FILE: &str = "model.onnx";
 /// The weights beside it, where they are many.
 pub const DATA_FILE: &str = "model.onnx.data";
+/// Version of the operators: the first whose reductions take their axes as an input.
+pub const OPSET_VERSION: i64 = 18;
+/// Version of the format that goes with it.
+pub const IR_VERSION: i64 = 8;
 
 /// A file.
 #[derive(Clone, PartialEq, Message)]

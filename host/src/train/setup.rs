@@ -63,8 +63,13 @@ impl<'a> Setup<'a> {
         Ok(Self { config, checkpoint, interrupt, device, plugin, hub, cache, folder, loss })
     }
 
+    /// The records, tokenised.
+    pub(super) fn data(&self) -> Result<Data, TrainError> {
+        Data::open(self.config, &self.plugin, &self.hub, &self.folder, self.cache.as_ref(), self.interrupt)
+    }
+
     /// The run, at its first step or the one after the checkpoint.
-    fn run<'r>(&'r self, data: &'r Data) -> Result<Run<'r>, TrainError> {
+    pub(super) fn run<'r>(&'r self, data: &'r Data) -> Result<Run<'r>, TrainError> {
         let Self { config, checkpoint, .. } = *self;
         let (batches, eval) = data.batches(config, &self.plugin)?;
         let max_steps = config.train.max_steps.unwrap_or_else(|| batches.plan.max_steps(config.train.num_train_epochs));
@@ -96,7 +101,7 @@ impl<'a> Setup<'a> {
     }
 
     /// The model that the policy starts from; s^ref, under a policy of its own or under that model.
-    fn base_and_references(&self, run: &mut Run) -> Result<Learned, TrainError> {
+    pub(super) fn base_and_references(&self, run: &mut Run) -> Result<Learned, TrainError> {
         let kind = self.config.reference.kind;
         let foreign = match own_reference(self.config) {
             Some(path) if kind == ReferenceKind::Onnx => Some(Foreign::Onnx(OnnxPolicy::open(path, None)?)),
@@ -172,7 +177,7 @@ impl<'a> Setup<'a> {
         run.compute_references(&Reference { scorer, plugin, loss: *loss, cache, interrupt })
     }
 
-    fn learner(
+    pub(super) fn learner(
         &self,
         base: Learned,
         adapter_dimensions: Option<&[String]>,

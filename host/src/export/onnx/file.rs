@@ -7,11 +7,10 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use tch::{Kind, Tensor};
 
-use super::{IR_VERSION, OPSET_VERSION};
 use crate::files::atomic::{self, WriteError};
 use crate::files::onnx_proto::{
-    ELEMENT_FLOAT, ELEMENT_FLOAT16, EXTERNAL, GRAPH, GraphProto, INITIALIZER, ModelProto, OperatorSetIdProto, RAW_DATA,
-    StringStringEntryProto, TensorProto,
+    DATA_FILE, ELEMENT_FLOAT, ELEMENT_FLOAT16, EXTERNAL, GRAPH, GraphProto, INITIALIZER, IR_VERSION, MODEL_FILE,
+    ModelProto, OPSET_VERSION, OperatorSetIdProto, RAW_DATA, StringStringEntryProto, TensorProto,
 };
 use crate::files::safetensors::num_bytes;
 use crate::files::tensor_bytes::for_each_block;
@@ -40,7 +39,7 @@ pub(super) fn write<'t>(
     let is_external = total > max_inline_bytes;
     let places = places(&weights, is_external);
     if is_external {
-        atomic::write_with(&folder.join(super::DATA_FILE), |file| {
+        atomic::write_with(&folder.join(DATA_FILE), |file| {
             for place in &places {
                 file.write_all(&vec![0; place.padding])?;
                 for_each_block(place.tensor, |bytes| file.write_all(bytes))?;
@@ -48,7 +47,7 @@ pub(super) fn write<'t>(
             Ok(())
         })?;
     }
-    atomic::write_with(&folder.join(super::MODEL_FILE), |file| write_model(file, graph, &places, is_external))
+    atomic::write_with(&folder.join(MODEL_FILE), |file| write_model(file, graph, &places, is_external))
 }
 
 fn places<'t>(weights: &[(&'t String, &'t Tensor)], is_external: bool) -> Vec<Place<'t>> {
@@ -67,7 +66,7 @@ fn places<'t>(weights: &[(&'t String, &'t Tensor)], is_external: bool) -> Vec<Pl
             proto.data_location = EXTERNAL;
             let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
             proto.external_data = vec![
-                entry("location", super::DATA_FILE.to_owned()),
+                entry("location", DATA_FILE.to_owned()),
                 entry("offset", offset.to_string()),
                 entry("length", num_bytes(tensor).to_string()),
             ];

@@ -103,3 +103,22 @@ fn position(key: &str, name: &str, dimensions: &[String]) -> Result<usize, Confi
         ))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_dimensions_list_the_known_ones() {
+        let dimensions = ["helpfulness".to_owned(), "honesty".to_owned()];
+        let lambda = LambdaSection {
+            schedule: ScheduleName::Fixed,
+            weights: Some([("helpfullness".to_owned(), 1.0)].into()),
+            ..LambdaSection::default()
+        };
+        assert_eq!(
+            schedule_options(&lambda, &dimensions).unwrap_err().to_string(),
+            "lambda.weights names the dimension `helpfullness`, which the records do not have: they have helpfulness, honesty"
+        );
+    }
+}

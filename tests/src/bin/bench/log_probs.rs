@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use lambda_dpo_host::config::LossSection;
+use lambda_dpo_host::files::safetensors;
+use lambda_dpo_host::libtorch;
 use lambda_dpo_host::plugin::{LossInputs, LossOptions, Objective, Plugin, Reduction, Wants};
-use lambda_dpo_host::{libtorch, safetensors};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 

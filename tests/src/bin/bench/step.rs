@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use lambda_dpo_host::config::{self, RunConfig, schedule_options};
+use lambda_dpo_host::config::{self, RunConfig};
 use lambda_dpo_host::libtorch;
 use lambda_dpo_host::metrics::Meaning;
 use lambda_dpo_host::model::{ForwardOptions, Model};
@@ -13,12 +13,13 @@ use lambda_dpo_host::plugin::{
     CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Objective, Plugin, Reduction,
     TokenizeOptions, Wants,
 };
-use lambda_dpo_host::train::data::batches::MicroBatch;
-use lambda_dpo_host::train::durable::signals::Interrupt;
+use lambda_dpo_host::policy::batch_inputs::{loss_inputs, model_inputs};
+use lambda_dpo_host::train::data::{MicroBatch, schedule_options};
+use lambda_dpo_host::train::durable::Interrupt;
 use lambda_dpo_host::train::optimizer::{AdamW, clip_scale};
 use lambda_dpo_host::train::policy::{self, Learned, Policy};
-use lambda_dpo_host::train::reference::{Reference, ReferenceLogProbs, Wanted, model_inputs};
-use lambda_dpo_host::{policy::batch_inputs::loss_inputs, train::step::Learner};
+use lambda_dpo_host::train::reference::{Reference, ReferenceLogProbs, Wanted};
+use lambda_dpo_host::train::step::Learner;
 use serde_json::{Value, json};
 use tch::Device;
 

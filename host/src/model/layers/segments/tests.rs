@@ -36,12 +36,8 @@ fn read(ids: &[Tensor; 3]) -> Option<Vec<PackedRow>> {
     rows.map(|((prompts, sequences), positions)| PackedRow::read(prompts, sequences, positions)).collect()
 }
 
-fn sdpa(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Mask) -> Result<Tensor, ModelError> {
-    let (mask, is_causal) = match mask {
-        Mask::Additive(mask) => (Some(mask), false),
-        _ => (None, true),
-    };
-    Ok(Tensor::f_scaled_dot_product_attention(query, key, value, mask, 0.0, is_causal, None, true)?)
+fn sdpa(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, ModelError> {
+    Ok(Tensor::f_scaled_dot_product_attention(query, key, value, mask, 0.0, mask.is_none(), None, true)?)
 }
 
 /// The largest difference between attention by segments and under one mask, of values and all gradients.
@@ -55,7 +51,7 @@ fn difference(ids: &[Tensor; 3], window: Option<i64>, kind: Kind) -> f64 {
     if let Some(window) = window {
         visible = visible.logical_and(&distances(position_ids, Device::Cpu).unwrap().lt(window));
     }
-    let whole = Mask::Additive(additive(&visible, kind).unwrap());
+    let whole = additive(&visible, kind).unwrap();
     let segments = Segments::new(&read(ids).unwrap(), window, options).unwrap();
 
     let leaf = |heads: i64| Tensor::randn([num_rows, heads, num_tokens, 8], options).set_requires_grad(true);
@@ -68,7 +64,7 @@ fn difference(ids: &[Tensor; 3], window: Option<i64>, kind: Kind) -> f64 {
         let attended = if by_segments {
             segments.attend(query, key, value, sdpa).unwrap()
         } else {
-            sdpa(query, key, value, &whole).unwrap()
+            sdpa(query, key, value, Some(&whole)).unwrap()
         };
         let gradients = Tensor::run_backward(&[(&attended * &weights).sum(kind)], &leaves, false, false);
         found.push(std::iter::once(attended * &counts).chain(gradients).collect::<Vec<_>>());
