@@ -106,6 +106,8 @@ fn position(key: &str, name: &str, dimensions: &[String]) -> Result<usize, Confi
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
     use super::*;
 
     #[test]
