@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Every figure of docs/benchmarks.md: criterion's benchmarks, then the comparisons with PyTorch. Some 20 minutes on two
-# cores with nothing else running.
+# Measures every figure in docs/benchmarks.md: criterion's benchmarks, then the comparisons with PyTorch. Takes about 20
+# minutes on two cores with nothing else running.
 #
-#   ci/bench.sh                       measures all and writes docs/benchmarks.md
-#   ci/bench.sh --quick               smaller and fewer, to see that it works; writes target/bench/quick.md
-#   ci/bench.sh --only SECTION ...    one section again, and the report with it (tests/bench/run.py names them)
+#   ci/bench.sh                       measures everything and writes docs/benchmarks.md
+#   ci/bench.sh --quick               fewer and smaller runs, to check that it works; writes target/bench/quick.md
+#   ci/bench.sh --only SECTION ...    measures sections again and rewrites the report (tests/bench/run.py lists them)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,8 +1,8 @@
-"""2 GB of records under 1 GiB of memory: converts and tokenises them with the release build, and says what it took.
+"""Converts and tokenises 2 GB of records with the release build, and fails if that takes 1 GiB of memory or more.
 
 Usage: big_data.py [--gigabytes 2] [--folder DIR] [--json FILE]
 
-DIR needs three times the size; without it the folder for temporary files is taken. FILE gets the figures.
+DIR (default: the folder for temporary files) needs three times that much space. The figures are written to FILE.
 """
 
 import argparse
@@ -24,7 +24,7 @@ WORDS = (
 
 
 def text(seed: int, num_words: int) -> str:
-    """Words in an order of their own: a linear congruence is random enough, and fast."""
+    """Returns words in random order. A linear congruential generator is random enough, and fast."""
     words = []
     for _ in range(num_words):
         seed = (seed * 6364136223846793005 + 1442695040888963407) % (1 << 64)
@@ -33,8 +33,11 @@ def text(seed: int, num_words: int) -> str:
 
 
 def write_records(path: pathlib.Path, num_bytes: int) -> int:
-    """UltraFeedback's schema and lengths: a prompt of some 150 words, four responses of 100 to 400."""
-    # Drawing words takes longer than all the rest: texts come out of a pool, numbered so that no two are alike.
+    """Writes records with UltraFeedback's schema and lengths: prompts of 150 words, responses of 100 to 400.
+
+    Returns their number.
+    """
+    # Drawing words would take longer than everything else, so texts come from a pool, numbered to make each unique.
     pool = [text(seed, 100 + seed * 37 % 300) for seed in range(512)]
     names = ("helpfulness", "honesty", "instruction_following", "truthfulness")
     num_records = written = 0
@@ -64,9 +67,10 @@ def write_records(path: pathlib.Path, num_bytes: int) -> int:
 
 
 def measure(command: list[str], environment: dict[str, str]) -> dict:
-    """Runs a command in a child of its own, so that its peak memory is told apart from that of the others.
+    """Runs a command in its own child process, so that its peak memory is measured separately.
 
-    The kernel counts what this process holds at the fork to the child: it must be small, and so import little.
+    The kernel counts this process's memory at the fork towards the child's peak, so this process must stay small and
+    import little.
     """
     started = time.monotonic()
     pid = os.fork()
@@ -75,12 +79,12 @@ def measure(command: list[str], environment: dict[str, str]) -> dict:
         os.execve(command[0], command, environment)
     _, status, usage = os.wait4(pid, 0)
     if status != 0:
-        sys.exit(f"This failed: {' '.join(command)}")
+        sys.exit(f"the command failed: {' '.join(command)}")
     return {"seconds": time.monotonic() - started, "peak_bytes": usage.ru_maxrss * 1024}
 
 
 def run(parent: pathlib.Path | None, num_bytes: int) -> dict:
-    """Converts, tokenises, and reads again from the cache records of at least this size."""
+    """Converts records of at least this size, trains a step on them, and trains it again from the cache."""
     program = str(pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "lambda-dpo")
     folder = pathlib.Path(tempfile.mkdtemp(dir=parent))
     try:
@@ -125,7 +129,7 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(found))
     if any(measured["peak_bytes"] >= LIMIT_BYTES for measured in found["measured"].values()):
-        sys.exit(f"more than {LIMIT_BYTES >> 20} MiB of memory")
+        sys.exit(f"a command took {LIMIT_BYTES >> 20} MiB of memory or more")
 
 
 if __name__ == "__main__":

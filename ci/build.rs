@@ -1,5 +1,5 @@
-//! Lists every struct, field and constant of the abi crate as a table that measures itself: sizes and offsets are the
-//! compiler's, only the names are read from the sources.
+//! Writes a table of every struct, field and constant of the abi crate. Only the names are read from the sources; sizes
+//! and offsets are expressions that the compiler evaluates.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -8,7 +8,7 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::{Fields, Item, ItemConst, ItemStruct};
 
-/// The sources that cross the boundary.
+/// The sources whose types cross the boundary.
 const SOURCES: [&str; 5] = ["dlpack.rs", "arrow.rs", "values.rs", "options.rs", "table.rs"];
 
 fn main() {
@@ -20,7 +20,7 @@ fn main() {
         let source = fs::read_to_string(&path).unwrap_or_else(|error| fail(&path, &error));
         for item in syn::parse_file(&source).unwrap_or_else(|error| fail(&path, &error)).items {
             match item {
-                // DLPack's and Arrow's structs keep their names.
+                // DLPack's and Arrow's structs have no prefix in C.
                 Item::Struct(item) if ["dlpack.rs", "arrow.rs"].contains(&name) => structs.push(measured(&item, "")),
                 Item::Struct(item) => structs.push(measured(&item, "LambdaDpo")),
                 Item::Type(item) => {
@@ -41,7 +41,7 @@ fn main() {
     fs::write(&out, table.to_string()).unwrap_or_else(|error| fail(&out, &error));
 }
 
-/// A struct under its name in C.
+/// Returns the table's entry of a struct, under its name in C.
 fn measured(item: &ItemStruct, prefix: &str) -> TokenStream {
     let (ident, name) = (&item.ident, format!("{prefix}{}", item.ident));
     let Fields::Named(fields) = &item.fields else { return quote! {} };
@@ -60,7 +60,8 @@ fn measured(item: &ItemStruct, prefix: &str) -> TokenStream {
     quote! { Struct { name: #name, size: size_of::<#ident>(), fields: &[#(#fields),*] } }
 }
 
-/// Integers and text; a constant of a struct type has its fields in `structs`.
+/// Returns the table's entry of a constant, if it is an integer or text. The fields of a constant of a struct type are
+/// in the table of structs.
 fn valued(item: &ItemConst) -> Option<TokenStream> {
     let (ident, name, ty) = (&item.ident, format!("LAMBDA_DPO_{}", item.ident), text(&item.ty));
     let value = match ty.as_str() {
@@ -71,7 +72,7 @@ fn valued(item: &ItemConst) -> Option<TokenStream> {
     Some(quote! { (#name, #value) })
 }
 
-/// Tokens without the spaces that quote puts between them.
+/// Returns the source text of tokens, without the spaces that quote puts between them.
 fn text(tokens: &impl ToTokens) -> String {
     let text = tokens.to_token_stream().to_string();
     let tight = [" < ", " > ", "< ", " >", " ::", ":: ", "& ", "* ", " ,", "( ", " )", " ("];

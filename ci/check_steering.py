@@ -1,12 +1,13 @@
-"""Checks what a control report promises: λ moves every dimension, as far as training for that dimension alone does.
+"""Checks a control report: λ must move every dimension nearly as far as training for only that dimension does.
 
     python3 ci/check_steering.py runs/steer/report runs/steer/soup
 
-REPORT is of the λ-adapter, SOUP of the specialists' mix, whose corners are the specialists. Fails where
+REPORT is the λ-adapter's, SOUP that of the specialists' weighted mix, whose corners are the specialists. Fails if
 
-- a dimension's mean score or expected rating does not rise throughout over its own λ,
-- the range of a mean score (at λ_k = 1 less at 0) is below half its specialist's, or below 80 % of the specialists' on average,
-- or the ranges are on average more than 0.05 below the soup's, twice what their difference varies by with the sampling.
+- a dimension's mean score or expected rating does not rise with every step of its own λ,
+- the range of a mean score (its value at λ_k = 1 minus that at 0) is below half its specialist's, or the mean range is
+  below 80 % of the specialists', or
+- the mean range is more than 0.05 below the soup's, twice the spread of their difference between samplings.
 """
 
 import argparse
@@ -19,26 +20,26 @@ SOUP_TOLERANCE = 0.05
 
 
 def curve(report: dict, dimension: str, figures: str, figure: str) -> list[float]:
-    """A figure of a dimension over its own λ."""
+    """Returns a figure of a dimension at each value of its own λ."""
     points = report["curves"][report["dimensions"].index(dimension)]
     return [report["points"][point][figures][f"{figure}/{dimension}"] for point in points]
 
 
 def reach(report: dict, dimension: str) -> float:
-    """How far the dimension's own λ moves its mean score."""
+    """Returns how far the dimension's own λ moves its mean score."""
     scores = curve(report, dimension, "generated", "score")
     return scores[-1] - scores[0]
 
 
 def specialist_reach(soup: dict, dimension: str) -> float:
-    """A specialist's mean score less the mean of the other specialists' in its dimension."""
+    """Returns a specialist's mean score in its dimension, minus the mean of the other specialists' there."""
     corners = {name: points[-1] for name, points in zip(soup["dimensions"], soup["curves"], strict=True)}
     scores = {name: soup["points"][corner]["generated"][f"score/{dimension}"] for name, corner in corners.items()}
     return scores[dimension] - mean(score for name, score in scores.items() if name != dimension)
 
 
 def broken_promises(report: dict, soup: dict) -> list[str]:
-    """A sentence for each."""
+    """Returns one sentence per broken promise."""
     broken = []
     dimensions = report["dimensions"]
     for dimension in dimensions:

@@ -1,8 +1,8 @@
-"""Prints what λ-DPO changed on the demo's held-out prompts: the first and the last evaluation in metrics.jsonl.
+"""Prints what λ-DPO changed on the demo's held-out prompts, from the first and the last evaluation in metrics.jsonl.
 
     python3 ci/demo_table.py runs/demo [--min-accuracy 0.8]
 
-With --min-accuracy it fails where the accuracy under uniform λ ends below that, or the held-out loss has not fallen.
+With --min-accuracy, fails if the final accuracy under uniform λ is lower, or if the held-out loss has not fallen.
 """
 
 import argparse
@@ -12,19 +12,19 @@ from pathlib import Path
 
 
 def read_evaluations(path: Path) -> list[dict]:
-    """The lines that hold an evaluation."""
+    """Returns the lines that hold an evaluation."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [row for row in rows if "eval_loss" in row]
 
 
 def dimensions_of(row: dict) -> list[str]:
-    """Names of the dimensions, in the run's order."""
+    """Returns the names of the dimensions, in the run's order."""
     prefix = "eval_loss/"
     return [key.removeprefix(prefix) for key in row if key.startswith(prefix)]
 
 
 def table(first: dict, last: dict) -> str:
-    """Loss and reward accuracy before and after, overall and per dimension."""
+    """Returns a table of loss and reward accuracy before and after, overall and per dimension."""
     names = [("uniform λ", ""), *((name, f"/{name}") for name in dimensions_of(last))]
     width = max(len(name) for name, _ in names)
     lines = [
@@ -42,18 +42,19 @@ def table(first: dict, last: dict) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Prints what λ-DPO changed on the demo's held-out prompts.")
-    parser.add_argument("run", type=Path, help="the folder that holds sft and lambda_dpo")
+    parser.add_argument("run", type=Path, help="folder with the runs sft and lambda_dpo")
     parser.add_argument("--min-accuracy", type=float, help="fail below this reward accuracy under uniform λ")
     arguments = parser.parse_args()
     evaluations = read_evaluations(arguments.run / "lambda_dpo" / "metrics.jsonl")
     if len(evaluations) < 2:
-        print(f"{arguments.run}/lambda_dpo/metrics.jsonl holds no evaluation before and after training.", file=sys.stderr)
+        print(f"{arguments.run}/lambda_dpo/metrics.jsonl needs an evaluation before and one after training.", file=sys.stderr)
         return 1
     first, last = evaluations[0], evaluations[-1]
     print(f"\n{table(first, last)}\n")
     print(
-        "Uniform λ asks for the response that is best on balance. The dimensions conflict, so no response is best in all\n"
-        "of them, and one that mostly loses in the balance (here helpfulness, which wants length) need not gain.\n"
+        "Uniform λ prefers the response with the best average rating. The dimensions conflict, so no response is best\n"
+        "in all of them, and a dimension that conflicts with most others (here helpfulness, which rewards length)\n"
+        "need not improve.\n"
     )
     for stage, what in (("sft", "loss"), ("lambda_dpo", "loss and held-out loss")):
         print(f"{what}, stage {stage}: {arguments.run / stage / 'loss.svg'}")
@@ -62,7 +63,7 @@ def main() -> int:
         accuracy < arguments.min_accuracy or last["eval_loss"] >= first["eval_loss"]
     ):
         print(
-            f"The demo fell short: accuracy {accuracy:.3f} (at least {arguments.min_accuracy} is asked for), "
+            f"The demo fell short: accuracy {accuracy:.3f} (required: at least {arguments.min_accuracy}), "
             f"held-out loss {first['eval_loss']:.4f} -> {last['eval_loss']:.4f}.",
             file=sys.stderr,
         )

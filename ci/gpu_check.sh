@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# Gathers what a machine with CUDA and PyTorch 2.11.0 needs to check and measure the library, then runs it here:
+# Collects in target/gpu-check everything that checks and measures the library on a machine with CUDA and PyTorch
+# 2.11.0, then runs it here. To check another machine, copy that folder there and run `python check.py` in it.
 #
-#   target/gpu-check/            copy this folder there, and run `python check.py` in it
-#
-# Where there is no CUDA device the check says so and ends well.
+# Without a CUDA device the check says so and succeeds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What must hold before any test is worth running: format, clippy without a warning, the walls, generated files.
-# Everything in the release profile, so that the tests after it find build scripts and macros built.
+# Checks format, clippy and rustdoc (no warnings), the walls of ARCHITECTURE.md, and that generated files are up to
+# date. Uses the release profile throughout, so that the tests that run next find build scripts and macros already
+# built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes .venvs/NAME from ci/requirements/NAME.txt for the Python package's tests:
+# Creates .venvs/NAME from ci/requirements/NAME.txt for the tests of the Python package:
 #
 #   trainer    the newest Transformers, PEFT and datasets
-#   factory    LLaMA-Factory with what it pins
+#   factory    LLaMA-Factory with the versions it pins
 #
-# Both see the torch of .venv (with the libraries it brings along, and nothing else of .venv), so that torch lies on the
-# disk once. Done already, it says nothing: a stamp holds the hash of the lock files.
+# Both use the torch in .venv, with the libraries that come with it and nothing else from .venv, so that torch is on
+# disk only once. Does nothing if the environment is up to date: a stamp holds the hash of the lock files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,7 +24,7 @@ rm -rf "$folder"
 .venv/bin/python -m venv "$folder"
 site=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
-# What torch brings along, linked into a folder of its own.
+# Links torch and the libraries that come with it into a separate folder.
 shared=$folder/torch
 mkdir "$shared"
 for pattern in torch torchgen functorch triton nvidia cuda 'torch-*' 'triton-*' 'nvidia_*' 'cuda_*'; do
@@ -36,7 +36,7 @@ chmod +x "$folder/bin/torchrun"
 
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
   --only-binary :all: -r "$lock" || {
-  echo "Could not install $lock: see pip's message above, then run the command again." >&2
+  echo "Could not install $lock: fix the error that pip reports above, then run the command again." >&2
   exit 1
 }
 printf '%s' "$wanted" >"$folder/.lambda-dpo"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every check: lint, the workspace's tests, and the comparisons with transformers and peft.
+# Runs every check: lint, the workspace's tests, and the comparisons with transformers and peft.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

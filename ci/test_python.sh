@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The Python package, built as a wheel around target/release's library and installed into two environments (see
-# ci/setup_python.sh): its types, and its tests beside Transformers and inside LLaMA-Factory.
+# Builds the Python package as a wheel with the library from target/release, installs it into two environments
+# (ci/setup_python.sh), checks its types, and runs its tests with Transformers and in LLaMA-Factory.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

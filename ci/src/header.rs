@@ -1,8 +1,8 @@
 //! Generates `plugin/include/lambda_dpo.h` from `plugin/abi`, so that the two cannot drift apart.
 //!
-//! Passes of cbindgen: DLPack's and Arrow's structs, which stand aside where a header of theirs came first, and the ABI
-//! itself, whose Rust names gain the prefixes `LambdaDpo` and `LAMBDA_DPO_`. The handles come from a macro, which cbindgen does not
-//! expand, so they are read from its text.
+//! cbindgen runs once for DLPack's and Arrow's structs, which the header leaves out if their own headers were included
+//! before, and once for the ABI itself, whose Rust names gain the prefixes `LambdaDpo` and `LAMBDA_DPO_`. The handles
+//! come from a macro, which cbindgen does not expand, so they are read from its text.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,13 +22,13 @@ const INTRODUCTION: &str = "\
  *     LambdaDpoStatus status = lambda_dpo_get_api(LAMBDA_DPO_ABI_MAJOR, LAMBDA_DPO_ABI_MINOR, &api, NULL);
  *
  * Tensors cross as DLPack, tables as Arrow C streams. This header declares DLPack's structs itself unless a dlpack.h
- * (1.0 or newer) was included before it; include that one first where both are needed. Arrow's structs stand in Arrow's
- * own guards, before or after Arrow's headers.
+ * (1.0 or newer) was included before it; if both are needed, include dlpack.h first. Arrow's structs are in Arrow's own
+ * guards, so Arrow's headers may come before or after this one.
  *
  * Ownership, threads and errors: see LambdaDpoApi. Valid C11 and C++17.
  */";
 
-/// A header of Arrow's that comes after this one finds its guard defined and leaves these to it.
+/// Flags that Arrow's own header defines. Included after this one, it finds its guard defined and skips them.
 const ARROW_FLAGS: &str = "\
 #define ARROW_FLAG_DICTIONARY_ORDERED 1
 #define ARROW_FLAG_NULLABLE 2
@@ -51,6 +51,10 @@ LambdaDpoStatus lambda_dpo_get_api(uint32_t major,
 ";
 
 /// Writes the header.
+///
+/// # Errors
+///
+/// Returns an error if a source cannot be read or the header cannot be written.
 pub fn write(root: &Path) -> Result<()> {
     let path = header_path(root);
     std::fs::write(&path, generate(root)?).with_context(|| format!("could not write {}", path.display()))?;
@@ -58,12 +62,16 @@ pub fn write(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Fails if the committed header is not what [`write()`] would write.
+/// Checks that the committed header is what [`write()`] would write.
+///
+/// # Errors
+///
+/// Returns an error if it is not, or if a file cannot be read.
 pub fn check(root: &Path) -> Result<()> {
     let path = header_path(root);
     let committed = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
     if committed != generate(root)? {
-        bail!("{} is not what plugin/abi gives: run `make generate` and commit the result", path.display());
+        bail!("{} does not match plugin/abi: run `make generate` and commit the result", path.display());
     }
     Ok(())
 }
@@ -72,7 +80,11 @@ fn header_path(root: &Path) -> PathBuf {
     root.join("plugin/include/lambda_dpo.h")
 }
 
-/// The text of the header.
+/// Returns the text of the header.
+///
+/// # Errors
+///
+/// Returns an error if a source cannot be read or parsed.
 pub fn generate(root: &Path) -> Result<String> {
     let folder = root.join("plugin/abi/src");
     let read = |name: &str| {
@@ -106,12 +118,13 @@ pub fn generate(root: &Path) -> Result<String> {
     Ok(names.translate_docs(&text))
 }
 
-/// Arrow's structs, the data interface's and the stream interface's each in the guard that Arrow names for it.
+/// Returns Arrow's structs: those of the data interface and those of the stream interface, each in the guard that Arrow
+/// prescribes.
 fn arrow_block(source: &str, file: &Path) -> Result<String> {
     let structs = public_items(source, &["struct"]);
     let part = |wanted: &[&str]| {
         let unwanted = || structs.iter().filter(|name| !wanted.contains(name)).map(|name| (*name).to_owned());
-        // A struct that is left out is declared by its guard, as a tag.
+        // A struct that this part leaves out is declared in the other part's guard, as a tag.
         let renamed = unwanted().map(|name| (name.clone(), format!("struct {name}"))).collect();
         let mut config = config(&Names { renamed }, &[source], vec![ItemType::Structs]);
         config.style = Style::Tag;
@@ -128,13 +141,13 @@ fn arrow_block(source: &str, file: &Path) -> Result<String> {
     ))
 }
 
-/// An opaque handle of the table's `handles!` macro.
+/// An opaque handle declared by the `handles!` macro in `table.rs`.
 struct Handle {
     name: String,
     doc: String,
 }
 
-/// Reads `/// text` and `Name,` lines of the macro's one invocation.
+/// Reads the `/// text` and `Name,` lines of the macro's only invocation.
 fn read_handles(table: &str) -> Result<Vec<Handle>> {
     let block = table.split_once("\nhandles! {").and_then(|(_, rest)| rest.split_once("\n}"));
     let (block, _) = block.context("plugin/abi/src/table.rs has no `handles! { … }` block")?;
@@ -151,7 +164,7 @@ fn read_handles(table: &str) -> Result<Vec<Handle>> {
     Ok(handles)
 }
 
-/// Rust names and what the header calls them.
+/// Names in the header by Rust name.
 struct Names {
     renamed: HashMap<String, String>,
 }
@@ -170,7 +183,7 @@ impl Names {
                 renamed.insert(item.to_owned(), format!("LambdaDpo{item}"));
             }
         }
-        // Arrow's headers declare tags alone.
+        // Arrow's headers declare only tags.
         renamed.insert("ArrowArrayStream".to_owned(), "struct ArrowArrayStream".to_owned());
         for handle in handles {
             renamed.insert(handle.name.clone(), format!("LambdaDpo{}", handle.name));
@@ -178,7 +191,8 @@ impl Names {
         Self { renamed }
     }
 
-    /// Turns Rust's links in comments (`` [`Name`] ``, `` [`Name`](path) ``, `` `NAME_*` ``) into the header's names.
+    /// Replaces rustdoc's links in comments (`` [`Name`] ``, `` [`Name`](path) ``, `` `NAME_*` ``) by the header's
+    /// names.
     fn translate_docs(&self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
@@ -203,7 +217,8 @@ impl Names {
     }
 }
 
-/// Names after `pub const`, `pub struct`, … at the start of a line; macros' placeholders are no names.
+/// Returns the names after `pub const`, `pub struct` and so on at the start of a line. A macro's placeholder is not a
+/// name.
 fn public_items<'a>(source: &'a str, kinds: &[&str]) -> Vec<&'a str> {
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     source
@@ -213,7 +228,8 @@ fn public_items<'a>(source: &'a str, kinds: &[&str]) -> Vec<&'a str> {
         .collect()
 }
 
-/// `sources` are those whose types are wanted: cbindgen leaves out what no exported function uses.
+/// Configures cbindgen to write the types of `sources`, which it would leave out because no exported function uses
+/// them.
 fn config(names: &Names, sources: &[impl AsRef<str>], item_types: Vec<ItemType>) -> Config {
     let mut config = Config { language: Language::C, style: Style::Both, no_includes: true, ..Config::default() };
     config.sort_by = cbindgen::SortKey::None;
@@ -227,7 +243,7 @@ fn config(names: &Names, sources: &[impl AsRef<str>], item_types: Vec<ItemType>)
         .map(str::to_owned)
         .collect();
     config.export.rename = names.renamed.clone();
-    // A constant of struct type has no C form that C11 and C++17 share.
+    // There is no form of a constant of struct type that is valid in both C11 and C++17.
     config.export.exclude = vec!["DLPACK_VERSION".to_owned()];
     config
 }
@@ -236,5 +252,5 @@ fn bindings(config: Config, sources: &[PathBuf]) -> Result<String> {
     let builder = sources.iter().fold(Builder::new().with_config(config), Builder::with_src);
     let mut bytes = Vec::new();
     builder.generate().context("cbindgen could not read plugin/abi")?.write(&mut bytes);
-    String::from_utf8(bytes).context("cbindgen wrote something that is not UTF-8")
+    String::from_utf8(bytes).context("cbindgen's output is not UTF-8")
 }

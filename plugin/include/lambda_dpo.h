@@ -9,8 +9,8 @@
  *     LambdaDpoStatus status = lambda_dpo_get_api(LAMBDA_DPO_ABI_MAJOR, LAMBDA_DPO_ABI_MINOR, &api, NULL);
  *
  * Tensors cross as DLPack, tables as Arrow C streams. This header declares DLPack's structs itself unless a dlpack.h
- * (1.0 or newer) was included before it; include that one first where both are needed. Arrow's structs stand in Arrow's
- * own guards, before or after Arrow's headers.
+ * (1.0 or newer) was included before it; if both are needed, include dlpack.h first. Arrow's structs are in Arrow's own
+ * guards, so Arrow's headers may come before or after this one.
  *
  * Ownership, threads and errors: see LambdaDpoApi. Valid C11 and C++17.
  */
