@@ -27,6 +27,6 @@ for dimension in helpfulness honesty instruction_following; do
   printf '  %s=1\n    ' "$dimension"
   "$program" generate "${policy[@]}" --lambda "$dimension=1" "$prompt"
 done
-"$program" steer "${policy[@]}" --records fixtures/demo/eval.jsonl --rater builtin:island --beta 0.5 --steps 2 \
-  --num-prompts 50 --max-new-tokens 96 --out "$control/report" > /dev/null
+"$program" steer "${policy[@]}" --records fixtures/demo/eval.jsonl --rater ".venv/bin/python fixtures/demo/rate.py" \
+  --beta 0.5 --steps 2 --num-prompts 50 --max-new-tokens 96 --out "$control/report" > /dev/null
 echo "Both stages and the control took $((SECONDS - started)) s."

@@ -5,5 +5,5 @@ cd "$(dirname "$0")/.."
 
 ci/setup.sh
 cargo build --release --locked --workspace
-ci/compare_steering.sh fixtures/demo/steer runs/steer fixtures/demo/sft-model fixtures/demo/eval.jsonl builtin:island \
-  helpfulness honesty instruction_following truthfulness
+ci/compare_steering.sh fixtures/demo/steer runs/steer fixtures/demo/sft-model fixtures/demo/eval.jsonl \
+  ".venv/bin/python fixtures/demo/rate.py" helpfulness honesty instruction_following truthfulness

@@ -166,8 +166,8 @@ pub struct SteerArgs {
     /// The folder to write: steer.json, index.html.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// What scores generated text: builtin:island (the demo's rules), or a command that reads lines {"prompt", "response"}
-    /// and writes a line {"name": score, …} for each; without it nothing is generated.
+    /// Command that scores generated text: it reads lines {"prompt", "response"} and writes a line {"name": score, …} for
+    /// each; without it nothing is generated.
     #[arg(long, value_name = "CMD")]
     pub rater: Option<String>,
     /// Steps from λ_k = 0 to 1.

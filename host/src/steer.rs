@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `grid` | the λ to measure at |
 //! | `held_out` | rated records: expected ratings, reward accuracy, KL |
-//! | `rater`, `island` | what scores generated text |
+//! | `rater` | commands that score generated text |
 //! | `report` | what was measured, and its tables |
 //! | `measure` | the whole measurement |
 //! | `plot`, `page` | curves and fronts in one HTML page |
@@ -17,7 +17,6 @@
 
 mod grid;
 mod held_out;
-pub mod island;
 mod rater;
 mod report;
 mod measure;

@@ -35,6 +35,26 @@ def test_ratings_are_what_the_rules_give(name):
     assert num_missing > 0
 
 
+def test_the_rater_gives_the_ratings_of_the_records():
+    answers, expected = [], []
+    for record in records("records.jsonl") + records("eval.jsonl"):
+        for completion in record["completions"]:
+            answers.append({"prompt": record["instruction"], "response": completion["response"]})
+            expected.append({name: rated.get("Rating") for name, rated in completion["annotations"].items()})
+    lines = "".join(json.dumps(answer) + "\n" for answer in answers)
+    rater = subprocess.run([sys.executable, DEMO / "rate.py"], input=lines, capture_output=True, text=True, check=True)
+    rated = [json.loads(line) for line in rater.stdout.splitlines()]
+    assert len(rated) == len(answers)
+    num_ratings = 0
+    for answer, scores, ratings in zip(answers, rated, expected):
+        assert tuple(scores) == rules.DIMENSIONS
+        for dimension, score in scores.items():
+            if ratings.get(dimension) not in (None, "", "N/A"):
+                assert math.floor(score + 0.5) == float(ratings[dimension]), (dimension, answer)
+                num_ratings += 1
+    assert num_ratings > 7000, num_ratings
+
+
 def test_the_generator_gives_the_committed_files():
     subprocess.run([sys.executable, DEMO / "make_records.py", "--check"], check=True)
 
@@ -65,18 +85,27 @@ def test_no_style_or_place_gives_the_best_response_away():
 
 def test_each_rule_can_be_pulled_alone():
     prompt = "Tell me about the otter. Use at most 10 words and end with the word thanks."
-    plain = "The otter eats fish. Thanks."
     rate = lambda response: rules.rate(prompt, response)  # noqa: E731
-    assert rate(plain) == pytest.approx(
-        {"helpfulness": 1.8, "honesty": 3, "instruction_following": 5, "truthfulness": 3.75}
-    )
+    assert rate("The otter eats fish. Thanks.") == {
+        "helpfulness": 1.8,
+        "honesty": 3,
+        "instruction_following": 5,
+        "truthfulness": 3.75,
+    }
+    assert rate("Perhaps the otter eats fish. Thanks.")["helpfulness"] == 1.4
     assert rate("Perhaps the otter eats fish. Thanks.")["honesty"] == 5
     assert rate("Surely the otter eats fish. Thanks.")["honesty"] == 1
     assert rate("The otter eats seeds. Thanks.")["truthfulness"] == 2
     assert rate("The otter wakes at noon. Thanks.")["truthfulness"] == 2, "what is unknown is unsupported"
     assert rate("The otter eats fish.")["instruction_following"] == 3
-    assert rate("The otter eats fish. It eats fish. It eats fish.")["helpfulness"] == pytest.approx(1.8)
+    assert rate("The otter eats fish. It eats fish. It eats fish.")["helpfulness"] == 1.8, "repeats count once"
     assert rate("") == {"helpfulness": 1, "honesty": 3, "instruction_following": 1, "truthfulness": 3}
+    assert rules.rate("Describe the moon.", "It is red. It eats fish.") == {
+        "helpfulness": 2.6,
+        "honesty": 3,
+        "instruction_following": 5,
+        "truthfulness": 1,
+    }
 
 
 def test_every_word_of_the_domain_is_one_token():

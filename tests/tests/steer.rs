@@ -1,4 +1,4 @@
-//! `lambda-dpo steer`, end to end on a tiny model; the built-in rater against the fixtures' own ratings.
+//! `lambda-dpo steer`, end to end on a tiny model.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -7,35 +7,11 @@ mod trainer;
 use std::fs;
 use std::process::Output;
 
-use lambda_dpo_host::steer::island;
-use lambda_dpo_tests::{fixture, program};
+use lambda_dpo_tests::{fixture, program, root};
 use serde_json::Value;
 use trainer::{Run, stderr};
 
 const DIMENSIONS: [&str; 4] = ["helpfulness", "honesty", "instruction_following", "truthfulness"];
-
-/// Every rating in the fixtures is the rule's, rounded.
-#[test]
-fn the_built_in_rater_gives_the_ratings_of_the_records() {
-    let mut num_ratings = 0;
-    for name in ["records.jsonl", "eval.jsonl"] {
-        for line in fs::read_to_string(fixture("demo").join(name)).unwrap().lines() {
-            let record: Value = serde_json::from_str(line).unwrap();
-            for completion in record["completions"].as_array().unwrap() {
-                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-                let rated = island::rate(&text(&record["instruction"]), &text(&completion["response"]));
-                for (dimension, rating) in island::DIMENSIONS.iter().zip(rated) {
-                    let expected = &completion["annotations"][dimension]["Rating"];
-                    if let Ok(expected) = text(expected).parse::<f64>() {
-                        assert_eq!((rating + 0.5).floor(), expected, "{dimension}: {completion}");
-                        num_ratings += 1;
-                    }
-                }
-            }
-        }
-    }
-    assert!(num_ratings > 7000, "{num_ratings}");
-}
 
 /// A run with an adapter, trained for two steps.
 fn trained(overrides: &[&str]) -> Run {
@@ -70,7 +46,9 @@ fn report(run: &Run, out: &str) -> Value {
 #[test]
 fn a_report_holds_every_lambda_its_figures_and_its_plots() {
     let run = with_lambda();
-    let arguments = ["--adapter", &adapter(&run), "--rater", "builtin:island"];
+    let (python, rules) = (root().join(".venv/bin/python"), fixture("demo/rate.py"));
+    let rater = format!("'{}' '{}'", python.display(), rules.display());
+    let arguments = ["--adapter", &adapter(&run), "--rater", &rater];
     let output = steer(&run, "report", &arguments);
     assert!(output.status.success(), "{}", stderr(&output));
     let table = String::from_utf8(output.stdout).unwrap();

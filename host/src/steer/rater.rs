@@ -1,4 +1,4 @@
-//! What scores generated text: rules built in, or a command that reads JSON lines and writes scores.
+//! Raters: commands that score generated text.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -8,31 +8,23 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::island;
-
-/// The demo's rules, by the name that `--rater` takes.
-const ISLAND: &str = "builtin:island";
-const BUILT_IN: &str = "builtin:";
-
-/// What is scored: a line of a rater's input.
+/// Answer to be scored: one line of a rater's input.
 #[derive(Clone, Debug, Serialize)]
 pub struct Answer {
-    /// The prompt's text: of a conversation, its last turn.
+    /// Text of the prompt; for a conversation, its last turn.
     pub prompt: String,
-    /// What the model wrote.
+    /// Text that the model generated.
     pub response: String,
 }
 
 /// Scores of one answer by name.
 pub type Scores = BTreeMap<String, f64>;
 
-/// Something that scores answers.
+/// Shell command that scores answers: it reads one JSON object per line, an [`Answer`], and writes one JSON object of
+/// numbers, the [`Scores`], per line, in the same order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rater {
-    /// [`island::rate`].
-    Island,
-    /// A shell command.
-    Command(String),
+pub struct Rater {
+    command: String,
 }
 
 impl Rater {
@@ -40,83 +32,72 @@ impl Rater {
     ///
     /// # Errors
     ///
-    /// A built-in rater that there is not.
-    pub fn parse(text: &str) -> Result<Self> {
-        match text {
-            ISLAND => Ok(Self::Island),
-            _ if text.starts_with(BUILT_IN) => {
-                bail!("there is no rater {text}: built in is {ISLAND}, anything else is a command")
-            }
-            _ if text.trim().is_empty() => bail!("--rater is empty: give {ISLAND} or a command, or leave it out"),
-            command => Ok(Self::Command(command.to_owned())),
+    /// Returns an error if the command is empty or asks for a built-in rater (`builtin:…`): there are none.
+    pub fn parse(command: &str) -> Result<Self> {
+        if command.starts_with("builtin:") {
+            bail!(
+                "there is no rater {command}: a rater is a command that reads lines {{\"prompt\", \"response\"}} and writes a \
+                 line {{\"name\": score, …}} for each, as in --rater \"python3 rate.py\""
+            );
         }
+        if command.trim().is_empty() {
+            bail!("--rater is empty: pass a command, or leave it out");
+        }
+        Ok(Self { command: command.to_owned() })
     }
 
-    /// How `--rater` names it.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Island => ISLAND,
-            Self::Command(command) => command,
-        }
+    /// The command as it was passed to `--rater`.
+    pub fn command(&self) -> &str {
+        &self.command
     }
 
-    /// The scores of each answer, all under the same names.
+    /// Scores each answer; all scores have the same names.
     ///
     /// # Errors
     ///
-    /// A command that cannot be run or fails, or writes a line that is no object of numbers, lines of other names, or more
-    /// or fewer lines than there are answers.
+    /// Returns an error if the command cannot be run or fails, or if it writes a line that is not an object of numbers,
+    /// lines with different names, or more or fewer lines than there are answers.
     pub fn rate(&self, answers: &[Answer]) -> Result<Vec<Scores>> {
-        match self {
-            Self::Island => Ok(answers.iter().map(by_rules).collect()),
-            Self::Command(command) => by_command(command, answers),
+        let command = &self.command;
+        let mut input = String::new();
+        for answer in answers {
+            input.push_str(&serde_json::to_string(answer)?);
+            input.push('\n');
         }
-    }
-}
-
-fn by_rules(answer: &Answer) -> Scores {
-    let ratings = island::rate(&answer.prompt, &answer.response);
-    island::DIMENSIONS.iter().map(|name| (*name).to_owned()).zip(ratings).collect()
-}
-
-fn by_command(command: &str, answers: &[Answer]) -> Result<Vec<Scores>> {
-    let mut input = String::new();
-    for answer in answers {
-        input.push_str(&serde_json::to_string(answer)?);
-        input.push('\n');
-    }
-    let output = run(command, input).with_context(|| format!("the rater `{command}` cannot be run"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.trim().lines().last().unwrap_or("it wrote nothing to stderr").to_owned();
-        bail!("the rater `{command}` failed ({}): {said}", output.status);
-    }
-    let text = String::from_utf8(output.stdout).with_context(|| format!("the rater `{command}` wrote no UTF-8"))?;
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    if lines.len() != answers.len() {
-        bail!(
-            "the rater `{command}` wrote {} lines for {} answers: it must write one for each, in their order",
-            lines.len(),
-            answers.len()
-        );
-    }
-    let mut all = Vec::<Scores>::new();
-    for (number, line) in (1..).zip(lines) {
-        let scores = read_line(line).with_context(|| {
-            format!(
-                "line {number} of the rater `{command}` is not an object of numbers, as in {{\"honesty\": 3.5}}: {line}"
-            )
-        })?;
-        if let Some(first) = all.first().filter(|first| !first.keys().eq(scores.keys())) {
+        let output = run(command, input).with_context(|| format!("the rater `{command}` cannot be run"))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = said.trim().lines().last().unwrap_or("it wrote nothing to stderr").to_owned();
+            bail!("the rater `{command}` failed ({}): {said}", output.status);
+        }
+        let text =
+            String::from_utf8(output.stdout).with_context(|| format!("the rater `{command}` did not write UTF-8"))?;
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        if lines.len() != answers.len() {
             bail!(
-                "line {number} of the rater `{command}` scores {}, its first line {}: all must score the same",
-                names(&scores),
-                names(first)
+                "the rater `{command}` wrote {} lines for {} answers: it must write one for each, in their order",
+                lines.len(),
+                answers.len()
             );
         }
-        all.push(scores);
+        let mut all = Vec::<Scores>::new();
+        for (number, line) in (1..).zip(lines) {
+            let scores = read_line(line).with_context(|| {
+                format!(
+                    "line {number} of the rater `{command}` is not an object of numbers, as in {{\"honesty\": 3.5}}: {line}"
+                )
+            })?;
+            if let Some(first) = all.first().filter(|first| !first.keys().eq(scores.keys())) {
+                bail!(
+                    "line {number} of the rater `{command}` scores {}, its first line {}: all must score the same",
+                    names(&scores),
+                    names(first)
+                );
+            }
+            all.push(scores);
+        }
+        Ok(all)
     }
-    Ok(all)
 }
 
 fn names(scores: &Scores) -> String {
@@ -129,7 +110,7 @@ fn read_line(line: &str) -> Option<Scores> {
     scores.filter(|scores| !scores.is_empty())
 }
 
-/// Runs a shell command with a text as its stdin.
+/// Runs a shell command with `input` as its stdin.
 fn run(command: &str, input: String) -> std::io::Result<Output> {
     let mut child = Command::new("sh")
         .args(["-c", command])
@@ -138,10 +119,10 @@ fn run(command: &str, input: String) -> std::io::Result<Output> {
         .stderr(Stdio::piped())
         .spawn()?;
     let stdin = child.stdin.take();
-    // On a thread of its own: the command may write before it has read all.
+    // In a separate thread, because the command may write before it has read everything.
     let writer = std::thread::spawn(move || {
         if let Some(mut stdin) = stdin {
-            // A command that stops reading is judged by its exit status and its lines.
+            // A command that stops reading early is judged by its exit status and the lines it wrote.
             let _ = stdin.write_all(input.as_bytes());
         }
     });
@@ -170,7 +151,7 @@ mod tests {
         let scores = rater.rate(&answers(3)).unwrap();
         assert_eq!(scores.iter().map(|scores| scores["number"]).collect::<Vec<_>>(), [1.0, 2.0, 3.0]);
         assert_eq!(scores[0]["length"], r#"{"prompt":"p0","response":"r"}"#.len() as f64);
-        // More than a pipe holds, of a command that writes as it reads.
+        // More than a pipe holds, from a command that writes as it reads.
         assert_eq!(Rater::parse("sed 's/.*/{\"a\": 1}/'").unwrap().rate(&answers(20_000)).unwrap().len(), 20_000);
     }
 
@@ -186,6 +167,11 @@ mod tests {
         assert!(refused("sed 's/.*/{\"a\": \"x\"}/'").starts_with("line 1 of the rater"));
         let mixed = refused("awk '{ print \"{\\\"a\" (NR > 1) \"\\\": 1}\" }'");
         assert!(mixed.starts_with("line 2 of the rater") && mixed.contains("scores a1, its first line a0"), "{mixed}");
-        assert!(Rater::parse("builtin:x").unwrap_err().to_string().contains("built in is builtin:island"));
+        let built_in = Rater::parse("builtin:x").unwrap_err().to_string();
+        assert!(
+            built_in.starts_with("there is no rater builtin:x: a rater is a command that reads lines"),
+            "{built_in}"
+        );
+        assert_eq!(Rater::parse(" ").unwrap_err().to_string(), "--rater is empty: pass a command, or leave it out");
     }
 }

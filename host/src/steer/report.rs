@@ -46,7 +46,7 @@ impl Generation {
     /// Of a rater and options.
     pub fn new(rater: &Rater, num_prompts: usize, num_samples: usize, options: &GenerateOptions) -> Self {
         let GenerateOptions { max_new_tokens, temperature, top_p, seed, .. } = *options;
-        Self { rater: rater.name().to_owned(), num_prompts, num_samples, max_new_tokens, temperature, top_p, seed }
+        Self { rater: rater.command().to_owned(), num_prompts, num_samples, max_new_tokens, temperature, top_p, seed }
     }
 }
 
