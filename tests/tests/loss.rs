@@ -136,7 +136,7 @@ fn bad_inputs_are_told() {
     );
     check(
         LossInputs { hidden: None, lm_head: None, ..problem.inputs() },
-        "there is nothing to take log-probs from: give hidden and lm_head, or logits, or sequence_log_probs",
+        "there is nothing to compute log-probs from: give hidden and lm_head, or logits, or sequence_log_probs",
     );
     let reference = Tensor::zeros([1], (Kind::Float, tch::Device::Cpu));
     let s = problem.reference.size()[0];

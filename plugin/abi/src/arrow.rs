@@ -1,5 +1,5 @@
-//! Arrow's C data and C stream interfaces, declared as its specification does (the header declares these only where no
-//! Arrow header came before it).
+//! Arrow's C data and C stream interfaces, declared as in its specification (the header declares these only if no Arrow
+//! header was included before it).
 
 use core::ffi::{c_char, c_int, c_void};
 
@@ -15,15 +15,15 @@ pub struct ArrowSchema {
     pub metadata: *const c_char,
     /// A sum of `ARROW_FLAG_*`.
     pub flags: i64,
-    /// How many children.
+    /// Number of children.
     pub n_children: i64,
     /// Child types.
     pub children: *mut *mut ArrowSchema,
-    /// Type of the dictionary's values; NULL where there is none.
+    /// Type of the dictionary's values; NULL if there is none.
     pub dictionary: *mut ArrowSchema,
     /// Called once by the consumer; NULL marks a released struct.
     pub release: Option<unsafe extern "C" fn(*mut ArrowSchema)>,
-    /// The producer's own.
+    /// Private to the producer.
     pub private_data: *mut c_void,
 }
 
@@ -33,23 +33,23 @@ pub struct ArrowSchema {
 pub struct ArrowArray {
     /// Number of items.
     pub length: i64,
-    /// Number of nulls; −1 where it is not known.
+    /// Number of nulls; −1 if unknown.
     pub null_count: i64,
-    /// Items before the first one.
+    /// Number of items before the first one.
     pub offset: i64,
-    /// How many buffers.
+    /// Number of buffers.
     pub n_buffers: i64,
-    /// How many children.
+    /// Number of children.
     pub n_children: i64,
-    /// Buffers; which ones depends on the type.
+    /// Buffers; their number and meaning depend on the type.
     pub buffers: *mut *const c_void,
     /// Child arrays.
     pub children: *mut *mut ArrowArray,
-    /// The dictionary's values; NULL where there is none.
+    /// The dictionary's values; NULL if there is none.
     pub dictionary: *mut ArrowArray,
     /// Called once by the consumer; NULL marks a released struct, and the end of a stream.
     pub release: Option<unsafe extern "C" fn(*mut ArrowArray)>,
-    /// The producer's own.
+    /// Private to the producer.
     pub private_data: *mut c_void,
 }
 
@@ -57,14 +57,14 @@ pub struct ArrowArray {
 #[repr(C)]
 #[derive(Debug)]
 pub struct ArrowArrayStream {
-    /// Gives the schema of every array; 0, or an `errno` code.
+    /// Writes the schema of every array; returns 0 or an `errno` code.
     pub get_schema: Option<unsafe extern "C" fn(*mut ArrowArrayStream, out: *mut ArrowSchema) -> c_int>,
-    /// Gives the next array, a released one at the end; 0, or an `errno` code.
+    /// Writes the next array, or a released one at the end; returns 0 or an `errno` code.
     pub get_next: Option<unsafe extern "C" fn(*mut ArrowArrayStream, out: *mut ArrowArray) -> c_int>,
-    /// NUL-terminated text about the last failure, valid until the next call; NULL where there is none.
+    /// Returns NUL-terminated text about the last failure, valid until the next call; NULL if there is none.
     pub get_last_error: Option<unsafe extern "C" fn(*mut ArrowArrayStream) -> *const c_char>,
     /// Called once by the consumer; NULL marks a released stream.
     pub release: Option<unsafe extern "C" fn(*mut ArrowArrayStream)>,
-    /// The producer's own.
+    /// Private to the producer.
     pub private_data: *mut c_void,
 }

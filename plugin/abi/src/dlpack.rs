@@ -1,8 +1,8 @@
-//! DLPack 1.x, declared as in `dlpack.h` (the header declares these only where no `dlpack.h` came before it).
+//! DLPack 1.x, declared as in `dlpack.h` (the header declares these only if `dlpack.h` was not included before it).
 
 use core::ffi::c_void;
 
-/// Version of the DLPack structs; equal majors are compatible.
+/// Version of the DLPack structs; versions with the same major are compatible.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DLPackVersion {
@@ -20,7 +20,7 @@ pub const DL_CPU: i32 = 1;
 /// CUDA device memory.
 pub const DL_CUDA: i32 = 2;
 
-/// Where a tensor lives.
+/// Device of a tensor.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DLDevice {
@@ -59,7 +59,7 @@ pub struct DLDataType {
 pub struct DLTensor {
     /// Start of the allocation; NULL for an empty tensor.
     pub data: *mut c_void,
-    /// Where it lives.
+    /// Device of the data.
     pub device: DLDevice,
     /// Number of dimensions; 0 for a scalar.
     pub ndim: i32,
@@ -81,11 +81,11 @@ pub const DLPACK_FLAG_READ_ONLY: u64 = 1;
 pub struct DLManagedTensorVersioned {
     /// Version of this struct.
     pub version: DLPackVersion,
-    /// The owner's own.
+    /// Private to the owner.
     pub manager_ctx: *mut c_void,
-    /// Frees the tensor and this struct; called once, by whoever owns it. May be NULL.
+    /// Frees the tensor and this struct; called once, by the owner. May be NULL.
     pub deleter: Option<unsafe extern "C" fn(*mut DLManagedTensorVersioned)>,
-    /// [`DLPACK_FLAG_READ_ONLY`] and other bits.
+    /// Bitwise or of flags such as [`DLPACK_FLAG_READ_ONLY`].
     pub flags: u64,
     /// The tensor.
     pub dl_tensor: DLTensor,

@@ -1,15 +1,15 @@
-//! What crosses the plugin boundary, and nothing else: `repr(C)` structs, constants and the function table.
+//! Everything that crosses the plugin boundary: `repr(C)` structs, constants and the function table.
 //!
-//! `plugin/include/lambda_dpo.h` is generated from this crate, doc comments included, so they are written for a reader
-//! of the header.
+//! `plugin/include/lambda_dpo.h` is generated from this crate with its doc comments, which are therefore written for
+//! readers of the header.
 //!
 //! # Invariants
 //!
-//! - `no_std` and free of dependencies, apart from the `tch` feature, which holds the one conversion between DLPack and
-//!   [`tch::Tensor`] that both sides of the boundary need.
+//! - `no_std` and free of dependencies, except for the feature `tch`: the conversion between DLPack and [`tch::Tensor`],
+//!   which both sides of the boundary need.
 //! - Never a Rust `enum` or `bool` in a type that C fills: kinds are `u32` constants, flags are `u32`.
-//! - Structs only ever grow at their end, and say how much the caller knows in `struct_size`; a new field's zero means
-//!   what the field's absence meant.
+//! - Structs grow only at their end, and `struct_size` says how much of one the caller knows; a new field's zero means
+//!   the behaviour from before it was added.
 #![no_std]
 
 mod arrow;

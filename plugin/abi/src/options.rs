@@ -1,5 +1,5 @@
-//! Option structs. Each starts with `struct_size`, and ends without padding: a field put where a caller's compiler left
-//! some would be read from whatever stands there.
+//! Option structs. Each starts with `struct_size` and ends without padding: a later field in the place of padding would be
+//! read from uninitialised bytes of older callers.
 
 use core::ffi::c_void;
 
@@ -20,40 +20,40 @@ pub struct ConvertOptions {
     pub struct_size: usize,
     /// One of the `FORMAT_*`.
     pub format: u32,
-    /// 1: reduce each rated record to its best and worst response under the mean rating, as one pair; records whose best
-    /// and worst tie are skipped and counted.
+    /// 1: reduce each rated record to a pair of its best and worst responses by mean rating; records in which they tie are
+    /// skipped and counted.
     pub best_worst_pairs: u32,
-    /// Names of the dimensions, in order; NULL takes every name that the inputs use, sorted.
+    /// Names of the dimensions, in order; NULL means all names that the inputs use, sorted.
     pub dimensions: *const Str,
-    /// How many.
+    /// Length of `dimensions`.
     pub num_dimensions: usize,
-    /// The rating of a response that has none; NaN masks it instead.
+    /// Rating that replaces a missing one; NaN masks the response in that dimension instead.
     pub missing_rating: f64,
     /// Temperature of the softmax over ratings, above 0.
     pub temperature: f64,
-    /// Records to read at most; 0 for all.
+    /// Maximum number of records to read; 0 for all.
     pub max_samples: u64,
-    /// Records whose `source` is one of these are left out and counted.
+    /// Records with one of these as `source` are left out and counted.
     pub exclude_sources: *const Str,
-    /// How many.
+    /// Length of `exclude_sources`.
     pub num_exclude_sources: usize,
-    /// 1: keep every record that parses, rated or not, whatever its number of responses (scoring needs no ratings).
+    /// 1: keep every record that parses, whatever its ratings and its number of responses (scoring needs no ratings).
     pub keep_all: u32,
-    /// 0; kept for a later version.
+    /// Must be 0; reserved for a later version.
     pub reserved: u32,
 }
 
-/// How samples become tokens.
+/// How samples are tokenised.
 #[repr(C)]
 #[derive(Debug)]
 pub struct TokenizeOptions {
     /// `sizeof` of this struct as the caller knows it.
     pub struct_size: usize,
-    /// Bound on prompt + longest response in tokens; 0 for none.
+    /// Maximum length of prompt + longest response in tokens; 0 for no limit.
     pub cutoff_len: u64,
-    /// 1: keep samples with fewer than two responses, and responses without a token (scoring).
+    /// 1: keep samples with fewer than two responses, and responses without a token (for scoring).
     pub keep_all: u32,
-    /// 0; kept for a later version.
+    /// Must be 0; reserved for a later version.
     pub reserved: u32,
 }
 
@@ -61,10 +61,10 @@ pub struct TokenizeOptions {
 pub const LAYOUT_EXPANDED: u32 = 0;
 /// N padded rows per prompt.
 pub const LAYOUT_ROWS: u32 = 1;
-/// One row holds one or several prompts, each followed by its responses.
+/// Each row holds one or several prompts, each followed by its responses.
 pub const LAYOUT_PACKED: u32 = 2;
 
-/// How samples become a batch.
+/// How samples are collated to a batch.
 #[repr(C)]
 #[derive(Debug)]
 pub struct CollateOptions {
@@ -72,15 +72,15 @@ pub struct CollateOptions {
     pub struct_size: usize,
     /// One of the `LAYOUT_*`.
     pub layout: u32,
-    /// Packed layout: prompts share a row while it holds at most this many tokens; 0 for one prompt a row.
+    /// Packed layout: prompts share a row of at most this many tokens; 0 for one prompt per row.
     pub max_tokens: u64,
     /// Rows are padded to a multiple of this; 0 for 8.
     pub pad_to_multiple_of: u64,
-    /// The id that fills padding.
+    /// Token id at padding.
     pub pad_token_id: i64,
 }
 
-/// How a dataset is opened: stages 1 to 3 with the same options as the finer calls.
+/// How a dataset is opened: stages 1 to 3, with the options of the calls for single records.
 #[repr(C)]
 #[derive(Debug)]
 pub struct DatasetOptions {
@@ -90,17 +90,17 @@ pub struct DatasetOptions {
     pub convert: *const ConvertOptions,
     /// Borrowed for the call.
     pub tokenize: *const TokenizeOptions,
-    /// Told the number of records done, now and then (0 while files are hashed for the cache); may be NULL.
+    /// Receives the number of records done from time to time (0 while files are hashed for the cache); may be NULL.
     pub progress: Progress,
-    /// Passed to `progress`.
+    /// Passed to `progress` as `user`.
     pub progress_user: *mut c_void,
-    /// Folder of files that hold tokenised records for later openings, under a hash of the records' contents, the
-    /// tokenizer and all options; made where it is missing. One file may serve any number of processes. Empty: the tokens
-    /// lie in a file without a name in the system's folder for temporary files, and go with the dataset.
+    /// Folder in which tokenised records are kept for later openings, in files named by a hash of the records' contents,
+    /// the tokenizer and all options; created if missing. One file may serve any number of processes. Empty: the tokens are
+    /// in an unnamed temporary file that is gone with the dataset.
     pub cache_dir: Str,
 }
 
-/// Batches that a dataset holds collated ahead.
+/// Number of batches that a dataset holds prefetched.
 pub const PREFETCH_CAPACITY: usize = 64;
 
 /// λ = u / Σ u with u uniform on (0, 1)^M.
@@ -115,12 +115,12 @@ pub const SCHEDULE_GAUSSIAN_ABS: u32 = 3;
 pub const SCHEDULE_UNIMODAL: u32 = 4;
 /// One-hot, cycling through the dimensions with the record index and epoch (or the step).
 pub const SCHEDULE_UNIMODAL_CYCLE: u32 = 5;
-/// Always the same λ.
+/// A constant λ.
 pub const SCHEDULE_FIXED: u32 = 6;
-/// Rows of λ drawn by probability.
+/// A row of a table of λ, drawn by probability.
 pub const SCHEDULE_TABLE: u32 = 7;
 
-/// A λ schedule. Equations: METHOD, "λ schedules".
+/// A λ schedule. Equations: docs/method.md, "λ schedules".
 #[repr(C)]
 #[derive(Debug)]
 pub struct ScheduleOptions {
@@ -134,11 +134,11 @@ pub struct ScheduleOptions {
     pub num_dimensions: usize,
     /// α of the Dirichlet distribution, above 0.
     pub alpha: f64,
-    /// `[M]` (fixed) or `[rows, M]` (table), row-major; each row must come to 1 within 1e-3 and is renormalised.
+    /// `[M]` (fixed) or `[rows, M]` (table), row-major; each row must sum to 1 within 1e-3 and is renormalised.
     pub weights: *const f64,
     /// Rows of `weights` (table); 1 for fixed.
     pub num_rows: usize,
-    /// `[rows]` sampling weights of the table's rows, at least 0, not all 0.
+    /// `[rows]` sampling weights of the table's rows: not negative, and not all 0.
     pub probabilities: *const f64,
 }
 
@@ -152,13 +152,13 @@ pub const REDUCTION_SUM: u32 = 0;
 /// s is their mean.
 pub const REDUCTION_MEAN: u32 = 1;
 
-/// A gradient for `hidden` is wanted.
+/// The gradient of `hidden` is wanted.
 pub const WANTS_HIDDEN: u32 = 1;
-/// A gradient for `lm_head` is wanted.
+/// The gradient of `lm_head` is wanted.
 pub const WANTS_LM_HEAD: u32 = 2;
-/// A gradient for `logits` is wanted.
+/// The gradient of `logits` is wanted.
 pub const WANTS_LOGITS: u32 = 4;
-/// A gradient for `sequence_log_probs` is wanted.
+/// The gradient of `sequence_log_probs` is wanted.
 pub const WANTS_SEQUENCE_LOG_PROBS: u32 = 8;
 
 /// How log-probs and loss are computed.
@@ -173,13 +173,13 @@ pub struct LossOptions {
     pub reduction: u32,
     /// β (17), above 0.
     pub beta: f64,
-    /// What the loss is divided by: contributing prompts (listwise) or target tokens (SFT) of the whole optimiser step;
-    /// 0 takes those of this call.
+    /// Divisor of the loss: number of contributing prompts (listwise) or target tokens (SFT) of the whole optimiser step;
+    /// 0 means that of this call.
     pub normalizer: f64,
     /// Bytes of logits that may be alive at once; 0 for the default of 256 MiB.
     pub logits_budget_bytes: u64,
-    /// 1: add 1e-10 to the targets as Appendix B does.
+    /// 1: add 1e-10 to the target distributions, as Appendix B of the paper does.
     pub paper_exact: u32,
-    /// Which gradients backward will be asked for: a sum of `WANTS_*`; 0 keeps nothing for a backward.
+    /// Gradients that the backward will be asked for: a sum of `WANTS_*`; 0 if there will be no backward.
     pub wants: u32,
 }

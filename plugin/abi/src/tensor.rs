@@ -1,7 +1,7 @@
-//! DLPack ↔ [`tch::Tensor`], without copies, and the CUDA stream that work is queued on.
+//! DLPack ↔ [`tch::Tensor`] without copies, and the CUDA stream on which work is queued.
 //!
-//! The rules of the table: inputs are borrowed for a call ([`borrow`]), outputs are owned by who receives them
-//! ([`export`], then [`import`]).
+//! As the table demands, inputs are borrowed for a call ([`borrow`]) and outputs are owned by the receiver ([`export`],
+//! then [`import`]).
 
 extern crate std;
 
@@ -20,7 +20,7 @@ use crate::{
     DLTensor,
 };
 
-/// Version of torch that this build is compiled against; a process must hold exactly this one.
+/// Version of torch that this build is compiled against; a process must have exactly this version loaded.
 pub const TORCH_VERSION: &str = env!("LAMBDA_DPO_TORCH_VERSION");
 
 unsafe extern "C" {
@@ -32,10 +32,10 @@ unsafe extern "C" {
     fn free(pointer: *mut c_void);
 }
 
-/// Dimensions that a tensor may have at most, as in NumPy; libtorch itself knows no bound.
+/// Maximum number of dimensions of a tensor, as in NumPy; libtorch itself has no limit.
 const MAX_NDIM: usize = 64;
 
-/// Takes the message that the C++ side allocated.
+/// Takes ownership of a message that the C++ side allocated.
 fn check(message: *mut c_char) -> Result<(), String> {
     if message.is_null() {
         return Ok(());
@@ -53,7 +53,7 @@ fn check(message: *mut c_char) -> Result<(), String> {
 pub struct Exported(NonNull<DLManagedTensorVersioned>);
 
 impl Exported {
-    /// The tensor, still owned by this value: lend it for a call.
+    /// The tensor, still owned by this value: for lending it to a call.
     pub fn as_raw(&self) -> *mut DLManagedTensorVersioned {
         self.0.as_ptr()
     }
@@ -89,10 +89,10 @@ pub unsafe fn free_tensor(raw: *mut DLManagedTensorVersioned) {
     }
 }
 
-/// Shares a tensor's memory as DLPack; keeps the memory alive.
+/// Exports a tensor as DLPack, which shares its memory and keeps it alive.
 ///
 /// # Errors
-/// What libtorch says of a tensor that DLPack cannot express (sparse, quantised).
+/// Errors from libtorch, for a tensor that DLPack cannot express (sparse, quantised).
 pub fn export(tensor: &tch::Tensor) -> Result<Exported, String> {
     let mut raw = core::ptr::null_mut();
     // SAFETY: `tensor` is a live at::Tensor; `raw` is written on success.
@@ -100,10 +100,10 @@ pub fn export(tensor: &tch::Tensor) -> Result<Exported, String> {
     NonNull::new(raw).map(Exported).ok_or_else(|| "libtorch exported no tensor".to_owned())
 }
 
-/// Takes an owned tensor over: its deleter runs with the last handle to the result.
+/// Takes ownership of a tensor: its deleter runs when the last handle to the result is dropped.
 ///
 /// # Errors
-/// As [`borrow`]; the tensor is then still the caller's.
+/// Like [`borrow`]; on error the tensor still belongs to the caller.
 ///
 /// # Safety
 /// `raw` is a valid, owned tensor, and is not used again after success.
@@ -117,11 +117,11 @@ pub unsafe fn import(raw: *mut DLManagedTensorVersioned) -> Result<tch::Tensor, 
     }
 }
 
-/// Views a borrowed tensor. The result, and everything that shares its memory, must be gone before `raw` is.
+/// Views a borrowed tensor. The result, and everything that shares its memory, must be dropped before `raw` is freed.
 ///
 /// # Errors
-/// A DLPack major other than 1, a dtype or device outside the table's, a NULL pointer where memory is needed, a negative
-/// size or stride, memory that is not aligned to its dtype or that no machine has.
+/// Returns a message if the tensor has a DLPack major other than 1, an unsupported dtype or device, a NULL pointer where
+/// memory is needed, a negative size or stride, memory that is not aligned to its dtype, or an impossible size.
 ///
 /// # Safety
 /// `raw` points to a tensor that is valid as long as the result lives.
@@ -135,7 +135,7 @@ pub unsafe fn borrow(raw: *mut DLManagedTensorVersioned) -> Result<tch::Tensor, 
     }
 }
 
-/// A CUDA stream that is libtorch's current one, on this thread, until the value is dropped.
+/// Makes a CUDA stream libtorch's current one on this thread until it is dropped.
 #[derive(Debug)]
 pub struct CurrentStream(NonNull<c_void>);
 
@@ -143,17 +143,17 @@ impl CurrentStream {
     /// Enters a stream of the CUDA device with this ordinal.
     ///
     /// # Errors
-    /// A handle that is none of CUDA's, and what libtorch says of the device.
+    /// Returns a message if the handle is not a CUDA stream, and errors from libtorch about the device.
     ///
     /// # Safety
     /// `stream` is 1, 2 or a live `cudaStream_t` of that device, which lives as long as the result.
     pub unsafe fn enter(device: usize, stream: *mut c_void) -> Result<Self, String> {
         let handle = stream.addr();
-        // CUDA's own streams are objects in memory; libtorch takes an odd number for one of its pool.
+        // CUDA's streams are objects in memory, so even numbers; libtorch would take an odd one for a stream of its pool.
         if handle == 0 || (handle != 1 && !handle.is_multiple_of(2)) {
-            return Err(format!("{handle:#x} is no CUDA stream"));
+            return Err(format!("{handle:#x} is not a CUDA stream"));
         }
-        let device = i32::try_from(device).map_err(|_| format!("{device} is no CUDA device"))?;
+        let device = i32::try_from(device).map_err(|_| format!("{device} is not a CUDA device"))?;
         let mut guard = core::ptr::null_mut();
         // SAFETY: the caller's promise; `guard` is written on success.
         check(unsafe { ldpo_stream_enter(device, stream, &mut guard) })?;

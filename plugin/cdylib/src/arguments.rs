@@ -1,12 +1,12 @@
-//! Pointers from C to references, each checked and named.
+//! Conversion of arguments from C: pointers to references, flags to bools. Every error names the argument.
 
 use std::path::PathBuf;
 
 use lambda_dpo_abi as abi;
 
-use crate::guard::{Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 
-/// Refuses what cannot be a pointer to a `T`.
+/// Rejects a pointer that cannot be one to a `T`.
 pub fn not_null<T>(pointer: *const T, name: &str) -> Outcome {
     if pointer.is_null() {
         return Err(Failure::argument(format!("argument `{name}` is NULL")));
@@ -20,7 +20,7 @@ pub fn not_null<T>(pointer: *const T, name: &str) -> Outcome {
 /// Borrows a value to write to.
 ///
 /// # Safety
-/// `pointer` is NULL or points to a valid `T` that outlives `'a` and that nobody else uses meanwhile.
+/// `pointer` is NULL or points to a valid `T` that outlives `'a` and that nobody else uses during it.
 pub unsafe fn reference_mut<'a, T>(pointer: *mut T, name: &str) -> Outcome<&'a mut T> {
     not_null(pointer, name)?;
     // SAFETY: not NULL, aligned, and the caller's promise.
@@ -33,12 +33,12 @@ pub unsafe fn reference_mut<'a, T>(pointer: *mut T, name: &str) -> Outcome<&'a m
 /// `pointer` is NULL or writable.
 pub unsafe fn write<T>(pointer: *mut T, value: T, name: &str) -> Outcome {
     not_null(pointer, name)?;
-    // SAFETY: not NULL, aligned, and the caller's promise; whatever stood there belongs to the caller.
+    // SAFETY: not NULL, aligned, and the caller's promise; the former value belongs to the caller.
     unsafe { pointer.write(value) };
     Ok(())
 }
 
-/// Borrows an array; NULL is an empty one where `len` is 0.
+/// Borrows an array; if `len` is 0, NULL is allowed.
 ///
 /// # Safety
 /// `pointer` is NULL or points to `len` valid values that outlive `'a`.
@@ -84,12 +84,12 @@ pub unsafe fn paths(pointer: *const abi::Str, len: usize, name: &str) -> Outcome
     Ok(unsafe { texts(pointer, len, name) }?.into_iter().map(PathBuf::from).collect())
 }
 
-/// Lends text to C.
+/// Lends static text to C.
 pub fn str_of(text: &'static str) -> abi::Str {
     abi::Str { data: text.as_ptr(), len: text.len() }
 }
 
-/// A field kept for a later version.
+/// Checks a field that is reserved for a later version.
 pub fn unused(value: u32, name: &str) -> Outcome {
     match value {
         0 => Ok(()),
@@ -97,7 +97,7 @@ pub fn unused(value: u32, name: &str) -> Outcome {
     }
 }
 
-/// A flag of the ABI.
+/// Converts a flag of the ABI.
 pub fn flag(value: u32, name: &str) -> Outcome<bool> {
     match value {
         0 => Ok(false),

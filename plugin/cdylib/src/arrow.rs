@@ -1,7 +1,7 @@
-//! Arrow's C stream interface: streams of record batches that C gives, and streams of samples that C takes.
+//! Arrow's C stream interface: streams of record batches from C, and streams of samples to C.
 //!
-//! The arrow crate's own reader and writer of such streams panic at a producer without a message, at a text with a NUL
-//! and at a struct that breaks the interface; these turn all of that into errors.
+//! The arrow crate's own reader and writer of such streams panic if a producer has no message, a text contains NUL or a
+//! struct violates the interface; these return errors instead.
 
 use std::any::Any;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -18,7 +18,7 @@ use lambda_dpo_core::error::panic_text;
 use lambda_dpo_core::{Result, Sample, SampleBatches};
 
 use crate::arguments::reference_mut;
-use crate::guard::{Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 
 const EIO: c_int = 5;
 const EINVAL: c_int = 22;
@@ -31,16 +31,16 @@ const RELEASED: abi::ArrowArrayStream = abi::ArrowArrayStream {
     private_data: null_mut(),
 };
 
-/// Runs what arrow does with structs from outside: where they break the interface it panics.
+/// Runs arrow's conversion of foreign structs, which panics if they violate the interface.
 fn reading<T>(body: impl FnOnce() -> std::result::Result<T, ArrowError>) -> std::result::Result<T, String> {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(panic) => Err(format!("it breaks Arrow's C data interface: {}", panic_text(&*panic))),
+        Err(panic) => Err(format!("it violates Arrow's C data interface: {}", panic_text(&*panic))),
     }
 }
 
-/// A stream that C gave; released when dropped.
+/// A stream from C; released when dropped.
 pub struct ImportedStream {
     stream: abi::ArrowArrayStream,
     schema: SchemaRef,
@@ -50,7 +50,8 @@ pub struct ImportedStream {
 unsafe impl Send for ImportedStream {}
 
 impl ImportedStream {
-    /// Takes a stream over, and marks the caller's struct as released; where that is refused, the struct stays as it is.
+    /// Takes ownership of a stream and marks the caller's struct as released. On failure the struct is unchanged if it was NULL
+    /// or released already.
     ///
     /// # Safety
     /// `stream` is NULL or valid.
@@ -92,13 +93,13 @@ impl ImportedStream {
     fn to_batch(&self, array: FFI_ArrowArray) -> std::result::Result<RecordBatch, ArrowError> {
         // SAFETY: the producer promises an array of its schema, whose buffers are as long as it says.
         let data = unsafe { from_ffi_and_data_type(array, DataType::Struct(self.schema.fields().clone())) }?;
-        // What can be checked is not taken on trust: offsets within their values, text that is UTF-8.
+        // Checks offsets against the length of their values, and text for UTF-8.
         data.validate_full()?;
         let options = RecordBatchOptions::new().with_row_count(Some(data.len()));
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), StructArray::from(data).into_parts().1, &options)
     }
 
-    /// The producer's own words about a failure, or its code.
+    /// Returns the producer's message about a failure, or its code.
     fn last_error(&mut self, code: c_int) -> String {
         let message = match self.stream.get_last_error {
             // SAFETY: the stream is alive.
@@ -136,16 +137,16 @@ impl RecordBatchReader for ImportedStream {
     }
 }
 
-/// Samples to give away; None is their end.
+/// Samples of an outgoing stream.
 pub type Samples = Box<dyn Iterator<Item = Result<Sample>> + Send>;
 
-/// What a stream of ours holds behind `private_data`.
+/// The `private_data` of an outgoing stream.
 struct Producer {
     batches: SampleBatches<Samples>,
     last_error: Option<CString>,
 }
 
-/// Writes a stream of samples.
+/// Writes a stream of samples to `stream`.
 ///
 /// # Safety
 /// `stream` is NULL or writable.
@@ -153,7 +154,7 @@ pub unsafe fn give_stream(samples: Samples, stream: *mut abi::ArrowArrayStream) 
     // SAFETY: the caller's promise.
     let stream = unsafe { reference_mut(stream, "stream") }?;
     let producer = Box::new(Producer { batches: SampleBatches::new(samples), last_error: None });
-    // Whatever stood there belongs to the caller.
+    // The former value belongs to the caller.
     *stream = abi::ArrowArrayStream {
         get_schema: Some(get_schema),
         get_next: Some(get_next),
@@ -164,7 +165,7 @@ pub unsafe fn give_stream(samples: Samples, stream: *mut abi::ArrowArrayStream) 
     Ok(())
 }
 
-/// Answers a call on a stream of ours: failures and panics become a code, with the sentence kept for `get_last_error`.
+/// Runs a call on an outgoing stream: failures and panics become a code, with a message for `get_last_error`.
 ///
 /// # Safety
 /// `stream` is NULL or a stream of [`give_stream`], used by one thread at a time.
@@ -189,7 +190,7 @@ fn defect(panic: &(dyn Any + Send)) -> String {
 }
 
 unsafe extern "C" fn get_schema(stream: *mut abi::ArrowArrayStream, out: *mut abi::ArrowSchema) -> c_int {
-    // SAFETY: the consumer keeps the interface's rules.
+    // SAFETY: the consumer follows the interface's rules.
     unsafe {
         answer(stream, |producer| {
             let schema = FFI_ArrowSchema::try_from(&*producer.batches.schema()).map_err(|error| error.to_string())?;
@@ -199,7 +200,7 @@ unsafe extern "C" fn get_schema(stream: *mut abi::ArrowArrayStream, out: *mut ab
 }
 
 unsafe extern "C" fn get_next(stream: *mut abi::ArrowArrayStream, out: *mut abi::ArrowArray) -> c_int {
-    // SAFETY: the consumer keeps the interface's rules.
+    // SAFETY: the consumer follows the interface's rules.
     unsafe {
         answer(stream, |producer| {
             let array = match producer.batches.next().transpose().map_err(|error| error.to_string())? {
@@ -219,7 +220,7 @@ unsafe fn hand_over<T>(value: T, out: *mut T) -> std::result::Result<(), String>
     if out.is_null() {
         return Err("argument `out` is NULL".to_owned());
     }
-    // SAFETY: not NULL, and the caller's promise; C's structs may be aligned to less than Rust's assert.
+    // SAFETY: not NULL, and the caller's promise; the consumer's struct may be aligned to less than Rust demands.
     unsafe { out.cast::<ManuallyDrop<T>>().write_unaligned(ManuallyDrop::new(value)) };
     Ok(())
 }
@@ -233,7 +234,7 @@ unsafe extern "C" fn get_last_error(stream: *mut abi::ArrowArrayStream) -> *cons
 }
 
 unsafe extern "C" fn release(stream: *mut abi::ArrowArrayStream) {
-    // SAFETY: the consumer calls this once, on a stream of `give_stream`, wherever it moved the struct to.
+    // SAFETY: the consumer calls this once, on a stream of `give_stream`, which it may have moved.
     unsafe {
         let Some(stream) = stream.as_mut() else { return };
         let producer = std::mem::replace(stream, RELEASED).private_data.cast::<Producer>();
@@ -250,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_inside_a_stream_is_a_code_with_a_sentence() {
+    fn a_panic_inside_a_stream_is_a_code_with_a_message() {
         let samples = std::iter::from_fn(|| -> Option<Result<Sample>> { panic!("on\0purpose") });
         let mut stream = RELEASED;
         let mut array = FFI_ArrowArray::empty();

@@ -4,12 +4,14 @@ use std::mem::offset_of;
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_abi::tensor::free_tensor;
-use lambda_dpo_core::{Batch, CollateOptions, Layout, TokenizedSample};
+use lambda_dpo_core::{Batch, CollateOptions, TokenizedSample};
 
 use crate::arguments::slice;
+use crate::concepts::concept;
+use crate::failure::{Failure, Outcome};
 use crate::growth::{self, Output};
-use crate::guard::{Failure, Outcome, call, release};
-use crate::tensors::export;
+use crate::guard::{call, release};
+use crate::tensors::exported;
 use crate::tokenize::TokenizedHandle;
 
 /// Reads the options.
@@ -19,12 +21,7 @@ use crate::tokenize::TokenizedHandle;
 pub unsafe fn collate_options(options: *const abi::CollateOptions) -> Outcome<CollateOptions> {
     // SAFETY: the caller's promise.
     let options = unsafe { growth::read(options, "options") }?;
-    let layout = match options.layout {
-        abi::LAYOUT_EXPANDED => Layout::Expanded,
-        abi::LAYOUT_ROWS => Layout::Rows,
-        abi::LAYOUT_PACKED => Layout::Packed,
-        other => return Err(Failure::argument(format!("`layout` is {other}, expected 0, 1 or 2"))),
-    };
+    let layout = concept(options.layout, "layout")?;
     let tokens = |value: u64, name: &str| {
         usize::try_from(value)
             .map_err(|_| Failure::argument(format!("`{name}` is {value}, more than this machine can count")))
@@ -39,7 +36,7 @@ pub unsafe fn collate_options(options: *const abi::CollateOptions) -> Outcome<Co
     })
 }
 
-/// Runs a macro over the names of a batch's tensors.
+/// Calls a macro with the names of a batch's tensors.
 macro_rules! for_each_tensor {
     ($run:ident) => {
         $run!(
@@ -65,7 +62,7 @@ macro_rules! for_each_tensor {
     };
 }
 
-/// Writes a batch out, all of it or nothing.
+/// Writes all of a batch, or nothing.
 ///
 /// # Safety
 /// `out` is NULL or valid.
@@ -74,10 +71,9 @@ pub unsafe fn give_batch(batch: &Batch, out: *mut abi::Batch) -> Outcome {
     unsafe {
         let out = Output::new(out, "batch")?;
         macro_rules! give {
-            ($($field:ident),* $(,)?) => {{
-                $(let $field = export(&batch.$field)?;)*
-                $(out.put_tensor(offset_of!(abi::Batch, $field), Some($field));)*
-            }};
+            ($($field:ident),* $(,)?) => {
+                out.put_tensors(exported!(abi::Batch, Some(batch) => $($field),*))
+            };
         }
         for_each_tensor!(give);
         out.put(offset_of!(abi::Batch, num_contributing), batch.num_contributing);

@@ -1,15 +1,17 @@
-//! Stages 1 and 2: single records, and streams out of record files or Arrow streams.
+//! Stages 1 and 2: single records, and streams from record files or Arrow streams.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_core::convert::convert_record as core_convert_record;
-use lambda_dpo_core::{ConvertOptions, Format, MissingRating, SampleReader};
+use lambda_dpo_core::{ConvertOptions, MissingRating, SampleReader};
 
 use crate::arguments::{flag, paths, text, texts, unused};
 use crate::arrow::{ImportedStream, give_stream};
+use crate::concepts::concept;
+use crate::failure::{Failure, Outcome};
 use crate::growth;
-use crate::guard::{Failure, Outcome, call};
+use crate::guard::call;
 use crate::handle::Handle;
 use crate::tensors::{give_json, give_text};
 
@@ -21,12 +23,7 @@ pub unsafe fn convert_options(options: *const abi::ConvertOptions) -> Outcome<Co
     // SAFETY: the caller's promise.
     unsafe {
         let options = growth::read(options, "options")?;
-        let format = match options.format {
-            abi::FORMAT_ULTRAFEEDBACK => Format::UltraFeedback,
-            abi::FORMAT_PAIRS => Format::Pairs,
-            abi::FORMAT_CHAT => Format::Chat,
-            other => return Err(Failure::argument(format!("`format` is {other}, expected 0, 1 or 2"))),
-        };
+        let format = concept(options.format, "format")?;
         let dimensions = if options.dimensions.is_null() {
             None
         } else {
@@ -69,7 +66,7 @@ pub unsafe extern "C" fn convert_record(
     })
 }
 
-/// A reader shares its samples with the Arrow streams made of it.
+/// A reader shares its samples with the Arrow streams that are made from it.
 type Shared = Arc<Mutex<SampleReader>>;
 type Reader = Handle<Shared>;
 

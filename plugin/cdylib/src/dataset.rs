@@ -7,21 +7,22 @@ use lambda_dpo_core::dataset::{PREFETCH_CAPACITY, SampleInfo, TokenFolder};
 use lambda_dpo_core::{CollateOptions, Dataset, DatasetOptions, Tokenizer};
 use tch::Tensor;
 
-use crate::arguments::{paths, slice, text, write};
+use crate::arguments::{paths, slice, text};
 use crate::arrow::ImportedStream;
 use crate::collate::{collate_options, give_batch};
 use crate::convert::convert_options;
+use crate::failure::{Failure, Outcome};
 use crate::growth;
-use crate::guard::{Failure, Outcome, call};
+use crate::guard::call;
 use crate::handle::Handle;
-use crate::tensors::{export, give_json};
+use crate::tensors::{give_json, give_tensor};
 use crate::tokenize::{TokenizerHandle, tokenize_options};
 
 type DatasetHandle = Handle<Dataset>;
 
 const _: () = assert!(PREFETCH_CAPACITY == abi::PREFETCH_CAPACITY);
 
-/// Opens with `open`, under the caller's options and with its callback.
+/// Opens a dataset with `open`, the caller's options and its callback.
 ///
 /// # Safety
 /// As [`abi::Api::dataset_open`] demands of its caller.
@@ -129,10 +130,7 @@ pub unsafe extern "C" fn dataset_samples(
         let rows: Vec<i64> = DatasetHandle::with(dataset, "dataset", |dataset| {
             Ok(dataset.samples().flat_map(|info| row(&info)).collect())
         })?;
-        let exported = export(&Tensor::f_from_slice(&rows)?.f_view([-1, SAMPLE_COLUMNS])?)?;
-        write(samples, exported.as_raw(), "samples")?;
-        exported.into_raw();
-        Ok(())
+        give_tensor(&Tensor::f_from_slice(&rows)?.f_view([-1, SAMPLE_COLUMNS])?, samples, "samples")
     })
 }
 
@@ -151,7 +149,7 @@ fn halves(hash: [u8; 16]) -> [i64; 2] {
     [hash as i64, (hash >> 64) as i64]
 }
 
-/// The arguments that a batch and its prefetch share.
+/// Reads the arguments that a batch and its prefetch share, and runs `body` on them.
 ///
 /// # Safety
 /// As [`abi::Api::dataset_batch`] demands of its caller.
@@ -170,7 +168,7 @@ unsafe fn with_request<T>(
             .iter()
             .map(|index| usize::try_from(*index))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|_| Failure::argument("`indices` holds a number that this machine cannot count to"))?;
+            .map_err(|_| Failure::argument("`indices` has a number that is too large for this machine"))?;
         DatasetHandle::with(dataset, "dataset", |dataset| {
             let lambda = slice(lambda, indices.len() * dataset.dimensions().len(), "lambda")?;
             body(dataset, &indices, lambda, &options)

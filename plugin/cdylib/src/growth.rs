@@ -1,7 +1,7 @@
-//! Structs that say in `struct_size` how much of them a caller knows.
+//! Structs whose `struct_size` says how much of them a caller knows.
 //!
-//! The rules are those of [`abi::Api`], "Growth": what a shorter struct leaves out counts as zero and is not written to;
-//! what a longer one adds must be zero. Revision 1.0's fields are always there.
+//! The rules are those of [`abi::Api`], "Growth": fields beyond the end of a shorter struct count as zero and are not written
+//! to; fields that a longer one adds must be zero. The fields of revision 1.0 are always there.
 
 use std::mem::{MaybeUninit, offset_of};
 
@@ -9,18 +9,18 @@ use lambda_dpo_abi as abi;
 use lambda_dpo_abi::tensor::Exported;
 
 use crate::arguments::not_null;
-use crate::guard::{Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 
-/// A `struct_size` above this is no size: reading so far would leave the caller's memory.
+/// A larger `struct_size` is garbage: reading that far would leave the caller's memory.
 const MAXIMUM: usize = 4096;
 
 /// A struct that starts with `struct_size` and grows at its end.
 ///
 /// # Safety
-/// `repr(C)`, its first field is `struct_size: usize`, it has no padding at its end, all of its bytes may be zero, and a
-/// copy of it owns nothing.
+/// It is `repr(C)`, its first field is `struct_size: usize`, it has no padding at its end, all of its bytes may be zero,
+/// and a copy of it owns nothing.
 pub unsafe trait Growing: Sized {
-    /// Bytes that revision 1.0 has of it: no caller has less.
+    /// Size in bytes of the struct in revision 1.0: no caller has less.
     const REVISION_1_SIZE: usize;
 }
 
@@ -28,10 +28,10 @@ const fn field_size<T, F>(_: fn(&T) -> &F) -> usize {
     size_of::<F>()
 }
 
-/// Names the last field that each struct has in revision 1.0; these lines stay when structs grow.
+/// Names the last field of each struct in revision 1.0; these lines do not change when structs grow.
 macro_rules! growing {
     ($($name:ty, up to $last:ident;)*) => {$(
-        // SAFETY: declared in the abi crate with these properties, which its layout check holds it to; fields are
+        // SAFETY: the abi crate declares it with these properties, and the layout check enforces them; its fields are
         // integers, floats, nullable pointers and nullable functions.
         unsafe impl Growing for $name {
             const REVISION_1_SIZE: usize = offset_of!($name, $last) + field_size(|value: &$name| &value.$last);
@@ -54,7 +54,7 @@ growing! {
     abi::BuildInfo, up to torch_version;
 }
 
-/// How many bytes of a struct both sides know.
+/// Returns the number of bytes of a struct that both sides know.
 ///
 /// # Safety
 /// `pointer` is NULL or points to `struct_size` readable bytes.
@@ -76,12 +76,13 @@ unsafe fn known_size<T: Growing>(pointer: *const T, name: &str) -> Outcome<usize
 /// Copies a struct; fields that the caller does not know are zero.
 ///
 /// # Errors
-/// NULL, not aligned, an impossible `struct_size`, or fields set that this version does not know.
+/// Returns a failure if the pointer is NULL or not aligned, `struct_size` is impossible, or a field is set that this version
+/// does not know.
 ///
 /// # Safety
 /// `pointer` is NULL or points to a valid struct of its `struct_size`.
 pub unsafe fn read<T: Growing>(pointer: *const T, name: &str) -> Outcome<T> {
-    // SAFETY: the caller's promise; zero is valid for what is not copied, and a copy owns nothing.
+    // SAFETY: the caller's promise; zero is valid for the rest, and a copy owns nothing.
     unsafe {
         let known = known_size(pointer, name)?;
         let found = *pointer.cast::<usize>();
@@ -101,7 +102,7 @@ pub unsafe fn read<T: Growing>(pointer: *const T, name: &str) -> Outcome<T> {
     }
 }
 
-/// A struct to write to, as far as the caller knows it.
+/// An output struct, writable as far as the caller knows it.
 pub struct Output<T> {
     pointer: *mut T,
     known: usize,
@@ -111,17 +112,17 @@ impl<T: Growing> Output<T> {
     /// Checks a struct before anything is written to it.
     ///
     /// # Errors
-    /// NULL, not aligned, or an impossible `struct_size`.
+    /// Returns a failure if the pointer is NULL or not aligned, or `struct_size` is impossible.
     ///
     /// # Safety
-    /// `pointer` is NULL or points to a valid struct of its `struct_size`, which nobody else uses until the result is gone.
+    /// `pointer` is NULL or points to a valid struct of its `struct_size`, which nobody else uses until the result is dropped.
     pub unsafe fn new(pointer: *mut T, name: &str) -> Outcome<Self> {
         // SAFETY: the caller's promise.
         let known = unsafe { known_size(pointer, name) }?;
         Ok(Self { pointer, known })
     }
 
-    /// The field at `offset`, where the caller knows it.
+    /// Returns the field at `offset`, if the caller knows it.
     ///
     /// # Safety
     /// There is a field of type `F` at `offset`.
@@ -143,12 +144,12 @@ impl<T: Growing> Output<T> {
         }
     }
 
-    /// Hands a tensor over (NULL for none); one whose field the caller does not know is freed.
+    /// Writes a tensor (NULL for None), which then belongs to the caller. It is freed if the caller does not know the field.
     ///
     /// # Safety
     /// There is a tensor at `offset`.
     pub unsafe fn put_tensor(&self, offset: usize, tensor: Option<Exported>) {
-        // SAFETY: as in `put`; whatever stood there belongs to the caller.
+        // SAFETY: as in `put`; the former value belongs to the caller.
         unsafe {
             if let Some(field) = self.field::<abi::Tensor>(offset) {
                 *field = tensor.map_or(std::ptr::null_mut(), Exported::into_raw);
@@ -156,7 +157,18 @@ impl<T: Growing> Output<T> {
         }
     }
 
-    /// Takes a tensor out of the struct: NULL where there is none.
+    /// Writes tensors, each at its offset.
+    ///
+    /// # Safety
+    /// There is a tensor at each offset.
+    pub unsafe fn put_tensors(&self, tensors: impl IntoIterator<Item = (usize, Option<Exported>)>) {
+        for (offset, tensor) in tensors {
+            // SAFETY: the caller's promise.
+            unsafe { self.put_tensor(offset, tensor) };
+        }
+    }
+
+    /// Takes a tensor out of the struct; NULL if there is none.
     ///
     /// # Safety
     /// There is a tensor at `offset`.
@@ -201,7 +213,7 @@ mod tests {
 
     growing! { New, up to beta; }
 
-    /// What a caller that was compiled against the header of revision 1.0 passes is enough, and less is not.
+    /// The structs of a caller that was compiled against the header of revision 1.0 are long enough; shorter ones are not.
     #[test]
     fn revision_1_is_what_its_layout_says() {
         macro_rules! sizes {
@@ -244,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_shorter_struct_leaves_out_is_zero() {
+    fn fields_beyond_a_shorter_struct_are_zero() {
         let old = Old { struct_size: size_of::<Old>(), beta: 0.25 };
         // SAFETY: valid for its struct_size.
         let read = unsafe { read((&raw const old).cast::<New>(), "options") }.unwrap();
@@ -255,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_cannot_be_are_refused() {
+    fn impossible_sizes_are_rejected() {
         for struct_size in [0, 8, 15, MAXIMUM + 1, usize::MAX] {
             // SAFETY: only the first field is read.
             let message = message(unsafe { read(&new(struct_size), "options") });
@@ -264,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_struct_may_add_zeros_only() {
+    fn a_longer_struct_may_add_only_zeros() {
         let mut later = Later { new: new(size_of::<Later>()), later: 0 };
         // SAFETY: valid for its struct_size.
         unsafe {

@@ -1,57 +1,15 @@
-//! The one door between C and the core: failures become statuses with a sentence, panics too.
+//! The frame of every call: failures and panics inside become a status with a message.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_core::error::panic_text;
-use lambda_dpo_core::{Error, ErrorKind};
 
+use crate::failure::{Failure, Outcome};
 use crate::growth::Growing;
 
-/// What a call reports instead of its outputs.
-#[derive(Debug)]
-pub struct Failure {
-    status: abi::Status,
-    message: String,
-}
-
-impl Failure {
-    /// A failure of the given kind.
-    pub fn new(status: abi::Status, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
-    }
-
-    /// An argument that cannot be used.
-    pub fn argument(message: impl Into<String>) -> Self {
-        Self::new(abi::STATUS_INVALID_ARGUMENT, message)
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        let status = match error.kind() {
-            ErrorKind::InvalidArgument => abi::STATUS_INVALID_ARGUMENT,
-            ErrorKind::Io => abi::STATUS_IO,
-            ErrorKind::InvalidData => abi::STATUS_INVALID_DATA,
-            ErrorKind::Unsupported => abi::STATUS_UNSUPPORTED,
-            ErrorKind::Torch => abi::STATUS_TORCH,
-            ErrorKind::Cancelled => abi::STATUS_CANCELLED,
-        };
-        Self::new(status, error.to_string())
-    }
-}
-
-impl From<tch::TchError> for Failure {
-    fn from(error: tch::TchError) -> Self {
-        Error::from(error).into()
-    }
-}
-
-/// The result of an export's body.
-pub type Outcome<T = ()> = Result<T, Failure>;
-
-/// Runs an export's body: no gradient is recorded (autograd does not cross the boundary), the caller's grad mode is
+/// Runs the body of a call. No gradient is recorded (autograd does not cross the boundary), the caller's grad mode is
 /// restored, and a panic becomes [`abi::STATUS_PANIC`].
 pub fn call(error: *mut abi::Error, body: impl FnOnce() -> Outcome) -> abi::Status {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -63,12 +21,12 @@ pub fn call(error: *mut abi::Error, body: impl FnOnce() -> Outcome) -> abi::Stat
         Ok(()) => (abi::STATUS_OK, ""),
         Err(failure) => (failure.status, failure.message.as_str()),
     };
-    // SAFETY: `error` is NULL or the caller's own struct, as every export demands.
+    // SAFETY: `error` is NULL or the caller's own struct, as the table demands.
     unsafe { report(error, message) };
     status
 }
 
-/// Runs a free function's body: there is nowhere to report to, and nothing may leave.
+/// Runs the body of a function that frees: it cannot report a failure, and no panic may leave it.
 pub fn release(body: impl FnOnce()) {
     drop(catch_unwind(AssertUnwindSafe(body)));
 }
@@ -77,7 +35,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
     format!("a defect in the plugin stopped this call, please report it: {}", panic_text(panic))
 }
 
-/// Writes the message, cut at a character where the buffer is short.
+/// Writes the message, truncated between characters if the buffer is too small.
 ///
 /// # Safety
 /// `error` is NULL or valid, and its buffer NULL or `capacity` bytes long.

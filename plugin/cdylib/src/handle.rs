@@ -1,8 +1,7 @@
-//! Opaque handles: a value behind a number that is never given twice, poisoned when a call on it panicked.
+//! Opaque handles: a value behind a number that is never used twice, poisoned once a call on it has panicked.
 //!
-//! What C holds is no address. So a handle that was freed, or belongs to another kind of handle, is a sentence where
-//! following it would read what happens to lie there; and one that is freed during a call on another thread lives until
-//! that call is done.
+//! A handle in C is not an address. So one that was freed, or is of another type, gives an error instead of a read of
+//! arbitrary memory; and a value that is freed during a call on another thread lives until that call is done.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -14,19 +13,19 @@ use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use lambda_dpo_abi as abi;
 
 use crate::arguments::{not_null, write};
-use crate::guard::{Failure, Outcome, release};
+use crate::failure::{Failure, Outcome};
+use crate::guard::release;
 
 type Numbered = HashMap<usize, Arc<dyn Any + Send + Sync>>;
 
-/// Every handle that was given and not freed. Between any two statements that hold the lock it is whole, so that a panic
-/// elsewhere does not matter.
+/// Every live handle. Poisoning of the lock is ignored: no statement that holds it leaves the map inconsistent.
 static LIVE: LazyLock<RwLock<Numbered>> = LazyLock::new(RwLock::default);
 
-/// Odd, so that no pointer to anything is taken for a handle.
+/// Odd, so that no pointer is mistaken for a handle.
 static NEXT: AtomicUsize = AtomicUsize::new(1);
 const STEP: usize = 2;
 
-/// What an opaque pointer of the ABI stands for.
+/// The value of an opaque pointer of the ABI.
 pub struct Handle<T> {
     poisoned: AtomicBool,
     value: T,
@@ -46,7 +45,7 @@ impl<T: Send + Sync + 'static> Handle<T> {
         unsafe { write(out, without_provenance_mut(number), name) }
     }
 
-    /// The handle behind a pointer; None where it was freed or is of another kind.
+    /// Finds the handle of a pointer; None if it was freed or is of another type.
     fn find<C>(pointer: *const C) -> Option<Arc<Self>> {
         let live = LIVE.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(live.get(&pointer.addr())?).downcast().ok()
@@ -59,8 +58,8 @@ impl<T: Send + Sync + 'static> Handle<T> {
         }
         let Some(handle) = Self::find(pointer) else {
             return Err(Failure::argument(format!(
-                "argument `{name}` is no handle of that kind that is alive: it was freed, or is of another kind, or did \
-                 not come from this library"
+                "argument `{name}` is not a live handle of its type: it was freed, is of another type, or does not come \
+                 from this library"
             )));
         };
         if handle.poisoned.load(Ordering::Acquire) {
@@ -75,13 +74,13 @@ impl<T: Send + Sync + 'static> Handle<T> {
         })
     }
 
-    /// Frees a handle; does nothing for NULL, and for what is no handle of this kind that is alive.
+    /// Frees a handle; does nothing for NULL, or if it is not a live handle of this type.
     pub fn free<C>(pointer: *mut C) {
         release(|| {
             let handle = Self::find(pointer);
             if handle.is_some() {
                 let removed = LIVE.write().unwrap_or_else(PoisonError::into_inner).remove(&pointer.addr());
-                // Dropped with the lock open: a value may call back into the library as it goes.
+                // Dropped after the lock is released: dropping a value may call back into the library.
                 drop(removed);
             }
         });
@@ -97,8 +96,8 @@ mod tests {
     use super::*;
     use crate::guard::call;
 
-    /// Makes a call and gives its status and sentence.
-    fn told(body: impl FnOnce() -> Outcome) -> (abi::Status, String) {
+    /// Makes a call and returns its status and message.
+    fn outcome_of(body: impl FnOnce() -> Outcome) -> (abi::Status, String) {
         let mut buffer = [0_u8; 256];
         let struct_size = size_of::<abi::Error>();
         let mut error = abi::Error { struct_size, buffer: buffer.as_mut_ptr(), capacity: buffer.len(), len: 0 };
@@ -111,10 +110,10 @@ mod tests {
         let mut raw: *mut abi::Schedule = null_mut();
         // SAFETY: `raw` is writable.
         unsafe { Handle::give(7_u32, &mut raw, "schedule") }.unwrap();
-        let (status, message) = told(|| Handle::<u32>::with(raw, "schedule", |_| panic!("on purpose")));
+        let (status, message) = outcome_of(|| Handle::<u32>::with(raw, "schedule", |_| panic!("on purpose")));
         assert_eq!(status, abi::STATUS_PANIC);
         assert_eq!(message, "a defect in the plugin stopped this call, please report it: on purpose");
-        let (status, message) = told(|| Handle::<u32>::with(raw, "schedule", |_| Ok(())));
+        let (status, message) = outcome_of(|| Handle::<u32>::with(raw, "schedule", |_| Ok(())));
         assert_eq!(status, abi::STATUS_POISONED);
         assert!(message.ends_with("free it and make a new one"), "{message}");
         Handle::<u32>::free(raw);
@@ -134,10 +133,10 @@ mod tests {
         Handle::<Panics>::free(raw);
     }
 
-    /// A value that tells when it goes.
-    struct Told(Arc<AtomicBool>);
+    /// A value that reports when it is dropped.
+    struct Reporting(Arc<AtomicBool>);
 
-    impl Drop for Told {
+    impl Drop for Reporting {
         fn drop(&mut self) {
             self.0.store(true, Ordering::Release);
         }
@@ -147,10 +146,10 @@ mod tests {
     fn a_handle_that_is_freed_during_a_call_lives_until_its_end() {
         let (mut raw, gone): (*mut abi::Schedule, _) = (null_mut(), Arc::new(AtomicBool::new(false)));
         // SAFETY: as above.
-        unsafe { Handle::give(Told(Arc::clone(&gone)), &mut raw, "schedule") }.unwrap();
+        unsafe { Handle::give(Reporting(Arc::clone(&gone)), &mut raw, "schedule") }.unwrap();
         let is_gone = || gone.load(Ordering::Acquire);
-        let during = Handle::<Told>::with(raw, "schedule", |_| {
-            Handle::<Told>::free(raw);
+        let during = Handle::<Reporting>::with(raw, "schedule", |_| {
+            Handle::<Reporting>::free(raw);
             Ok(is_gone())
         });
         assert_eq!((during.unwrap(), is_gone()), (false, true));

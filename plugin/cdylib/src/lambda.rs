@@ -4,14 +4,15 @@ use lambda_dpo_abi as abi;
 use lambda_dpo_core::{Schedule, ScheduleKind, lambda::ScheduleOptions};
 
 use crate::arguments::slice;
+use crate::failure::{Failure, Outcome};
 use crate::growth;
-use crate::guard::{Failure, Outcome, call};
+use crate::guard::call;
 use crate::handle::Handle;
 
-/// The handle keeps M beside the schedule: that many values are written.
+/// A schedule with M, the number of values that a draw writes.
 type ScheduleHandle = Handle<(Schedule, usize)>;
 
-/// Reads the options.
+/// Reads the kind of schedule.
 ///
 /// # Safety
 /// `options` is valid, with the arrays it names.
@@ -56,7 +57,7 @@ pub unsafe extern "C" fn schedule_new(
     })
 }
 
-/// Draws with `draw` and writes the M values out.
+/// Draws with `draw` and writes the M values to `lambda`.
 ///
 /// # Safety
 /// `schedule` is NULL or alive; `lambda` is NULL or M values long.

@@ -3,29 +3,33 @@
 //! # Invariants
 //!
 //! - Exports one symbol, [`lambda_dpo_get_api`].
-//! - Every function of the table runs inside `guard::call`: no panic leaves it, outputs are written last and only on
+//! - Every function of the table runs inside `guard::call`: no panic leaves it, and outputs are written last and only on
 //!   success.
-//! - The plugin's only unsafe code stands here, and does nothing but translate: pointers to references, DLPack to
-//!   tensors, handles to values.
+//! - The plugin's only unsafe code is here, and it only translates: pointers to references, DLPack to tensors, handles to
+//!   values.
 
+mod failure;
 mod arguments;
-mod arrow;
-mod collate;
-mod convert;
-mod dataset;
+mod concepts;
 mod growth;
 mod guard;
 mod handle;
-mod lambda;
-mod loss;
 mod tensors;
+mod arrow;
+
+mod convert;
 mod tokenize;
+mod lambda;
+mod collate;
+mod dataset;
+mod loss;
 
 use std::mem::offset_of;
 
 use lambda_dpo_abi as abi;
 
-use guard::{Failure, call};
+use failure::Failure;
+use guard::call;
 
 /// The table of this build.
 static API: abi::Api = abi::Api {
@@ -71,7 +75,7 @@ static API: abi::Api = abi::Api {
     loss_context_free: loss::loss_context_free,
 };
 
-/// The one exported symbol; see [`abi::GetApi`].
+/// The only exported symbol; see [`abi::GetApi`].
 ///
 /// # Safety
 /// `api` is NULL or writable; `error` as in [`abi::Error`].

@@ -1,110 +1,93 @@
 //! Stages 6 and 7: log-probs and loss on borrowed tensors.
 
 use std::ffi::c_void;
-use std::mem::offset_of;
 use std::sync::{Mutex, PoisonError};
 
 use lambda_dpo_abi as abi;
-use lambda_dpo_abi::tensor::CurrentStream;
-use lambda_dpo_core::{DEFAULT_LOGITS_BUDGET_BYTES, LossContext, LossInputs, LossOptions, Objective, Reduction, Wants};
+use lambda_dpo_abi::tensor::{CurrentStream, Exported};
+use lambda_dpo_core::{DEFAULT_LOGITS_BUDGET_BYTES, LossContext, LossInputs, LossOptions, Wants};
 use tch::{Device, Tensor};
 
 use crate::arguments::{flag, reference_mut, write};
+use crate::concepts::concept;
+use crate::failure::{Failure, Outcome};
 use crate::growth::{self, Output};
-use crate::guard::{Failure, Outcome, call};
+use crate::guard::call;
 use crate::handle::Handle;
-use crate::tensors::{borrow, copied, export, export_option, raw_option};
+use crate::tensors::{borrow, copied, export, export_option, exported};
 
-/// The inputs of one call as tensors. The large ones are views that must not outlive it; the small ones are copies.
-struct Inputs {
-    hidden: Option<Tensor>,
-    lm_head: Option<Tensor>,
-    logits: Option<Tensor>,
-    sequence_log_probs: Option<Tensor>,
-    target_positions: Option<Tensor>,
-    target_ids: Option<Tensor>,
-    target_sequences: Option<Tensor>,
-    num_sequences: i64,
-    reference_log_probs: Option<Tensor>,
-    prompt_offsets: Option<Tensor>,
-    sequence_index: Option<Tensor>,
-    pi_target: Option<Tensor>,
-    target_mask: Option<Tensor>,
-    lambda: Option<Tensor>,
-    stream: *mut c_void,
-    /// Left last: what goes before it may queue work.
-    _current: Option<CurrentStream>,
+/// Declares [`Inputs`] from the names of its tensors, which are those of the ABI and of the core: first the large ones,
+/// which are views that must not outlive the call, then the small ones, which are copied.
+macro_rules! inputs {
+    ($($view:ident),+; $($copy:ident),+) => {
+        /// The inputs of one call as tensors.
+        struct Inputs {
+            $($view: Option<Tensor>,)+
+            $($copy: Option<Tensor>,)+
+            num_sequences: i64,
+            stream: *mut c_void,
+            /// Left last: dropping the fields before it may queue work.
+            _current: Option<CurrentStream>,
+        }
+
+        impl Inputs {
+            /// # Safety
+            /// `inputs` is NULL or valid, with its tensors, as long as the result lives.
+            unsafe fn read(inputs: *const abi::LossInputs) -> Outcome<Self> {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let inputs = growth::read(inputs, "inputs")?;
+                    let num_sequences = i64::try_from(inputs.num_sequences).map_err(|_| {
+                        Failure::argument(format!("`num_sequences` is {}, which is impossible", inputs.num_sequences))
+                    })?;
+                    let current = enter(&inputs)?;
+                    Ok(Self {
+                        $($view: borrow(inputs.$view, stringify!($view))?,)+
+                        $($copy: copied(inputs.$copy, stringify!($copy))?,)+
+                        num_sequences,
+                        stream: inputs.cuda_stream,
+                        _current: current,
+                    })
+                }
+            }
+
+            fn as_core(&self) -> LossInputs<'_> {
+                LossInputs {
+                    $($view: self.$view.as_ref(),)+
+                    $($copy: self.$copy.as_ref(),)+
+                    num_sequences: self.num_sequences,
+                }
+            }
+        }
+    };
 }
 
-impl Inputs {
-    /// # Safety
-    /// `inputs` is NULL or valid, with its tensors, as long as the result lives.
-    unsafe fn read(inputs: *const abi::LossInputs) -> Outcome<Self> {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let inputs = growth::read(inputs, "inputs")?;
-            let num_sequences = i64::try_from(inputs.num_sequences).map_err(|_| {
-                Failure::argument(format!("`num_sequences` is {}, which is impossible", inputs.num_sequences))
-            })?;
-            let hidden = borrow(inputs.hidden, "hidden")?;
-            let logits = borrow(inputs.logits, "logits")?;
-            let sequence_log_probs = borrow(inputs.sequence_log_probs, "sequence_log_probs")?;
-            let scored = hidden.as_ref().or(logits.as_ref()).or(sequence_log_probs.as_ref());
-            let current = enter(inputs.cuda_stream, scored)?;
-            Ok(Self {
-                hidden,
-                lm_head: borrow(inputs.lm_head, "lm_head")?,
-                logits,
-                sequence_log_probs: copied(inputs.sequence_log_probs, "sequence_log_probs")?,
-                target_positions: copied(inputs.target_positions, "target_positions")?,
-                target_ids: copied(inputs.target_ids, "target_ids")?,
-                target_sequences: copied(inputs.target_sequences, "target_sequences")?,
-                num_sequences,
-                reference_log_probs: copied(inputs.reference_log_probs, "reference_log_probs")?,
-                prompt_offsets: copied(inputs.prompt_offsets, "prompt_offsets")?,
-                sequence_index: copied(inputs.sequence_index, "sequence_index")?,
-                pi_target: copied(inputs.pi_target, "pi_target")?,
-                target_mask: copied(inputs.target_mask, "target_mask")?,
-                lambda: copied(inputs.lambda, "lambda")?,
-                stream: inputs.cuda_stream,
-                _current: current,
-            })
-        }
-    }
-
-    fn as_core(&self) -> LossInputs<'_> {
-        LossInputs {
-            hidden: self.hidden.as_ref(),
-            lm_head: self.lm_head.as_ref(),
-            logits: self.logits.as_ref(),
-            sequence_log_probs: self.sequence_log_probs.as_ref(),
-            target_positions: self.target_positions.as_ref(),
-            target_ids: self.target_ids.as_ref(),
-            target_sequences: self.target_sequences.as_ref(),
-            num_sequences: self.num_sequences,
-            reference_log_probs: self.reference_log_probs.as_ref(),
-            prompt_offsets: self.prompt_offsets.as_ref(),
-            sequence_index: self.sequence_index.as_ref(),
-            pi_target: self.pi_target.as_ref(),
-            target_mask: self.target_mask.as_ref(),
-            lambda: self.lambda.as_ref(),
-        }
-    }
+inputs! {
+    hidden, lm_head, logits;
+    sequence_log_probs, target_positions, target_ids, target_sequences, reference_log_probs, prompt_offsets,
+    sequence_index, pi_target, target_mask, lambda
 }
 
-/// Makes the caller's stream the current one, where there is one, before any work is queued.
+/// Makes the caller's stream the current one, if there is one, before any work is queued.
 ///
 /// # Safety
-/// `stream` is NULL or as [`abi::LossInputs::cuda_stream`] demands.
-unsafe fn enter(stream: *mut c_void, scored: Option<&Tensor>) -> Outcome<Option<CurrentStream>> {
-    let Some(scored) = scored.filter(|_| !stream.is_null()) else { return Ok(None) };
-    let Device::Cuda(device) = scored.device() else {
+/// `inputs` is valid, with its tensors and its stream.
+unsafe fn enter(inputs: &abi::LossInputs) -> Outcome<Option<CurrentStream>> {
+    if inputs.cuda_stream.is_null() {
+        return Ok(None);
+    }
+    let scored =
+        [(inputs.hidden, "hidden"), (inputs.logits, "logits"), (inputs.sequence_log_probs, "sequence_log_probs")];
+    let Some((raw, name)) = scored.into_iter().find(|(raw, _)| !raw.is_null()) else { return Ok(None) };
+    // SAFETY: the caller's promise.
+    let device = unsafe { borrow(raw, name) }?.map(|tensor| tensor.device());
+    let Some(Device::Cuda(device)) = device else {
         return Err(Failure::argument(
             "`cuda_stream` is set, but the tensors to score are not on a CUDA device: leave it NULL",
         ));
     };
     // SAFETY: the caller's promise.
-    let entered = unsafe { CurrentStream::enter(device, stream) };
+    let entered = unsafe { CurrentStream::enter(device, inputs.cuda_stream) };
     entered.map(Some).map_err(|problem| Failure::argument(format!("`cuda_stream`: {problem}")))
 }
 
@@ -117,16 +100,8 @@ const ALL_WANTS: u32 = abi::WANTS_HIDDEN | abi::WANTS_LM_HEAD | abi::WANTS_LOGIT
 unsafe fn loss_options(options: *const abi::LossOptions) -> Outcome<LossOptions> {
     // SAFETY: the caller's promise.
     let options = unsafe { growth::read(options, "options") }?;
-    let objective = match options.objective {
-        abi::OBJECTIVE_LISTWISE => Objective::Listwise,
-        abi::OBJECTIVE_SFT => Objective::Sft,
-        other => return Err(Failure::argument(format!("`objective` is {other}, expected 0 or 1"))),
-    };
-    let reduction = match options.reduction {
-        abi::REDUCTION_SUM => Reduction::Sum,
-        abi::REDUCTION_MEAN => Reduction::Mean,
-        other => return Err(Failure::argument(format!("`reduction` is {other}, expected 0 or 1"))),
-    };
+    let objective = concept(options.objective, "objective")?;
+    let reduction = concept(options.reduction, "reduction")?;
     if options.wants & !ALL_WANTS != 0 {
         return Err(Failure::argument(format!("`wants` is {:#x}, which has unknown bits", options.wants)));
     }
@@ -174,19 +149,19 @@ pub unsafe extern "C" fn log_probs(
         let token_out = reference_mut(token_log_probs, "token_log_probs")?;
         write(sequence_log_probs, sequence.as_raw(), "sequence_log_probs")?;
         sequence.into_raw();
-        *token_out = raw_option(token);
+        *token_out = token.map_or(std::ptr::null_mut(), Exported::into_raw);
         Ok(())
     })
 }
 
-/// What a forward leaves for its backward.
+/// State that a forward keeps for its backward.
 struct Kept {
     context: LossContext,
-    /// The address of its `cuda_stream`: memory that was used on a stream is given again in the order of that stream.
+    /// Address of its `cuda_stream`: memory that was used on a stream is reused in the order of that stream.
     stream: usize,
 }
 
-/// It lives in the handle until the one backward takes it.
+/// The backward takes the state out of the handle.
 type ContextHandle = Handle<Mutex<Option<Kept>>>;
 
 /// See [`abi::Api::loss_forward`].
@@ -206,34 +181,27 @@ pub unsafe extern "C" fn loss_forward(
             return Err(Failure::argument("argument `context` is NULL though `wants` asks for gradients"));
         }
         let (result, kept) = lambda_dpo_core::loss_forward(&inputs.as_core(), &options)?;
-        let loss = export(&result.loss)?;
-        let token_log_probs = export_option(result.token_log_probs.as_ref())?;
-        let sequence_log_probs = export(&result.sequence_log_probs)?;
-        let listwise = result.listwise.as_ref();
-        macro_rules! listwise {
-            ($($field:ident),*) => {
-                $(let $field = export_option(listwise.map(|listwise| &listwise.$field))?;)*
-                if !context.is_null() {
-                    match kept {
-                        Some(kept) => {
-                            let kept = Kept { context: kept, stream: inputs.stream.addr() };
-                            ContextHandle::give(Mutex::new(Some(kept)), context, "context")?;
-                        }
-                        None => write(context, std::ptr::null_mut(), "context")?,
-                    }
-                }
-                $(outputs.put_tensor(offset_of!(abi::LossOutputs, $field), $field);)*
-            };
+        let always = exported!(abi::LossOutputs, Some(&result) => loss, token_log_probs, sequence_log_probs);
+        let listwise = exported!(
+            abi::LossOutputs,
+            result.listwise.as_ref() => rewards, prompt_losses, dimension_losses, dimension_mask, accuracies,
+            dimension_accuracies, margins
+        );
+        match kept {
+            Some(kept) => {
+                let kept = Kept { context: kept, stream: inputs.stream.addr() };
+                ContextHandle::give(Mutex::new(Some(kept)), context, "context")?;
+            }
+            None if context.is_null() => {}
+            None => write(context, std::ptr::null_mut(), "context")?,
         }
-        listwise!(rewards, prompt_losses, dimension_losses, dimension_mask, accuracies, dimension_accuracies, margins);
-        outputs.put_tensor(offset_of!(abi::LossOutputs, loss), Some(loss));
-        outputs.put_tensor(offset_of!(abi::LossOutputs, token_log_probs), token_log_probs);
-        outputs.put_tensor(offset_of!(abi::LossOutputs, sequence_log_probs), Some(sequence_log_probs));
+        outputs.put_tensors(always);
+        outputs.put_tensors(listwise);
         Ok(())
     })
 }
 
-/// Takes what a forward has kept, for its one backward on the same stream.
+/// Takes the state of a forward out, for its backward on the same stream.
 fn take(kept: &Mutex<Option<Kept>>, stream: usize) -> Outcome<LossContext> {
     let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
     match kept.as_ref() {
@@ -242,7 +210,7 @@ fn take(kept: &Mutex<Option<Kept>>, stream: usize) -> Outcome<LossContext> {
             of_forward.stream
         ))),
         _ => kept.take().map(|kept| kept.context).ok_or_else(|| {
-            Failure::new(abi::STATUS_POISONED, "`context` has served its one backward; run the forward again")
+            Failure::new(abi::STATUS_POISONED, "`context` has served its backward; run the forward again")
         }),
     }
 }
@@ -261,14 +229,8 @@ pub unsafe extern "C" fn loss_backward(
         let inputs = Inputs::read(inputs)?;
         let taken = ContextHandle::with(context, "context", |context| take(context, inputs.stream.addr()))?;
         let result = taken.backward(&inputs.as_core(), grad_output)?;
-        let hidden = export_option(result.hidden.as_ref())?;
-        let lm_head = export_option(result.lm_head.as_ref())?;
-        let logits = export_option(result.logits.as_ref())?;
-        let sequence_log_probs = export_option(result.sequence_log_probs.as_ref())?;
-        gradients.put_tensor(offset_of!(abi::LossGradients, hidden), hidden);
-        gradients.put_tensor(offset_of!(abi::LossGradients, lm_head), lm_head);
-        gradients.put_tensor(offset_of!(abi::LossGradients, logits), logits);
-        gradients.put_tensor(offset_of!(abi::LossGradients, sequence_log_probs), sequence_log_probs);
+        let exported = exported!(abi::LossGradients, Some(&result) => hidden, lm_head, logits, sequence_log_probs);
+        gradients.put_tensors(exported);
         Ok(())
     })
 }

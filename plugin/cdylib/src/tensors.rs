@@ -1,11 +1,12 @@
-//! Tensors and bytes across the boundary.
+//! Tensors and bytes that cross the boundary.
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_abi::tensor::{self, Exported};
 use tch::Tensor;
 
 use crate::arguments;
-use crate::guard::{Failure, Outcome, release};
+use crate::failure::{Failure, Outcome};
+use crate::guard::release;
 
 /// Views a tensor that may be absent (NULL).
 ///
@@ -19,7 +20,7 @@ pub unsafe fn borrow(raw: abi::Tensor, name: &str) -> Outcome<Option<Tensor>> {
     unsafe { tensor::borrow(raw) }.map(Some).map_err(|problem| Failure::argument(format!("tensor `{name}`: {problem}")))
 }
 
-/// Copies a small tensor that may be absent, so that what is kept of it outlives the call.
+/// Copies a small tensor that may be absent, for use beyond the call.
 ///
 /// # Safety
 /// `raw` is NULL or valid for the call.
@@ -34,22 +35,59 @@ pub unsafe fn copied(raw: abi::Tensor, name: &str) -> Outcome<Option<Tensor>> {
     .transpose()
 }
 
-/// Gives a tensor away.
+/// Exports a tensor for the caller.
 pub fn export(tensor: &Tensor) -> Outcome<Exported> {
     tensor::export(tensor).map_err(|problem| Failure::new(abi::STATUS_TORCH, problem))
 }
 
-/// Gives an optional tensor away.
+/// Exports an optional tensor for the caller.
 pub fn export_option(tensor: Option<&Tensor>) -> Outcome<Option<Exported>> {
     tensor.map(export).transpose()
 }
 
-/// The pointer that C sees: NULL for none.
-pub fn raw_option(tensor: Option<Exported>) -> abi::Tensor {
-    tensor.map_or(std::ptr::null_mut(), Exported::into_raw)
+/// Writes a tensor to `out`.
+///
+/// # Safety
+/// `out` is NULL or writable.
+pub unsafe fn give_tensor(tensor: &Tensor, out: *mut abi::Tensor, name: &str) -> Outcome {
+    let exported = export(tensor)?;
+    // SAFETY: the caller's promise.
+    unsafe { arguments::write(out, exported.as_raw(), name) }?;
+    exported.into_raw();
+    Ok(())
 }
 
-/// Gives text away; None is NULL.
+/// A field of the core that holds a tensor, always or sometimes.
+pub trait Returned {
+    /// The tensor, if there is one.
+    fn tensor(&self) -> Option<&Tensor>;
+}
+
+impl Returned for Tensor {
+    fn tensor(&self) -> Option<&Tensor> {
+        Some(self)
+    }
+}
+
+impl Returned for Option<Tensor> {
+    fn tensor(&self) -> Option<&Tensor> {
+        self.as_ref()
+    }
+}
+
+/// Exports fields of a struct of the core, which may be absent, for the fields of the same names of an ABI struct, as
+/// [`Output::put_tensors`](crate::growth::Output::put_tensors) takes them.
+macro_rules! exported {
+    ($target:ty, $from:expr => $($field:ident),+ $(,)?) => {
+        [$((
+            std::mem::offset_of!($target, $field),
+            $crate::tensors::export_option($from.and_then(|from| $crate::tensors::Returned::tensor(&from.$field)))?,
+        )),+]
+    };
+}
+pub(crate) use exported;
+
+/// Writes text to `out`; None is NULL.
 ///
 /// # Safety
 /// `out` is NULL or writable.
@@ -68,7 +106,7 @@ pub unsafe fn give_text(text: Option<String>, out: *mut abi::Bytes, name: &str) 
     unsafe { arguments::write(out, bytes, name) }
 }
 
-/// Gives a value away as JSON.
+/// Writes a value to `out` as JSON.
 ///
 /// # Safety
 /// `out` is NULL or writable.
@@ -81,7 +119,7 @@ pub unsafe fn give_json(value: &impl serde::Serialize, out: *mut abi::Bytes, nam
 
 /// See [`abi::Api::bytes_free`].
 pub unsafe extern "C" fn bytes_free(bytes: *mut abi::Bytes) {
-    // SAFETY: NULL or bytes that `give_text` gave, not freed before.
+    // SAFETY: NULL or bytes from `give_text`, not freed before.
     release(|| unsafe {
         let Some(bytes) = bytes.as_mut() else { return };
         if !bytes.data.is_null() {

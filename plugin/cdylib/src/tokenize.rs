@@ -8,14 +8,15 @@ use lambda_dpo_core::{Message, Sample, TokenizeOptions, TokenizedSample, Tokeniz
 use tch::{Kind, Tensor};
 
 use crate::arguments::{flag, text, unused, write};
+use crate::failure::{Failure, Outcome};
 use crate::growth;
-use crate::guard::{Failure, Outcome, call};
+use crate::guard::call;
 use crate::handle::Handle;
-use crate::tensors::{borrow, export, give_json, give_text};
+use crate::tensors::{borrow, give_json, give_tensor, give_text};
 
-/// A tokenizer handle; datasets share what it holds.
+/// A tokenizer, which datasets share.
 pub type TokenizerHandle = Handle<Arc<Tokenizer>>;
-/// What one sample became: one part, or several for a conversation whose template rewrites history.
+/// The tokens of one sample: one part, or several for a conversation whose template rewrites history.
 pub type TokenizedHandle = Handle<Vec<TokenizedSample>>;
 
 /// Reads the options.
@@ -95,10 +96,7 @@ pub unsafe extern "C" fn tokenizer_encode(
     call(error, || unsafe {
         let input = text(input, "text")?;
         let encoded = TokenizerHandle::with(tokenizer, "tokenizer", |tokenizer| Ok(tokenizer.encode(input)?))?;
-        let exported = export(&Tensor::f_from_slice(&encoded)?)?;
-        write(ids, exported.as_raw(), "ids")?;
-        exported.into_raw();
-        Ok(())
+        give_tensor(&Tensor::f_from_slice(&encoded)?, ids, "ids")
     })
 }
 

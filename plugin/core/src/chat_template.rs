@@ -1,9 +1,9 @@
-//! Chat templates: conversations → the text that a model was trained on.
+//! Chat templates: conversation → text in the form that a model was trained on.
 //!
 //! Templates are Jinja2 in the environment that Transformers gives them (`trim_blocks`, `lstrip_blocks`, loop controls,
 //! `raise_exception`, its `tojson`, Python's string methods, `{% generation %}`), rendered by minijinja. One thing
-//! differs: `strftime_now` tells the same day always, so that a template that prints the date gives a run that is resumed
-//! tomorrow, or a reference cached yesterday, the same tokens.
+//! differs: `strftime_now` always returns the same day, so that a template that prints the date renders the same tokens
+//! for a run that is resumed tomorrow, and for a reference that was cached yesterday.
 
 mod json;
 mod strftime;
@@ -25,7 +25,7 @@ const NAME: &str = "chat_template";
 /// A compiled chat template with the special tokens that it may print.
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    /// Where the template came from, for messages.
+    /// Origin of the template, for messages.
     origin: String,
     special_tokens: BTreeMap<String, Value>,
 }
@@ -36,7 +36,7 @@ impl fmt::Debug for ChatTemplate {
     }
 }
 
-/// The message that a template gave to `raise_exception`.
+/// The message that a template passed to `raise_exception`.
 #[derive(Debug)]
 struct Raised(String);
 
@@ -56,7 +56,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     ///
-    /// A template that is not valid Jinja2, with the line.
+    /// Returns an error with the line if the template is not valid Jinja2.
     pub fn new(
         source: &str,
         origin: impl Into<String>,
@@ -72,11 +72,11 @@ impl ChatTemplate {
         Ok(Self { environment, origin, special_tokens })
     }
 
-    /// Renders a conversation, with the assistant's header at the end where `add_generation_prompt` is set.
+    /// Renders a conversation, with the assistant's header at the end if `add_generation_prompt` is set.
     ///
     /// # Errors
     ///
-    /// The problem as a clause: what the template raised, or where it failed.
+    /// Returns the problem as a clause: the message that the template raised, or the place where it failed.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> std::result::Result<String, String> {
         let special_tokens = Value::from_serialize(&self.special_tokens);
         let variables = context! {
@@ -94,8 +94,8 @@ impl ChatTemplate {
     }
 }
 
-/// What minijinja gives. It panics here and there, at an empty list that is sliced backwards for one (Qwen3's template does
-/// that to the messages).
+/// Calls minijinja, which panics in some cases, such as slicing an empty list backwards (Qwen3's template does that to
+/// the messages).
 fn of_engine<T>(
     body: impl FnOnce() -> std::result::Result<T, minijinja::Error>,
 ) -> std::result::Result<T, minijinja::Error> {
@@ -105,7 +105,7 @@ fn of_engine<T>(
     })
 }
 
-/// The environment of Transformers' `apply_chat_template`.
+/// Creates the environment of Transformers' `apply_chat_template`.
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_trim_blocks(true);
@@ -113,7 +113,7 @@ fn environment() -> Environment<'static> {
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(unknown_method_callback);
     environment.set_formatter(format_like_python);
-    // Python's answers where minijinja's own tests differ: None is not iterable, texts and mappings are sequences.
+    // Where minijinja's tests differ from Python's: None is not iterable, strings and mappings are sequences.
     environment.add_test("iterable", |value: &Value| {
         !matches!(value.kind(), ValueKind::None | ValueKind::Bool | ValueKind::Number)
     });
@@ -154,8 +154,8 @@ fn describe(error: &minijinja::Error) -> String {
     format!("{}{detail}{line}", error.kind())
 }
 
-/// `{% generation %} … {% endgeneration %}` marks what the model says and renders as its content: it becomes a block
-/// that minijinja knows and that renders the same.
+/// Replaces `{% generation %} … {% endgeneration %}`, which marks what the model says and renders as its content, by a
+/// block that minijinja knows and that renders the same.
 fn without_generation_tags(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;

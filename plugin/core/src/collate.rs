@@ -1,106 +1,45 @@
 //! Stage 4: [`TokenizedSample`]s and λ → [`Batch`].
 //!
 //! All layouts are lists of rows, rows are lists of segments, and a segment is a prompt followed by some of its
-//! responses. Only the list of rows differs from layout to layout; how a row is written does not.
+//! responses. Layouts differ only in the list of rows, not in how a row is written.
 
+mod batch;
+mod rows;
 mod text;
+mod targets;
 
-use ndarray::ArrayView1;
 use tch::Tensor;
 
-use self::text::{Segment, Text};
-use crate::{Error, Result, TokenizedSample};
+use self::rows::{offsets, rows, sequences};
+use self::targets::ListwiseTargets;
+use self::text::Text;
+use crate::tokenize::TokenizedSample;
+use crate::{Error, Result};
 
-/// The three layouts; all give the same loss and gradients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// M·N padded rows per prompt.
-    Expanded,
-    /// N padded rows per prompt.
-    Rows,
-    /// Prompt, then its responses, in one row.
-    Packed,
-}
-
-/// How samples become a batch; fields as in the ABI's `CollateOptions`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CollateOptions {
-    /// The layout.
-    pub layout: Layout,
-    /// Packed: prompts share a row up to this many tokens; None is one prompt a row.
-    ///
-    /// A prompt whose tokens alone are more keeps a row to itself.
-    pub max_tokens: Option<usize>,
-    /// Rows are padded to a multiple of this.
-    pub pad_to_multiple_of: usize,
-    /// Fills padding.
-    pub pad_token_id: i64,
-}
-
-/// Tensors on the CPU; fields, shapes and dtypes as in the ABI's `Batch`.
-#[derive(Debug)]
-pub struct Batch {
-    /// `[R, T]`
-    pub input_ids: Tensor,
-    /// `[R, T]`
-    pub attention_mask: Tensor,
-    /// `[R, T]`
-    pub position_ids: Tensor,
-    /// `[R, T]`
-    pub labels: Tensor,
-    /// `[R, T]`
-    pub prompt_ids: Tensor,
-    /// `[R, T]`
-    pub sequence_ids: Tensor,
-    /// `[K]`
-    pub target_positions: Tensor,
-    /// `[K]`
-    pub target_ids: Tensor,
-    /// `[K]`
-    pub target_sequences: Tensor,
-    /// `[S]`
-    pub sequence_num_tokens: Tensor,
-    /// `[S]`
-    pub sequence_prompts: Tensor,
-    /// `[S]`
-    pub sequence_responses: Tensor,
-    /// `[B + 1]`
-    pub prompt_offsets: Tensor,
-    /// `[M, C]`
-    pub sequence_index: Tensor,
-    /// `[M, C]` float32
-    pub pi_target: Tensor,
-    /// `[M, C]` bool
-    pub target_mask: Tensor,
-    /// `[B, M]` float32
-    pub lambda: Tensor,
-    /// `[B]`
-    pub record_indices: Tensor,
-    /// Prompts with a dimension of positive weight.
-    pub num_contributing: u64,
-}
+pub use batch::{Batch, CollateOptions, IGNORE_INDEX};
 
 /// Lays out samples as tensors and renormalises λ over the dimensions that count for each prompt.
 ///
 /// `lambda` is `[B, M]` row-major, as drawn; it is empty for conversations (M = 0). In the expanded layout a sample without
-/// dimensions has one row per response. Packed rows are filled first-fit, the longest prompt first; the prompts' slots in
-/// the batch keep the caller's order. The first token of a response to an empty prompt has nothing to predict it and is
-/// no target.
+/// dimensions has one row per response. Packed rows are filled first-fit, the longest prompt first; prompts keep the
+/// caller's order in the batch. The first token of a response to an empty prompt has no predictor and is not a target.
 ///
 /// # Shapes
 ///
-/// As in the ABI's `Batch`. Rows are padded on the right to the longest, rounded up to `pad_to_multiple_of`.
+/// As in the ABI's `Batch`. Rows are padded on the right to the length of the longest, rounded up to a multiple of
+/// `pad_to_multiple_of`.
 ///
 /// # Errors
 ///
-/// No samples; samples that differ in M or contradict themselves; a λ of the wrong length, negative or not finite.
+/// Returns an error if there are no samples, samples differ in M or are inconsistent, or λ has the wrong length or a
+/// number that is negative or not finite.
 pub fn collate(samples: &[&TokenizedSample], lambda: &[f64], options: &CollateOptions) -> Result<Batch> {
     let num_dimensions = check(samples, lambda, options)?;
     let sequences = sequences(samples, num_dimensions, options.layout);
     let rows = rows(samples, &sequences, options);
     let mut text = Text::new(samples, &rows, &sequences, options);
     let predicted = text.targets();
-    let targets = Targets::new(samples, lambda, num_dimensions, options.layout);
+    let targets = ListwiseTargets::new(samples, lambda, num_dimensions, options.layout);
     let (b, m, c) = (samples.len() as i64, num_dimensions as i64, targets.num_responses as i64);
 
     Ok(Batch {
@@ -130,7 +69,7 @@ pub fn collate(samples: &[&TokenizedSample], lambda: &[f64], options: &CollateOp
     })
 }
 
-/// Returns M.
+/// Checks the arguments and returns M.
 fn check(samples: &[&TokenizedSample], lambda: &[f64], options: &CollateOptions) -> Result<usize> {
     let Some(first) = samples.first() else {
         return invalid("a batch needs at least one sample, but none were given".into());
@@ -179,135 +118,6 @@ fn check(samples: &[&TokenizedSample], lambda: &[f64], options: &CollateOptions)
         ));
     }
     Ok(m)
-}
-
-/// A response as it stands in the batch.
-struct Sequence {
-    /// Its prompt's slot.
-    prompt: usize,
-    /// Its place among the responses of its sample.
-    response: usize,
-}
-
-/// The sequences in order: prompt, dimension (expanded only), response.
-fn sequences(samples: &[&TokenizedSample], num_dimensions: usize, layout: Layout) -> Vec<Sequence> {
-    let copies = copies(num_dimensions, layout);
-    let of_prompt = |prompt: usize, n: usize| {
-        (0..copies).flat_map(move |_| (0..n).map(move |response| Sequence { prompt, response }))
-    };
-    samples.iter().enumerate().flat_map(|(prompt, sample)| of_prompt(prompt, sample.responses.len())).collect()
-}
-
-/// How often each response stands in the batch.
-fn copies(num_dimensions: usize, layout: Layout) -> usize {
-    if layout == Layout::Expanded { num_dimensions.max(1) } else { 1 }
-}
-
-fn rows(samples: &[&TokenizedSample], sequences: &[Sequence], options: &CollateOptions) -> Vec<Vec<Segment>> {
-    if options.layout != Layout::Packed {
-        let segment = |(s, sequence): (usize, &Sequence)| {
-            vec![Segment { prompt: sequence.prompt, sequences: s..s + 1, first_response: sequence.response }]
-        };
-        return sequences.iter().enumerate().map(segment).collect();
-    }
-    let offsets = offsets(samples);
-    let segment =
-        |prompt: usize| Segment { prompt, sequences: offsets[prompt]..offsets[prompt + 1], first_response: 0 };
-    let lengths: Vec<usize> = samples.iter().map(|sample| num_tokens(sample)).collect();
-    pack(&lengths, options.max_tokens).into_iter().map(|row| row.into_iter().map(segment).collect()).collect()
-}
-
-/// First-fit decreasing: which prompts share a row. Rows, and prompts within a row, come in the caller's order.
-fn pack(lengths: &[usize], max_tokens: Option<usize>) -> Vec<Vec<usize>> {
-    let Some(max_tokens) = max_tokens else {
-        return (0..lengths.len()).map(|prompt| vec![prompt]).collect();
-    };
-    let mut by_length: Vec<usize> = (0..lengths.len()).collect();
-    by_length.sort_by_key(|prompt| std::cmp::Reverse(lengths[*prompt]));
-    let mut rows: Vec<(usize, Vec<usize>)> = Vec::new();
-    for prompt in by_length {
-        let length = lengths[prompt];
-        match rows.iter_mut().find(|(used, _)| used + length <= max_tokens) {
-            Some((used, row)) => {
-                *used += length;
-                row.push(prompt);
-            }
-            None => rows.push((length, vec![prompt])),
-        }
-    }
-    let mut rows: Vec<Vec<usize>> = rows.into_iter().map(|(_, row)| row).collect();
-    rows.iter_mut().for_each(|row| row.sort_unstable());
-    rows.sort_unstable();
-    rows
-}
-
-/// Tokens of a sample with its prompt once.
-fn num_tokens(sample: &TokenizedSample) -> usize {
-    sample.prompt.len() + sample.responses.iter().map(|response| response.ids.len()).sum::<usize>()
-}
-
-/// `[B + 1]` where each prompt's responses begin among all responses.
-fn offsets(samples: &[&TokenizedSample]) -> Vec<usize> {
-    let mut offsets = vec![0];
-    offsets.extend(samples.iter().scan(0, |end, sample| {
-        *end += sample.responses.len();
-        Some(*end)
-    }));
-    offsets
-}
-
-/// The fields of the listwise loss.
-struct Targets {
-    /// C.
-    num_responses: usize,
-    /// `[M, C]`
-    sequence_index: Vec<i64>,
-    /// `[M, C]`
-    pi_target: Vec<f32>,
-    /// `[M, C]`
-    mask: Vec<bool>,
-    /// `[B, M]`
-    lambda: Vec<f32>,
-    num_contributing: u64,
-}
-
-impl Targets {
-    fn new(samples: &[&TokenizedSample], lambda: &[f64], num_dimensions: usize, layout: Layout) -> Self {
-        let (m, offsets) = (num_dimensions, offsets(samples));
-        let num_responses = offsets[samples.len()];
-        let copies = copies(m, layout);
-        let mut targets = Self {
-            num_responses,
-            sequence_index: vec![0; m * num_responses],
-            pi_target: vec![0.0; m * num_responses],
-            mask: vec![false; m * num_responses],
-            lambda: Vec::with_capacity(lambda.len()),
-            num_contributing: 0,
-        };
-        for (b, sample) in samples.iter().enumerate() {
-            let rates_two = |p: ArrayView1<f32>| p.iter().filter(|p| p.is_finite()).count() >= 2;
-            let counts: Vec<bool> = sample.pi_target.rows().into_iter().map(rates_two).collect();
-            targets.add_lambda(&counts, &lambda[b * m..][..m]);
-            for (k, counts) in counts.into_iter().enumerate() {
-                for i in 0..sample.responses.len() {
-                    let (at, p) = (k * num_responses + offsets[b] + i, sample.pi_target[[k, i]]);
-                    let copy = if copies > 1 { k } else { 0 };
-                    targets.sequence_index[at] = (copies * offsets[b] + copy * sample.responses.len() + i) as i64;
-                    targets.mask[at] = counts && p.is_finite();
-                    targets.pi_target[at] = if targets.mask[at] { p } else { 0.0 };
-                }
-            }
-        }
-        targets
-    }
-
-    /// Appends λ': λ over the dimensions that count, scaled to sum to 1 again.
-    fn add_lambda(&mut self, counts: &[bool], lambda: &[f64]) {
-        let counting = lambda.iter().zip(counts).map(|(weight, counts)| if *counts { *weight } else { 0.0 });
-        let mass: f64 = counting.clone().sum();
-        self.num_contributing += u64::from(mass > 0.0);
-        self.lambda.extend(counting.map(|weight| if mass > 0.0 { (weight / mass) as f32 } else { 0.0 }));
-    }
 }
 
 fn list(values: impl Iterator<Item = i64>) -> Result<Tensor> {

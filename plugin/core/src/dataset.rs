@@ -1,19 +1,21 @@
-//! Stages 1 to 4 for a trainer that brings no loader: open, length, batch.
+//! Stages 1 to 4 for trainers without a loader: open, length, batch.
 //!
 //! | module | what |
 //! |---|---|
-//! | `key` | what tokens depend on, as one hash |
-//! | `store` | tokenised samples on disk |
+//! | `store` | tokenised samples in a file |
+//! | `key` | everything that the tokens depend on, as one hash |
+//! | `samples` | samples of the file → batches |
 //! | `prefetch` | batches collated ahead |
 //!
 //! # Invariants
 //!
-//! - Memory does not grow with the records, but for some 50 bytes for each sample.
-//! - What a cache holds is used where its whole key matches and its checksum holds, and made anew otherwise.
+//! - Memory does not grow with the records, except for some 50 bytes per sample.
+//! - A file of the cache is used if its whole key matches and its checksum is right, and replaced otherwise.
 
-mod key;
-mod prefetch;
 mod store;
+mod key;
+mod samples;
+mod prefetch;
 #[cfg(test)]
 mod tests;
 
@@ -22,20 +24,21 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use arrow_array::RecordBatchReader;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use self::prefetch::{Prefetcher, Request};
+use self::samples::Samples;
+use self::store::{Encoded, Found, Store, Writer};
 use crate::convert::SampleReader;
 use crate::record::{Place, check_files};
 use crate::{
     Batch, CollateOptions, ConvertOptions, Error, Report, Result, Sample, TokenizeOptions, TokenizedSample, Tokenizer,
-    collate,
 };
-use prefetch::{Prefetcher, Request};
-use store::{Encoded, Found, Store, Writer};
 
 pub use prefetch::PREFETCH_CAPACITY;
+pub use store::SampleInfo;
 
-/// The key of tokens that nobody looks up.
+/// Key of tokens that are not in a cache.
 const NO_KEY: blake3::Hash = blake3::Hash::from_bytes([0; blake3::OUT_LEN]);
 
 /// How a dataset is opened.
@@ -45,63 +48,29 @@ pub struct DatasetOptions {
     pub convert: ConvertOptions,
     /// Stage 3.
     pub tokenize: TokenizeOptions,
-    /// Where the tokens are kept.
+    /// Place of the tokens.
     pub tokens: TokenFolder,
 }
 
-/// Where tokens are kept.
+/// Place of the tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenFolder {
-    /// A file in this folder serves whoever opens the same records in the same way. The folder is made where it is
-    /// missing.
+    /// A file in this folder, which serves everyone who opens the same records with the same options. The folder is created
+    /// if missing.
     Cache(PathBuf),
-    /// A file without a name in this folder, gone with the dataset.
+    /// An unnamed file in this folder, gone with the dataset.
     Scratch(PathBuf),
 }
 
-/// What a caller needs to know of a sample to sort, pack and cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SampleInfo {
-    /// Position of the record in the concatenated inputs.
-    pub record_index: u64,
-    /// N.
-    pub num_responses: usize,
-    /// Tokens of the prompt (once) and of all responses.
-    pub num_tokens: usize,
-    /// BLAKE3, its first 128 bits, of the prompt's tokens and each response's, with its targets: all that log-probs are
-    /// a function of besides the model.
-    pub content_hash: [u8; 16],
-}
-
-/// What a dataset had from its cache.
+/// How a dataset used its cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CacheUse {
     /// The file.
     pub path: PathBuf,
-    /// The tokens were read from it; else they were written to it.
+    /// Whether the tokens were read from it; if not, they were written to it.
     pub was_read: bool,
-    /// Why a file that stood there could not be used.
+    /// Why an existing file could not be used.
     pub damage: Option<String>,
-}
-
-/// Samples on disk, and how they come into a batch.
-#[derive(Debug)]
-struct Samples {
-    store: Store,
-}
-
-impl Samples {
-    fn collate(&self, indices: &[usize], lambda: &[f64], options: &CollateOptions) -> Result<Batch> {
-        let samples = indices.iter().map(|&index| self.get(index)).collect::<Result<Vec<_>>>()?;
-        collate(&samples.iter().collect::<Vec<_>>(), lambda, options)
-    }
-
-    fn get(&self, index: usize) -> Result<TokenizedSample> {
-        self.store.read(index)?.ok_or_else(|| {
-            let len = self.store.len();
-            Error::InvalidArgument(format!("index {index} is out of range: the dataset has {len} samples"))
-        })
-    }
 }
 
 /// Tokenised records, ready to be batched, in the order of the inputs.
@@ -113,15 +82,16 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads, converts and tokenises record files, all in parallel, or takes what an earlier opening left in the cache.
+    /// Reads, converts and tokenises record files, all in parallel, or uses the tokens that an earlier opening left in the
+    /// cache.
     ///
-    /// `progress(done, total)` is told the records done now and then, with a total of 0 where it is not known, and stops
-    /// the work by returning `Break`.
+    /// `progress(done, total)` is called from time to time with the number of records done, and with a total of 0 if it is
+    /// not known; it stops the work by returning `Break`.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read or changes meanwhile, a record that does not parse, a chat template that refuses a
-    /// record (each named by file and line), a disk that is full, invalid options, or [`Error::Cancelled`].
+    /// Returns an error if a file cannot be read or changes meanwhile, a record does not parse or the chat template rejects
+    /// it (with file and line), the disk is full, or the options are invalid; and [`Error::Cancelled`].
     pub fn open(
         paths: &[PathBuf],
         tokenizer: &Tokenizer,
@@ -153,12 +123,12 @@ impl Dataset {
         Ok(Self::new(finish(writer, &key, &reader)?, cache))
     }
 
-    /// As [`open`](Self::open), of a stream of record batches, which are drawn on the calling thread.
+    /// Like [`open`](Self::open), from a stream of record batches, which are read on the calling thread.
     ///
     /// # Errors
     ///
-    /// As there, with records named by their index, and a folder for a cache: what a stream holds is known at its end,
-    /// when there is nothing left to save.
+    /// Like there, with records named by their index. Returns an error for a cache folder, too: a stream's contents are
+    /// known only at its end, when there is nothing left to save.
     pub fn open_stream(
         batches: Box<dyn RecordBatchReader + Send>,
         tokenizer: &Tokenizer,
@@ -183,52 +153,52 @@ impl Dataset {
         Self { samples: Arc::new(Samples { store }), cache, prefetcher: OnceLock::new() }
     }
 
-    /// How many samples there are.
+    /// Returns the number of samples.
     pub fn len(&self) -> usize {
         self.samples.store.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The dimensions of every sample, in order: `preference` for pairs, none for conversations.
+    /// Returns the dimensions of every sample, in order: `preference` for pairs, none for conversations.
     pub fn dimensions(&self) -> &[String] {
         self.samples.store.dimensions()
     }
 
-    /// What was read, left out and cut.
+    /// Returns the counts of what was read, left out and cut.
     pub fn report(&self) -> &Report {
         self.samples.store.report()
     }
 
-    /// What came from the cache; None where there is none.
+    /// Returns how the cache was used; None without a cache.
     pub fn cache(&self) -> Option<&CacheUse> {
         self.cache.as_ref()
     }
 
-    /// BLAKE3 of all samples in order, their targets included: tells other data from the same.
+    /// Returns BLAKE3 of all samples in order, targets included, which identifies the data.
     pub fn hash(&self) -> String {
         self.samples.store.samples_hash().to_string()
     }
 
-    /// What a caller needs to know of each sample to sort, pack and cache.
+    /// Returns what a caller needs to know of each sample for sorting, packing and caching.
     pub fn samples(&self) -> impl ExactSizeIterator<Item = SampleInfo> + '_ {
         self.samples.store.infos()
     }
 
-    /// One sample.
+    /// Reads one sample.
     ///
     /// # Errors
     ///
-    /// An index beyond the end, or a disk that fails.
+    /// Returns an error if the index is out of range or the disk fails.
     pub fn sample(&self, index: usize) -> Result<TokenizedSample> {
         self.samples.get(index)
     }
 
-    /// Collates the samples at `indices`, or gives what [`prefetch`](Self::prefetch) has collated of the same arguments:
-    /// the result is the same.
+    /// Collates the samples at `indices`, or returns the batch that [`prefetch`](Self::prefetch) has collated from the same
+    /// arguments: the result is the same.
     ///
     /// # Shapes
     ///
@@ -236,7 +206,7 @@ impl Dataset {
     ///
     /// # Errors
     ///
-    /// An index beyond the end, a disk that fails, and what [`collate()`] refuses.
+    /// Returns an error if an index is out of range or the disk fails, and those of [`collate()`](crate::collate()).
     pub fn batch(&self, indices: &[usize], lambda: &[f64], options: &CollateOptions) -> Result<Batch> {
         let collated = self.prefetcher.get().and_then(|prefetcher| {
             prefetcher.take(&Request { indices: indices.to_vec(), lambda: lambda.to_vec(), options: *options })
@@ -244,19 +214,19 @@ impl Dataset {
         collated.unwrap_or_else(|| self.samples.collate(indices, lambda, options))
     }
 
-    /// Asks for a batch to be collated on the dataset's own thread, for a [`batch`](Self::batch) of the same arguments
-    /// soon: in the order asked for, [`PREFETCH_CAPACITY`] of them at a time. Whatever is wrong with one is told when it
-    /// is taken. Dropping the dataset ends the thread.
+    /// Asks the dataset's own thread to collate a batch for a later [`batch`](Self::batch) with the same arguments. Batches
+    /// are collated in the order of the requests, and up to [`PREFETCH_CAPACITY`] are held. `batch` returns the errors.
+    /// Dropping the dataset ends the thread.
     ///
     /// # Errors
     ///
-    /// The operating system gives no thread.
+    /// Returns an error if the operating system cannot start the thread.
     pub fn prefetch(&self, indices: &[usize], lambda: &[f64], options: &CollateOptions) -> Result<()> {
         let prefetcher = match self.prefetcher.get() {
             Some(prefetcher) => prefetcher,
             None => {
                 let started = Prefetcher::start(Arc::clone(&self.samples))?;
-                // Of two callers that come first, one's thread ends at once.
+                // If two callers race, the thread of one of them ends at once.
                 self.prefetcher.get_or_init(|| started)
             }
         };
@@ -265,13 +235,13 @@ impl Dataset {
     }
 }
 
-/// Ends a file of tokens with what the reader has told of its records.
+/// Completes a file of tokens with the reader's counts and dimensions.
 fn finish(writer: Writer, key: &blake3::Hash, reader: &SampleReader) -> Result<Store> {
     let report = Report { num_samples: writer.len() as u64, ..reader.report().clone() };
     writer.finish(key, reader.dimensions(), report)
 }
 
-/// Stages 1 to 3 on all cores, in order: while a chunk is converted and tokenised, the next ones are read.
+/// Runs stages 1 to 3 on all cores, in order: while a chunk is converted and tokenised, the next ones are read.
 fn tokenize_into(
     writer: &mut Writer,
     reader: &mut SampleReader,

@@ -1,30 +1,30 @@
-//! One error type for the crate; every variant is a full sentence with what a person needs to fix it.
+//! The crate's error type. Every message is a full sentence with what a person needs to fix the problem.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-/// The crate's result.
+/// Result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What kind of failure an [`Error`] is, for callers that branch.
+/// Kind of an [`Error`], for callers that branch on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// An argument out of range, of a wrong shape or dtype.
+    /// An argument is out of range, or has a wrong shape or dtype.
     InvalidArgument,
-    /// A file missing, unreadable or not to be written; no thread to be had.
+    /// A file is missing, unreadable or cannot be written, or a thread cannot be started.
     Io,
-    /// A record, tokenizer or template that does not parse or lacks a field.
+    /// A record, tokenizer or template does not parse or lacks a field.
     InvalidData,
-    /// Something this version does not support.
+    /// This version does not support the request.
     Unsupported,
-    /// libtorch refused.
+    /// An error from libtorch.
     Torch,
     /// The caller's progress callback asked to stop.
     Cancelled,
 }
 
-/// What went wrong, where, and what to do.
+/// An error: what went wrong, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be opened or read.
@@ -32,45 +32,45 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// A file could not be written.
     #[error("{}: cannot be written: {source}; make room there, or choose another cache folder", path.display())]
     Write {
-        /// The file, or the folder it was to appear in.
+        /// The file, or the folder it was meant for.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The operating system gives no thread.
+    /// The operating system could not start a thread.
     #[error("a thread to {purpose} cannot be started: {source}; raise the limit on processes (ulimit -u)")]
     Thread {
-        /// What for.
+        /// What the thread is for.
         purpose: &'static str,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A record file's contents are wrong; `place` is "line 3" or "record 3".
+    /// The contents of a record file are invalid; `place` is "line 3" or "record 3".
     #[error("{}, {place}: {problem}", path.display())]
     InvalidRecord {
         /// The file.
         path: PathBuf,
-        /// Where in it.
+        /// The line or record.
         place: String,
-        /// What is wrong, with the field's name.
+        /// The problem, with the field's name.
         problem: String,
     },
-    /// Anything else that does not parse: a tokenizer, a template, a sample.
+    /// Other data does not parse: a tokenizer, a template, a sample.
     #[error("{0}")]
     InvalidData(String),
-    /// An argument out of range, of a wrong shape or dtype.
+    /// An argument is out of range, or has a wrong shape or dtype.
     #[error("{0}")]
     InvalidArgument(String),
-    /// Something this version does not support.
+    /// This version does not support the request.
     #[error("{0}")]
     Unsupported(String),
-    /// libtorch refused.
+    /// An error from libtorch.
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
     /// The caller's progress callback asked to stop.
@@ -78,7 +78,7 @@ pub enum Error {
     Cancelled,
 }
 
-/// Says what an I/O error is without the operating system's error number where the kind alone is clear.
+/// Describes an I/O error, without the operating system's error number if the kind says enough.
 fn io_problem(source: &std::io::Error) -> String {
     match source.kind() {
         std::io::ErrorKind::NotFound if source.get_ref().is_none() => "there is no such file".to_owned(),
@@ -90,12 +90,12 @@ fn io_problem(source: &std::io::Error) -> String {
 }
 
 impl Error {
-    /// An I/O error at `path`.
+    /// Creates an I/O error at `path`.
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io { path: path.to_owned(), source }
     }
 
-    /// The kind of this error.
+    /// Returns the kind of this error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { .. } | Self::Write { .. } | Self::Thread { .. } => ErrorKind::Io,
@@ -108,13 +108,13 @@ impl Error {
     }
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
-/// Runs a library on what anyone may have written: where it panics, what it said is an error of the contents.
+/// Runs a library on untrusted contents: a panic inside becomes an error with its message.
 pub(crate) fn contained<T>(body: impl FnOnce() -> T) -> std::result::Result<T, String> {
     catch_unwind(AssertUnwindSafe(body)).map_err(|panic| panic_text(&*panic).to_owned())
 }

@@ -1,7 +1,7 @@
 //! The λ schedules: pure functions from (seed, epoch, record index) or (seed, global step) to a point on the simplex.
 //!
-//! A draw has a generator of its own, keyed by everything it depends on, so λ does not depend on batch order, on the
-//! number of processes, or on where a run was interrupted; torch's generator is never touched.
+//! Each draw has its own random generator, keyed by everything the draw depends on. So λ does not depend on batch order, the
+//! number of processes, or where a run was interrupted, and torch's generator is never used.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -9,16 +9,16 @@ use rand_distr::{Distribution, Exp1, Gamma, Open01, StandardNormal};
 
 use crate::{Error, Result};
 
-/// How far weights given for λ may miss a sum of 1.
+/// How far given weights of λ may miss a sum of 1.
 const SUM_TOLERANCE: f64 = 1e-3;
-/// Above this α every draw is uniform to the last bit, and the gamma sampler would overflow.
+/// Above this α every draw is uniform to the last bit, and the gamma sampler overflows.
 const MAX_ALPHA: f64 = 1e100;
 
-/// Where λ comes from.
+/// A distribution of λ.
 ///
 /// # Equation
 ///
-/// METHOD, "λ schedules"; M is the number of dimensions.
+/// docs/method.md, "λ schedules"; M is the number of dimensions.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ScheduleKind {
     /// λ = u / Σ u with u ~ U(0, 1)^M (Appendix B).
@@ -39,28 +39,28 @@ pub enum ScheduleKind {
     },
     /// One-hot at dimension (record index + epoch) mod M, or step mod M.
     UnimodalCycle,
-    /// Always these weights.
+    /// A constant λ.
     Fixed {
         /// M weights that sum to 1.
         weights: Vec<f64>,
     },
-    /// One of these rows.
+    /// A row of a table, drawn by probability.
     Table {
-        /// (M weights that sum to 1, the row's sampling weight).
+        /// (M weights that sum to 1, sampling weight of the row).
         rows: Vec<(Vec<f64>, f64)>,
     },
 }
 
-/// How a [`Schedule`] is made.
+/// Options of a [`Schedule`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScheduleOptions {
-    /// Where λ comes from.
+    /// Distribution of λ.
     pub kind: ScheduleKind,
     /// M.
     pub num_dimensions: usize,
 }
 
-/// A checked λ schedule.
+/// A λ schedule whose options were checked.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     kind: ScheduleKind,
@@ -68,12 +68,12 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Checks the options; weights that sum to 1 within 1e-3 are renormalised.
+    /// Creates a schedule; weights that sum to 1 within 1e-3 are renormalised.
     ///
     /// # Errors
     ///
-    /// No dimension; α not above 0; a dimension out of range; weights that are negative, not finite, too many, too few,
-    /// or miss a sum of 1; sampling weights that are negative, not finite or all 0.
+    /// Returns an error if there are no dimensions; α is not above 0; a dimension is out of range; weights are negative, not
+    /// finite, too many, too few, or miss a sum of 1; or sampling weights are negative, not finite or all 0.
     pub fn new(options: ScheduleOptions) -> Result<Self> {
         let ScheduleOptions { mut kind, num_dimensions } = options;
         if num_dimensions == 0 {
@@ -93,7 +93,7 @@ impl Schedule {
         Ok(Self { kind, num_dimensions })
     }
 
-    /// M, the length of every draw.
+    /// Returns M, the length of every draw.
     pub fn num_dimensions(&self) -> usize {
         self.num_dimensions
     }
@@ -128,7 +128,7 @@ impl Schedule {
     }
 }
 
-/// A generator keyed by (domain, seed, a, b): equal keys give equal streams, others are independent.
+/// Creates a generator keyed by (domain, seed, a, b): equal keys give equal streams, different keys independent ones.
 fn generator(domain: &[u8; 8], seed: u64, a: u64, b: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(domain);
@@ -150,7 +150,7 @@ fn sample<D: Distribution<f64>>(distribution: &D, rng: &mut ChaCha8Rng, m: usize
 fn dirichlet(alpha: f64, rng: &mut ChaCha8Rng, m: usize) -> Vec<f64> {
     let exponentials: Vec<f64> = sample(&Exp1, rng, m);
     let smallest = exponentials.iter().copied().fold(f64::INFINITY, f64::min);
-    // `new` has checked that 0 < α ≤ MAX_ALPHA, which Gamma accepts; NaN would be seen by every caller otherwise.
+    // `new` has checked that 0 < α ≤ MAX_ALPHA, which Gamma accepts; if not, no caller would overlook NaN.
     let gammas = match Gamma::new(alpha + 1.0, 1.0) {
         Ok(gamma) => sample(&gamma, rng, m),
         Err(_) => vec![f64::NAN; m],
@@ -181,7 +181,7 @@ fn draw_row(rows: &[(Vec<f64>, f64)], rng: &mut ChaCha8Rng) -> Vec<f64> {
     let mut left = u * total;
     let mut chosen = &rows[0].0;
     for (weights, probability) in rows.iter().filter(|(_, probability)| *probability > 0.0) {
-        // The last row of positive probability stays chosen where rounding leaves a rest.
+        // The last row of positive probability stays chosen if rounding leaves a remainder.
         chosen = weights;
         left -= probability;
         if left < 0.0 {
@@ -217,7 +217,7 @@ fn check_table(rows: &mut [(Vec<f64>, f64)], num_dimensions: usize) -> Result<()
     invalid(format!("the probabilities of the λ table sum to {total}: give at least one row a probability above 0"))
 }
 
-/// Checks one λ given by a person and scales it to sum to exactly 1.
+/// Checks a given λ and scales it to sum to 1.
 fn normalize_weights(weights: &mut [f64], num_dimensions: usize, what: &str) -> Result<()> {
     if weights.len() != num_dimensions {
         return invalid(format!(
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_options_are_told() {
+    fn bad_options_are_errors() {
         let fixed = |weights: &[f64]| ScheduleKind::Fixed { weights: weights.to_vec() };
         assert_eq!(
             message(fixed(&[0.5, 0.7]), 2),
@@ -387,7 +387,7 @@ mod tests {
         let mut wrong = Vec::new();
         for (kind, expected) in pinned {
             let drawn = schedule(kind.clone(), 3).draw_instance(42, 1, 7);
-            // The last bits belong to the platform's log and exp.
+            // The last bits depend on the platform's log and exp.
             if drawn.iter().zip(&expected).any(|(a, b)| (a - b).abs() > 1e-14) {
                 wrong.push((kind, drawn));
             }

@@ -21,30 +21,24 @@
 //! - Deterministic: no function reads a clock, an environment variable or torch's random generator.
 #![forbid(unsafe_code)]
 
+pub mod error;
 pub mod record;
 pub mod convert;
+pub mod chat_template;
 pub mod tokenize;
+pub mod lambda;
 pub mod collate;
 pub mod log_probs;
 pub mod loss;
-
-pub mod chat_template;
 pub mod dataset;
-pub mod error;
-pub mod lambda;
 
-pub use collate::{Batch, CollateOptions, Layout, collate};
+pub use collate::{Batch, CollateOptions, IGNORE_INDEX, collate};
 pub use convert::{ConvertOptions, Converter, MissingRating, Report, Sample, SampleBatches, SampleReader};
 pub use dataset::{Dataset, DatasetOptions};
 pub use error::{Error, ErrorKind, Result};
 pub use lambda::{Schedule, ScheduleKind, ScheduleOptions};
-pub use log_probs::{DEFAULT_LOGITS_BUDGET_BYTES, log_probs};
-pub use loss::{
-    ListwiseOutputs, LossContext, LossGradients, LossInputs, LossOptions, LossOutputs, Objective, Reduction, Wants,
-    loss_forward,
-};
-pub use record::{Format, Message, Prompt, Record};
+pub use lambda_dpo_concepts::{Format, Layout, Objective, Reduction};
+pub use log_probs::{DEFAULT_LOGITS_BUDGET_BYTES, LogProbInputs, LogProbOptions, LossGradients, Wants, log_probs};
+pub use loss::{ListwiseOutputs, LossContext, LossInputs, LossOptions, LossOutputs, loss_forward};
+pub use record::{Message, Prompt, Record};
 pub use tokenize::{TokenizeOptions, TokenizedResponse, TokenizedSample, Tokenizer};
-
-/// The label of a token that is not a target.
-pub const IGNORE_INDEX: i64 = -100;

@@ -1,32 +1,32 @@
 //! Stage 6: hidden states and LM head → token and sequence log-probs, a chunk of target positions at a time.
 //!
-//! Only positions that predict a target go through the vocabulary projection, and logits never live for more than a
-//! chunk. The gradient needs one scalar per response (METHOD, "Loss and gradient"), so with a frozen LM head each chunk
-//! leaves its unscaled ∂/∂hidden behind and is never projected again; with a trained one its logits are kept where they
-//! fit the budget, and are computed again where they do not.
+//! Only positions that predict a target go through the vocabulary projection, and logits exist for one chunk at a time. The
+//! gradient needs one scalar per response (docs/method.md, "Loss and gradient"). So if the LM head is frozen, the forward
+//! keeps the unscaled ∂/∂hidden of each chunk, which is not projected again; if it is trained, logits are kept if all of
+//! them fit the budget, and recomputed otherwise.
 
+mod inputs;
 pub(crate) mod checks;
+mod targets;
 pub(crate) mod projection;
-pub(crate) mod targets;
 
 use tch::{Kind, Tensor};
 
 use self::checks::{check_floating, check_shape, invalid};
 use self::projection::{Kept, Pass, Projection};
 use self::targets::TargetPlan;
-use crate::{LossInputs, LossOptions, Reduction, Result, Wants};
+use crate::{Reduction, Result};
 
-/// Bytes of logits that may be alive at once, where a caller has no wish of its own.
-pub const DEFAULT_LOGITS_BUDGET_BYTES: usize = 256 << 20;
+pub use inputs::{DEFAULT_LOGITS_BUDGET_BYTES, LogProbInputs, LogProbOptions, LossGradients, Wants};
 
-/// Far more sequences than any batch has; a number of garbage beyond it must not become an allocation.
+/// Far more sequences than any batch has; bounds what a garbage value can allocate.
 const MAX_SEQUENCES: i64 = 1 << 24;
 
-/// Token log-probs and sequence log-probs s, without a loss and without anything kept for a backward.
+/// Computes token log-probs and sequence log-probs s, without a loss and without keeping anything for a backward.
 ///
 /// # Shapes
 ///
-/// Gives `[K]` token log-probs (None where sequence log-probs came in) and `[S]` sequence log-probs: sums, or means under
+/// Returns `[K]` token log-probs (None if sequence log-probs were given) and `[S]` sequence log-probs: sums, or means under
 /// the mean reduction, and 0 for a sequence without targets.
 ///
 /// # Numerics
@@ -35,34 +35,38 @@ const MAX_SEQUENCES: i64 = 1 << 24;
 ///
 /// # Errors
 ///
-/// Inputs that are missing, given twice, of a wrong shape or dtype, or an index out of range; libtorch's failures.
-pub fn log_probs(inputs: &LossInputs, options: &LossOptions) -> Result<(Option<Tensor>, Tensor)> {
+/// Returns an error if an input is missing, redundant, of a wrong shape or dtype, or has an index out of range; and errors
+/// from libtorch.
+pub fn log_probs<'a>(
+    inputs: impl Into<LogProbInputs<'a>>,
+    options: impl Into<LogProbOptions>,
+) -> Result<(Option<Tensor>, Tensor)> {
     let _no_grad = tch::no_grad_guard();
-    let forward = forward(inputs, options, Wants::default())?;
+    let forward = forward(&inputs.into(), &options.into(), Wants::default())?;
     Ok((forward.token_log_probs, forward.sequence_log_probs))
 }
 
-/// The log-probs of a batch, and what a backward through them needs.
+/// Log-probs of a batch, and the state for a backward through them.
 pub(crate) struct Forward {
-    /// `[K]` in the accumulation dtype; None where sequence log-probs came in.
+    /// `[K]` in the accumulation dtype; None if sequence log-probs were given.
     pub(crate) token_log_probs: Option<Tensor>,
     /// `[S]` in the accumulation dtype.
     pub(crate) sequence_log_probs: Tensor,
-    /// None where sequence log-probs came in.
+    /// None if sequence log-probs were given.
     pub(crate) projected: Option<Projected>,
 }
 
-/// What a backward through the vocabulary projection needs.
+/// State for a backward through the vocabulary projection.
 #[derive(Debug)]
 pub(crate) struct Projected {
     /// The targets.
     pub(crate) plan: TargetPlan,
-    /// What the forward left.
+    /// What the forward kept.
     pub(crate) kept: Kept,
 }
 
-/// Stage 6 for the loss; the caller has switched gradients off.
-pub(crate) fn forward(inputs: &LossInputs, options: &LossOptions, wants: Wants) -> Result<Forward> {
+/// Stage 6 for the loss. The caller has disabled autograd.
+pub(crate) fn forward(inputs: &LogProbInputs, options: &LogProbOptions, wants: Wants) -> Result<Forward> {
     if !(0..=MAX_SEQUENCES).contains(&inputs.num_sequences) {
         return invalid(format!(
             "num_sequences is {}, but it must be at least 0 and at most {MAX_SEQUENCES}",
@@ -71,10 +75,11 @@ pub(crate) fn forward(inputs: &LossInputs, options: &LossOptions, wants: Wants) 
     }
     match (Projection::new(inputs)?, inputs.sequence_log_probs) {
         (Some(_), Some(_)) => {
-            invalid("sequence_log_probs was given beside hidden states or logits: give the one or the other".into())
+            invalid("sequence_log_probs was given beside hidden states or logits: give one or the other".into())
         }
         (None, None) => invalid(
-            "there is nothing to take log-probs from: give hidden and lm_head, or logits, or sequence_log_probs".into(),
+            "there is nothing to compute log-probs from: give hidden and lm_head, or logits, or sequence_log_probs"
+                .into(),
         ),
         (None, Some(finished)) => {
             check_floating("sequence_log_probs", finished)?;
@@ -99,7 +104,7 @@ pub(crate) fn forward(inputs: &LossInputs, options: &LossOptions, wants: Wants) 
     }
 }
 
-/// `[S]` sums or means of `[K]` token log-probs.
+/// Reduces `[K]` token log-probs to `[S]` sums or means.
 fn reduce(token_log_probs: &Tensor, plan: &TargetPlan, reduction: Reduction) -> Result<Tensor> {
     let (device, kind) = (token_log_probs.device(), token_log_probs.kind());
     let mut sums = Tensor::f_zeros([plan.sequence_lengths.len() as i64], (Kind::Double, device))?;

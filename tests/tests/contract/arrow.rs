@@ -222,7 +222,7 @@ fn a_failing_producer_is_quoted() {
     }
     let (status, message) = next().unwrap_err();
     assert_eq!(status, abi::STATUS_INVALID_DATA);
-    assert!(message.starts_with("the stream cannot be read on from record 3: "), "{message}");
+    assert!(message.starts_with("the stream cannot be read from record 3 on: "), "{message}");
     assert!(message.contains("the disk is on fire"), "{message}");
     assert_eq!(next().unwrap(), None);
 }
@@ -265,7 +265,7 @@ mod broken {
             (stream(None, true), "`get_schema` is NULL"),
             (stream(Some(fail), true), "its producer failed with error code 5"),
             (stream(Some(fail), false), "its producer failed with error code 5"),
-            (stream(Some(nothing), true), "it breaks Arrow's C data interface"),
+            (stream(Some(nothing), true), "it violates Arrow's C data interface"),
         ]
     }
 }

@@ -14,7 +14,7 @@ fn refuses(function: &str, name: &str, freed: *mut u8, mut call: impl FnMut(*mut
         let (status, message) = told(|error| call(dead, error)).expect_err(function);
         assert_eq!(status, abi::STATUS_INVALID_ARGUMENT, "{function}: {message}");
         let expected =
-            format!("argument `{name}` is no handle of that kind that is alive: it was freed, or is of another");
+            format!("argument `{name}` is not a live handle of its type: it was freed, is of another");
         assert!(message.starts_with(&expected), "{function}: {message}");
     }
 }

@@ -214,7 +214,7 @@ fn a_stream_goes_with_tensors_on_its_device() {
             let loss = on_stream(cuda, stream(handle), stream(handle)).unwrap();
             assert!((loss - cpu).abs() < 1e-6);
         }
-        assert_eq!(message(on_stream(cuda, stream(3), none)), "`cuda_stream`: 0x3 is no CUDA stream");
+        assert_eq!(message(on_stream(cuda, stream(3), none)), "`cuda_stream`: 0x3 is not a CUDA stream");
         let other = "`cuda_stream` is 0x2, but it was 0x1 in the forward: give the backward the same";
         assert_eq!(message(on_stream(cuda, stream(1), stream(2))), other);
     }

@@ -341,7 +341,7 @@ pub fn a_context_serves_one_backward() {
         assert!((gradient.double_value(&[0]) - expected).abs() < 1e-6);
 
         let again = told(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e)).unwrap_err();
-        let sentence = "`context` has served its one backward; run the forward again";
+        let sentence = "`context` has served its backward; run the forward again";
         assert_eq!(again, (abi::STATUS_POISONED, sentence.to_owned()));
         assert!(gradients.sequence_log_probs.is_null());
         (api().loss_context_free)(context);
@@ -350,7 +350,7 @@ pub fn a_context_serves_one_backward() {
         let (status, message) = told(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e)).unwrap_err();
         assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
         assert!(
-            message.starts_with("argument `context` is no handle of that kind that is alive: it was freed"),
+            message.starts_with("argument `context` is not a live handle of its type: it was freed"),
             "{message}"
         );
     }

@@ -78,10 +78,7 @@ fn tokens_that_contradict_themselves_are_refused() {
         (tokens("[[3],[4]]", "[0]", "[[0.5,0.5]]"), "record 7: `response_indices` has 1 numbers for 2 responses"),
         (tokens("[[3],[-4]]", "[0,1]", "[[0.5,0.5]]"), "record 7: -4 is not a token id"),
         (tokens("[[3],[4]]", "[0,1]", "[[0.5]]"), "record 7: `pi_target[0]` has 1 numbers for 2 responses"),
-        (
-            tokens("[[3],[4]]", "[0,1]", "[[0.5,0.6]]"),
-            "record 7: `pi_target[0]` comes to 1.1: a distribution comes to 1",
-        ),
+        (tokens("[[3],[4]]", "[0,1]", "[[0.5,0.6]]"), "record 7: `pi_target[0]` sums to 1.1: a distribution sums to 1"),
     ] {
         let (status, message) = table::tokenized(&tokens).unwrap_err();
         assert_eq!(status, abi::STATUS_INVALID_DATA);

@@ -30,14 +30,14 @@ pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     String::from_utf8(bytes).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
-/// Python's layout.
+/// Python's layout of JSON.
 struct Style {
     item: String,
     key: String,
     indent: Option<usize>,
     ensure_ascii: bool,
     depth: usize,
-    /// Whether the innermost list or object has an item yet: empty ones stay on one line.
+    /// Whether the innermost list or object has an item already: empty ones stay on one line.
     filled: bool,
 }
 

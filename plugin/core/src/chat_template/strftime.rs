@@ -2,8 +2,8 @@
 
 use minijinja::{Error, ErrorKind};
 
-/// Formats the one day that templates are told: Friday, 26 July 2024, midnight (the day that Llama 3's template falls
-/// back to where it is not given one).
+/// Formats the only day that templates get: Friday, 26 July 2024, midnight (the day that Llama 3's template falls back to
+/// if it is given none).
 pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
     let mut text = String::with_capacity(format.len());
     let mut chars = format.chars();

@@ -1,26 +1,18 @@
 //! Rows of segments → the `[R, T]` fields of a batch and the targets of each sequence.
 
-use std::ops::Range;
-
 use tch::Tensor;
 
-use super::{CollateOptions, Sequence};
-use crate::{IGNORE_INDEX, Result, TokenizedResponse, TokenizedSample};
+use super::batch::{CollateOptions, IGNORE_INDEX};
+use super::rows::{Segment, Sequence};
+use crate::Result;
+use crate::tokenize::{TokenizedResponse, TokenizedSample};
 
-/// A prompt followed by sequences that answer it.
-pub(super) struct Segment {
-    pub(super) prompt: usize,
-    pub(super) sequences: Range<usize>,
-    /// Place of the first of them among the responses of the sample.
-    pub(super) first_response: usize,
-}
-
-/// Tokens that stand together in a row: a prompt, or a response.
+/// Consecutive tokens of a row: a prompt, or a response.
 struct Piece<'a> {
-    /// Where they begin among all R·T places.
+    /// Index of the first among all R·T places.
     start: usize,
     ids: &'a [i64],
-    /// Position of the first of them: behind the prompt, for every response alike.
+    /// Position id of the first: for every response, the one after the prompt.
     first_position: usize,
     prompt: usize,
     answer: Option<Answer<'a>>,
@@ -29,12 +21,12 @@ struct Piece<'a> {
 struct Answer<'a> {
     sequence: usize,
     response: &'a TokenizedResponse,
-    /// The place of the prompt's last token, which predicts the first token of every response; None without a prompt.
+    /// Place of the prompt's last token, which predicts the first token of every response; None without a prompt.
     predictor: Option<usize>,
 }
 
 impl Answer<'_> {
-    /// The targets of the response as (place among its tokens, place that predicts), `start` being its own.
+    /// Returns the targets of the response as (index among its tokens, place that predicts it); the response is at `start`.
     fn targets(&self, start: usize) -> impl Iterator<Item = (usize, usize)> {
         let is_target = |at: &usize| self.response.is_target.as_ref().is_none_or(|is_target| is_target[*at]);
         let predictor = move |at: usize| if at == 0 { self.predictor } else { Some(start + at - 1) };
@@ -47,19 +39,19 @@ pub(super) struct Text<'a> {
     pieces: Vec<Piece<'a>>,
     shape: [i64; 2],
     num_sequences: usize,
-    /// Written and made a tensor for one field after the other: memory that is new costs more than writing to it.
+    /// Written and copied to a tensor for each field in turn: new memory costs more than writing to it.
     buffer: Vec<i64>,
 }
 
-/// The targets, one sequence after the other.
-pub(super) struct Targets {
-    /// `[K]` places that predict.
+/// The target tokens, one sequence after the other.
+pub(super) struct TargetTokens {
+    /// `[K]` places that predict them.
     pub(super) positions: Vec<i64>,
-    /// `[K]` tokens to predict.
+    /// `[K]` token ids.
     pub(super) ids: Vec<i64>,
-    /// `[K]` whose they are.
+    /// `[K]` index of the sequence of each.
     pub(super) sequences: Vec<i64>,
-    /// `[S]` how many each sequence has.
+    /// `[S]` number of targets of each sequence.
     pub(super) num_tokens: Vec<i64>,
 }
 
@@ -76,7 +68,7 @@ impl<'a> Text<'a> {
             sample.prompt.len() + responses.iter().map(|response| response.ids.len()).sum::<usize>()
         };
         let longest = rows.iter().map(|row| row.iter().map(length).sum::<usize>()).max().unwrap_or(0);
-        // A batch without a token is one block of padding: models refuse rows of no length.
+        // A batch without tokens is one block of padding: models reject empty rows.
         let width = longest.max(1).next_multiple_of(options.pad_to_multiple_of);
         let mut text = Self {
             pieces: Vec::new(),
@@ -93,7 +85,7 @@ impl<'a> Text<'a> {
         text
     }
 
-    /// Returns where the next segment begins.
+    /// Adds a segment at `start` and returns the place after it.
     fn add(&mut self, start: usize, segment: &Segment, sample: &'a TokenizedSample) -> usize {
         let prompt = segment.prompt;
         self.pieces.push(Piece { start, ids: &sample.prompt, first_position: 0, prompt, answer: None });
@@ -112,7 +104,7 @@ impl<'a> Text<'a> {
         at
     }
 
-    /// A field `[R, T]`: `write` fills the places of each piece, `padding` all others.
+    /// Returns a field `[R, T]`: `write` fills the places of each piece, `padding` all others.
     fn field(&mut self, padding: i64, write: impl Fn(&mut [i64], &Piece)) -> Result<Tensor> {
         self.buffer.fill(padding);
         for piece in &self.pieces {
@@ -155,13 +147,13 @@ impl<'a> Text<'a> {
         })
     }
 
-    pub(super) fn targets(&self) -> Targets {
+    pub(super) fn targets(&self) -> TargetTokens {
         let mut answers: Vec<(&Answer, &Piece)> =
             self.pieces.iter().filter_map(|piece| Some((piece.answer.as_ref()?, piece))).collect();
-        // A packed row may hold a later prompt before an earlier one.
+        // A packed row may contain a later prompt before an earlier one.
         answers.sort_unstable_by_key(|(answer, _)| answer.sequence);
         let capacity = answers.iter().map(|(_, piece)| piece.ids.len()).sum();
-        let mut targets = Targets {
+        let mut targets = TargetTokens {
             positions: Vec::with_capacity(capacity),
             ids: Vec::with_capacity(capacity),
             sequences: Vec::with_capacity(capacity),

@@ -1,6 +1,6 @@
-//! Records out of Arrow record batches, samples into them: stages 1 and 2 in bulk.
+//! Records from Arrow record batches, and samples as Arrow record batches: stages 1 and 2 in bulk.
 //!
-//! Batches are drawn as they are needed, so a table of any length takes the memory of one of its batches.
+//! Batches are read on demand, so a table of any length takes the memory of one batch.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use arrow_json::ReaderBuilder;
 use arrow_schema::{ArrowError, DataType, Field, Fields, Schema, SchemaRef};
 use serde::{Serialize, Serializer};
 
-use super::Sample;
-use crate::record::{self, rows_to_json};
+use super::sample::Sample;
+use crate::record::{self, Prompt, rows_to_json};
 use crate::{Error, Result};
 
-/// Rows that are written as JSON at once, and samples of a batch that is given.
+/// Number of rows that are converted to JSON at a time, and of samples in an outgoing batch.
 const BATCH_ROWS: usize = 256;
 
-/// The rows of a stream of record batches as chunks of JSON, each drawn on the thread that asks for it.
+/// The rows of a stream of record batches as chunks of JSON, each read on the thread that asks for it.
 pub(super) struct StreamChunks {
     batches: Box<dyn RecordBatchReader + Send>,
-    /// What is left of the batch being read.
+    /// Rest of the current batch.
     batch: Option<RecordBatch>,
     next_index: u64,
     max_rows: u64,
@@ -37,7 +37,7 @@ impl fmt::Debug for StreamChunks {
 }
 
 impl StreamChunks {
-    /// Takes a stream, of which at most `max_rows` rows are read.
+    /// Reads at most `max_rows` rows of a stream.
     pub(super) fn new(batches: Box<dyn RecordBatchReader + Send>, max_rows: Option<u64>) -> Self {
         Self { batches, batch: None, next_index: 0, max_rows: max_rows.unwrap_or(u64::MAX) }
     }
@@ -65,7 +65,7 @@ impl StreamChunks {
     }
 
     fn unreadable(&self, problem: &str) -> Error {
-        Error::InvalidData(format!("the stream cannot be read on from record {}: {problem}", self.next_index))
+        Error::InvalidData(format!("the stream cannot be read from record {} on: {problem}", self.next_index))
     }
 }
 
@@ -77,7 +77,8 @@ impl Iterator for StreamChunks {
     }
 }
 
-/// The names of the dimensions that a schema gives, sorted; None where there are no completions to name them (the first record tells of it).
+/// Returns the names of the dimensions in a schema, sorted; None if it has no annotated completions, which reading the
+/// first record will report.
 pub(super) fn dimensions_of(schema: &Schema) -> Result<Option<Vec<String>>> {
     let items = |field: &Field| match field.data_type() {
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => Some(Arc::clone(item)),
@@ -99,34 +100,34 @@ pub(super) fn dimensions_of(schema: &Schema) -> Result<Option<Vec<String>>> {
             Ok(Some(names))
         }
         other => Err(Error::InvalidArgument(format!(
-            "`dimensions` must be named: in this stream `completions[].annotations` is of type {other}, so that the \
-             dimensions are known at its end only"
+            "`dimensions` must be named: in this stream `completions[].annotations` is of type {other}, so the \
+             dimensions are known only at its end"
         ))),
     }
 }
 
-/// Samples as record batches of up to 256. The iterator ends after its first error.
+/// Samples as record batches of up to 256 rows. The iterator ends after its first error.
 ///
 /// # Schema
 ///
 /// The fields of a sample's JSON: `prompt` (list of {role, content}; a text is one user turn), `responses`, `dimensions`
-/// (lists of text), `ratings`, `pi_target` (`[M][N]` lists of float64, null where missing and where masked), `record`.
+/// (lists of text), `ratings`, `pi_target` (`[M][N]` lists of float64, null if missing or masked), `record`.
 #[derive(Debug)]
 pub struct SampleBatches<I> {
     samples: I,
     schema: SchemaRef,
-    /// What comes after the samples that were read before it.
+    /// Error to return after the samples that were read before it.
     failed: Option<Error>,
     ended: bool,
 }
 
 impl<I: Iterator<Item = Result<Sample>>> SampleBatches<I> {
-    /// Takes the samples that are to be given.
+    /// Wraps an iterator of samples.
     pub fn new(samples: I) -> Self {
         Self { samples, schema: Arc::new(sample_schema()), failed: None, ended: false }
     }
 
-    /// The schema of every batch.
+    /// Returns the schema of every batch.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
@@ -171,12 +172,12 @@ impl<I: Iterator<Item = Result<Sample>>> Iterator for SampleBatches<I> {
     }
 }
 
-/// A sample as a row of the schema, whose prompts are all of one type.
+/// A sample as a row of the schema, in which every prompt is a list of messages.
 struct Row<'a>(&'a Sample);
 
 impl Serialize for Row<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let prompt = crate::Prompt::Messages(self.0.prompt.to_messages());
+        let prompt = Prompt::Messages(self.0.prompt.to_messages());
         self.0.written(&prompt).serialize(serializer)
     }
 }

@@ -1,4 +1,4 @@
-//! The names of the dimensions that files use: a first pass that reads nothing else.
+//! Names of the dimensions that files use: a first pass that reads nothing else.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,13 +9,13 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::record::{Body, Row, RowChunks};
-use crate::{Format, Record, Result};
+use crate::record::{Body, Record, Row, RowChunks};
+use crate::{Format, Result};
 
-/// Rows that a thread looks through at a time.
+/// Number of rows that a thread scans at a time.
 const GROUP_ROWS: usize = 16;
 
-/// What a first pass over the inputs found.
+/// Result of a first pass over the inputs.
 pub(super) struct Found {
     /// Names, sorted.
     pub(super) dimensions: Vec<String>,
@@ -24,7 +24,7 @@ pub(super) struct Found {
 
 /// Collects the names of at most `max_records` records whose source is not excluded.
 ///
-/// A row that does not parse ends the pass: the second one meets it too and tells what is wrong.
+/// A row that does not parse ends the pass: the second pass will report it.
 pub(super) fn find(paths: &[PathBuf], max_records: Option<u64>, exclude_sources: &[String]) -> Result<Found> {
     let mut found = BTreeSet::new();
     let mut num_records = 0;
@@ -43,7 +43,7 @@ pub(super) fn find(paths: &[PathBuf], max_records: Option<u64>, exclude_sources:
     Ok(Found { dimensions: found.into_iter().collect(), num_records })
 }
 
-/// What some rows use, up to the first that does not parse.
+/// Names in some rows, up to the first row that does not parse.
 #[derive(Default)]
 struct Group {
     names: BTreeSet<String>,
@@ -66,14 +66,14 @@ impl Group {
     }
 }
 
-/// The source and the names of one record, read without keeping its texts; None where it is no record.
+/// Returns the source of one record and the names it uses, without keeping its texts; None if it is not a record.
 fn names_of(json: &str) -> Option<(Option<String>, Vec<String>)> {
     if let Ok(projection) = serde_json::from_str::<Projection>(json) {
         let source = projection.source.or_else(|| projection.metadata?.get("source").cloned());
         let names = projection.completions.into_iter().flat_map(|completion| completion.annotations.0);
         return Some((source.and_then(|source| source.as_str().map(str::to_owned)), names.collect()));
     }
-    // What the projection is too strict for (a key given twice) may still be a record.
+    // The projection is stricter than the parser: it fails on duplicate keys.
     let record = Record::parse(json, Format::UltraFeedback, 0).ok()?;
     let Body::Rated(completions) = record.body else { return None };
     Some((record.source, completions.into_iter().flat_map(|completion| completion.ratings.into_keys()).collect()))
@@ -93,7 +93,7 @@ struct Completion {
     annotations: Names,
 }
 
-/// The keys of an object of annotations, or the `Type`s of the older list.
+/// Keys of an object of annotations, or the `Type`s of the older list.
 #[derive(Default)]
 struct Names(Vec<String>);
 

@@ -1,4 +1,4 @@
-//! Stages 1 and 2 as one stream: read ahead, converted in parallel, given in order.
+//! Stages 1 and 2 as one stream: read ahead, converted in parallel, returned in order.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -7,14 +7,18 @@ use arrow_array::RecordBatchReader;
 use rayon::prelude::*;
 
 use super::arrow::{StreamChunks, dimensions_of};
-use super::{ConvertOptions, Converter, PREFERENCE, Report, Sample, dimensions};
+use super::converter::{Converter, PREFERENCE};
+use super::dimensions;
+use super::options::ConvertOptions;
+use super::report::Report;
+use super::sample::Sample;
 use crate::record::{Place, Row, RowChunks};
 use crate::{Error, Format, Result};
 
-/// Records that a thread converts at a time: few enough to share a chunk, many enough to be worth it.
+/// Number of records that a thread converts at a time: few enough to share a chunk, many enough to pay for the dispatch.
 const GROUP_ROWS: usize = 16;
 
-/// Where rows come from, by chunks.
+/// Source of the rows, in chunks.
 #[derive(Debug)]
 enum Chunks {
     Files(RowChunks),
@@ -39,13 +43,13 @@ pub struct SampleReader {
     converter: Converter,
     dimensions: Vec<String>,
     num_records: Option<u64>,
-    /// Samples of the last chunk that were not given yet, and what comes after them.
+    /// Samples of the last chunk that were not returned yet, and the error after them.
     ready: VecDeque<Sample>,
     failed: Option<Error>,
     ended: bool,
 }
 
-/// What became of a chunk of records, in order, up to its first error.
+/// Results of a chunk of records, in order, up to its first error.
 #[derive(Debug)]
 pub(crate) struct Chunk<T> {
     pub(crate) items: Vec<T>,
@@ -53,11 +57,11 @@ pub(crate) struct Chunk<T> {
 }
 
 impl SampleReader {
-    /// Opens record files. Where the options name no dimensions, a first pass over the files collects their names.
+    /// Opens record files. If the options name no dimensions, a first pass over the files collects their names.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read, or invalid options.
+    /// Returns an error if a file cannot be read or the options are invalid.
     pub fn open(paths: &[PathBuf], mut options: ConvertOptions) -> Result<Self> {
         options.validate()?;
         let mut num_records = None;
@@ -70,14 +74,15 @@ impl SampleReader {
         Self::new(Chunks::Files(rows), options, num_records)
     }
 
-    /// Takes a stream whose rows are records: nested structs and lists, as Parquet files and `datasets` hold them. Its
-    /// batches are drawn as they are needed, on the thread that asks for samples.
+    /// Reads a stream whose rows are records: nested structs and lists, as in Parquet files and `datasets`. Its batches are
+    /// read on demand, on the thread that asks for samples.
     ///
-    /// Where the options name no dimensions, the fields of the schema's annotations are the dimensions, sorted.
+    /// If the options name no dimensions, the fields of the schema's annotations are the dimensions, sorted.
     ///
     /// # Errors
     ///
-    /// Invalid options, or none that name the dimensions where the schema does not (annotations that are a list or a map).
+    /// Returns an error if the options are invalid, or if neither they nor the schema name the dimensions (because
+    /// annotations are a list or a map).
     pub fn from_stream(batches: Box<dyn RecordBatchReader + Send>, mut options: ConvertOptions) -> Result<Self> {
         options.validate()?;
         if options.uses_dimensions() && options.dimensions.is_none() {
@@ -88,7 +93,7 @@ impl SampleReader {
     }
 
     fn new(rows: Chunks, mut options: ConvertOptions, num_records: Option<u64>) -> Result<Self> {
-        // Without a single name the converter falls back to each record's own, of which there are none.
+        // An empty list would be invalid; without names the converter uses each record's own, and there are none.
         options.dimensions = options.dimensions.filter(|names| !names.is_empty());
         let dimensions = match options.format {
             Format::Chat => Vec::new(),
@@ -99,22 +104,22 @@ impl SampleReader {
         Ok(Self { rows, converter, dimensions, num_records, ready: VecDeque::new(), failed: None, ended: false })
     }
 
-    /// The dimensions of every sample, in order.
+    /// Returns the dimensions of every sample, in order.
     pub fn dimensions(&self) -> &[String] {
         &self.dimensions
     }
 
-    /// How many records there are, where a first pass has counted them.
+    /// Returns the number of records, if a first pass has counted them.
     pub fn num_records(&self) -> Option<u64> {
         self.num_records
     }
 
-    /// The counts of the records converted so far, which may be some hundreds ahead of the samples given.
+    /// Returns the counts of the records converted so far, which may be a few hundred ahead of the samples returned.
     pub fn report(&self) -> &Report {
         self.converter.report()
     }
 
-    /// Converts the next chunk of records and gives what `then` makes of each sample, all in parallel; None at the end.
+    /// Converts the next chunk of records and applies `then` to each sample, all in parallel. Returns None at the end.
     pub(crate) fn next_chunk<T, F>(&mut self, then: F) -> Option<Chunk<T>>
     where
         T: Send,
@@ -128,7 +133,7 @@ impl SampleReader {
             Some(Err(error)) => Chunk { items: Vec::new(), error: Some(error) },
             None => {
                 self.ended = true;
-                // Dimensions that the options name must have occurred.
+                // Each dimension that the options name must have occurred.
                 Chunk { items: Vec::new(), error: Some(self.converter.check_dimensions().err()?) }
             }
         };
@@ -162,7 +167,7 @@ impl SampleReader {
         chunk
     }
 
-    /// Gives the next sample.
+    /// Returns the next sample.
     fn try_next(&mut self) -> Result<Option<Sample>> {
         loop {
             if let Some(sample) = self.ready.pop_front() {
@@ -179,7 +184,7 @@ impl SampleReader {
 }
 
 impl Converter {
-    /// Converts rows one after the other, up to the first error.
+    /// Converts rows one by one, up to the first error.
     fn convert_group<T, F>(&mut self, rows: &[Row], then: &F) -> Chunk<T>
     where
         F: Fn(&Place, Sample, &mut Report) -> Result<T>,

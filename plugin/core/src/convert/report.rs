@@ -1,32 +1,32 @@
-//! What was read, left out and found missing.
+//! Counts of records read and left out, and of missing ratings.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a record, or a part of it, gave no sample.
+/// Reason why a record, or a part of it, gave no sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Skipped {
-    /// Its source is one of those to leave out.
+    /// Its source is excluded.
     ExcludedSource,
-    /// It has one response or none, or truncation left no more.
+    /// It has fewer than two responses, possibly after truncation.
     FewerThanTwoResponses,
     /// No dimension rates two of its responses.
     NoRatedDimension,
     /// Its best and worst responses have the same mean rating.
     BestAndWorstTie,
-    /// A conversation in which the model says nothing.
+    /// It is a conversation without an assistant turn.
     NoAssistantTurn,
-    /// A conversation whose answers all lie beyond the cutoff.
+    /// It is a conversation whose assistant turns all lie beyond the cutoff.
     NoTargetLeft,
-    /// The chat template renders its prompt to no token, so that nothing predicts the first one of a response.
+    /// The chat template renders its prompt to no token at all, so nothing predicts the first token of a response.
     EmptyPrompt,
 }
 
 impl Skipped {
-    /// The reason's name in a report.
+    /// Returns the reason's name in a report.
     pub fn name(self) -> &'static str {
         match self {
             Self::ExcludedSource => "excluded_source",
@@ -43,26 +43,26 @@ impl Skipped {
 /// Missing ratings of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingRatings {
-    /// How many.
+    /// Number of missing ratings.
     pub count: u64,
     /// Index of the first record that has one.
     pub first_record: u64,
 }
 
-/// Counts of reading, conversion and (in a dataset) tokenisation.
+/// Counts from reading, conversion and (in a dataset) tokenisation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Records read.
+    /// Number of records read.
     pub num_records: u64,
-    /// Samples given; a conversation may give several (see [`Tokenizer::tokenize`](crate::Tokenizer::tokenize)).
+    /// Number of samples; a conversation may give several (see [`Tokenizer::tokenize`](crate::Tokenizer::tokenize)).
     pub num_samples: u64,
-    /// What was left out, by reason.
+    /// Number of samples left out, by reason.
     pub skipped: BTreeMap<Cow<'static, str>, u64>,
     /// Missing ratings, by kind (see [`Rating::Missing`](crate::record::Rating::Missing)).
     pub missing_ratings: BTreeMap<Cow<'static, str>, MissingRatings>,
-    /// Samples that the cutoff shortened.
+    /// Number of samples that the cutoff shortened.
     pub num_truncated: u64,
-    /// Responses dropped because no token of theirs was left.
+    /// Number of responses dropped because the cutoff left none of their tokens.
     pub num_dropped_responses: u64,
 }
 

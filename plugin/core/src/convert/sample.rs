@@ -1,4 +1,4 @@
-//! A sample as JSON: what `convert` writes and what the finer calls of the ABI exchange.
+//! A sample and its JSON, which `convert` writes and the ABI's calls for single records exchange.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::record::Prompt;
 use crate::{Error, Result};
 
-/// Rows of a target that a caller brings must come to 1 within this.
+/// How far each row of a caller's target distributions may miss a sum of 1.
 const PI_TOLERANCE: f64 = 1e-3;
 
 /// A prompt with its responses and, per dimension, the target distribution over them.
@@ -19,10 +19,10 @@ const PI_TOLERANCE: f64 = 1e-3;
 ///
 /// # Shapes
 ///
-/// `ratings` and `pi_target` are `[M, N]`; NaN (`null` in JSON) where a rating is missing and where a target is masked.
+/// `ratings` and `pi_target` are `[M, N]`; NaN (`null` in JSON) if a rating is missing or a target masked.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// Position of the record in the concatenated inputs.
+    /// Index of the record in the concatenated inputs.
     pub record_index: u64,
     /// The prompt.
     pub prompt: Prompt,
@@ -37,26 +37,26 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The sample as one line of JSON. Numbers are written so that they read back to the last bit.
+    /// Returns the sample as one line of JSON. Numbers read back to the last bit.
     ///
     /// # Errors
     ///
-    /// None in practice: every sample can be written.
+    /// Never in practice: every sample can be written.
     pub fn to_json(&self) -> Result<String> {
         serde_json::to_string(self)
             .map_err(|error| Error::InvalidData(format!("the sample cannot be written: {error}")))
     }
 
-    /// Reads a sample back. `ratings` may be left out (all missing), and `record` (0).
+    /// Parses a sample. `ratings` may be left out (all missing), and so may `record` (0).
     ///
     /// # Errors
     ///
-    /// Invalid JSON, or fields whose shapes do not agree.
+    /// Returns an error if the JSON is invalid or the shapes of its fields do not agree.
     pub fn from_json(json: &str) -> Result<Self> {
         serde_json::from_str(json).map_err(|error| Error::InvalidData(format!("not a valid sample: {error}")))
     }
 
-    /// What is written of this sample, with `prompt` for its own.
+    /// Returns the fields that are written, with another form of the prompt.
     pub(super) fn written<'a>(&'a self, prompt: &'a Prompt) -> Written<'a> {
         Written {
             prompt,
@@ -90,16 +90,16 @@ pub(super) struct Written<'a> {
 /// A prompt with N responses and, for each of M dimensions, the target distribution over them.
 #[derive(Deserialize, JsonSchema)]
 struct Read {
-    /// A text (one user turn), or a conversation so far; of a sample without responses, the whole conversation.
+    /// A text (one user turn), or a conversation so far; in a sample without responses, the whole conversation.
     prompt: Prompt,
     /// N responses.
     responses: Vec<String>,
     /// M names.
     dimensions: Vec<String>,
-    /// `[M][N]`; null where missing.
+    /// `[M][N]`; null if missing.
     #[serde(default)]
     ratings: Option<Rows>,
-    /// `[M][N]`; null where masked. What is left of each row comes to 1.
+    /// `[M][N]`; null if masked. The rest of each row sums to 1.
     pi_target: Rows,
     /// Index of the record in its inputs, from 0.
     #[serde(default)]
@@ -147,8 +147,8 @@ impl Read {
     }
 }
 
-/// `pi_target` as a caller brings it: `[M, N]`, each row with nothing negative in it and, unless all of it is masked, a sum
-/// of 1. `name` names a row in errors.
+/// Checks a caller's `pi_target`: it is `[M, N]`, without negative numbers, and each row sums to 1 unless all of it is
+/// masked. `name` returns the name of a row for errors.
 pub(crate) fn to_targets(
     rows: Rows,
     shape: (usize, usize),
@@ -162,7 +162,7 @@ pub(crate) fn to_targets(
         }
         let sum: f64 = targets().sum();
         if targets().count() > 0 && (sum - 1.0).abs() > PI_TOLERANCE {
-            return Err(format!("{} comes to {sum}: a distribution comes to 1", name(k)));
+            return Err(format!("{} sums to {sum}: a distribution sums to 1", name(k)));
         }
     }
     Ok(pi_target)

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
+use ndarray::Array2;
+
 use super::*;
+use crate::Format;
 
 /// A record with the ratings of each response in order; `x` leaves a rating out.
 fn rated(source: &str, responses: &[&[(&str, &str)]]) -> String {

@@ -1,4 +1,4 @@
-//! What the tokens of a dataset depend on, as one hash: contents, never names or times.
+//! Everything that the tokens of a dataset depend on, as one hash: contents, never names or times.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -9,16 +9,16 @@ use std::path::PathBuf;
 use super::store::hash_file;
 use crate::{ConvertOptions, Error, Result, TokenizeOptions, Tokenizer};
 
-/// Goes up with every change of what records become under the same options.
+/// Raised with every change of the samples that records give under the same options.
 const VERSION: u32 = 1;
 
-/// The hash of everything that decides what a dataset holds.
+/// Hashes everything that a dataset's samples depend on.
 ///
-/// `tick` is called now and then and stops the work by returning `Break`.
+/// `tick` is called from time to time and stops the work by returning `Break`.
 ///
 /// # Errors
 ///
-/// A file that cannot be read, or [`Error::Cancelled`].
+/// Returns an error if a file cannot be read, and [`Error::Cancelled`].
 pub(super) fn key(
     paths: &[PathBuf],
     tokenizer: &Tokenizer,
@@ -50,7 +50,7 @@ pub(super) fn key(
     Ok(hasher.finalize())
 }
 
-/// Tells whether files were written to while they were read.
+/// Detects files that were written to while they were read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stamp(Vec<[i64; 4]>);
 
@@ -61,7 +61,7 @@ impl Stamp {
         Ok(Self(paths.iter().map(of).collect::<Result<_>>()?))
     }
 
-    /// Fails where a file is not what it was.
+    /// Fails if a file has changed.
     pub(super) fn check(&self, paths: &[PathBuf]) -> Result<()> {
         let now = Self::of(paths)?;
         match self.0.iter().zip(&now.0).position(|(then, now)| then != now) {

@@ -1,17 +1,17 @@
-//! Batches collated ahead of their asking, on a thread that lives as long as its dataset.
+//! Batches collated ahead, on a thread that lives as long as its dataset.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use super::Samples;
+use super::samples::Samples;
 use crate::{Batch, CollateOptions, Error, Result};
 
-/// Batches that are held for their asking; of more, the oldest are given up. As the ABI's constant.
+/// Number of batches that are held; beyond that the oldest are dropped. The ABI's constant of the same name.
 pub const PREFETCH_CAPACITY: usize = 64;
 
-/// Everything that a batch is a function of.
+/// Everything that a batch depends on.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Request {
     pub(super) indices: Vec<usize>,
@@ -19,7 +19,7 @@ pub(super) struct Request {
     pub(super) options: CollateOptions,
 }
 
-/// A thread that collates, and what it was asked for.
+/// A thread that collates, and its requests.
 #[derive(Debug)]
 pub(super) struct Prefetcher {
     shared: Arc<Shared>,
@@ -52,7 +52,7 @@ enum State {
 }
 
 impl Shared {
-    /// The queue is whole between any two statements that hold it, so that a panic elsewhere does not matter.
+    /// Ignores poisoning: no statement that holds the queue leaves it inconsistent.
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -73,7 +73,7 @@ impl Prefetcher {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Asks for a batch; one that is asked for already is not asked for again.
+    /// Asks for a batch, unless it was asked for already.
     pub(super) fn push(&self, request: Request) {
         let mut queue = self.shared.queue();
         if queue.slots.iter().any(|slot| *slot.request == request) {
@@ -87,7 +87,7 @@ impl Prefetcher {
         self.shared.changed.notify_all();
     }
 
-    /// Takes a batch out; None where it was not asked for, or where the caller has it sooner by collating it now.
+    /// Takes a batch out. Returns None if it was not asked for, or if the caller has it sooner by collating it now.
     pub(super) fn take(&self, request: &Request) -> Option<Result<Batch>> {
         let mut queue = self.shared.queue();
         loop {
@@ -109,13 +109,13 @@ impl Drop for Prefetcher {
         self.shared.queue().is_closed = true;
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {
-            // It catches what collation throws, and has nothing else to fail with.
+            // The thread catches panics of collation, and does nothing else that can fail.
             drop(thread.join());
         }
     }
 }
 
-/// Collates what is asked for, in order, until the dataset goes.
+/// Collates the requests, in order, until the dataset is dropped.
 fn work(shared: &Shared, samples: &Samples) {
     let mut queue = shared.queue();
     while !queue.is_closed {
@@ -132,7 +132,7 @@ fn work(shared: &Shared, samples: &Samples) {
         if let Some(at) = queue.slots.iter().position(|slot| Arc::ptr_eq(&slot.request, &request)) {
             match collated {
                 Ok(batch) => queue.slots[at].state = State::Ready(batch),
-                // The caller meets the same panic when it collates the batch itself.
+                // The caller will meet the same panic when it collates the batch itself.
                 Err(_) => drop(queue.slots.remove(at)),
             }
         }

@@ -1,15 +1,15 @@
-//! Tokenised samples on disk: written once, in order, and read in any order; in memory is an index alone.
+//! Tokenised samples on disk: written once, in order, and read in any order. Only an index is in memory.
 //!
 //! | bytes | what |
 //! |---|---|
-//! | [`MAGIC`] | what the file is, and its version |
+//! | [`MAGIC`] | type and version of the file |
 //! | samples | each as two [postcard](https://docs.rs/postcard) values: its tokens, and the rest |
-//! | tail | [`Tail`] as postcard: the key, the counts, and where each sample ends |
-//! | 8 | where the tail begins, little-endian |
+//! | footer | [`Footer`] as postcard: the key, the counts, and the end of each sample |
+//! | 8 | start of the footer, little-endian |
 //! | 32 | BLAKE3 of everything before |
 //!
-//! A file in a cache folder appears whole or not at all. Whoever writes one holds a lock on it until then, so that what a
-//! killed process left behind is told from what another one is about to finish.
+//! A file in a cache folder appears complete or not at all. Its writer holds a lock on it until then, which distinguishes the
+//! file of a running process from one that a killed process left behind.
 
 use std::fs::{File, Permissions, TryLockError};
 use std::io::{self, BufWriter, Read, Write};
@@ -20,7 +20,6 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
-use super::SampleInfo;
 use crate::{Error, Report, Result, TokenizedResponse, TokenizedSample};
 
 const MAGIC: &[u8; 24] = b"lambda-dpo samples v. 1\n";
@@ -29,9 +28,9 @@ const LOCK_FILE: &str = ".lock";
 const BUFFER_BYTES: usize = 1 << 20;
 const BLOCK_BYTES: usize = 4 << 20;
 const HASH_BYTES: u64 = blake3::OUT_LEN as u64;
-const FOOTER_BYTES: u64 = size_of::<u64>() as u64 + HASH_BYTES;
+const TRAILER_BYTES: u64 = size_of::<u64>() as u64 + HASH_BYTES;
 
-/// What a sample's content hash covers: all that log-probs are a function of, and no ratings.
+/// Input of a sample's content hash: everything that log-probs depend on besides the model, and no ratings.
 #[derive(Serialize)]
 struct Tokens<'a> {
     prompt: &'a [i64],
@@ -45,33 +44,47 @@ struct Targets<'a> {
     pi_target: &'a [f32],
 }
 
-/// A sample's place in the file.
+/// What a caller needs to know of a sample for sorting, packing and caching.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleInfo {
+    /// Index of the record in the concatenated inputs.
+    pub record_index: u64,
+    /// N.
+    pub num_responses: usize,
+    /// Number of tokens of the prompt (once) and of all responses.
+    pub num_tokens: usize,
+    /// First 128 bits of BLAKE3 of the tokens of the prompt and of each response, with its targets: everything that
+    /// log-probs depend on besides the model.
+    pub content_hash: [u8; 16],
+}
+
+/// Place of a sample in the file.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Entry {
     info: SampleInfo,
     end: u64,
 }
 
-/// What stands behind the samples.
+/// Index and metadata after the samples.
 #[derive(Debug, Serialize, Deserialize)]
-struct Tail {
+struct Footer {
     key: [u8; blake3::OUT_LEN],
     dimensions: Vec<String>,
     report: Report,
-    /// BLAKE3 of every sample's own.
+    /// BLAKE3 of the hashes of all samples.
     samples_hash: [u8; blake3::OUT_LEN],
     entries: Vec<Entry>,
 }
 
-/// Samples to be read.
+/// A complete file, for reading samples.
 #[derive(Debug)]
 pub(super) struct Store {
     file: File,
     path: PathBuf,
-    tail: Tail,
+    footer: Footer,
 }
 
-/// What stands at a path of a cache.
+/// The file at a path of a cache.
 pub(super) enum Found {
     Nothing,
     /// A file that cannot be used, and why.
@@ -80,18 +93,18 @@ pub(super) enum Found {
 }
 
 impl Store {
-    /// Opens a file of a cache and checks all of it.
+    /// Opens a file of a cache and checks all its contents.
     pub(super) fn open(path: &Path, key: &blake3::Hash) -> Found {
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,
             Err(error) => return Found::Damaged(error.to_string()),
         };
-        let found = match read_tail(&file) {
-            Ok(Ok(tail)) if tail.key == *key.as_bytes() => {
-                return Found::Whole(Box::new(Self { file, path: path.to_owned(), tail }));
+        let found = match read_footer(&file) {
+            Ok(Ok(footer)) if footer.key == *key.as_bytes() => {
+                return Found::Whole(Box::new(Self { file, path: path.to_owned(), footer }));
             }
-            Ok(Ok(_)) => "it is of other records or options than its name says".to_owned(),
+            Ok(Ok(_)) => "it belongs to other records or options than its name says".to_owned(),
             Ok(Err(problem)) => problem.to_owned(),
             Err(error) => error.to_string(),
         };
@@ -99,31 +112,31 @@ impl Store {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.tail.entries.len()
+        self.footer.entries.len()
     }
 
     pub(super) fn dimensions(&self) -> &[String] {
-        &self.tail.dimensions
+        &self.footer.dimensions
     }
 
     pub(super) fn report(&self) -> &Report {
-        &self.tail.report
+        &self.footer.report
     }
 
     pub(super) fn samples_hash(&self) -> blake3::Hash {
-        self.tail.samples_hash.into()
+        self.footer.samples_hash.into()
     }
 
     pub(super) fn infos(&self) -> impl ExactSizeIterator<Item = SampleInfo> + '_ {
-        self.tail.entries.iter().map(|entry| entry.info)
+        self.footer.entries.iter().map(|entry| entry.info)
     }
 
-    /// Reads a sample; None beyond the last one.
+    /// Reads a sample. Returns None beyond the last one.
     pub(super) fn read(&self, index: usize) -> Result<Option<TokenizedSample>> {
-        let Some(entry) = self.tail.entries.get(index) else { return Ok(None) };
+        let Some(entry) = self.footer.entries.get(index) else { return Ok(None) };
         let start = match index {
             0 => MAGIC.len() as u64,
-            _ => self.tail.entries[index - 1].end,
+            _ => self.footer.entries[index - 1].end,
         };
         let mut bytes = vec![0; usize::try_from(entry.end.saturating_sub(start)).unwrap_or(0)];
         self.file.read_exact_at(&mut bytes, start).map_err(|source| Error::io(&self.path, source))?;
@@ -137,32 +150,32 @@ impl Store {
     }
 }
 
-/// Reads the tail of a file, all of which its checksum must vouch for.
-fn read_tail(file: &File) -> io::Result<std::result::Result<Tail, &'static str>> {
+/// Reads the footer of a file, after checking the file's checksum.
+fn read_footer(file: &File) -> io::Result<std::result::Result<Footer, &'static str>> {
     let len = file.metadata()?.len();
     let mut magic = [0; MAGIC.len()];
-    if len < MAGIC.len() as u64 + FOOTER_BYTES {
+    if len < MAGIC.len() as u64 + TRAILER_BYTES {
         return Ok(Err("it is cut short"));
     }
     file.read_exact_at(&mut magic, 0)?;
     let mut checksum = [0; blake3::OUT_LEN];
     file.read_exact_at(&mut checksum, len - HASH_BYTES)?;
     if magic != *MAGIC || hash_file(&mut Read::take(file, len - HASH_BYTES), &mut || Ok(()))? != checksum {
-        return Ok(Err("its checksum does not hold"));
+        return Ok(Err("its checksum is wrong"));
     }
     let mut start = [0; size_of::<u64>()];
-    file.read_exact_at(&mut start, len - FOOTER_BYTES)?;
+    file.read_exact_at(&mut start, len - TRAILER_BYTES)?;
     let start = u64::from_le_bytes(start);
-    let tail_len = (len - FOOTER_BYTES).checked_sub(start).and_then(|bytes| usize::try_from(bytes).ok());
-    let Some(tail_len) = tail_len else { return Ok(Err("its tail lies beyond its end")) };
-    let mut tail = vec![0; tail_len];
-    file.read_exact_at(&mut tail, start)?;
-    Ok(postcard::from_bytes(&tail).map_err(|_| "its tail does not parse"))
+    let footer_len = (len - TRAILER_BYTES).checked_sub(start).and_then(|bytes| usize::try_from(bytes).ok());
+    let Some(footer_len) = footer_len else { return Ok(Err("its footer lies beyond its end")) };
+    let mut footer = vec![0; footer_len];
+    file.read_exact_at(&mut footer, start)?;
+    Ok(postcard::from_bytes(&footer).map_err(|_| "its footer does not parse"))
 }
 
-/// BLAKE3 of what a reader gives; `tick` is called between blocks and may stop it.
+/// Returns BLAKE3 of a reader's bytes; `tick` is called between blocks and may stop it.
 pub(super) fn hash_file(reader: &mut impl Read, tick: &mut dyn FnMut() -> io::Result<()>) -> io::Result<blake3::Hash> {
-    // Blocks large enough to be hashed on several threads.
+    // Blocks are large enough to be hashed on several threads.
     let mut block = Vec::with_capacity(BLOCK_BYTES);
     let mut hasher = blake3::Hasher::new();
     while reader.by_ref().take(BLOCK_BYTES as u64).read_to_end(&mut block)? > 0 {
@@ -173,7 +186,7 @@ pub(super) fn hash_file(reader: &mut impl Read, tick: &mut dyn FnMut() -> io::Re
     Ok(hasher.finalize())
 }
 
-/// A sample as it is written.
+/// A sample as bytes.
 #[derive(Debug)]
 pub(super) struct Encoded {
     bytes: Vec<u8>,
@@ -213,7 +226,7 @@ fn decode(bytes: &[u8]) -> Option<TokenizedSample> {
     Some(TokenizedSample { record_index, prompt, responses, pi_target })
 }
 
-/// Counts a file's bytes into a checksum as they are written.
+/// Updates a file's checksum as bytes are written.
 #[derive(Debug)]
 struct Summed {
     file: File,
@@ -232,11 +245,11 @@ impl Write for Summed {
     }
 }
 
-/// Writes samples one after the other.
+/// Writes samples one by one.
 #[derive(Debug)]
 pub(super) struct Writer {
     out: BufWriter<Summed>,
-    /// The file under its passing name and the path it is to have; None for one without any name.
+    /// The temporary file and its final path; None for an unnamed file.
     named: Option<(NamedTempFile, PathBuf)>,
     /// For messages.
     path: PathBuf,
@@ -246,16 +259,16 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Begins a file that is to stand at `path`, in a folder that is made where it is missing.
+    /// Starts a file that will be at `path`, in a folder that is created if missing.
     pub(super) fn create(path: &Path) -> Result<Self> {
         let folder = path.parent().unwrap_or(Path::new("."));
         let begin = || -> io::Result<(NamedTempFile, File)> {
             std::fs::create_dir_all(folder)?;
-            // Between its making and its locking a file looks abandoned: one process at a time.
+            // Until it is locked, a new file looks abandoned, so one process at a time.
             let guard = File::create(folder.join(LOCK_FILE))?;
             guard.lock()?;
             sweep(folder)?;
-            // Readable for whom the umask lets read: a cache may be shared.
+            // As readable as the umask allows: a cache may be shared.
             let permissions = Permissions::from_mode(0o666);
             let partial =
                 tempfile::Builder::new().prefix(PARTIAL_PREFIX).permissions(permissions).tempfile_in(folder)?;
@@ -267,7 +280,7 @@ impl Writer {
         Self::new(file, path, Some((partial, path.to_owned())))
     }
 
-    /// Begins a file without a name in `folder`: it is gone with the last handle.
+    /// Starts an unnamed file in `folder`, which is gone with its last handle.
     pub(super) fn unnamed(folder: &Path) -> Result<Self> {
         let file = tempfile::tempfile_in(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
         Self::new(file, folder, None)
@@ -289,7 +302,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Samples so far.
+    /// Returns the number of samples so far.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -299,10 +312,10 @@ impl Writer {
         self.out.write_all(bytes).map_err(|source| Error::Write { path: self.path.clone(), source })
     }
 
-    /// Ends the file and puts it in its place.
+    /// Completes the file and moves it to its path.
     pub(super) fn finish(mut self, key: &blake3::Hash, dimensions: &[String], report: Report) -> Result<Store> {
         self.entries.shrink_to_fit();
-        let tail = Tail {
+        let footer = Footer {
             key: *key.as_bytes(),
             dimensions: dimensions.to_vec(),
             report,
@@ -310,7 +323,7 @@ impl Writer {
             entries: std::mem::take(&mut self.entries),
         };
         let start = self.end;
-        let encoded = postcard::to_stdvec(&tail)
+        let encoded = postcard::to_stdvec(&footer)
             .map_err(|error| Error::InvalidData(format!("the samples' index cannot be written: {error}")))?;
         self.write(&encoded)?;
         self.write(&start.to_le_bytes())?;
@@ -323,18 +336,18 @@ impl Writer {
             file.sync_all().map_err(failed)?;
             partial.persist(&path).map_err(|error| failed(error.error))?;
         }
-        Ok(Store { file, path, tail })
+        Ok(Store { file, path, footer })
     }
 }
 
-/// Removes files that no process writes any more.
+/// Removes unfinished files that no process is writing.
 fn sweep(folder: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         if !entry.file_name().to_string_lossy().starts_with(PARTIAL_PREFIX) {
             continue;
         }
-        // One that has just got its place, or gone, is nobody's to remove.
+        // It was just renamed or removed.
         let Ok(file) = File::open(entry.path()) else { continue };
         match file.try_lock() {
             Ok(()) => std::fs::remove_file(entry.path())?,

@@ -255,7 +255,7 @@ fn a_damaged_file_is_made_anew() {
     other.open();
     fs::copy(&other.files()[0], path).unwrap();
     let damage = cached.open().cache().unwrap().damage.clone().unwrap();
-    assert_eq!(damage, "it is of other records or options than its name says");
+    assert_eq!(damage, "it belongs to other records or options than its name says");
     assert!(cached.was_read());
 }
 

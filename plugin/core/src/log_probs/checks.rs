@@ -1,10 +1,10 @@
-//! Checks of the tensors that a caller hands in, before any kernel sees them: a bad index on a GPU ends the process.
+//! Checks of a caller's tensors before they reach a kernel: a bad index on a GPU would end the process.
 
 use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result};
 
-/// The dtype by the name that people know it under.
+/// Returns the common name of a dtype.
 pub(crate) fn dtype_name(kind: Kind) -> String {
     let name = match kind {
         Kind::Float => "float32",
@@ -45,12 +45,12 @@ pub(crate) fn check_list(field: &str, tensor: &Tensor) -> Result<()> {
     invalid(format!("{field} has shape {:?}, but it must have one dimension", tensor.size()))
 }
 
-/// The field, or a sentence that says who needs it.
+/// Returns the field, or an error that says what needs it.
 pub(crate) fn required<'a>(field: &str, tensor: Option<&'a Tensor>, reason: &str) -> Result<&'a Tensor> {
     tensor.ok_or_else(|| Error::InvalidArgument(format!("{field} is missing: {reason} needs it")))
 }
 
-/// Copies an int64 field to main memory, flattened; every entry must lie in `0..below`.
+/// Copies an int64 field to main memory, flattened; every entry must be in `0..below`.
 pub(crate) fn read_indices(field: &str, tensor: &Tensor, below: i64) -> Result<Vec<i64>> {
     let kind = tensor.f_kind()?;
     if kind != Kind::Int64 {
@@ -63,7 +63,7 @@ pub(crate) fn read_indices(field: &str, tensor: &Tensor, below: i64) -> Result<V
     Ok(values)
 }
 
-/// Copies a floating field to main memory, flattened, as float64.
+/// Copies a floating-point field to main memory, flattened, as float64.
 pub(crate) fn read_floats(field: &str, tensor: &Tensor) -> Result<Vec<f64>> {
     check_floating(field, tensor)?;
     Ok(Vec::<f64>::try_from(&flat_on_cpu(tensor)?.f_to_kind(Kind::Double)?)?)

@@ -5,10 +5,11 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use super::checks::{check_floating, dtype_name, invalid};
+use super::inputs::{LogProbInputs, LossGradients, Wants};
 use super::targets::{Chunk, TargetPlan};
-use crate::{LossGradients, LossInputs, Result, Wants};
+use crate::Result;
 
-/// Where logits come from, flattened to one row per position.
+/// Source of the logits, flattened to one row per position.
 pub(crate) enum Projection<'a> {
     /// logits = hidden · lm_headᵀ.
     Head {
@@ -17,36 +18,36 @@ pub(crate) enum Projection<'a> {
         /// `[V, H]`
         lm_head: &'a Tensor,
     },
-    /// `[R·T, V]`, finished.
+    /// `[R·T, V]` logits from the caller.
     Logits(Tensor),
 }
 
-/// What forward and backward have in common.
+/// Arguments that forward and backward share.
 pub(crate) struct Pass<'a> {
     /// The targets.
     pub(crate) plan: &'a TargetPlan,
     /// Bytes of logits that may be alive at once.
     pub(crate) budget_bytes: usize,
-    /// The gradients that are, or will be, asked for.
+    /// Gradients that are, or will be, asked for.
     pub(crate) wants: Wants,
 }
 
-/// What the forward leaves for the backward.
+/// State that the forward keeps for the backward.
 #[derive(Debug)]
 pub(crate) enum Kept {
-    /// Logits are computed again where they are needed.
+    /// Nothing: logits are recomputed if needed.
     Nothing,
-    /// `[K, 1]` log Σ exp z of every target, in the accumulation dtype: with it any part of a softmax can be computed again.
+    /// `[K, 1]` log Σ exp z of every target, in the accumulation dtype, from which any part of a softmax can be recomputed.
     Normalizers(Tensor),
-    /// `[K, V]` softmax(z)_v − 1[v = y] of the only chunk, in the inputs' dtype: it fits the budget.
+    /// `[K, V]` softmax(z)_v − 1[v = y] of the only chunk, in the inputs' dtype, if it fits the budget.
     Residuals(Tensor),
-    /// `[K, H]` the residuals of every target times the LM head: that is frozen, so the vocabulary is done with.
+    /// `[K, H]` the residuals of every target times the LM head, if that is frozen: the vocabulary is not needed again.
     HiddenRows(Tensor),
 }
 
 impl<'a> Projection<'a> {
-    /// Takes whichever of hidden states and logits was given; None where neither was.
-    pub(crate) fn new(inputs: &LossInputs<'a>) -> Result<Option<Self>> {
+    /// Uses hidden states or logits, whichever was given; None if neither was.
+    pub(crate) fn new(inputs: &LogProbInputs<'a>) -> Result<Option<Self>> {
         match (inputs.hidden, inputs.lm_head, inputs.logits) {
             (None, None, None) => Ok(None),
             (None, None, Some(logits)) => Ok(Some(Self::Logits(rows("logits", logits)?))),
@@ -82,7 +83,7 @@ impl<'a> Projection<'a> {
         Ok(Self::Head { hidden: flat, lm_head })
     }
 
-    /// The tensor that fixes device and dtype: hidden states or logits.
+    /// Returns hidden states or logits: the tensor that determines device and dtype.
     pub(crate) fn input(&self) -> &Tensor {
         match self {
             Self::Head { hidden, .. } => hidden,
@@ -108,8 +109,8 @@ impl<'a> Projection<'a> {
         if self.input().kind() == Kind::Double { Kind::Double } else { Kind::Float }
     }
 
-    /// Bytes that a target's logits take at the peak: one row of the accumulation dtype, another where the softmax is not
-    /// taken in place, and one of a 16-bit input dtype.
+    /// Returns the peak number of bytes for the logits of one target: a row in the accumulation dtype, another if the
+    /// softmax is not computed in place, and one in a 16-bit input dtype.
     fn bytes_per_target(&self) -> usize {
         let (accumulation, input) = (self.accumulation(), self.input().kind());
         let num_rows = if softmax_is_in_place(self.input()) { 1 } else { 2 };
@@ -117,15 +118,15 @@ impl<'a> Projection<'a> {
         (num_rows * accumulation.elt_size_in_bytes() + narrow_bytes) * self.vocab_size().max(1) as usize
     }
 
-    /// One chunk where all logits fit the budget; else chunks of half of it, which are as fast, so that what is computed
-    /// from a chunk fits beside it.
+    /// Splits the targets: into one chunk if all logits fit the budget, and otherwise into chunks of half of it, which are as
+    /// fast, so that what is computed from a chunk fits beside it.
     fn chunks(&self, pass: &Pass) -> Vec<Chunk> {
         let num_fitting = pass.budget_bytes / self.bytes_per_target();
         let max_targets = if num_fitting >= pass.plan.len() { num_fitting } else { num_fitting / 2 };
         pass.plan.chunks(max_targets.max(1))
     }
 
-    /// Log-probs of the targets, `[K]` in the caller's order, and what the wanted backward needs.
+    /// Returns the log-probs of the targets, `[K]` in the caller's order, and the state for the wanted backward.
     ///
     /// # Numerics
     ///
@@ -163,8 +164,8 @@ impl<'a> Projection<'a> {
         Ok((plan.unsort(&sorted)?, kept))
     }
 
-    /// [t, 1] z_y and [t, 1] log Σ exp z of a chunk's targets, whose difference is their log-prob, and the [t, V] softmax that
-    /// predicts each of them.
+    /// Returns [t, 1] z_y and [t, 1] log Σ exp z of a chunk's targets, whose difference is their log-prob, and the [t, V]
+    /// softmax at each of them.
     ///
     /// # Equation
     ///
@@ -178,9 +179,9 @@ impl<'a> Projection<'a> {
         Ok((of_targets, normalizers, softmax))
     }
 
-    /// [t, V] in the accumulation dtype: the logits that predict each of a chunk's targets, a copy of their own.
+    /// Returns [t, V] in the accumulation dtype: the logits at each of a chunk's targets, as a new tensor.
     fn logits(&self, plan: &TargetPlan, chunk: &Chunk) -> Result<Tensor> {
-        // A position with several targets is projected for each: only a prompt's last token is, for its responses.
+        // A position with several targets is projected once for each; only the last token of a prompt has several.
         let rows = self.input().f_index_select(0, &chunk.target_positions(plan)?)?;
         let logits = match self {
             Self::Logits(_) => rows,
@@ -189,11 +190,11 @@ impl<'a> Projection<'a> {
         Ok(logits.f_to_kind(self.accumulation())?)
     }
 
-    /// Gradients of Σ_targets c · log p, with c `[K]` in the plan's order.
+    /// Returns the gradients of Σ_targets c · log p, with c `[K]` in sorted order.
     ///
     /// # Equation
     ///
-    /// ∂/∂z_v = c (1[v = y] − softmax(z)_v) for each target (METHOD, "Loss and gradient").
+    /// ∂/∂z_v = c (1[v = y] − softmax(z)_v) for each target (docs/method.md, "Loss and gradient").
     pub(crate) fn backward(&self, pass: &Pass, kept: Kept, coefficients: &[f64]) -> Result<LossGradients> {
         match (self, kept) {
             (Self::Head { hidden, .. }, Kept::HiddenRows(rows)) => {
@@ -208,8 +209,9 @@ impl<'a> Projection<'a> {
         }
     }
 
-    /// Both gradients of a trained LM head, a block of the vocabulary at a time: all of it where the residuals were kept, else
-    /// as many columns as half the budget holds, computed again. So each entry of the head's gradient is written once.
+    /// Returns the gradients with a trained LM head, a block of the vocabulary at a time, so that each entry of the head's
+    /// gradient is written once: the whole vocabulary if the residuals were kept, and otherwise as many recomputed columns
+    /// as fit half the budget.
     fn backward_head(
         &self,
         hidden: &Tensor,
@@ -267,7 +269,7 @@ impl<'a> Projection<'a> {
         Ok(LossGradients { hidden: finish(grad_hidden)?, lm_head: finish(grad_head)?, ..LossGradients::default() })
     }
 
-    /// Columns of logits, of all targets, that half the budget holds; at least one.
+    /// Returns the number of columns of logits, for all targets, that fit half the budget; at least one.
     fn num_columns(&self, pass: &Pass) -> i64 {
         let bytes_per_column = self.bytes_per_target() / self.vocab_size().max(1) as usize * pass.plan.len().max(1);
         ((pass.budget_bytes / 2 / bytes_per_column).max(1) as i64).min(self.vocab_size().max(1))
@@ -280,7 +282,7 @@ impl<'a> Projection<'a> {
             let mut rows = residuals(softmax(self.logits(plan, &chunk)?)?, plan, &chunk)?;
             let _ = rows.f_mul_(&chunk.of_targets(&coefficients)?)?;
             if chunk.has_shared_positions() {
-                // Summed here, so that a 16-bit gradient is rounded once.
+                // Summed in the accumulation dtype, so that a 16-bit gradient is rounded once.
                 let summed = Tensor::f_zeros([chunk.num_rows(), self.vocab_size()], (rows.kind(), rows.device()))?;
                 add_rows(&summed, &chunk.target_rows(plan)?, &rows)?;
                 rows = summed;
@@ -290,27 +292,27 @@ impl<'a> Projection<'a> {
         Ok(LossGradients { logits: Some(grad), ..LossGradients::default() })
     }
 
-    /// [K, 1] the values times `factor`, in the accumulation dtype, beside the inputs.
+    /// Returns [K, 1] the values times `factor`, in the accumulation dtype, on the device of the inputs.
     fn column(&self, values: &[f64], factor: f64) -> Result<Tensor> {
         let column = Tensor::f_from_slice(values)?.f_unsqueeze(1)?.f_mul_scalar(factor)?;
         Ok(column.f_to_kind(self.accumulation())?.f_to_device(self.input().device())?)
     }
 }
 
-/// The largest |c|, or 1 where all are 0: what is scaled by it does not fall below float16's range.
+/// Returns the largest |c|, or 1 if all are 0: values scaled by it do not underflow float16.
 fn largest(coefficients: &[f64]) -> f64 {
     let largest = coefficients.iter().fold(0.0, |largest: f64, c| largest.max(c.abs()));
     if largest > 0.0 { largest } else { 1.0 }
 }
 
-/// Whether [`softmax`] needs no memory of its own: on a CPU, where new memory costs more than the softmax itself.
+/// Whether [`softmax`] works in place: it does on a CPU, where new memory costs more than the softmax itself.
 fn softmax_is_in_place(tensor: &Tensor) -> bool {
     tensor.device() == Device::Cpu
 }
 
-/// Softmax over the last dimension, in the memory of its logits where that pays.
+/// Returns the softmax over the last dimension, in the memory of the logits if that is faster.
 ///
-/// libtorch's CPU kernel reads an entry for the last time before it writes its result; the tests hold it to that.
+/// libtorch's CPU kernel no longer reads an entry once it has written the result there; a test checks this.
 fn softmax(logits: Tensor) -> Result<Tensor> {
     if softmax_is_in_place(&logits) {
         Ok(logits.f_internal_softmax_out(&logits, -1, false)?)
@@ -319,32 +321,32 @@ fn softmax(logits: Tensor) -> Result<Tensor> {
     }
 }
 
-/// [t, V] softmax(z)_v − 1[v = y] for each target, in the memory of the softmax.
+/// Returns [t, V] softmax(z)_v − 1[v = y] for each target, in the memory of the softmax.
 fn residuals(mut softmax: Tensor, plan: &TargetPlan, chunk: &Chunk) -> Result<Tensor> {
     let ids = chunk.target_ids(plan)?.f_unsqueeze(1)?;
     let minus_ones = Tensor::f_full(ids.size(), -1.0, (softmax.kind(), softmax.device()))?;
     Ok(softmax.f_scatter_add_(1, &ids, &minus_ones)?)
 }
 
-/// [K, v] softmax(z)_v − 1[v = y] of a block of the vocabulary, out of its logits and the targets' log Σ exp z.
+/// Returns [K, v] softmax(z)_v − 1[v = y] of a block of the vocabulary, from its logits and the targets' log Σ exp z.
 fn block_residuals(logits: &Tensor, normalizers: &Tensor, plan: &TargetPlan, block: Range<i64>) -> Result<Tensor> {
     let mut residuals = logits.f_to_kind(normalizers.kind())?;
     let _ = residuals.f_sub_(normalizers)?.f_exp_()?;
     let ids = plan.target_ids().f_unsqueeze(1)?;
     let is_inside = ids.f_ge(block.start)?.f_logical_and(&ids.f_lt(block.end)?)?;
     let minus_ones = is_inside.f_to_kind(residuals.kind())?.f_neg()?;
-    // Targets outside add 0 somewhere.
+    // Targets outside the block add 0 to some column.
     let columns = ids.f_sub_scalar(block.start)?.f_clamp(0, block.end - block.start - 1)?;
     Ok(residuals.f_scatter_add_(1, &columns, &minus_ones)?)
 }
 
-/// A matrix product in the operands' dtype, whatever autocast the caller has on: it does not reach `out` variants.
+/// Multiplies in the operands' dtype even if the caller has autocast on: it does not affect `out` variants.
 fn mm(left: &Tensor, right: &Tensor) -> Result<Tensor> {
     let out = Tensor::f_empty([left.size()[0], right.size()[1]], (left.kind(), left.device()))?;
     Ok(left.f_mm_out(&out, right)?)
 }
 
-/// grad += left · right, where the product is in the operands' dtype and the sum in `grad`'s.
+/// grad += left · right, with the product in the operands' dtype and the sum in `grad`'s.
 fn add_product(grad: &Tensor, left: &Tensor, right: &Tensor) -> Result<()> {
     let mut grad = grad.shallow_clone();
     let _ = if grad.kind() == left.kind() { grad.f_addmm_(left, right)? } else { grad.f_add_(&mm(left, right)?)? };
@@ -361,7 +363,7 @@ fn zeros_like(tensor: &Tensor, kind: Kind) -> Result<Tensor> {
     Ok(Tensor::f_zeros(tensor.size(), (kind, tensor.device()))?)
 }
 
-/// `[R, T, X]` or `[R·T, X]` as `[R·T, X]`.
+/// Returns `[R, T, X]` or `[R·T, X]` as `[R·T, X]`.
 fn rows(field: &str, tensor: &Tensor) -> Result<Tensor> {
     check_floating(field, tensor)?;
     let size = tensor.size();

@@ -5,12 +5,13 @@ use std::ops::Range;
 use tch::{Device, Tensor};
 
 use super::checks::{check_list, invalid, read_indices, required};
-use crate::{LossInputs, Result};
+use super::inputs::LogProbInputs;
+use crate::Result;
 
 /// The targets of a batch, sorted by the position that predicts them.
 ///
-/// A packed prompt's last token predicts the first token of each of its responses: sorted, such targets stand together,
-/// so that the gradient of their position is summed before it is rounded.
+/// The last token of a packed prompt predicts the first token of each of its responses. Sorting puts such targets next to
+/// each other, so that the gradient of their position is summed before it is rounded.
 ///
 /// # Shapes
 ///
@@ -23,11 +24,11 @@ pub(crate) struct TargetPlan {
     first_target: Vec<usize>,
     /// `[K]` sorted: position of each target.
     target_positions: Tensor,
-    /// `[K]` sorted: which of the P positions each target belongs to.
+    /// `[K]` sorted: index of each target's position among the P positions.
     target_rows: Tensor,
-    /// `[K]` sorted: token to predict.
+    /// `[K]` sorted: id of each target.
     target_ids: Tensor,
-    /// `[K]` the place of each of the caller's targets among the sorted ones.
+    /// `[K]` index of each of the caller's targets among the sorted ones.
     sorted_places: Tensor,
     /// `[K]` sorted: sequence of each target, in main memory.
     sorted_sequences: Vec<i64>,
@@ -37,17 +38,17 @@ pub(crate) struct TargetPlan {
     pub(crate) sequence_lengths: Vec<u64>,
 }
 
-/// Positions, and with them all their targets, that are projected together.
+/// Positions, with all their targets, that are projected together.
 pub(crate) struct Chunk {
-    /// Of the P positions.
+    /// Range of the P positions.
     rows: Range<usize>,
-    /// Of the K sorted targets.
+    /// Range of the K sorted targets.
     targets: Range<usize>,
 }
 
 impl TargetPlan {
     /// Reads and checks the target fields, and sorts them.
-    pub(crate) fn new(inputs: &LossInputs, num_positions: i64, vocab_size: i64, device: Device) -> Result<Self> {
+    pub(crate) fn new(inputs: &LogProbInputs, num_positions: i64, vocab_size: i64, device: Device) -> Result<Self> {
         let reason = "a loss from hidden states or logits";
         let field = |name, tensor, below| {
             let tensor = required(name, tensor, reason)?;
@@ -67,7 +68,7 @@ impl TargetPlan {
         }
         let mut order: Vec<usize> = (0..positions.len()).collect();
         order.sort_by_key(|target| positions[*target]);
-        let mut plan = Layout::default();
+        let mut plan = SortedPositions::default();
         for (place, &target) in order.iter().enumerate() {
             if plan.positions.last() != Some(&positions[target]) {
                 plan.positions.push(positions[target]);
@@ -101,7 +102,7 @@ impl TargetPlan {
         self.sorted_sequences.len()
     }
 
-    /// Cuts the positions into chunks of at most `max_targets` targets, but at least one position.
+    /// Splits the positions into chunks of at most `max_targets` targets, but at least one position.
     pub(crate) fn chunks(&self, max_targets: usize) -> Vec<Chunk> {
         let num_rows = self.first_target.len() - 1;
         let (mut chunks, mut start) = (Vec::new(), 0);
@@ -114,17 +115,17 @@ impl TargetPlan {
         chunks
     }
 
-    /// `[K]` in the caller's order, from sorted.
+    /// Brings sorted values `[K]` into the caller's order.
     pub(crate) fn unsort(&self, sorted: &Tensor) -> Result<Tensor> {
         Ok(sorted.f_index_select(0, &self.sorted_places)?)
     }
 
-    /// `[K]` sorted: the value of each target's sequence.
+    /// Returns `[K]` sorted: the value of each target's sequence.
     pub(crate) fn per_target(&self, by_sequence: &[f64]) -> Vec<f64> {
         self.sorted_sequences.iter().map(|sequence| by_sequence[*sequence as usize]).collect()
     }
 
-    /// `[K]` sorted: token to predict.
+    /// `[K]` sorted: id of each target.
     pub(crate) fn target_ids(&self) -> &Tensor {
         &self.target_ids
     }
@@ -135,36 +136,36 @@ impl TargetPlan {
     }
 }
 
-/// The plan's fields while they are being built.
+/// Fields of the plan while it is built.
 #[derive(Default)]
-struct Layout {
+struct SortedPositions {
     positions: Vec<i64>,
     first_target: Vec<usize>,
     rows: Vec<i64>,
 }
 
 impl Chunk {
-    /// [p] the positions to project.
+    /// Returns [p] the positions to project.
     pub(crate) fn positions(&self, plan: &TargetPlan) -> Result<Tensor> {
         Ok(plan.positions.f_narrow(0, self.rows.start as i64, self.rows.len() as i64)?)
     }
 
-    /// [t] the position of each target.
+    /// Returns [t] the position of each target.
     pub(crate) fn target_positions(&self, plan: &TargetPlan) -> Result<Tensor> {
         self.of_targets(&plan.target_positions)
     }
 
-    /// [t] which row of the chunk predicts each target.
+    /// Returns [t] the row of the chunk that predicts each target.
     pub(crate) fn target_rows(&self, plan: &TargetPlan) -> Result<Tensor> {
         Ok(self.of_targets(&plan.target_rows)?.f_sub_scalar(self.rows.start as i64)?)
     }
 
-    /// [t] the token to predict.
+    /// Returns [t] the id of each target.
     pub(crate) fn target_ids(&self, plan: &TargetPlan) -> Result<Tensor> {
         self.of_targets(&plan.target_ids)
     }
 
-    /// The chunk's part of a [K, …] tensor in the plan's order, as a view.
+    /// Returns the chunk's part of a [K, …] tensor in sorted order, as a view.
     pub(crate) fn of_targets(&self, sorted: &Tensor) -> Result<Tensor> {
         Ok(sorted.f_narrow(0, self.targets.start as i64, self.targets.len() as i64)?)
     }

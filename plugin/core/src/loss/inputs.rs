@@ -1,142 +1,79 @@
-//! What the loss reads of its inputs and options, and what it refuses.
+//! Inputs and options of the loss.
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
-use super::listwise::Listwise;
-use super::{LossInputs, LossOptions, Objective, Wants};
-use crate::Result;
-use crate::log_probs::checks::{check_list, check_shape, invalid, read_bools, read_floats, read_indices, required};
+use crate::log_probs::{LogProbInputs, LogProbOptions, Wants};
+use crate::{Objective, Reduction};
 
-/// Refuses a β or a normaliser that is not above 0.
-pub(crate) fn check_options(options: &LossOptions) -> Result<()> {
-    if options.objective == Objective::Listwise && !(options.beta.is_finite() && options.beta > 0.0) {
-        return invalid(format!("beta is {}, but it must be a finite number above 0", options.beta));
-    }
-    match options.normalizer {
-        Some(normalizer) if !(normalizer.is_finite() && normalizer > 0.0) => {
-            invalid(format!("normalizer is {normalizer}, but it must be a finite number above 0"))
+/// Inputs of the loss; fields and shapes as in the ABI's `LossInputs`, absent ones None.
+#[derive(Clone, Copy, Debug)]
+pub struct LossInputs<'a> {
+    /// `[R, T, H]` or `[R·T, H]`
+    pub hidden: Option<&'a Tensor>,
+    /// `[V, H]`
+    pub lm_head: Option<&'a Tensor>,
+    /// `[R, T, V]` or `[R·T, V]`
+    pub logits: Option<&'a Tensor>,
+    /// `[S]`
+    pub sequence_log_probs: Option<&'a Tensor>,
+    /// `[K]`
+    pub target_positions: Option<&'a Tensor>,
+    /// `[K]`
+    pub target_ids: Option<&'a Tensor>,
+    /// `[K]`
+    pub target_sequences: Option<&'a Tensor>,
+    /// S
+    pub num_sequences: i64,
+    /// `[S]`
+    pub reference_log_probs: Option<&'a Tensor>,
+    /// `[B + 1]`
+    pub prompt_offsets: Option<&'a Tensor>,
+    /// `[M, C]`
+    pub sequence_index: Option<&'a Tensor>,
+    /// `[M, C]`
+    pub pi_target: Option<&'a Tensor>,
+    /// `[M, C]` bool
+    pub target_mask: Option<&'a Tensor>,
+    /// `[B, M]`
+    pub lambda: Option<&'a Tensor>,
+}
+
+/// How the loss is computed; fields as in the ABI's `LossOptions`.
+#[derive(Clone, Copy, Debug)]
+pub struct LossOptions {
+    /// The objective.
+    pub objective: Objective,
+    /// The reduction.
+    pub reduction: Reduction,
+    /// β (17).
+    pub beta: f64,
+    /// Divisor of the loss; None means the count of this call.
+    pub normalizer: Option<f64>,
+    /// Bytes of logits that may be alive at once; one position is always projected, however small the budget.
+    pub logits_budget_bytes: usize,
+    /// Add 1e-10 to the target distributions (Appendix B).
+    pub paper_exact: bool,
+    /// Gradients that a backward will be asked for.
+    pub wants: Wants,
+}
+
+impl<'a> From<&LossInputs<'a>> for LogProbInputs<'a> {
+    fn from(inputs: &LossInputs<'a>) -> Self {
+        Self {
+            hidden: inputs.hidden,
+            lm_head: inputs.lm_head,
+            logits: inputs.logits,
+            sequence_log_probs: inputs.sequence_log_probs,
+            target_positions: inputs.target_positions,
+            target_ids: inputs.target_ids,
+            target_sequences: inputs.target_sequences,
+            num_sequences: inputs.num_sequences,
         }
-        _ => Ok(()),
     }
 }
 
-/// Refuses a wish for a gradient of something that was not given.
-pub(crate) fn check_wants(inputs: &LossInputs, wants: Wants) -> Result<()> {
-    let fields = [
-        ("hidden", wants.hidden, inputs.hidden.is_some()),
-        ("lm_head", wants.lm_head, inputs.lm_head.is_some()),
-        ("logits", wants.logits, inputs.logits.is_some()),
-        ("sequence_log_probs", wants.sequence_log_probs, inputs.sequence_log_probs.is_some()),
-    ];
-    match fields.iter().find(|(_, wanted, given)| *wanted && !given) {
-        Some((field, ..)) => invalid(format!("a gradient for {field} is wanted, but {field} was not given")),
-        None => Ok(()),
-    }
-}
-
-/// `[S]` s^ref; 0 where there is no reference.
-pub(crate) fn read_reference(inputs: &LossInputs) -> Result<Vec<f64>> {
-    match inputs.reference_log_probs {
-        None => Ok(vec![0.0; inputs.num_sequences as usize]),
-        Some(reference) => {
-            check_shape("reference_log_probs", reference, &[inputs.num_sequences])?;
-            read_floats("reference_log_probs", reference)
-        }
-    }
-}
-
-/// The listwise fields, copied to main memory.
-pub(crate) fn read_listwise(inputs: &LossInputs, paper_exact: bool) -> Result<Listwise> {
-    let field = |name, tensor| required(name, tensor, "the listwise objective");
-    let offsets = field("prompt_offsets", inputs.prompt_offsets)?;
-    let prompt_offsets = read_offsets(offsets)?;
-    let (num_prompts, num_responses) = (prompt_offsets.len() as i64 - 1, prompt_offsets[prompt_offsets.len() - 1]);
-
-    let lambda = field("lambda", inputs.lambda)?;
-    let num_dimensions = match lambda.size()[..] {
-        [prompts, dimensions] if prompts == num_prompts && dimensions > 0 => dimensions,
-        _ => {
-            return invalid(format!(
-                "lambda has shape {:?}, but it must have shape [{num_prompts}, dimensions], with at least one dimension",
-                lambda.size()
-            ));
-        }
-    };
-    let shape = [num_dimensions, num_responses as i64];
-    let pi_target = field("pi_target", inputs.pi_target)?;
-    check_shape("pi_target", pi_target, &shape)?;
-    let mask = match inputs.target_mask {
-        None => vec![true; num_dimensions as usize * num_responses],
-        Some(mask) => {
-            check_shape("target_mask", mask, &shape)?;
-            read_bools("target_mask", mask)?
-        }
-    };
-    Ok(Listwise {
-        num_dimensions: num_dimensions as usize,
-        prompt_offsets,
-        sequence_index: read_sequence_index(inputs, &shape)?,
-        pi_target: read_floats("pi_target", pi_target)?,
-        mask,
-        lambda: read_lambda(lambda)?,
-        paper_exact,
-    })
-}
-
-fn read_offsets(offsets: &Tensor) -> Result<Vec<usize>> {
-    check_list("prompt_offsets", offsets)?;
-    let values = read_indices("prompt_offsets", offsets, i64::MAX)?;
-    if values.first() != Some(&0) || !values.is_sorted() {
-        return invalid(
-            "prompt_offsets must begin with 0 and never fall: it holds where each prompt's responses begin".into(),
-        );
-    }
-    Ok(values.into_iter().map(|offset| offset as usize).collect())
-}
-
-fn read_lambda(lambda: &Tensor) -> Result<Vec<f64>> {
-    let values = read_floats("lambda", lambda)?;
-    if let Some(at) = values.iter().position(|weight| !(weight.is_finite() && *weight >= 0.0)) {
-        let dimensions = values.len() / lambda.size()[0] as usize;
-        return invalid(format!(
-            "lambda of prompt {} is {} at dimension {}, but it must be a finite number of at least 0",
-            at / dimensions,
-            values[at],
-            at % dimensions
-        ));
-    }
-    Ok(values)
-}
-
-fn read_sequence_index(inputs: &LossInputs, shape: &[i64; 2]) -> Result<Vec<usize>> {
-    let [num_dimensions, num_responses] = *shape;
-    match inputs.sequence_index {
-        Some(index) => {
-            check_shape("sequence_index", index, shape)?;
-            let values = read_indices("sequence_index", index, inputs.num_sequences)?;
-            Ok(values.into_iter().map(|sequence| sequence as usize).collect())
-        }
-        None if num_responses == inputs.num_sequences => {
-            Ok((0..num_dimensions).flat_map(|_| 0..num_responses as usize).collect())
-        }
-        None => invalid(format!(
-            "sequence_index is missing: prompt_offsets tells of {num_responses} responses, but there are {} sequences",
-            inputs.num_sequences
-        )),
-    }
-}
-
-/// Shape, dtype and device of the tensors that a backward is given again.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Fingerprint(Vec<Option<(Vec<i64>, Kind, Device)>>);
-
-impl Fingerprint {
-    /// Of these inputs.
-    pub(crate) fn of(inputs: &LossInputs) -> Result<Self> {
-        let of = |tensor: Option<&Tensor>| {
-            tensor.map(|tensor| Ok((tensor.size(), tensor.f_kind()?, tensor.device()))).transpose()
-        };
-        let fields = [inputs.hidden, inputs.lm_head, inputs.logits, inputs.sequence_log_probs];
-        fields.into_iter().map(of).collect::<Result<_>>().map(Self)
+impl From<&LossOptions> for LogProbOptions {
+    fn from(options: &LossOptions) -> Self {
+        Self { reduction: options.reduction, logits_budget_bytes: options.logits_budget_bytes }
     }
 }

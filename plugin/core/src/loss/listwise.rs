@@ -1,64 +1,64 @@
 //! The listwise objective and its gradient in closed form, in float64, on one number per sequence.
 //!
-//! Prompts may differ in their number of responses: the sums run over each prompt's own columns, in main memory, since
-//! a batch has a few hundred of these numbers at most.
+//! Prompts may differ in their number of responses, so the sums run over each prompt's own columns. They run in main memory,
+//! since a batch has at most a few hundred of these numbers.
 
 use std::ops::Range;
 
 /// Added to the targets in paper-exact mode (Appendix B).
 const PAPER_EPSILON: f64 = 1e-10;
-/// Mixed targets nearer than this are ties: they are float32 sums, equal ratings need not give equal bits.
+/// Mixed targets that differ by less than this tie: they are float32 sums, in which equal ratings need not give equal bits.
 const TIE_TOLERANCE: f64 = 1e-6;
 
-/// What the loss is a function of, apart from the rewards.
+/// Inputs of the loss besides the rewards.
 ///
 /// # Shapes
 ///
 /// As in the ABI's `LossInputs`, row-major: B prompts, M dimensions, C responses.
 #[derive(Debug)]
-pub(crate) struct Listwise {
+pub(super) struct Listwise {
     /// M.
-    pub(crate) num_dimensions: usize,
+    pub(super) num_dimensions: usize,
     /// `[B + 1]`
-    pub(crate) prompt_offsets: Vec<usize>,
+    pub(super) prompt_offsets: Vec<usize>,
     /// `[M, C]`
-    pub(crate) sequence_index: Vec<usize>,
+    pub(super) sequence_index: Vec<usize>,
     /// `[M, C]` p^(k); read only where `mask` is set.
-    pub(crate) pi_target: Vec<f64>,
+    pub(super) pi_target: Vec<f64>,
     /// `[M, C]`
-    pub(crate) mask: Vec<bool>,
+    pub(super) mask: Vec<bool>,
     /// `[B, M]`
-    pub(crate) lambda: Vec<f64>,
+    pub(super) lambda: Vec<f64>,
     /// Add 1e-10 to the targets.
-    pub(crate) paper_exact: bool,
+    pub(super) paper_exact: bool,
 }
 
-/// Losses, metrics and the gradient by rewards. Sums over prompts, not yet divided by the normaliser.
+/// Losses, metrics and the gradient with respect to rewards, summed over prompts but not yet divided by the normaliser.
 #[derive(Debug)]
-pub(crate) struct Evaluation {
+pub(super) struct Evaluation {
     /// Σ over prompts of Σ_k λ'_k L^(k).
-    pub(crate) loss_sum: f64,
-    /// Prompts with a dimension of positive weight.
-    pub(crate) num_contributing: u64,
+    pub(super) loss_sum: f64,
+    /// Number of prompts with a dimension of positive weight.
+    pub(super) num_contributing: u64,
     /// `[B]`
-    pub(crate) prompt_losses: Vec<f64>,
+    pub(super) prompt_losses: Vec<f64>,
     /// `[B, M]`
-    pub(crate) dimension_losses: Vec<f64>,
+    pub(super) dimension_losses: Vec<f64>,
     /// `[B, M]`
-    pub(crate) dimension_mask: Vec<bool>,
+    pub(super) dimension_mask: Vec<bool>,
     /// `[B]`
-    pub(crate) accuracies: Vec<f64>,
+    pub(super) accuracies: Vec<f64>,
     /// `[B, M]`
-    pub(crate) dimension_accuracies: Vec<f64>,
+    pub(super) dimension_accuracies: Vec<f64>,
     /// `[B]`
-    pub(crate) margins: Vec<f64>,
+    pub(super) margins: Vec<f64>,
     /// `[S]` ∂`loss_sum`/∂r.
-    pub(crate) grad_rewards: Vec<f64>,
+    pub(super) grad_rewards: Vec<f64>,
 }
 
 impl Listwise {
     /// B
-    pub(crate) fn num_prompts(&self) -> usize {
+    pub(super) fn num_prompts(&self) -> usize {
         self.prompt_offsets.len() - 1
     }
 
@@ -67,14 +67,14 @@ impl Listwise {
         self.prompt_offsets[self.num_prompts()]
     }
 
-    /// Loss (10) with its gradient (29), from rewards `[S]`.
+    /// Computes the loss (10) with its gradient (29) from rewards `[S]`.
     ///
     /// # Equation
     ///
     /// L = Σ_k λ'_k L^(k) for each prompt, with P^(k) = softmax of r over the responses S_k that dimension k rates,
     /// L^(k) = −Σ_{i ∈ S_k} t_i log P^(k)_i, and ∂L^(k)/∂r_i = P^(k)_i Σ t − t_i, where t = p^(k) (+ 1e-10 in
     /// paper-exact mode). λ' is λ renormalised over the dimensions that rate at least two responses.
-    pub(crate) fn evaluate(&self, rewards: &[f64]) -> Evaluation {
+    pub(super) fn evaluate(&self, rewards: &[f64]) -> Evaluation {
         let (b, m) = (self.num_prompts(), self.num_dimensions);
         let mut out = Evaluation {
             loss_sum: 0.0,
@@ -101,7 +101,7 @@ impl Listwise {
         out
     }
 
-    /// Columns of `[M, C]` that a dimension rates among a prompt's responses: S_k.
+    /// Returns S_k: the entries of `[M, C]` for the responses of a prompt that a dimension rates.
     fn rated(&self, prompt: usize, dimension: usize) -> impl Iterator<Item = usize> + Clone {
         let row = dimension * self.num_responses();
         self.columns(prompt).map(move |column| row + column).filter(|at| self.mask[*at])
@@ -116,7 +116,7 @@ impl Listwise {
         self.rated(prompt, dimension).nth(1).is_some()
     }
 
-    /// `[M]` λ'; all 0 where no dimension that counts has weight.
+    /// Returns `[M]` λ'; all 0 if no dimension that counts has weight.
     fn renormalized_lambda(&self, prompt: usize) -> Vec<f64> {
         let weight = |k| if self.counts(prompt, k) { self.lambda[prompt * self.num_dimensions + k] } else { 0.0 };
         let mut lambda: Vec<f64> = (0..self.num_dimensions).map(weight).collect();
@@ -140,7 +140,7 @@ impl Listwise {
         let loss: f64 = targets.iter().zip(&log_policy).map(|(t, log_p)| -t * log_p).sum(); // (8), (20)
         let mass: f64 = targets.iter().sum();
         for ((at, t), log_p) in rated.iter().zip(&targets).zip(&log_policy) {
-            // A weight of 0 must not turn an infinite reward into NaN for the dimensions that do count.
+            // A weight of 0 times an infinite reward must not make the gradient of the other dimensions NaN.
             if weight > 0.0 {
                 out.grad_rewards[self.sequence_index[*at]] += weight * (log_p.exp() * mass - t); // (29)
             }
@@ -154,7 +154,7 @@ impl Listwise {
         }
     }
 
-    /// Accuracy and margin under the mixed target p^λ' (14), over the responses that a dimension of weight rates.
+    /// Returns accuracy and margin under the mixed target p^λ' (14), over the responses rated by a dimension that has weight.
     fn mixed_metrics(&self, prompt: usize, lambda: &[f64], rewards: &[f64]) -> (f64, f64) {
         let (mut judged, mut mixed) = (Vec::new(), Vec::new());
         for column in self.columns(prompt) {
@@ -162,7 +162,7 @@ impl Listwise {
             let raters = (0..self.num_dimensions).filter(|k| lambda[*k] > 0.0 && self.mask[of_dimension(*k)]);
             if raters.clone().next().is_some() {
                 mixed.push(raters.map(|k| lambda[k] * self.pi_target[of_dimension(k)]).sum());
-                // In the expanded layout the sequences of a response are copies: the first speaks for all.
+                // In the expanded layout the sequences of a response are copies, so the first will do.
                 judged.push(rewards[self.sequence_index[column]]);
             }
         }
@@ -180,7 +180,7 @@ fn log_softmax(rewards: &[f64]) -> Vec<f64> {
     rewards.iter().map(|r| r - log_sum_exp).collect()
 }
 
-/// Share of the most rewarded responses that are among the best by target: ties of the policy share the credit.
+/// Returns the share of the responses with the highest reward that are among the best by target; ties share the credit.
 fn accuracy(rewards: &[f64], targets: &[f64]) -> f64 {
     let best: Vec<f64> = best_of(targets, TIE_TOLERANCE).iter().map(|best| f64::from(u8::from(*best))).collect();
     mean_where(&best, &best_of(rewards, 0.0))
@@ -191,7 +191,7 @@ fn best_of(values: &[f64], tolerance: f64) -> Vec<bool> {
     values.iter().map(|value| *value >= max - tolerance).collect()
 }
 
-/// Mean of the chosen values; NaN where none is chosen, which only NaN rewards bring about.
+/// Returns the mean of the chosen values; NaN if none is chosen, which happens only if rewards are NaN.
 fn mean_where(values: &[f64], chosen: &[bool]) -> f64 {
     let kept = values.iter().zip(chosen).filter(|(_, chosen)| **chosen).map(|(value, _)| *value);
     kept.clone().sum::<f64>() / kept.count() as f64
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn unrated_responses_are_on_neither_side() {
         let out = problem([1.0, 0.0], [true, true, false, true, true, true]).evaluate(&[0.5, 0.1, 9.0]);
-        // The unrated third response has the highest reward, which nobody can judge.
+        // The unrated third response has the highest reward, but there is nothing to judge it by.
         assert_eq!((out.accuracies[0], out.dimension_accuracies[0], out.grad_rewards[2]), (1.0, 1.0, 0.0));
         assert!((out.margins[0] - 0.4).abs() < 1e-12);
     }
@@ -250,7 +250,7 @@ mod tests {
         let start = problem([1.0, 0.0], [true; 6]).evaluate(&[0.0; 3]);
         assert_eq!((start.accuracies[0], start.margins[0]), (1.0 / 3.0, 0.0));
         assert_eq!(start.dimension_accuracies, [1.0 / 3.0, 1.0 / 3.0]);
-        // The second dimension's two worst responses are one: their mean reward counts.
+        // The second dimension's two worst responses tie: their mean reward counts.
         let out = problem([0.0, 1.0], [true; 6]).evaluate(&[1.0, 2.0, 4.0]);
         assert_eq!((out.accuracies[0], out.margins[0]), (1.0, 2.5));
         assert_eq!(out.dimension_accuracies, [0.0, 1.0]);

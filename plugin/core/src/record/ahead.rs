@@ -1,29 +1,29 @@
-//! Rows read on a thread of their own, ahead of whoever parses them, by chunks of bounded size.
+//! Rows read ahead on a thread, in chunks of bounded size.
 
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use super::{Row, RowReader};
+use super::reader::{Row, RowReader};
 use crate::{Error, Result};
 
-/// A chunk ends at whichever comes first: enough rows to share among threads, or as much text as should be in memory.
+/// A chunk ends after this many rows, enough to share among threads, or this much text, to bound the memory.
 const CHUNK_ROWS: usize = 256;
 const CHUNK_BYTES: usize = 8 << 20;
-/// Chunks that wait for whoever parses them.
+/// Chunks that are read before they are asked for.
 const CHUNKS_AHEAD: usize = 2;
 
-/// Chunks of the rows of files, in order.
+/// The rows of files in chunks, in order.
 #[derive(Debug)]
 pub(crate) struct RowChunks {
-    /// None once everything has been received.
+    /// None once everything was received.
     chunks: Option<Receiver<Result<Vec<Row>>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl RowChunks {
-    /// Opens the files and begins to read at most `max_rows` of their rows.
+    /// Opens the files and starts to read at most `max_rows` of their rows.
     pub(crate) fn open(paths: &[PathBuf], max_rows: Option<u64>) -> Result<Self> {
         let limit = usize::try_from(max_rows.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
         let rows = RowReader::open(paths)?.take(limit);
@@ -35,7 +35,7 @@ impl RowChunks {
         Ok(Self { chunks: Some(chunks), thread: Some(thread) })
     }
 
-    /// Waits for the thread; what stopped it short of the end stops the caller too.
+    /// Waits for the thread to end and passes its panic on, if any.
     fn join(&mut self) {
         if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
             resume_unwind(panic);
@@ -58,16 +58,16 @@ impl Iterator for RowChunks {
 
 impl Drop for RowChunks {
     fn drop(&mut self) {
-        // A thread that waits to send stops once there is nobody to send to.
+        // Without a receiver, a thread that waits to send stops.
         self.chunks = None;
         if let Some(thread) = self.thread.take() {
-            // A panic of rows that nobody wants is nobody's problem.
+            // A panic while reading rows that are no longer wanted does not matter.
             drop(thread.join());
         }
     }
 }
 
-/// Sends chunks until the rows end or fail, or nobody listens any more.
+/// Sends chunks until the rows end or fail, or the receiver is dropped.
 fn send(mut rows: impl Iterator<Item = Result<Row>>, sender: &SyncSender<Result<Vec<Row>>>) {
     loop {
         let (mut chunk, mut num_bytes) = (Vec::new(), 0);

@@ -1,13 +1,13 @@
-//! The shapes in which conversations come: `{role, content}`, and ShareGPT's `{from, value}`.
+//! The two shapes of a conversation: `{role, content}`, and ShareGPT's `{from, value}`.
 
 use serde_json::{Map, Value};
 
-use super::Message;
+use super::types::Message;
 
-/// What the messages of both shapes look like, for error messages.
+/// Description of a list of messages, for error messages.
 pub(super) const MESSAGES: &str = "a list of {role, content} objects";
 
-/// The name of a JSON value's type with its article.
+/// Returns the name of a JSON value's type with its article.
 pub(super) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -19,13 +19,13 @@ pub(super) fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// "`field` is missing" or "`field` is a number", with what was expected.
+/// Returns "`field` is missing" or "`field` is a number", with what was expected.
 pub(super) fn unexpected(field: &str, value: Option<&Value>, expected: &str) -> String {
     let found = value.map_or("missing", type_name);
     format!("`{field}` is {found}: expected {expected}")
 }
 
-/// A list of messages; it holds at least one.
+/// Parses a list of at least one message.
 pub(super) fn parse_messages(value: &Value, field: &str) -> Result<Vec<Message>, String> {
     let list = value.as_array().ok_or_else(|| unexpected(field, Some(value), MESSAGES))?;
     if list.is_empty() {
@@ -34,7 +34,7 @@ pub(super) fn parse_messages(value: &Value, field: &str) -> Result<Vec<Message>,
     list.iter().enumerate().map(|(i, message)| parse_message(message, &format!("{field}[{i}]"))).collect()
 }
 
-/// One message of either shape.
+/// Parses one message of either shape.
 pub(super) fn parse_message(value: &Value, field: &str) -> Result<Message, String> {
     let message = value.as_object().ok_or_else(|| unexpected(field, Some(value), "an object {role, content}"))?;
     if message
@@ -63,7 +63,7 @@ fn share_gpt_role(from: &str, field: &str) -> Result<&'static str, String> {
     }
 }
 
-/// Text, or a list of `{type: "text", text}` parts.
+/// Parses text, or a list of `{type: "text", text}` parts.
 fn parse_content(message: &Map<String, Value>, key: &str, field: &str) -> Result<String, String> {
     match message.get(key) {
         Some(Value::String(text)) => Ok(text.clone()),

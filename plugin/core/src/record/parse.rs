@@ -6,12 +6,13 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use super::messages::{MESSAGES, parse_message, parse_messages, type_name, unexpected};
-use super::{Body, Completion, Format, Message, Prompt, Rating, Record};
+use super::types::{Body, Completion, Message, Prompt, Rating, Record};
+use crate::Format;
 
 type Row = Map<String, Value>;
 type Parsed<T> = Result<T, String>;
 
-/// What is wrong with a row.
+/// Problem with a row.
 pub(crate) enum Problem {
     /// It is not JSON.
     Json(serde_json::Error),
@@ -20,7 +21,7 @@ pub(crate) enum Problem {
 }
 
 impl Problem {
-    /// The problem as a clause; `start` is the line and column of the row's first character where it may span lines.
+    /// Returns the problem as a clause; `start` is the line and column of the row's first character if it may span lines.
     pub(crate) fn text(&self, start: Option<(usize, usize)>) -> String {
         match self {
             Self::Record(problem) => problem.clone(),
@@ -35,7 +36,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// serde_json's message, with its place told in the file's terms.
+/// serde_json's message, with its place in the file instead of its place in the row.
 fn json_problem(error: &serde_json::Error, start: Option<(usize, usize)>) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
@@ -48,8 +49,19 @@ fn json_problem(error: &serde_json::Error, start: Option<(usize, usize)>) -> Str
         None if error.line() <= 1 => format!("column {}", error.column()),
         None => format!("line {}, column {}", error.line(), error.column()),
     };
-    let hint = if error.is_eof() && start.is_none() { "; in JSON lines a whole record stands on one line" } else { "" };
+    let hint = if error.is_eof() && start.is_none() { "; in JSON lines each record is on one line" } else { "" };
     format!("not valid JSON: {what} at {place}{hint}")
+}
+
+impl Record {
+    /// Parses one row's JSON.
+    ///
+    /// # Errors
+    ///
+    /// Returns the problem as a clause without a place ("`completions` is missing: …"); the caller knows the file and line.
+    pub fn parse(json: &str, format: Format, index: u64) -> std::result::Result<Self, String> {
+        parse(json, format, index).map_err(|problem| problem.to_string())
+    }
 }
 
 pub(super) fn parse(json: &str, format: Format, index: u64) -> Result<Record, Problem> {
@@ -78,24 +90,22 @@ fn parse_text(row: &Row, key: &str) -> Parsed<String> {
     }
 }
 
-/// Where a field is missing and the record looks like another format, says so.
+/// Adds to a problem that the record looks like one of another format, if it does.
 fn hint(row: &Row, format: Format, problem: String) -> String {
     let has = |key: &str| row.contains_key(key);
-    let looks_like = if has("completions") {
-        (Format::UltraFeedback, "completions", "ultrafeedback")
+    let (other, field) = if has("completions") {
+        (Format::UltraFeedback, "completions")
     } else if has("chosen") && has("rejected") {
-        (Format::Pairs, "chosen", "pairs")
+        (Format::Pairs, "chosen")
     } else if has("messages") || has("conversations") {
-        (Format::Chat, if has("messages") { "messages" } else { "conversations" }, "chat")
+        (Format::Chat, if has("messages") { "messages" } else { "conversations" })
     } else {
         return problem;
     };
-    match looks_like {
-        (other, field, name) if other != format => {
-            format!("{problem}; the record has `{field}`: set the format to `{name}`")
-        }
-        _ => problem,
+    if other == format {
+        return problem;
     }
+    format!("{problem}; the record has `{field}`: set the format to `{other}`")
 }
 
 // ---- Format::UltraFeedback ----
@@ -152,7 +162,7 @@ fn parse_completion(value: &Value, index: usize) -> Parsed<Completion> {
     Ok(Completion { response, ratings })
 }
 
-/// The older form: `[{Type: dimension, Rating}, …]`.
+/// Parses the older form: `[{Type: dimension, Rating}, …]`.
 fn parse_annotation_list(annotations: &[Value], field: &str) -> Parsed<IndexMap<String, Rating>> {
     let mut ratings = IndexMap::new();
     for (i, annotation) in annotations.iter().enumerate() {
@@ -165,7 +175,7 @@ fn parse_annotation_list(annotations: &[Value], field: &str) -> Parsed<IndexMap<
     Ok(ratings)
 }
 
-/// An annotation is an object with a `Rating`, a list of such objects (the first usable one counts), or the bare rating.
+/// Parses an object with a `Rating`, a list of such objects (the first usable one counts), or a bare rating.
 fn parse_annotation(annotation: &Value) -> Rating {
     match annotation {
         Value::Object(object) => object.get("Rating").map_or(Rating::Missing("absent"), parse_rating),
@@ -212,7 +222,7 @@ fn parse_pair(row: &Row) -> Parsed<(Prompt, Body)> {
     Ok((pair_prompt(row, chosen_context)?, Body::Pair { chosen, rejected }))
 }
 
-/// The turns before the answer, and the answer: of a text there are no turns before it.
+/// Returns the turns before the answer, and the answer; a text has no turns before it.
 fn parse_answer(row: &Row, key: &str) -> Parsed<(Vec<Message>, String)> {
     match row.get(key) {
         Some(Value::String(answer)) => Ok((Vec::new(), answer.clone())),
@@ -233,7 +243,7 @@ fn split_answer(mut messages: Vec<Message>, key: &str) -> Parsed<(Vec<Message>, 
     }
 }
 
-/// The prompt stands in its own field, at the start of `chosen` and `rejected`, or in both.
+/// Finds the prompt in its own field, at the start of `chosen` and `rejected`, or in both.
 fn pair_prompt(row: &Row, context: Vec<Message>) -> Parsed<Prompt> {
     let own = match row.get("prompt").filter(|value| !value.is_null()) {
         Some(prompt) => Some(parse_prompt(prompt, "prompt")?),
@@ -243,7 +253,7 @@ fn pair_prompt(row: &Row, context: Vec<Message>) -> Parsed<Prompt> {
         None if context.is_empty() => Err(unexpected("prompt", row.get("prompt"), &format!("text or {MESSAGES}"))),
         None => Ok(Prompt::Messages(context)),
         Some(own) if context.is_empty() => Ok(own),
-        // A context that opens with the user's (or the system's) turn is a whole conversation and repeats the text.
+        // A context that starts with a user (or system) turn is a whole conversation, which repeats the text.
         Some(Prompt::Text(_)) if !context[0].is_assistant() => Ok(Prompt::Messages(context)),
         Some(own) => {
             let mut messages = own.to_messages();
@@ -265,7 +275,7 @@ fn parse_chat(row: &Row) -> Parsed<(Prompt, Body)> {
     }
 }
 
-/// `messages` or ShareGPT's `conversations`, with ShareGPT's `system` in front.
+/// Parses `messages` or ShareGPT's `conversations`, with ShareGPT's `system` in front.
 fn parse_conversation(row: &Row) -> Parsed<Option<Vec<Message>>> {
     let present = |key: &'static str| row.get(key).filter(|value| !value.is_null()).map(|value| (key, value));
     let Some((key, value)) = present("messages").or_else(|| present("conversations")) else {

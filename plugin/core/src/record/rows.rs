@@ -9,10 +9,10 @@ use arrow_array::RecordBatch;
 use arrow_json::writer::{LineDelimited, WriterBuilder};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
-use super::Place;
+use super::place::Place;
 use crate::{Error, Result};
 
-/// A record this long is a missing quote or bracket, not a record: reading on would fill the memory.
+/// A longer record means that a quote or bracket is missing; reading on would fill the memory.
 const MAX_RECORD_BYTES: usize = 256 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
 const PARQUET_BATCH_ROWS: usize = 256;
@@ -20,10 +20,10 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// One row of one file.
 pub(super) struct FileRow {
-    /// Its line or its position in the file, from 1.
+    /// Its line or its position in the file, counted from 1.
     pub(super) number: u64,
     pub(super) json: String,
-    /// Line and column at which the text starts, where the row may span lines.
+    /// Line and column at which the text starts, if the row may span lines.
     pub(super) start: Option<(usize, usize)>,
 }
 
@@ -36,7 +36,7 @@ pub(super) enum Rows {
 }
 
 impl Rows {
-    /// Opens a file and finds out what it is.
+    /// Opens a file and detects its format.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let io = |source| Error::io(path, source);
         let file = File::open(path).map_err(io)?;
@@ -56,7 +56,7 @@ impl Rows {
         })
     }
 
-    /// What a row's number counts.
+    /// The unit that a row's number counts.
     pub(super) fn unit(&self) -> &'static str {
         match self {
             Self::Lines(_) => "line",
@@ -115,7 +115,7 @@ impl Lines {
     }
 }
 
-/// A JSON array: finds where each element ends without parsing it, so that one element is in memory at a time.
+/// A JSON array: finds the end of each element without parsing it, so that one element is in memory at a time.
 #[derive(Debug)]
 pub(super) struct Array {
     reader: BufReader<File>,
@@ -135,7 +135,7 @@ impl Array {
             return Ok(None);
         }
         let io = |source| Error::io(path, source);
-        // Before the first element stands `[`; before the others a comma; after the last `]`.
+        // `[` precedes the first element, a comma each of the others, and `]` follows the last.
         let separator = self.skip_whitespace().map_err(io)?;
         let problem = match (separator, self.number) {
             (Some(b'['), 0) => {
@@ -163,7 +163,7 @@ impl Array {
         Ok(Some(FileRow { number: self.number, json, start }))
     }
 
-    /// Takes the closing bracket; only white space may follow it.
+    /// Consumes the closing bracket; only white space may follow it.
     fn end(&mut self, path: &Path) -> Result<Option<FileRow>> {
         self.consume_one();
         self.ended = true;
@@ -173,7 +173,7 @@ impl Array {
         }
     }
 
-    /// Reads up to the comma or bracket that follows the element.
+    /// Reads the element, up to the comma or bracket that follows it.
     fn element(&mut self) -> std::io::Result<std::result::Result<String, String>> {
         let mut text = Vec::new();
         let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
@@ -213,7 +213,7 @@ impl Array {
         Ok(into_text(text))
     }
 
-    /// The next byte that is not white space, left in the reader; None at the end of the file.
+    /// Returns the next byte that is not white space without consuming it; None at the end of the file.
     fn skip_whitespace(&mut self) -> std::io::Result<Option<u8>> {
         loop {
             match self.reader.fill_buf()?.first().copied() {
@@ -241,7 +241,7 @@ impl Array {
     }
 }
 
-/// Parquet, by batches of rows that are written as JSON.
+/// Parquet, in batches of rows that are converted to JSON.
 #[derive(Debug)]
 pub(super) struct Parquet {
     batches: ParquetRecordBatchReader,
@@ -279,7 +279,7 @@ impl Parquet {
     }
 }
 
-/// One line of JSON per row. Nulls are written, so that a rating of null is told from an absent one.
+/// Converts each row to one line of JSON. Nulls are written, to distinguish a null rating from an absent one.
 pub(crate) fn to_json(batch: &RecordBatch) -> std::result::Result<VecDeque<String>, String> {
     let mut bytes = Vec::new();
     let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut bytes);

@@ -1,12 +1,12 @@
-//! The JSON of a record as types, for its JSON Schema alone: `parse` reads what these describe, and is more patient with
-//! ratings, of which anything that is no number counts as missing.
+//! The JSON of a record as types, only for its JSON Schema: `parse` reads what these describe, and accepts more as a
+//! rating: everything that is not a number counts as missing.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-use super::{Message, Record};
+use super::types::{Message, Record};
 
 impl JsonSchema for Record {
     fn schema_name() -> Cow<'static, str> {
@@ -18,7 +18,7 @@ impl JsonSchema for Record {
     }
 }
 
-/// One record: rated completions (UltraFeedback's schema), a pair, or a conversation. Further fields are left alone.
+/// One record: rated completions (UltraFeedback's schema), a pair, or a conversation. Other fields are ignored.
 #[derive(JsonSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "only its schema is used")]
@@ -33,7 +33,7 @@ enum RecordJson {
 #[schemars(extend("anyOf" = [{ "required": ["instruction"] }, { "required": ["prompt"] }]))]
 #[expect(dead_code, reason = "only its schema is used")]
 struct Rated {
-    /// The prompt; it comes before `prompt` where both are there.
+    /// The prompt; takes precedence over `prompt`.
     #[serde(default)]
     instruction: Option<Text>,
     /// The prompt under its other name.
@@ -41,7 +41,7 @@ struct Rated {
     prompt: Option<Text>,
     /// The responses.
     completions: Vec<Completion>,
-    /// Where the record comes from; see `exclude_sources`.
+    /// Source of the record; see `exclude_sources`.
     #[serde(default)]
     source: Option<String>,
 }
@@ -65,7 +65,7 @@ enum Annotations {
     List(Vec<NamedAnnotation>),
 }
 
-/// A rating in one dimension, on its own or with what else is known of it; of a list the first usable one counts.
+/// A rating in one dimension, alone or in an object with other fields; in a list, the first usable one counts.
 #[derive(JsonSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "only its schema is used")]
@@ -100,15 +100,15 @@ enum Rating {
     Text(String),
 }
 
-/// A chosen and a rejected response (format `pairs`). The prompt stands in `prompt`, in `conversations` or `messages`, or
-/// at the start of both responses.
+/// A chosen and a rejected response (format `pairs`). The prompt is in `prompt`, in `conversations` or `messages`, or at
+/// the start of both responses.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct Pair {
     /// The prompt.
     #[serde(default)]
     prompt: Option<Text>,
-    /// The prompt as ShareGPT's pairs have it.
+    /// The prompt in the form of ShareGPT's pairs.
     #[serde(default)]
     conversations: Option<Turns>,
     /// The prompt as messages.
@@ -123,7 +123,7 @@ struct Pair {
     rejected: Answer,
 }
 
-/// A conversation of which every assistant turn is learned (format `chat`).
+/// A conversation in which every assistant turn is a target (format `chat`).
 #[derive(JsonSchema)]
 #[schemars(extend("anyOf" = [{ "required": ["messages"] }, { "required": ["conversations"] }]))]
 #[expect(dead_code, reason = "only its schema is used")]

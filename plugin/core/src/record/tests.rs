@@ -1,11 +1,15 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
+use std::path::PathBuf;
 
 use arrow_schema::{DataType, Field, Fields, Schema};
+use indexmap::IndexMap;
 use parquet::arrow::ArrowWriter;
 
+use super::reader::RowReader;
 use super::*;
+use crate::{Format, Result};
 
 fn ratings(annotations: &str) -> IndexMap<String, Rating> {
     let json = format!(r#"{{"instruction":"x","completions":[{{"response":"a","annotations":{annotations}}}]}}"#);

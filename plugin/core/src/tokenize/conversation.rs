@@ -5,11 +5,12 @@ use std::ops::Range;
 use ndarray::Array2;
 
 use super::responses::{Prompt, continuation};
-use super::{Outcome, TokenizeOptions, Tokenized, TokenizedResponse, TokenizedSample, Tokenizer};
-use crate::convert::Skipped;
-use crate::{Message, Sample};
+use super::samples::{TokenizeOptions, Tokenized, TokenizedResponse, TokenizedSample};
+use super::tokenizer::{Outcome, Tokenizer};
+use crate::convert::{Sample, Skipped};
+use crate::record::Message;
 
-/// One answer: the messages before it, the text that the model sees when it gives it, and the text with it.
+/// One answer: the messages before it, the text that the model sees when it answers, and that text with the answer.
 struct Turn<'a> {
     context: &'a [Message],
     prompt: String,
@@ -21,16 +22,17 @@ impl Turn<'_> {
         self.whole.starts_with(&self.prompt)
     }
 
-    /// Whether `next` renders this turn just as it was rendered when it was the last.
+    /// Whether `next` renders this turn in the same way as when it was the last.
     fn is_kept_by(&self, next: &Turn) -> bool {
         next.prompt.starts_with(&self.whole) && next.answer_follows_prompt()
     }
 }
 
-/// Every assistant turn is a target once, after the text that the template renders when the model is about to say it.
+/// Tokenises a conversation. Every assistant turn is a target once, after the text that the template renders when the model
+/// is about to say it.
 ///
-/// Turns that later ones leave as they are share one sample. Where the template rewrites history (as one that strips
-/// earlier thinking does), each turn that was rewritten has a sample of its own.
+/// Turns that are rendered in the same way once later ones follow share one sample. If the template rewrites history (by
+/// stripping earlier thinking, say), each rewritten turn has its own sample.
 pub(super) fn tokenize(tokenizer: &Tokenizer, sample: &Sample, options: &TokenizeOptions) -> Outcome<Tokenized> {
     let messages = sample.prompt.to_messages();
     let answers = messages.iter().enumerate().filter(|(_, message)| message.is_assistant());
@@ -60,7 +62,7 @@ pub(super) fn tokenize(tokenizer: &Tokenizer, sample: &Sample, options: &Tokeniz
 /// A token and whether it is a target.
 type Marked = (i64, bool);
 
-/// Cuts to the start that fits, and keeps the sample where a target is left.
+/// Cuts the response to the cutoff, and keeps the sample if a target is left.
 fn push(
     tokenized: &mut Tokenized,
     record_index: u64,
@@ -73,7 +75,7 @@ fn push(
         tokenized.num_truncated += 1;
         response.truncate(room);
     }
-    // What follows the last target is not looked at.
+    // Tokens after the last target have no effect on the loss.
     let end = response.iter().rposition(|(_, is_target)| *is_target).map_or(0, |last| last + 1);
     response.truncate(end);
     if !options.keep_all && (prompt.is_empty() || response.is_empty()) {
@@ -90,7 +92,7 @@ fn push(
     });
 }
 
-/// The tokens before the group's first answer, and those from there to the end of its last.
+/// Returns the tokens before the group's first answer, and those from there to the end of its last.
 fn tokenize_group(tokenizer: &Tokenizer, group: &[Turn]) -> Outcome<(Vec<i64>, Vec<Marked>)> {
     if let [turn] = group {
         let prompt = Prompt::new(tokenizer, turn.context)?;
@@ -107,8 +109,8 @@ fn tokenize_group(tokenizer: &Tokenizer, group: &[Turn]) -> Outcome<(Vec<i64>, V
     }
 }
 
-/// Encodes the conversation once and finds the answers in it by their place in the text (`spans`, in bytes); None where
-/// the tokens up to a border are not those that the text up to there has by itself.
+/// Encodes the conversation once and finds the answers in it by their place in the text (`spans`, in bytes). Returns None
+/// if the tokens up to a border differ from those of the text up to there by itself.
 fn encode_at_borders(
     tokenizer: &Tokenizer,
     text: &str,
@@ -122,7 +124,7 @@ fn encode_at_borders(
         let mut borders = [0; 2];
         for (border, end) in borders.iter_mut().zip([span.start, span.end]) {
             *border = offsets.partition_point(|&(_, token_end)| token_end <= end);
-            // Special tokens split a text first, so encoding from the last one on tells how the text before ends.
+            // Special tokens split a text first, so encoding from the last one on shows how the text up to the border ends.
             let from = (0..*border).rev().find(is_special).unwrap_or(0);
             let start = if is_special(&from) { offsets[from].0 } else { 0 };
             let alone = tokenizer.encode_text(text.get(start..end).unwrap_or_default())?;
@@ -145,7 +147,7 @@ fn encode_at_borders(
     Ok(Some((prompt, response)))
 }
 
-/// Encodes what each turn adds after the tokens so far.
+/// Encodes the text that each turn adds, after the tokens so far.
 fn encode_by_turn(tokenizer: &Tokenizer, group: &[Turn]) -> Outcome<(Vec<i64>, Vec<Marked>)> {
     let first = tokenizer.encode_text(group.first().map_or("", |turn| &turn.prompt))?;
     let mut ids = first.clone();

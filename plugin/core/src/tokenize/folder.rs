@@ -8,12 +8,25 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
-use super::{Tokenizer, TokenizerInfo};
+use super::tokenizer::{Tokenizer, TokenizerInfo};
 use crate::chat_template::ChatTemplate;
 use crate::error::contained;
 use crate::{Error, Result};
 
-pub(super) fn open(folder: &Path, chat_template: Option<&Path>) -> Result<Tokenizer> {
+impl Tokenizer {
+    /// Opens the tokenizer of a model folder: `tokenizer.json` and, if present, `tokenizer_config.json`,
+    /// `special_tokens_map.json` and `chat_template.jinja`. `chat_template` is the file of a template to use instead of the
+    /// folder's own.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the folder has no `tokenizer.json` or a file in it does not parse.
+    pub fn open(folder: &Path, chat_template: Option<&Path>) -> Result<Self> {
+        open(folder, chat_template)
+    }
+}
+
+fn open(folder: &Path, chat_template: Option<&Path>) -> Result<Tokenizer> {
     let mut contents = Contents::default();
     let mut encoder = open_encoder(folder, &mut contents)?;
     let config = read_object(&folder.join("tokenizer_config.json"), &mut contents)?.unwrap_or_default();
@@ -50,7 +63,7 @@ pub(super) fn open(folder: &Path, chat_template: Option<&Path>) -> Result<Tokeni
     })
 }
 
-/// Hashes the contents of files, so that no two lists of them give the same hash.
+/// Hashes the contents of files so that different lists of files have different hashes.
 #[derive(Default)]
 struct Contents(blake3::Hasher);
 
@@ -132,8 +145,8 @@ fn added_token(value: &Value) -> Option<AddedToken> {
     }
 }
 
-/// Adds what the configuration names and `tokenizer.json` lacks, as Transformers does: the decoder's entries by id, then
-/// the special tokens.
+/// Adds the tokens that the configuration names and `tokenizer.json` lacks, as Transformers does: the decoder's entries by
+/// id, then the special tokens.
 fn add_tokens(
     encoder: &mut tokenizers::Tokenizer,
     config: &Map<String, Value>,
@@ -162,8 +175,8 @@ fn add_tokens(
     }
 }
 
-/// The file named by the caller, the folder's `chat_template.jinja`, or the configuration's `chat_template` (a text, or a
-/// list of named ones of which `default` is taken).
+/// Finds the template: the caller's file, the folder's `chat_template.jinja`, or the configuration's `chat_template` (a
+/// text, or a list of named ones, of which `default` is taken).
 fn find_template(
     folder: &Path,
     chat_template: Option<&Path>,

@@ -2,11 +2,13 @@
 
 use ndarray::{Array2, Axis};
 
-use super::{Outcome, TokenizeOptions, Tokenized, TokenizedResponse, TokenizedSample, Tokenizer, truncate};
-use crate::convert::Skipped;
-use crate::{Message, Sample};
+use super::samples::{TokenizeOptions, Tokenized, TokenizedResponse, TokenizedSample};
+use super::tokenizer::{Outcome, Tokenizer};
+use super::truncate::truncate;
+use crate::convert::{Sample, Skipped};
+use crate::record::Message;
 
-/// The prompt is encoded once, and so is each whole conversation of prompt and response.
+/// Tokenises a prompt with its responses. The prompt, and each whole conversation of prompt and response, is encoded once.
 pub(super) fn tokenize(tokenizer: &Tokenizer, sample: &Sample, options: &TokenizeOptions) -> Outcome<Tokenized> {
     let mut messages = sample.prompt.to_messages();
     let mut prompt = Prompt::new(tokenizer, &messages)?;
@@ -20,7 +22,7 @@ pub(super) fn tokenize(tokenizer: &Tokenizer, sample: &Sample, options: &Tokeniz
 
     let mut tokenized = Tokenized::default();
     if let Some(cutoff_len) = options.cutoff_len {
-        tokenized.num_truncated = truncate::truncate(&mut prompt.ids, &mut responses, cutoff_len).into();
+        tokenized.num_truncated = truncate(&mut prompt.ids, &mut responses, cutoff_len).into();
     }
     let num_responses = responses.len();
     if !options.keep_all {
@@ -50,14 +52,14 @@ fn reason_to_skip(prompt: &[i64], responses: &[TokenizedResponse], pi_target: &A
     }
 }
 
-/// The columns of the responses kept, each row renormalised; a row with fewer than two entries left is all NaN.
+/// Returns the columns of the responses kept, each row renormalised; a row with fewer than two entries left is all NaN.
 fn kept_targets(pi_target: &Array2<f64>, responses: &[TokenizedResponse]) -> Array2<f32> {
     let kept: Vec<usize> = responses.iter().map(|response| response.response_index).collect();
     let mut targets = pi_target.select(Axis(1), &kept); // [M, N]
     for mut row in targets.rows_mut() {
         let finite = || row.iter().filter(|p| p.is_finite());
         let (count, sum) = (finite().count(), finite().sum::<f64>());
-        // A target that lies wholly on dropped responses says nothing about the others.
+        // A distribution whose mass lies entirely on dropped responses says nothing about the others.
         let scale = if count < 2 || sum <= 0.0 { f64::NAN } else { sum.recip() };
         if kept.len() < pi_target.ncols() || scale.is_nan() {
             row.mapv_inplace(|p| p * scale);
@@ -80,13 +82,13 @@ impl Prompt {
         Ok(Self { messages: messages.to_vec(), text, ids })
     }
 
-    /// The tokens that the last of `messages` adds to this prompt.
+    /// Returns the tokens that the last of `messages` adds to this prompt.
     fn answer(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Outcome<Vec<i64>> {
         self.added(tokenizer, &tokenizer.render_text(messages, false)?)
     }
 
-    /// The tokens that `whole`, the rendered conversation, adds to this prompt: what follows the prompt's own tokens in
-    /// the encoded conversation, or, where those do not start it, the added text encoded by itself.
+    /// Returns the tokens that `whole`, the rendered conversation, adds to this prompt: those after the prompt's tokens in
+    /// the encoded conversation or, if the conversation does not start with these, the added text encoded by itself.
     pub(super) fn added(&self, tokenizer: &Tokenizer, whole: &str) -> Outcome<Vec<i64>> {
         match whole.strip_prefix(&self.text) {
             Some(text) => continuation(tokenizer, &self.ids, whole, text),
@@ -94,9 +96,9 @@ impl Prompt {
         }
     }
 
-    /// The text of an answer, where the template's header for an answer to come is not that of a given one (it opens a
-    /// thinking block, say): the answer follows what any two given answers have in common, which must hold the whole
-    /// conversation before them.
+    /// Returns the text of an answer if the template's header for an answer to come differs from that of a given answer
+    /// (because it opens a thinking block, say): the answer follows the common start of any two given answers, which must
+    /// contain the whole conversation before them.
     fn beyond_header<'a>(&self, tokenizer: &Tokenizer, whole: &'a str) -> Outcome<&'a str> {
         let given = |answer: &str| {
             let messages = [self.messages.as_slice(), &[Message::new("assistant", answer)]].concat();
@@ -107,14 +109,14 @@ impl Prompt {
         let conversation = tokenizer.render_text(&self.messages, false)?;
         let holds_conversation = common_prefix(&self.text, header) >= common_prefix(&self.text, &conversation);
         whole.strip_prefix(header).filter(|_| holds_conversation).ok_or_else(|| {
-            "the chat template renders the prompt otherwise once an answer follows it; name one that does not as \
+            "the chat template renders the prompt differently once an answer follows it; name one that does not as \
              `data.chat_template`"
                 .to_owned()
         })
     }
 }
 
-/// The tokens of `added`, the end of `whole`, after the tokens of what precedes it.
+/// Returns the tokens of `added`, the end of `whole`, after the tokens of the text before it.
 pub(super) fn continuation(tokenizer: &Tokenizer, before: &[i64], whole: &str, added: &str) -> Outcome<Vec<i64>> {
     let ids = tokenizer.encode_text(whole)?;
     match ids.strip_prefix(before) {
@@ -123,7 +125,7 @@ pub(super) fn continuation(tokenizer: &Tokenizer, before: &[i64], whole: &str, a
     }
 }
 
-/// Bytes that two texts have in common, up to a character's start.
+/// Returns the length in bytes of the common start of two texts, in whole characters.
 fn common_prefix(a: &str, b: &str) -> usize {
     let pairs = a.char_indices().zip(b.chars());
     pairs.take_while(|((_, a), b)| a == b).last().map_or(0, |((i, c), _)| i + c.len_utf8())

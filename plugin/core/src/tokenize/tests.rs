@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 
-use ndarray::array;
+use ndarray::{Array2, array};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::record::Prompt;
+use crate::convert::Skipped;
+use crate::record::{Message, Prompt};
 
 fn workspace() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")

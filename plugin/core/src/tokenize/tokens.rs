@@ -1,11 +1,12 @@
-//! A tokenised sample as JSON: for trainers with a tokenizer or a store of their own.
+//! A tokenised sample as JSON, for trainers that have their own tokenizer or store.
 
 use serde::{Deserialize, Serialize};
 
+use super::samples::{TokenizedResponse, TokenizedSample};
 use crate::convert::{Rows, to_rows, to_targets};
-use crate::{Error, Result, TokenizedResponse, TokenizedSample};
+use crate::{Error, Result};
 
-/// What is written and read.
+/// The JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Tokens {
@@ -15,23 +16,23 @@ struct Tokens {
     prompt_ids: Vec<i64>,
     /// `[N]` lists of token ids, the end-of-turn token included.
     response_ids: Vec<Vec<i64>>,
-    /// `[N]` which response of the record each is, counted before any were dropped.
+    /// `[N]` index of each response in the record, counted before any were dropped.
     response_indices: Vec<usize>,
-    /// `[M][N]`; null where masked. What is left of each row comes to 1.
+    /// `[M][N]`; null if masked. The rest of each row sums to 1.
     pi_target: Rows,
 }
 
 impl TokenizedSample {
-    /// The sample as one line of JSON.
+    /// Returns the sample as one line of JSON.
     ///
     /// # Errors
     ///
-    /// A conversation, whose tokens are targets here and there.
+    /// Returns an error for a conversation, only some of whose tokens are targets.
     pub fn to_json(&self) -> Result<String> {
         let has_other_tokens = |response: &TokenizedResponse| response.is_target.is_some();
         if self.pi_target.is_empty() || self.responses.iter().any(has_other_tokens) {
             return Err(Error::InvalidArgument(format!(
-                "record {} is a conversation: only prompts with rated responses are given as tokens",
+                "record {} is a conversation: only prompts with rated responses can be written as tokens",
                 self.record_index
             )));
         }
@@ -46,11 +47,11 @@ impl TokenizedSample {
             .map_err(|error| Error::InvalidData(format!("the tokens cannot be written: {error}")))
     }
 
-    /// Reads a sample back, or takes one that another tokenizer made.
+    /// Parses a sample, which may come from another tokenizer.
     ///
     /// # Errors
     ///
-    /// Invalid JSON, negative token ids, or fields whose shapes do not agree.
+    /// Returns an error if the JSON is invalid, a token id is negative, or the shapes of the fields do not agree.
     pub fn from_json(json: &str) -> Result<Self> {
         let invalid = |problem: String| Error::InvalidData(format!("not a valid tokenised sample: {problem}"));
         let tokens: Tokens = serde_json::from_str(json).map_err(|error| invalid(error.to_string()))?;

@@ -1,11 +1,11 @@
 //! The cutoff.
 
-use super::TokenizedResponse;
+use super::samples::TokenizedResponse;
 
-/// How many tokens of the prompt and of each response at most stay, where prompt and longest response together exceed
-/// the cutoff: LLaMA-Factory's split (its `infer_seqlen`).
+/// Returns the maximum numbers of prompt tokens and of response tokens to keep if prompt and longest response together
+/// exceed the cutoff: LLaMA-Factory's split (its `infer_seqlen`).
 ///
-/// The shorter side stays whole where it takes less than half of the cutoff; otherwise both give way in proportion.
+/// The shorter side is kept whole if it takes less than half of the cutoff; otherwise both are cut in proportion.
 pub(super) fn split(prompt_tokens: usize, response_tokens: usize, cutoff_len: usize) -> (usize, usize) {
     let bound = if response_tokens * 2 < cutoff_len {
         cutoff_len
@@ -18,8 +18,8 @@ pub(super) fn split(prompt_tokens: usize, response_tokens: usize, cutoff_len: us
     (prompt_tokens.min(cutoff_len.saturating_sub(response)), response)
 }
 
-/// Keeps the end of the prompt, where the assistant's header stands, and the start of each response. Tells whether
-/// anything was cut.
+/// Keeps the end of the prompt, where the assistant's header is, and the start of each response. Returns whether anything
+/// was cut.
 pub(super) fn truncate(prompt: &mut Vec<i64>, responses: &mut [TokenizedResponse], cutoff_len: usize) -> bool {
     let longest = responses.iter().map(|response| response.ids.len()).max().unwrap_or(0);
     if prompt.len() + longest <= cutoff_len {
