@@ -1,7 +1,9 @@
-//! Stage 5 of the journey: `Batch` → hidden states, by one decoder for Llama, Mistral, Qwen 2 and Qwen 3.
+//! Stage 5 of the journey: `Batch` → hidden states, by one decoder for the families of `families.rs`: Llama, Mistral, Qwen 2
+//! and Qwen 3.
 //!
 //! | module | what |
 //! |---|---|
+//! | `families` | the decoder families and how they differ |
 //! | `config` | `config.json` |
 //! | `parameters` | the tensors that it calls for, read from the folder or drawn at random |
 //! | `inputs` | rows of tokens, checked |
@@ -23,6 +25,7 @@
 mod error;
 mod json_fields;
 pub(crate) mod random;
+mod families;
 mod config;
 mod parameters;
 mod inputs;
@@ -39,8 +42,9 @@ pub use activations::{Activations, ForwardOptions};
 pub use adapter::lambda_parts::LambdaParts;
 pub use adapter::lora::{LINEAR_NAMES, LoraConfig, TargetModules};
 pub use causal_lm::Model;
-pub use config::{Family, ModelConfig, RopeScaling, dtype_name};
+pub use config::{ModelConfig, RopeScaling, dtype_name};
 pub use error::ModelError;
+pub use families::{Architecture, Bias, SlidingWindow};
 pub use inputs::ModelInputs;
 pub use kv_cache::KvCache;
 pub use save::{carry_files, write_chat_template};

@@ -102,7 +102,7 @@ fn layer_source(config: &ModelConfig) -> String {
     let linear = |name: &str, has_bias: bool| {
         if has_bias { format!("self.{name}.weight, self.{name}.bias") } else { format!("self.{name}.weight") }
     };
-    let (query_norm, key_norm) = if config.qk_norm() {
+    let (query_norm, key_norm) = if config.architecture.qk_norm {
         let norm = |name: &str| format!("self.norm({name}, self.self_attn.{name}_norm.weight)");
         (norm("q"), norm("k"))
     } else {
@@ -130,10 +130,10 @@ def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, bias: Tensor) -> Ten
     gated = torch.silu(torch.linear(x, {gate})) * torch.linear(x, {up})
     return hidden + torch.linear(gated, {down})
 ",
-            q = linear("self_attn.q_proj", config.attention_bias),
-            k = linear("self_attn.k_proj", config.attention_bias),
-            v = linear("self_attn.v_proj", config.attention_bias),
-            o = linear("self_attn.o_proj", config.o_proj_bias()),
+            q = linear("self_attn.q_proj", config.qkv_bias),
+            k = linear("self_attn.k_proj", config.qkv_bias),
+            v = linear("self_attn.v_proj", config.qkv_bias),
+            o = linear("self_attn.o_proj", config.o_proj_bias),
             gate = linear("mlp.gate_proj", config.mlp_bias),
             up = linear("mlp.up_proj", config.mlp_bias),
             down = linear("mlp.down_proj", config.mlp_bias),

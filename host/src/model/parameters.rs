@@ -33,14 +33,14 @@ pub(super) fn shapes(config: &ModelConfig) -> IndexMap<String, Vec<i64>> {
                 shapes.insert(format!("model.layers.{layer}.{name}.bias"), vec![num_outputs]);
             }
         };
-        linear("self_attn.q_proj", query, hidden, config.attention_bias);
-        linear("self_attn.k_proj", key_value, hidden, config.attention_bias);
-        linear("self_attn.v_proj", key_value, hidden, config.attention_bias);
-        linear("self_attn.o_proj", hidden, query, config.o_proj_bias());
+        linear("self_attn.q_proj", query, hidden, config.qkv_bias);
+        linear("self_attn.k_proj", key_value, hidden, config.qkv_bias);
+        linear("self_attn.v_proj", key_value, hidden, config.qkv_bias);
+        linear("self_attn.o_proj", hidden, query, config.o_proj_bias);
         let mut norm = |name: &str, size: i64| {
             shapes.insert(format!("model.layers.{layer}.{name}.weight"), vec![size]);
         };
-        if config.qk_norm() {
+        if config.architecture.qk_norm {
             norm("self_attn.q_norm", config.head_dim);
             norm("self_attn.k_norm", config.head_dim);
         }

@@ -144,7 +144,7 @@ impl Decoder<'_> {
     }
 
     fn attention(&mut self, path: &str, input: &str, bias: &str, shared: &Shared) -> String {
-        let has_bias = self.config.attention_bias;
+        let has_bias = self.config.qkv_bias;
         let heads = |decoder: &mut Self, name: &str, shape: &str| {
             let projected = decoder.linear(&format!("{path}.{name}_proj"), input, has_bias);
             decoder.heads(&format!("{path}.{name}"), &projected, shape, name != "v")
@@ -167,13 +167,13 @@ impl Decoder<'_> {
         let width = self.config.num_attention_heads * self.config.head_dim;
         let shape = self.graph.integers("attended_shape", &[-1, width], &[2]);
         let attended = self.graph.op("Reshape", &[&attended, &shape], &format!("{path}.attended.rows"));
-        self.linear(&format!("{path}.o_proj"), &attended, self.config.o_proj_bias())
+        self.linear(&format!("{path}.o_proj"), &attended, self.config.o_proj_bias)
     }
 
     /// [N, heads · D] to [R, G, Q, T, D], queries and keys normalised where the family does so.
     fn heads(&mut self, name: &str, projected: &str, shape: &str, is_normed: bool) -> String {
         let mut heads = self.graph.op("Reshape", &[projected, shape], &format!("{name}.tokens"));
-        if is_normed && self.config.qk_norm() {
+        if is_normed && self.config.architecture.qk_norm {
             heads = self.norm(&format!("{name}_norm"), &heads, &format!("{name}_norm"));
         }
         self.transpose(&heads, &[0, 2, 3, 1, 4], &format!("{name}.heads"))

@@ -55,13 +55,13 @@ impl DecoderLayer {
             Ok(Linear { weight, bias, lora: None })
         };
         let qk_norm =
-            if config.qk_norm() { Some((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?)) } else { None };
+            if config.architecture.qk_norm { Some((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?)) } else { None };
         Ok(DecoderLayer {
             self_attn: Attention {
-                q_proj: linear("self_attn.q_proj", config.attention_bias)?,
-                k_proj: linear("self_attn.k_proj", config.attention_bias)?,
-                v_proj: linear("self_attn.v_proj", config.attention_bias)?,
-                o_proj: linear("self_attn.o_proj", config.o_proj_bias())?,
+                q_proj: linear("self_attn.q_proj", config.qkv_bias)?,
+                k_proj: linear("self_attn.k_proj", config.qkv_bias)?,
+                v_proj: linear("self_attn.v_proj", config.qkv_bias)?,
+                o_proj: linear("self_attn.o_proj", config.o_proj_bias)?,
                 qk_norm,
                 layer,
                 head_dim: config.head_dim,
