@@ -10,7 +10,7 @@ pub type Row = Map<String, Value>;
 
 /// What turns the plugin's outputs into metrics.
 #[derive(Clone, Copy, Debug)]
-pub struct Meaning {
+pub struct MetricOptions {
     /// β, by which rewards are divided to give log-ratios.
     pub beta: f64,
     /// Whether log-ratios must be multiplied by lengths to be sums.
@@ -45,15 +45,25 @@ impl Totals {
     /// # Errors
     ///
     /// What libtorch refuses.
-    pub fn add(&mut self, outputs: &LossOutputs, batch: &Batch, meaning: &Meaning) -> Result<(), TchError> {
+    pub fn add(
+        &mut self,
+        outputs: &LossOutputs,
+        batch: &Batch,
+        metric_options: &MetricOptions,
+    ) -> Result<(), TchError> {
         self.loss += outputs.loss.f_double_value(&[])?;
         match &outputs.listwise {
-            Some(listwise) => self.add_listwise(listwise, batch, meaning),
+            Some(listwise) => self.add_listwise(listwise, batch, metric_options),
             None => Ok(()),
         }
     }
 
-    fn add_listwise(&mut self, listwise: &ListwiseOutputs, batch: &Batch, meaning: &Meaning) -> Result<(), TchError> {
+    fn add_listwise(
+        &mut self,
+        listwise: &ListwiseOutputs,
+        batch: &Batch,
+        metric_options: &MetricOptions,
+    ) -> Result<(), TchError> {
         let lambda = rows(&batch.lambda)?; // [B, M]
         let accuracies = values(&listwise.accuracies)?;
         let margins = values(&listwise.margins)?;
@@ -67,8 +77,8 @@ impl Totals {
 
         let lengths = values(&batch.sequence_num_tokens)?;
         for (reward, length) in values(&listwise.rewards)?.iter().zip(lengths) {
-            let tokens = if meaning.reduction == Reduction::Mean { length } else { 1.0 };
-            self.log_ratio += reward / meaning.beta * tokens;
+            let tokens = if metric_options.reduction == Reduction::Mean { length } else { 1.0 };
+            self.log_ratio += reward / metric_options.beta * tokens;
             self.num_responses += 1.0;
         }
 
@@ -87,7 +97,7 @@ impl Totals {
     }
 
     /// Writes the means into `row`, every key behind `prefix`; what has no meaning is left out.
-    pub fn write(&self, row: &mut Row, prefix: &str, dimensions: &[String], meaning: &Meaning) {
+    pub fn write(&self, row: &mut Row, prefix: &str, dimensions: &[String], metric_options: &MetricOptions) {
         let mut put = |key: String, value: f64| row.insert(format!("{prefix}{key}"), value.into());
         put("loss".into(), self.loss);
         for (name, totals) in dimensions.iter().zip(&self.dimensions).filter(|(_, totals)| totals.count > 0.0) {
@@ -102,7 +112,7 @@ impl Totals {
             }
             put("rewards/margins".into(), self.margin / self.num_prompts);
         }
-        if meaning.has_reference && self.num_responses > 0.0 {
+        if metric_options.has_reference && self.num_responses > 0.0 {
             put("kl".into(), self.log_ratio / self.num_responses);
         }
     }

@@ -13,7 +13,7 @@
 //! | `adapter` | low-rank adapters, with λ or without, and their file |
 //! | `causal_lm` | the model |
 //! | `activations` | its forward pass for training, and the backward |
-//! | `adapting` | a model and its adapter: made, loaded, switched, set to one λ, merged |
+//! | `with_adapter` | a model and its adapter: made, loaded, switched, set to one λ, merged |
 //! | `save` | folders that `transformers` and `peft` load |
 //!
 //! # Invariants
@@ -35,7 +35,7 @@ mod pass;
 mod kv_cache;
 mod causal_lm;
 mod activations;
-mod adapting;
+mod with_adapter;
 mod save;
 
 pub use activations::{Activations, ForwardOptions};

@@ -8,7 +8,7 @@
 //! | [`runtime`] | finds and loads ONNX Runtime |
 //! | [`onnx_file`] | what a file says of itself, before the runtime sees it |
 //! | [`onnx`] | a graph, ready to run |
-//! | [`script`] | a TorchScript module, ready to run |
+//! | [`torchscript`] | a TorchScript module, ready to run |
 //! | [`mod@compare`] | two policies over the same records |
 //!
 //! # Invariants
@@ -24,10 +24,10 @@ pub mod scorer;
 pub mod runtime;
 pub mod onnx_file;
 pub mod onnx;
-pub mod script;
+pub mod torchscript;
 pub mod compare;
 
 pub use error::PolicyError;
 pub use onnx::OnnxPolicy;
 pub use scorer::{LogitsPolicy, Scorer};
-pub use script::ScriptPolicy;
+pub use torchscript::TorchScriptPolicy;

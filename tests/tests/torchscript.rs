@@ -12,7 +12,7 @@ use exports::{FAMILIES, Policy, difference};
 use golden_model::inputs;
 use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::model::Model;
-use lambda_dpo_host::policy::{LogitsPolicy, ScriptPolicy};
+use lambda_dpo_host::policy::{LogitsPolicy, TorchScriptPolicy};
 use lambda_dpo_tests::fixture;
 use tch::{CModule, Device, Kind, Tensor};
 
@@ -39,7 +39,7 @@ fn a_module_holds_at_any_shape() {
     for family in FAMILIES {
         let policy = Policy::of_family(family);
         policy.export_plain(&["--to", "torchscript"], "out");
-        let script = ScriptPolicy::open(&policy.path("out"), Device::Cpu).unwrap();
+        let script = TorchScriptPolicy::open(&policy.path("out"), Device::Cpu).unwrap();
         let model = Model::load(&policy.path("model"), Device::Cpu, Kind::Float).unwrap();
         for shape in SHAPES {
             let [ids, mask, positions, prompts, sequences] = batch(shape);
@@ -73,7 +73,7 @@ fn a_module_scores_as_its_model() {
 #[test]
 fn a_module_that_python_exported_gives_pythons_logits() {
     let folder = fixture("golden/exports/gpt");
-    let script = ScriptPolicy::open(&folder, Device::Cpu).unwrap();
+    let script = TorchScriptPolicy::open(&folder, Device::Cpu).unwrap();
     assert_eq!((script.vocab_size(), script.kind()), (31, Kind::Float));
     let golden = safetensors::read(&folder.join("golden.safetensors")).unwrap();
     for number in 0..3 {
@@ -85,7 +85,7 @@ fn a_module_that_python_exported_gives_pythons_logits() {
 }
 
 fn message(path: &Path) -> String {
-    let message = ScriptPolicy::open(path, Device::Cpu).unwrap_err().to_string();
+    let message = TorchScriptPolicy::open(path, Device::Cpu).unwrap_err().to_string();
     message.replace(&path.display().to_string(), "SCRIPT")
 }
 

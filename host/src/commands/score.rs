@@ -14,7 +14,7 @@ use crate::files::hub::Hub;
 use crate::libtorch;
 use crate::plugin::{CollateOptions, Dataset, Layout, LossOptions, Objective, Plugin, Reduction, Tokenizer, Wants};
 use crate::policy::batch_inputs::uniform_lambda;
-use crate::policy::{Scorer, ScriptPolicy};
+use crate::policy::{Scorer, TorchScriptPolicy};
 
 use super::opened::{Opened, open, open_records};
 
@@ -66,7 +66,7 @@ fn open_scorer(args: &ScoreArgs, plugin: Option<&Path>) -> Result<(Plugin, Token
     let plugin = Plugin::load(plugin)?;
     let folder = Hub::from_env().model_folder(&args.model.policy.model)?;
     let tokenizer = plugin.tokenizer(&folder, args.model.policy.chat_template.as_deref())?;
-    Ok((plugin, tokenizer, Box::new(ScriptPolicy::open(file, device)?)))
+    Ok((plugin, tokenizer, Box::new(TorchScriptPolicy::open(file, device)?)))
 }
 
 /// One record by itself, so that its figures depend on no other.

@@ -11,7 +11,7 @@ use crate::cli::ValidateArgs;
 use crate::console::Progress;
 use crate::files::hub::Hub;
 use crate::model::dtype_name;
-use crate::policy::compare::{Comparison, Spread, Worst, compare, usual_tolerance};
+use crate::policy::compare::{Comparison, ComparisonInputs, Spread, WorstToken, compare, usual_tolerance};
 use crate::policy::{LogitsPolicy as _, OnnxPolicy};
 
 use super::opened::{Opened, open, open_records};
@@ -36,9 +36,15 @@ pub(super) fn run(args: &ValidateArgs, plugin: Option<&Path>) -> Result<u8> {
     let tolerance = args.tolerance.unwrap_or_else(|| usual_tolerance(opened.model.kind(), policy.kind()));
     let samples: Vec<usize> = (0..dataset.len()).collect();
     let mut progress = Progress::new("validating", dataset.len() as u64, 0);
-    let comparison = compare((&opened.model, &policy), &opened.plugin, (&dataset, &samples), tolerance, &mut |done| {
-        progress.update(done as u64, dataset.len() as u64, "");
-    });
+    let inputs = ComparisonInputs {
+        model: &opened.model,
+        policy: &policy,
+        plugin: &opened.plugin,
+        dataset: &dataset,
+        samples: &samples,
+        tolerance,
+    };
+    let comparison = compare(&inputs, &mut |done| progress.update(done as u64, dataset.len() as u64, ""));
     progress.clear();
     let comparison = comparison?;
     let file = policy.file();
@@ -75,7 +81,7 @@ fn describe(report: &Report, opened: &Opened) -> Result<String> {
     let first = ranking.first_record.map(|record| format!(", first in record {record}")).unwrap_or_default();
     writeln!(text, "  ranking         differs in {} records{first}", ranking.num_different)?;
     if let Some(worst) = comparison.worst {
-        let Worst { record, response, token, token_id, model, policy } = worst;
+        let WorstToken { record, response, token, token_id, model, policy } = worst;
         let word = opened.tokenizer.decode(&[token_id], false)?;
         writeln!(
             text,

@@ -34,16 +34,16 @@ pub(super) fn sample(logits: &[f32], temperature: f64, top_p: f64, uniform: f64)
     let mut order: Vec<usize> = (0..weights.len()).collect();
     if top_p < 1.0 {
         order.sort_by(|&left, &right| weights[right].total_cmp(&weights[left]));
-        let (total, mut kept) = (mass, 0);
+        let (total, mut num_candidates) = (mass, 0);
         mass = 0.0;
         for &token in &order {
             mass += weights[token];
-            kept += 1;
+            num_candidates += 1;
             if mass >= top_p * total {
                 break;
             }
         }
-        order.truncate(kept);
+        order.truncate(num_candidates);
     }
     let mut left = uniform * mass;
     for &token in &order {

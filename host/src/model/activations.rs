@@ -28,14 +28,15 @@ pub struct Activations<'m> {
     input_ids: Tensor,
     /// Outside the graph.
     hidden: Tensor,
-    kept: Kept,
+    saved: Saved,
 }
 
-enum Kept {
+/// Tensors saved for the backward pass.
+enum Saved {
     /// The hidden states with their graph.
     Graph(Tensor),
     /// The input of each layer, and last that of the final norm; no graph.
-    Inputs(Vec<Tensor>),
+    LayerInputs(Vec<Tensor>),
 }
 
 impl Model {
@@ -67,7 +68,7 @@ impl<'m> Activations<'m> {
                 }
                 model.norm.forward(&inputs[model.layers.len()])
             })?;
-            return Ok(Activations { model, context, input_ids, hidden, kept: Kept::Inputs(inputs) });
+            return Ok(Activations { model, context, input_ids, hidden, saved: Saved::LayerInputs(inputs) });
         }
         let hidden = tch::with_grad(|| -> Result<Tensor, ModelError> {
             let mut hidden = model.embed(&input_ids)?;
@@ -76,7 +77,7 @@ impl<'m> Activations<'m> {
             }
             model.norm.forward(&hidden)
         })?;
-        Ok(Activations { model, context, input_ids, hidden: hidden.f_detach()?, kept: Kept::Graph(hidden) })
+        Ok(Activations { model, context, input_ids, hidden: hidden.f_detach()?, saved: Saved::Graph(hidden) })
     }
 
     /// Hidden states after the final norm, [R, T, H], outside the graph.
@@ -94,7 +95,7 @@ impl<'m> Activations<'m> {
     ///
     /// [`ModelError`] when the shape differs or libtorch fails.
     pub fn backward(self, grad_hidden: &Tensor) -> Result<(), ModelError> {
-        let Activations { model, context, input_ids, hidden, kept } = self;
+        let Activations { model, context, input_ids, hidden, saved } = self;
         let (shape, found) = (hidden.size(), grad_hidden.size());
         if grad_hidden.numel() != hidden.numel() || found.last() != shape.last() {
             return Err(ModelError::Request(format!(
@@ -104,9 +105,9 @@ impl<'m> Activations<'m> {
         let grad = grad_hidden.f_detach()?.f_view(shape.as_slice())?.f_to_device(hidden.device())?;
         let grad = grad.f_to_kind(hidden.f_kind()?)?;
         drop(hidden);
-        tch::with_grad(|| match kept {
-            Kept::Graph(hidden) => backward(&hidden, &grad),
-            Kept::Inputs(inputs) => backward_layers(model, &context, &input_ids, inputs, grad),
+        tch::with_grad(|| match saved {
+            Saved::Graph(hidden) => backward(&hidden, &grad),
+            Saved::LayerInputs(inputs) => backward_layers(model, &context, &input_ids, inputs, grad),
         })
     }
 }

@@ -261,7 +261,7 @@ impl Model {
             cache.reserve(num_new)?;
             if num_new == 1 {
                 let visible = cache.visible()?;
-                context.masks = Masks::of_new_token(&self.config, visible.as_ref(), self.device, self.kind)?;
+                context.masks = Masks::for_new_token(&self.config, visible.as_ref(), self.device, self.kind)?;
             }
             let mut hidden = self.embed(&input_ids.f_to_device(self.device)?)?;
             for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
@@ -275,7 +275,7 @@ impl Model {
         let layout = inputs.check(self.config.vocab_size)?;
         Ok(Context {
             rotary: self.rope.at(&inputs.position_ids.f_to_device(self.device)?, self.kind)?,
-            masks: Masks::of_rows(&self.config, inputs, &layout, self.device, self.kind)?,
+            masks: Masks::for_rows(&self.config, inputs, &layout, self.device, self.kind)?,
             adapter_enabled: self.adapter.as_ref().is_some_and(|adapter| adapter.is_enabled),
             lambda_scale: match &self.adapter {
                 Some(adapter) => adapter.lambda_scale(inputs, self.kind, self.device)?,

@@ -19,8 +19,9 @@ impl KvCache {
     #[must_use]
     pub fn new(config: &ModelConfig, capacity: usize) -> KvCache {
         let capacity = capacity as i64;
-        let layers =
-            (0..config.num_hidden_layers).map(|_| LayerCache { kept: None, num_tokens: 0, capacity }).collect();
+        let layers = (0..config.num_hidden_layers)
+            .map(|_| LayerCache { keys_and_values: None, num_tokens: 0, capacity })
+            .collect();
         KvCache { layers, num_tokens: 0, capacity, padding: Vec::new() }
     }
 
@@ -42,7 +43,7 @@ impl KvCache {
     pub fn keep_rows(&mut self, rows: &[i64]) -> Result<(), ModelError> {
         let index = Tensor::f_from_slice(rows)?;
         for layer in &mut self.layers {
-            if let Some((keys, values)) = &mut layer.kept {
+            if let Some((keys, values)) = &mut layer.keys_and_values {
                 let index = index.f_to_device(keys.device())?;
                 *keys = keys.f_index_select(0, &index)?;
                 *values = values.f_index_select(0, &index)?;
@@ -97,7 +98,7 @@ impl KvCache {
 /// The cache of one layer.
 pub(super) struct LayerCache {
     /// Keys and values, [R, key-value heads, capacity, D] each.
-    kept: Option<(Tensor, Tensor)>,
+    keys_and_values: Option<(Tensor, Tensor)>,
     num_tokens: i64,
     capacity: i64,
 }
@@ -111,12 +112,12 @@ impl LayerCache {
         window: Option<i64>,
     ) -> Result<(Tensor, Tensor), ModelError> {
         let (num_rows, num_heads, num_new, head_dim) = key.size4()?;
-        let (keys, values) = match &self.kept {
-            Some(kept) => kept,
+        let (keys, values) = match &self.keys_and_values {
+            Some(held) => held,
             None => {
                 let shape = [num_rows, num_heads, self.capacity, head_dim];
                 let options = (key.kind(), key.device());
-                self.kept.insert((Tensor::f_empty(shape, options)?, Tensor::f_empty(shape, options)?))
+                self.keys_and_values.insert((Tensor::f_empty(shape, options)?, Tensor::f_empty(shape, options)?))
             }
         };
         keys.f_narrow(2, self.num_tokens, num_new)?.f_copy_(key)?;

@@ -43,9 +43,17 @@ impl Random {
     }
 }
 
-/// A seed of its own for each `index` under `seed` (the finaliser of SplitMix64).
-pub(super) fn mix(seed: u64, index: u64) -> u64 {
-    let mut z = seed.wrapping_add((index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+/// The increment of SplitMix64's state: 2⁶⁴ divided by the golden ratio.
+const INCREMENT: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// A separate seed for each `index` under `seed`: output number `index` of SplitMix64, seeded with `seed`.
+pub(super) fn seed_at(seed: u64, index: u64) -> u64 {
+    split_mix64(seed.wrapping_add(index.wrapping_mul(INCREMENT)))
+}
+
+/// The output of the generator SplitMix64 in this state (Steele, Lea and Flood 2014).
+pub(crate) fn split_mix64(state: u64) -> u64 {
+    let mut z = state.wrapping_add(INCREMENT);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
@@ -61,6 +69,13 @@ mod tests {
         let Ok(values) = values else { panic!("{values:?}") };
         assert!(values.mean(None).double_value(&[]).abs() < 3e-4);
         assert!((values.std(false).double_value(&[]) - 0.02).abs() < 2e-4);
+    }
+
+    #[test]
+    fn seeds_are_those_of_split_mix64() {
+        // The first outputs of Vigna's splitmix64.c, seeded with 1234567.
+        let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        assert_eq!([0, 1, 2].map(|index| seed_at(1_234_567, index)), expected);
     }
 
     #[test]

@@ -32,7 +32,24 @@ pub fn usual_tolerance(model: Kind, policy: Kind) -> f64 {
     f64::max(of(model), of(policy))
 }
 
-/// What a policy (`policy`) gives beside the model it is held to (`model`).
+/// What [`compare`] compares: a policy with the model that it should agree with, over samples of a dataset.
+#[derive(Clone, Copy)]
+pub struct ComparisonInputs<'a> {
+    /// The model.
+    pub model: &'a dyn Scorer,
+    /// The policy.
+    pub policy: &'a dyn Scorer,
+    /// Computes log-probs and loss.
+    pub plugin: &'a Plugin,
+    /// The tokenised records.
+    pub dataset: &'a Dataset,
+    /// Indices into the dataset.
+    pub samples: &'a [usize],
+    /// Largest difference of a token's log-prob that passes.
+    pub tolerance: f64,
+}
+
+/// Result of comparing a policy (`policy`) with its model (`model`).
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
     /// Largest difference of a token's log-prob that passes.
@@ -54,7 +71,7 @@ pub struct Comparison {
     /// Of the responses by their log-probs.
     pub ranking: Ranking,
     /// The token that differs most.
-    pub worst: Option<Worst>,
+    pub worst: Option<WorstToken>,
 }
 
 /// Absolute differences; null in JSON where one is no number.
@@ -90,7 +107,7 @@ pub struct Ranking {
 
 /// One token.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Worst {
+pub struct WorstToken {
     /// Position of the record in the concatenated inputs.
     pub record: u64,
     /// Number of the response in the record.
@@ -112,21 +129,16 @@ struct Differences {
     sequences: Vec<f64>,
     losses: Vec<(f64, f64)>,
     ranking: Ranking,
-    worst: Option<Worst>,
+    worst: Option<WorstToken>,
 }
 
-/// Compares over samples of a dataset, a record at a time; `on_record` hears how many are done.
+/// Compares the policies, one record at a time; `on_record` is called with the number of records done.
 ///
 /// # Errors
 ///
-/// What policy, model or plugin refuse.
-pub fn compare(
-    (model, policy): (&dyn Scorer, &dyn Scorer),
-    plugin: &Plugin,
-    (dataset, samples): (&Dataset, &[usize]),
-    tolerance: f64,
-    on_record: &mut dyn FnMut(usize),
-) -> Result<Comparison, PolicyError> {
+/// Errors from policy, model or plugin.
+pub fn compare(inputs: &ComparisonInputs, on_record: &mut dyn FnMut(usize)) -> Result<Comparison, PolicyError> {
+    let ComparisonInputs { model, policy, plugin, dataset, samples, tolerance } = *inputs;
     let mut differences = Differences::default();
     let collate = CollateOptions { layout: Layout::Packed, max_tokens: None, pad_token_id: 0 };
     // The layout that both can take, so that tokens stand in one order.
@@ -159,7 +171,7 @@ impl Differences {
             let is_worst = self.worst.is_none_or(|worst| difference > self::difference(worst.model, worst.policy));
             if is_worst {
                 let response = responses[sequences[at] as usize];
-                self.worst = Some(Worst { record, response, token, token_id: ids[at], model, policy });
+                self.worst = Some(WorstToken { record, response, token, token_id: ids[at], model, policy });
             }
             self.tokens.push(difference);
         }
@@ -178,7 +190,7 @@ impl Differences {
 
     fn finish(self, num_records: usize, tolerance: f64) -> Comparison {
         let (num_tokens, num_responses) = (self.tokens.len(), self.sequences.len());
-        let token_log_probs = Spread::of(self.tokens);
+        let token_log_probs = Spread::new(self.tokens);
         Comparison {
             tolerance,
             passed: token_log_probs.max <= tolerance,
@@ -186,8 +198,8 @@ impl Differences {
             num_responses,
             num_tokens,
             token_log_probs,
-            sequence_log_probs: Spread::of(self.sequences),
-            loss: Losses::of(&self.losses),
+            sequence_log_probs: Spread::new(self.sequences),
+            loss: Losses::new(&self.losses),
             ranking: self.ranking,
             worst: self.worst,
         }
@@ -196,7 +208,7 @@ impl Differences {
 
 impl Spread {
     /// 0 where there is nothing.
-    fn of(mut differences: Vec<f64>) -> Self {
+    fn new(mut differences: Vec<f64>) -> Self {
         differences.sort_by(f64::total_cmp);
         let Some(&max) = differences.last() else { return Self { max: 0.0, mean: 0.0, p99: 0.0 } };
         let mean = differences.iter().sum::<f64>() / differences.len() as f64;
@@ -206,7 +218,7 @@ impl Spread {
 }
 
 impl Losses {
-    fn of(losses: &[(f64, f64)]) -> Option<Self> {
+    fn new(losses: &[(f64, f64)]) -> Option<Self> {
         let count = losses.len() as f64;
         let mean = |side: fn(&(f64, f64)) -> f64| losses.iter().map(side).sum::<f64>() / count;
         let max_difference = losses.iter().map(|(model, policy)| difference(*model, *policy)).fold(0.0, f64::max);
@@ -251,9 +263,9 @@ mod tests {
 
     #[test]
     fn the_spread_of_a_hundred_leaves_out_one() {
-        let spread = Spread::of((0..200).map(f64::from).collect());
+        let spread = Spread::new((0..200).map(f64::from).collect());
         assert_eq!((spread.max, spread.mean, spread.p99), (199.0, 99.5, 197.0));
-        assert_eq!(Spread::of(vec![3.0]).p99, 3.0);
+        assert_eq!(Spread::new(vec![3.0]).p99, 3.0);
     }
 
     #[test]

@@ -95,11 +95,11 @@ impl LogitsPolicy for OnnxPolicy {
         });
         let mut session = self.session.borrow_mut();
         let mut named = Vec::new();
-        let mut kept = Vec::new();
+        let mut flat = Vec::new();
         for tensor in values {
-            kept.push(tensor?);
+            flat.push(tensor?);
         }
-        for (name, values) in INPUTS.iter().zip(&kept) {
+        for (name, values) in INPUTS.iter().zip(&flat) {
             let tensor = TensorRef::from_array_view((shape.clone(), values.as_slice()));
             named.push((*name, tensor.map_err(|error| failed(first_line(&error)))?));
         }

@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::console::Progress;
 use crate::files::cache_folder::CacheFolder;
-use crate::metrics::{Meaning, Row, Totals};
+use crate::metrics::{MetricOptions, Row, Totals};
 use crate::model::Model;
 use crate::plugin::{
     Batch, CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Message, Plugin,
@@ -168,7 +168,7 @@ impl HeldOut {
         lambda: &[f64],
         references: &[Tensor],
     ) -> Result<Row> {
-        let meaning = Meaning { beta: options.beta, reduction: options.reduction, has_reference: true };
+        let metric_options = MetricOptions { beta: options.beta, reduction: options.reduction, has_reference: true };
         let mut totals = Totals::default();
         let mut expected = vec![Mean::default(); self.dimensions().len()];
         let mut num_contributing = 0;
@@ -177,14 +177,14 @@ impl HeldOut {
             let hidden = model.hidden(&model_inputs(&batch))?;
             let inputs = loss_inputs(&batch, &hidden, model.lm_head(), Some(reference));
             let (outputs, _) = plugin.loss_forward(&inputs, &LossOptions { normalizer: Some(1.0), ..*options })?;
-            totals.add(&outputs, &batch, &meaning)?;
+            totals.add(&outputs, &batch, &metric_options)?;
             num_contributing += batch.num_contributing;
             let listwise = outputs.listwise.context("the loss gave no rewards")?;
             self.add_expected(&batch, &listwise.rewards, &mut expected)?;
         }
         totals.loss /= num_contributing.max(1) as f64;
         let mut row = Row::new();
-        totals.write(&mut row, "eval_", self.dimensions(), &meaning);
+        totals.write(&mut row, "eval_", self.dimensions(), &metric_options);
         for (name, mean) in self.dimensions().iter().zip(expected).filter(|(_, mean)| mean.count > 0.0) {
             row.insert(format!("expected_rating/{name}"), Value::from(mean.sum / mean.count));
         }

@@ -9,7 +9,7 @@ use crate::files::atomic;
 use crate::libtorch::script::SCRIPT_FILE;
 use crate::model::{self, ForwardOptions, LambdaParts, LoraConfig, Model};
 use crate::plugin::{Batch, Wants};
-use crate::policy::{LogitsPolicy, Scorer, ScriptPolicy};
+use crate::policy::{LogitsPolicy, Scorer, TorchScriptPolicy};
 
 use super::TrainError;
 use super::data::MicroBatch;
@@ -23,7 +23,7 @@ pub enum Learned {
     /// A model that this program computes.
     Model(Model),
     /// A module that libtorch runs.
-    Script(ScriptPolicy),
+    Script(TorchScriptPolicy),
 }
 
 /// What is trained, with what saving it needs.
@@ -45,7 +45,7 @@ pub struct Policy {
 /// The folder lacks something or its architecture is not supported; the module is none.
 pub fn load_base(config: &RunConfig, folder: &Path, device: Device) -> Result<Learned, TrainError> {
     Ok(match (&config.model.torchscript, config.model.init) {
-        (Some(file), _) => Learned::Script(ScriptPolicy::open(file, device)?),
+        (Some(file), _) => Learned::Script(TorchScriptPolicy::open(file, device)?),
         (None, Init::Pretrained) => Learned::Model(Model::load(folder, device, kind(config))?),
         (None, Init::Random) => Learned::Model(Model::random(folder, device, kind(config), config.seed)?),
     })
@@ -125,7 +125,7 @@ impl Policy {
                 let is_script = matches!(base, Learned::Script(_));
                 drop(base); // Never two of them.
                 if is_script {
-                    Learned::Script(ScriptPolicy::open(&checkpoint.folder, device)?)
+                    Learned::Script(TorchScriptPolicy::open(&checkpoint.folder, device)?)
                 } else {
                     Learned::Model(Model::load(&checkpoint.folder, device, kind(config))?)
                 }
@@ -215,7 +215,7 @@ impl Policy {
     }
 }
 
-fn logits<'m>(script: &ScriptPolicy, batch: &Batch) -> Result<Forward<'m>, TrainError> {
+fn logits<'m>(script: &TorchScriptPolicy, batch: &Batch) -> Result<Forward<'m>, TrainError> {
     script.check_ids(&batch.input_ids)?;
     let graph = script.forward([&batch.input_ids, &batch.attention_mask, &batch.position_ids])?;
     Ok(Forward::Logits { logits: graph.f_detach()?, graph })

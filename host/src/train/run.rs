@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::config::RunConfig;
 use crate::console::{Progress, say};
 use crate::libtorch;
-use crate::metrics::{Meaning, Row, Totals};
+use crate::metrics::{MetricOptions, Row, Totals};
 
 use super::TrainError;
 use super::data::{EvalBatches, MicroBatch, TrainBatches};
@@ -98,7 +98,7 @@ impl Run<'_> {
 
             let done = step + 1;
             self.state.global_step = done;
-            let row = self.row(&outcome, &learner.meaning, learning_rate, &micro_batches, started)?;
+            let row = self.row(&outcome, &learner.metric_options, learning_rate, &micro_batches, started)?;
             if done % train.logging_steps == 0 || done == self.max_steps {
                 report.log(&row)?;
             }
@@ -146,13 +146,13 @@ impl Run<'_> {
     fn row(
         &self,
         outcome: &StepReport,
-        meaning: &Meaning,
+        metric_options: &MetricOptions,
         learning_rate: f64,
         micro_batches: &[MicroBatch],
         started: Instant,
     ) -> Result<Row, TrainError> {
         let mut row = self.new_row();
-        outcome.totals.write(&mut row, "", &self.dimensions, meaning);
+        outcome.totals.write(&mut row, "", &self.dimensions, metric_options);
         row.insert("grad_norm".into(), outcome.grad_norm.into());
         row.insert("learning_rate".into(), learning_rate.into());
         let num_prompts: usize = micro_batches.iter().map(|micro_batch| micro_batch.samples.len()).sum();
@@ -187,7 +187,7 @@ impl Run<'_> {
         }
         totals.loss /= num_terms.max(1) as f64;
         let mut row = self.new_row();
-        totals.write(&mut row, "eval_", &self.dimensions, &learner.meaning);
+        totals.write(&mut row, "eval_", &self.dimensions, &learner.metric_options);
         report.log(&row)?;
         let accuracy = show(&row, "eval_rewards/accuracies").map(|value| format!(", reward accuracy {value}"));
         progress.say(&format!(

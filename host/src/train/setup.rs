@@ -9,11 +9,11 @@ use crate::console::{Progress, say};
 use crate::files::cache_folder::CacheFolder;
 use crate::files::hub::Hub;
 use crate::libtorch;
-use crate::metrics::Meaning;
+use crate::metrics::MetricOptions;
 use crate::model::{Model, ModelConfig};
 use crate::plugin::{LossOptions, Objective, Plugin, Reduction, Wants};
-use crate::policy::compare::{Comparison, compare, usual_tolerance};
-use crate::policy::{LogitsPolicy, OnnxPolicy, Scorer, ScriptPolicy};
+use crate::policy::compare::{Comparison, ComparisonInputs, compare, usual_tolerance};
+use crate::policy::{LogitsPolicy, OnnxPolicy, Scorer, TorchScriptPolicy};
 
 use super::TrainError;
 use super::data::Data;
@@ -106,7 +106,7 @@ impl<'a> Setup<'a> {
         let foreign = match own_reference(self.config) {
             Some(path) if kind == ReferenceKind::Onnx => Some(Foreign::Onnx(OnnxPolicy::open(path, None)?)),
             Some(path) if kind == ReferenceKind::TorchScript => {
-                Some(Foreign::Script(ScriptPolicy::open(path, self.device)?))
+                Some(Foreign::Script(TorchScriptPolicy::open(path, self.device)?))
             }
             Some(path) => {
                 let folder = self.hub.model_folder(path)?;
@@ -161,9 +161,15 @@ impl<'a> Setup<'a> {
         let samples: Vec<usize> = (0..count).map(|number| number * dataset.len() / count).collect();
         let tolerance = usual_tolerance(base.kind(), policy.kind());
         let mut progress = Progress::new("validating the reference", count as u64, 0);
-        let compared = compare((base.scorer(), policy), &self.plugin, (dataset, &samples), tolerance, &mut |done| {
-            progress.update(done as u64, count as u64, "");
-        });
+        let inputs = ComparisonInputs {
+            model: base.scorer(),
+            policy,
+            plugin: &self.plugin,
+            dataset,
+            samples: &samples,
+            tolerance,
+        };
+        let compared = compare(&inputs, &mut |done| progress.update(done as u64, count as u64, ""));
         progress.clear();
         Ok((compared?, tolerance))
     }
@@ -196,7 +202,7 @@ impl<'a> Setup<'a> {
             optimizer,
             plugin: self.plugin.clone(),
             loss: LossOptions { wants, ..loss },
-            meaning: Meaning { beta: loss.beta, reduction: loss.reduction, has_reference },
+            metric_options: MetricOptions { beta: loss.beta, reduction: loss.reduction, has_reference },
             max_grad_norm: config.train.max_grad_norm,
             checkpointing: config.train.gradient_checkpointing,
             dropout_seed: config.adapter.as_ref().filter(|adapter| adapter.dropout > 0.0).map(|_| config.seed),
@@ -227,7 +233,7 @@ fn has_reference(config: &RunConfig) -> bool {
 /// A reference policy that is no model of the program's own.
 enum Foreign {
     Onnx(OnnxPolicy),
-    Script(ScriptPolicy),
+    Script(TorchScriptPolicy),
 }
 
 /// A reference policy of its own; without one the policy serves, as it was at the start.

@@ -1,7 +1,8 @@
 //! One optimiser step: forward, loss, backward, clip, update.
 
-use crate::metrics::{Meaning, Totals};
+use crate::metrics::{MetricOptions, Totals};
 use crate::model::ForwardOptions;
+use crate::model::random::split_mix64;
 use crate::plugin::{LossOptions, Objective, Plugin, Wants};
 
 use super::TrainError;
@@ -21,7 +22,7 @@ pub struct Learner {
     /// Objective, reduction, β, gradients wanted; the normaliser is the step's own.
     pub loss: LossOptions,
     /// How outputs become metrics.
-    pub meaning: Meaning,
+    pub metric_options: MetricOptions,
     /// Gradients are scaled down to this norm; 0 is off.
     pub max_grad_norm: f64,
     /// Recompute activations in the backward.
@@ -62,14 +63,14 @@ impl Learner {
             let batch = &micro_batch.batch;
             let forward_options = ForwardOptions {
                 checkpointing: self.checkpointing,
-                dropout_seed: self.dropout_seed.map(|seed| mix(seed, step, index as u64)),
+                dropout_seed: self.dropout_seed.map(|seed| dropout_seed(seed, step, index as u64)),
             };
             let forward = self.policy.forward(micro_batch, &forward_options)?;
             let reference = reference.map(|reference| reference.of(micro_batch)).transpose()?;
             let inputs = forward.loss_inputs(batch, reference.as_ref());
 
             let (outputs, context) = self.plugin.loss_forward(&inputs, &options)?;
-            totals.add(&outputs, batch, &self.meaning)?;
+            totals.add(&outputs, batch, &self.metric_options)?;
             ensure_finite("loss", totals.loss, step, micro_batches)?;
 
             let Some(context) = context else { continue };
@@ -100,7 +101,7 @@ impl Learner {
         // Sums: the caller divides by the count of the whole evaluation.
         let options = LossOptions { normalizer: Some(1.0), wants: Wants::default(), ..self.loss };
         let (outputs, _) = self.plugin.loss_forward(&inputs, &options)?;
-        totals.add(&outputs, &micro_batch.batch, &self.meaning)?;
+        totals.add(&outputs, &micro_batch.batch, &self.metric_options)?;
         Ok(())
     }
 }
@@ -130,15 +131,9 @@ fn ensure_finite(what: &'static str, value: f64, step: u64, micro_batches: &[Mic
     Err(TrainError::NotFinite { what, value, step: step + 1, records, checkpoint: None })
 }
 
-/// One seed out of three numbers, by the finaliser of SplitMix64.
-fn mix(seed: u64, step: u64, micro_batch: u64) -> i64 {
-    let mut state = seed;
-    for part in [step, micro_batch] {
-        state = (state ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        state ^= state >> 31;
-    }
-    // libtorch's seeds are signed; half of them is plenty.
-    (state >> 1) as i64
+/// A separate dropout seed for each micro-batch of each step.
+fn dropout_seed(seed: u64, step: u64, micro_batch: u64) -> i64 {
+    let mixed = split_mix64(split_mix64(seed ^ step) ^ micro_batch);
+    // libtorch's seeds are signed, so one bit is dropped.
+    (mixed >> 1) as i64
 }

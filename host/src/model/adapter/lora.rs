@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::model::ModelError;
 use crate::model::adapter::lambda_parts::LambdaParts;
-use crate::model::random::{Random, mix};
+use crate::model::random::{Random, seed_at};
 
 /// The linear layers of a decoder layer, which `all-linear` stands for.
 pub const LINEAR_NAMES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
@@ -182,7 +182,7 @@ impl Lora {
     /// Reseeds libtorch's generator. Nothing in this program draws from it without seeding it first.
     fn drop_out(&self, input: &Tensor, seed: i64) -> Result<Tensor, ModelError> {
         let keep = 1.0 - self.dropout;
-        tch::manual_seed(mix(seed as u64, self.index) as i64);
+        tch::manual_seed(seed_at(seed as u64, self.index) as i64);
         let mask = tch::no_grad(|| input.f_empty_like()?.f_bernoulli_float_(keep)?.f_div_scalar(keep))?;
         Ok(input.f_mul(&mask)?)
     }

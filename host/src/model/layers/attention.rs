@@ -50,7 +50,7 @@ impl Attention {
             let window = self.sliding_window.filter(|_| context.masks.sliding_layers[self.layer]);
             (key, value) = cache.extend(&key, &value, window)?;
         }
-        let attended = self.attend(&query, &key, &value, context.masks.of_layer(self.layer))?; // [R, heads, T, D]
+        let attended = self.attend(&query, &key, &value, context.masks.for_layer(self.layer))?; // [R, heads, T, D]
         drop((query, key, value));
         let attended = attended.f_transpose(1, 2)?.f_flatten(2, 3)?; // [R, T, heads · D]
         self.o_proj.forward(&attended, context)

@@ -54,8 +54,11 @@ impl DecoderLayer {
             let bias = if has_bias { Some(take(&format!("{path}.{name}.bias"))?) } else { None };
             Ok(Linear { weight, bias, lora: None })
         };
-        let qk_norm =
-            if config.architecture.qk_norm { Some((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?)) } else { None };
+        let qk_norm = if config.architecture.qk_norm {
+            Some((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?))
+        } else {
+            None
+        };
         Ok(DecoderLayer {
             self_attn: Attention {
                 q_proj: linear("self_attn.q_proj", config.qkv_bias)?,

@@ -30,7 +30,7 @@ pub(in crate::model) struct Masks {
 
 impl Masks {
     /// Masks for a batch of rows: the cheapest that is exact.
-    pub(in crate::model) fn of_rows(
+    pub(in crate::model) fn for_rows(
         config: &ModelConfig,
         inputs: &ModelInputs,
         layout: &Layout,
@@ -43,9 +43,9 @@ impl Masks {
         let (full, sliding) = match &layout.packed_rows {
             _ if layout.one_sequence_per_row && window.is_none() => (Mask::Causal, Mask::Causal),
             Some(rows) if segments::pays(rows, num_tokens, device) => {
-                let of_window =
+                let by_segments =
                     |window| Ok::<_, ModelError>(Mask::Segments(Segments::new(rows, window, (kind, device))?));
-                (of_window(None)?, if window.is_some() { of_window(window)? } else { Mask::Causal })
+                (by_segments(None)?, if window.is_some() { by_segments(window)? } else { Mask::Causal })
             }
             _ => Self::over_whole_rows(config, inputs, layout, window, (kind, device))?,
         };
@@ -84,7 +84,7 @@ impl Masks {
     }
 
     /// Masks for one new token a row, whose keys are all in the cache; `visible` [R, S] says which are no padding.
-    pub(in crate::model) fn of_new_token(
+    pub(in crate::model) fn for_new_token(
         config: &ModelConfig,
         visible: Option<&Tensor>,
         device: Device,
@@ -101,7 +101,7 @@ impl Masks {
         Ok(Masks { full: Mask::Additive(full), sliding: Mask::Additive(sliding), sliding_layers })
     }
 
-    pub(in crate::model) fn of_layer(&self, layer: usize) -> &Mask {
+    pub(in crate::model) fn for_layer(&self, layer: usize) -> &Mask {
         if self.sliding_layers[layer] { &self.sliding } else { &self.full }
     }
 }
@@ -112,9 +112,9 @@ pub(in crate::model) fn visible(inputs: &ModelInputs, device: Device) -> Result<
     let sequences = inputs.sequence_ids.f_to_device(device)?;
     let same_prompt = prompts.f_unsqueeze(2)?.f_eq_tensor(&prompts.f_unsqueeze(1)?)?;
     let same_sequence = sequences.f_unsqueeze(2)?.f_eq_tensor(&sequences.f_unsqueeze(1)?)?;
-    let of_prompt = sequences.f_eq(-1)?.f_unsqueeze(1)?; // [R, 1, T]
+    let is_prompt = sequences.f_eq(-1)?.f_unsqueeze(1)?; // [R, 1, T]
     // Padding sees padding, so that every token sees itself and no row of the softmax is empty.
-    Ok(same_sequence.f_logical_or(&of_prompt)?.f_logical_and(&same_prompt)?.f_tril(0)?)
+    Ok(same_sequence.f_logical_or(&is_prompt)?.f_logical_and(&same_prompt)?.f_tril(0)?)
 }
 
 /// [R, T, T] how far each key's position lies before the query's.

@@ -55,11 +55,11 @@ impl PackedRow {
 
     /// Its parts' lengths, in order.
     pub(super) fn lengths(&self) -> impl Iterator<Item = i64> {
-        let of_prompts = self
+        let prompts = self
             .prompts
             .iter()
             .flat_map(|prompt| std::iter::once(prompt.length).chain(prompt.responses.iter().copied()));
-        of_prompts.chain((self.padding > 0).then_some(self.padding))
+        prompts.chain((self.padding > 0).then_some(self.padding))
     }
 }
 

@@ -55,7 +55,7 @@ impl Segments {
         let mut segments = Vec::new();
         for row in rows {
             for prompt in &row.prompts {
-                segments.push(Segment::of_prompt(prompt, window, options)?);
+                segments.push(Segment::new(prompt, window, options)?);
             }
             if row.padding > 0 {
                 segments.push(Segment::Padding);
@@ -90,8 +90,8 @@ impl Segments {
             let [query, prompt_key, prompt_value] = parts.take()?;
             let mut first = [query, prompt_key.shallow_clone(), prompt_value.shallow_clone()];
             if *has_response {
-                for (part, of_response) in first.iter_mut().zip(parts.take()?) {
-                    *part = Tensor::f_cat(&[&*part, &of_response], 1)?;
+                for (part, response) in first.iter_mut().zip(parts.take()?) {
+                    *part = Tensor::f_cat(&[&*part, &response], 1)?;
                 }
             }
             let [query, key, value] = &first;
@@ -114,16 +114,16 @@ impl Segments {
 }
 
 impl Segment {
-    fn of_prompt(prompt: &PackedPrompt, window: Option<i64>, options: (Kind, Device)) -> Result<Segment, ModelError> {
+    fn new(prompt: &PackedPrompt, window: Option<i64>, options: (Kind, Device)) -> Result<Segment, ModelError> {
         let trunk = match window {
             Some(window) if window < prompt.trunk() => Some(mask(0, prompt.trunk(), Some(window), options)?),
             _ => None,
         };
         let longest = prompt.branches().iter().copied().max().unwrap_or(0);
-        let of_longest = mask(prompt.length, longest, window, options)?;
+        let longest_mask = mask(prompt.length, longest, window, options)?;
         // That of a shorter response is a corner of the longest one's.
         let corner = |&length: &i64| -> Result<Tensor, ModelError> {
-            Ok(of_longest.f_narrow(2, 0, length)?.f_narrow(3, 0, prompt.length + length)?)
+            Ok(longest_mask.f_narrow(2, 0, length)?.f_narrow(3, 0, prompt.length + length)?)
         };
         let branches = prompt.branches().iter().map(corner).collect::<Result<_, _>>()?;
         Ok(Segment::Prompt { trunk, has_response: !prompt.responses.is_empty(), branches })

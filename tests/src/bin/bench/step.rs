@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use lambda_dpo_host::config::{self, RunConfig};
 use lambda_dpo_host::libtorch;
-use lambda_dpo_host::metrics::Meaning;
+use lambda_dpo_host::metrics::MetricOptions;
 use lambda_dpo_host::model::{ForwardOptions, Model};
 use lambda_dpo_host::plugin::{
     CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Objective, Plugin, Reduction,
@@ -85,7 +85,7 @@ impl Session {
             optimizer,
             plugin,
             loss: LossOptions { wants, ..loss },
-            meaning: Meaning { beta: loss.beta, reduction: loss.reduction, has_reference: true },
+            metric_options: MetricOptions { beta: loss.beta, reduction: loss.reduction, has_reference: true },
             max_grad_norm: config.train.max_grad_norm,
             checkpointing: config.train.gradient_checkpointing,
             dropout_seed: None,

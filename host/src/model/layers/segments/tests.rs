@@ -16,8 +16,8 @@ fn ids(rows: &[Row]) -> [Tensor; 3] {
         sequences.extend(vec![sequence; length as usize]);
         positions.extend(start..start + length);
     };
-    for (of_row, padding) in rows {
-        for (length, responses) in *of_row {
+    for (prompts_of_row, padding) in rows {
+        for (length, responses) in *prompts_of_row {
             part(next_prompt, -1, 0, *length);
             for response in *responses {
                 part(next_prompt, next_sequence, *length, *response);
@@ -85,10 +85,10 @@ fn segments_give_what_one_mask_gives() {
     for rows in batches {
         let ids = ids(rows);
         for window in [None, Some(1), Some(6), Some(25)] {
-            let of_doubles = difference(&ids, window, Kind::Double);
-            assert!(of_doubles < 1e-12, "{rows:?}, window {window:?}: {of_doubles:e}");
-            let of_floats = difference(&ids, window, Kind::Float);
-            assert!(of_floats < 5e-5, "{rows:?}, window {window:?}: {of_floats:e}");
+            let in_float64 = difference(&ids, window, Kind::Double);
+            assert!(in_float64 < 1e-12, "{rows:?}, window {window:?}: {in_float64:e}");
+            let in_float32 = difference(&ids, window, Kind::Float);
+            assert!(in_float32 < 5e-5, "{rows:?}, window {window:?}: {in_float32:e}");
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::libtorch::script::SCRIPT_FILE;
 
 /// A module, ready to run.
 #[derive(Debug)]
-pub struct ScriptPolicy {
+pub struct TorchScriptPolicy {
     path: PathBuf,
     module: CModule,
     device: Device,
@@ -21,7 +21,7 @@ pub struct ScriptPolicy {
     vocab_size: i64,
 }
 
-impl ScriptPolicy {
+impl TorchScriptPolicy {
     /// Opens a file, or the `model.pt` of a folder, and runs it once on a few tokens.
     ///
     /// # Errors
@@ -117,7 +117,7 @@ impl ScriptPolicy {
     }
 }
 
-impl LogitsPolicy for ScriptPolicy {
+impl LogitsPolicy for TorchScriptPolicy {
     fn path(&self) -> &Path {
         &self.path
     }
