@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{DType, DataFormat, MissingRating, Reduction};
-use crate::plugin::Format;
+use crate::config::{DType, Format, MissingRating, Reduction};
 
 /// λ-weighted listwise preference optimisation of language models.
 #[derive(Debug, Parser)]
@@ -62,7 +61,7 @@ pub struct ConvertArgs {
     pub out: PathBuf,
     /// Schema of the records: ultrafeedback, pairs or chat.
     #[arg(long, default_value = "ultrafeedback")]
-    pub format: DataFormat,
+    pub format: Format,
     /// What a missing rating becomes: mask, or a number (1.0 in the paper).
     #[arg(long, default_value = "mask", value_name = "mask|NUMBER")]
     pub missing: MissingRating,
@@ -116,7 +115,7 @@ pub struct ScoreArgs {
     pub records: Vec<PathBuf>,
     /// Schema of the records: ultrafeedback, pairs or chat.
     #[arg(long, default_value = "ultrafeedback")]
-    pub format: DataFormat,
+    pub format: Format,
     /// The JSON lines to write.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
@@ -264,7 +263,7 @@ pub struct ValidateArgs {
     pub records: Vec<PathBuf>,
     /// Schema of the records: ultrafeedback, pairs or chat.
     #[arg(long, default_value = "ultrafeedback")]
-    pub format: DataFormat,
+    pub format: Format,
     /// Largest difference of a token's log-prob that passes; without it 1e-4 for float32, 2e-2 for float16, 2e-1 for
     /// bfloat16.
     #[arg(long, value_name = "T")]
@@ -293,17 +292,6 @@ pub enum SchemaName {
     Sample,
     /// What `train` reads.
     Config,
-}
-
-impl DataFormat {
-    /// The plugin's name for it.
-    pub fn format(self) -> Format {
-        match self {
-            Self::UltraFeedback => Format::UltraFeedback,
-            Self::Pairs => Format::Pairs,
-            Self::Chat => Format::Chat,
-        }
-    }
 }
 
 impl DType {

@@ -19,11 +19,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use choices::{
-    AdapterKind, DType, DataFormat, Init, Layout, LrSchedulerType, Normalization, Per, Reduction, ReferenceKind,
-    Schedule, Stage,
-};
+pub use choices::{AdapterKind, DType, Init, LrSchedulerType, Normalization, Per, ReferenceKind, Schedule, Stage};
 pub use error::ConfigError;
+pub use lambda_dpo_concepts::{Format, Layout, Reduction};
 pub use load::load;
 pub use schema::schema;
 pub use validate::LAMBDA_TOLERANCE;
@@ -164,7 +162,7 @@ pub struct DataSection {
     #[serde(deserialize_with = "number")]
     pub eval_fraction: f64,
     /// Schema of the files; None is what the stage usually takes.
-    pub format: Option<DataFormat>,
+    pub format: Option<Format>,
     /// Dimensions to use, in order; None is every one that occurs, sorted.
     pub dimensions: Option<Vec<String>>,
     /// Bound on prompt + longest response, in tokens.

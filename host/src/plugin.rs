@@ -1,9 +1,10 @@
-//! The plugin behind a safe face: loaded with libloading, checked, and called through its table alone.
+//! A safe interface to the plugin: the library is loaded with libloading, checked, and called only through its table.
 //!
-//! With [`crate::libtorch`], the host's only unsafe code. Every wrapper follows the table's rules: arguments are lent for
-//! the call, outputs are taken over, a status other than OK becomes a [`PluginError`].
+//! With [`crate::libtorch`], this is the host's only unsafe code. Every wrapper follows the rules of the ABI: arguments are
+//! lent for the call, outputs are taken over, and a status other than OK becomes a [`PluginError`].
 
 mod error;
+mod call;
 mod load;
 mod options;
 mod report;
@@ -16,11 +17,10 @@ mod loss;
 pub use dataset::{Batch, Dataset, PREFETCH_CAPACITY, SampleInfo};
 pub use error::PluginError;
 pub use lambda::{Schedule, ScheduleKind, ScheduleOptions};
+pub use lambda_dpo_concepts::{Format, Layout, Objective, Reduction};
 pub use load::Plugin;
-pub use loss::{
-    ListwiseOutputs, LossContext, LossGradients, LossInputs, LossOptions, LossOutputs, Objective, Reduction, Wants,
-};
-pub use options::{CacheUse, CollateOptions, ConvertOptions, DatasetOptions, Format, Layout, TokenizeOptions};
+pub use loss::{ListwiseOutputs, LossContext, LossGradients, LossInputs, LossOptions, LossOutputs, Wants};
+pub use options::{CacheUse, CollateOptions, ConvertOptions, DatasetOptions, TokenizeOptions};
 pub use reader::Reader;
 pub use report::{MissingRatings, Report};
 pub use tokenizer::{Message, Tokenizer, TokenizerInfo};

@@ -15,7 +15,7 @@ pub(super) fn run(args: &ConvertArgs, plugin: Option<&Path>) -> Result<()> {
     let plugin = Plugin::load(plugin)?;
     let files = Hub::from_env().record_files(&args.records)?;
     let options = ConvertOptions {
-        format: args.format.format(),
+        format: args.format,
         dimensions: args.dimensions.clone(),
         missing_rating: args.missing.value(),
         temperature: args.temperature,

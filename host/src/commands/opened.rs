@@ -8,7 +8,7 @@ use serde_json::Value;
 use tch::{Device, Kind};
 
 use crate::cli::{ModelArgs, PolicyArgs};
-use crate::config::DataFormat;
+use crate::config::Format;
 use crate::console::Progress;
 use crate::files::cache_folder::CacheFolder;
 use crate::files::hub::Hub;
@@ -96,9 +96,9 @@ pub(super) fn open_records(
     plugin: &Plugin,
     tokenizer: &Tokenizer,
     files: &[PathBuf],
-    format: DataFormat,
+    format: Format,
 ) -> Result<Dataset> {
-    let convert = ConvertOptions { format: format.format(), keep_all: true, ..ConvertOptions::default() };
+    let convert = ConvertOptions { format, keep_all: true, ..ConvertOptions::default() };
     let tokenize = TokenizeOptions { cutoff_len: None, keep_all: true };
     let options =
         DatasetOptions { convert, tokenize, cache_dir: CacheFolder::from_env().as_ref().map(CacheFolder::samples) };

@@ -12,7 +12,7 @@ use crate::console::Progress;
 use crate::files::atomic;
 use crate::files::hub::Hub;
 use crate::libtorch;
-use crate::plugin::{CollateOptions, Dataset, Layout, LossOptions, Objective, Plugin, Reduction, Tokenizer, Wants};
+use crate::plugin::{CollateOptions, Dataset, Layout, LossOptions, Plugin, Tokenizer};
 use crate::policy::batch_inputs::uniform_lambda;
 use crate::policy::{Scorer, TorchScriptPolicy};
 
@@ -71,21 +71,12 @@ fn open_scorer(args: &ScoreArgs, plugin: Option<&Path>) -> Result<(Plugin, Token
 
 /// One record by itself, so that its figures depend on no other.
 fn score(scorer: &dyn Scorer, plugin: &Plugin, dataset: &Dataset, sample: usize) -> Result<Score> {
-    const OPTIONS: LossOptions = LossOptions {
-        objective: Objective::Listwise,
-        reduction: Reduction::Sum,
-        beta: 1.0,
-        normalizer: None,
-        logits_budget_bytes: 256 << 20,
-        paper_exact: false,
-        wants: Wants { hidden: false, lm_head: false, logits: false, sequence_log_probs: false },
-    };
     let info = &dataset.samples()[sample];
-    let collate = CollateOptions { layout: Layout::Packed, max_tokens: None, pad_token_id: 0 };
+    let collate = CollateOptions { layout: Layout::Packed, ..CollateOptions::default() };
     // λ plays no part in log-probs.
     let lambda = uniform_lambda(dataset.dimensions().len());
     let batch = dataset.batch(&[sample], &lambda, &scorer.collate(collate))?;
-    let (_, log_probs) = scorer.log_probs(plugin, &batch, &OPTIONS)?;
+    let (_, log_probs) = scorer.log_probs(plugin, &batch, &LossOptions::default())?;
     Ok(Score {
         record: info.record_index,
         log_probs: Vec::try_from(log_probs.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?)?,

@@ -7,11 +7,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use indexmap::IndexMap;
 
 use crate::cli::SteerArgs;
-use crate::config;
 use crate::console::say;
 use crate::files::hub::Hub;
 use crate::generate::GenerateOptions;
-use crate::plugin::{LossOptions, Objective, Reduction, Wants};
+use crate::plugin::LossOptions;
 use crate::steer::{Compared, Rater, Settings, Subject, measure, read, write};
 
 use super::opened::open;
@@ -43,18 +42,7 @@ pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
         );
     }
     let settings = Settings {
-        loss: LossOptions {
-            objective: Objective::Listwise,
-            reduction: match args.reduction {
-                config::Reduction::Sum => Reduction::Sum,
-                config::Reduction::Mean => Reduction::Mean,
-            },
-            beta: args.beta,
-            normalizer: None,
-            logits_budget_bytes: 256 << 20,
-            paper_exact: false,
-            wants: Wants::default(),
-        },
+        loss: LossOptions { reduction: args.reduction, beta: args.beta, ..LossOptions::default() },
         num_steps: args.steps,
         rater,
         num_prompts: args.num_prompts,

@@ -143,9 +143,9 @@ fn is_whole(layer: &Layer, key: &str) -> bool {
 fn complete(config: &mut RunConfig, layers: &[Layer]) -> Result<(), ConfigError> {
     let DataSection { format, .. } = &mut config.data;
     format.get_or_insert(match config.stage {
-        super::Stage::Sft => super::DataFormat::Chat,
-        super::Stage::Dpo => super::DataFormat::Pairs,
-        super::Stage::LambdaDpo => super::DataFormat::UltraFeedback,
+        super::Stage::Sft => super::Format::Chat,
+        super::Stage::Dpo => super::Format::Pairs,
+        super::Stage::LambdaDpo => super::Format::UltraFeedback,
     });
     if config.model.torchscript.is_some() && origin_of(layers, "loss.layout").is_none() {
         config.loss.layout = Layout::Rows;

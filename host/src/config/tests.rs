@@ -46,7 +46,7 @@ fn later_layers_win() {
     assert_eq!(config.seed, 7);
     assert_eq!(config.train.max_steps, Some(7));
     assert_eq!(config.train.max_grad_norm, 1.0);
-    assert_eq!(config.data.format, Some(DataFormat::UltraFeedback));
+    assert_eq!(config.data.format, Some(Format::UltraFeedback));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    AdapterKind, AdapterSection, ConfigError, DType, DataFormat, Init, Layout, Reduction, ReferenceKind, RunConfig,
+    AdapterKind, AdapterSection, ConfigError, DType, Format, Init, Layout, Reduction, ReferenceKind, RunConfig,
     Schedule, Stage, TargetModules,
 };
 
@@ -46,9 +46,9 @@ fn required(config: &RunConfig) -> Result<(), ConfigError> {
 fn stage_and_format(config: &RunConfig) -> Result<(), ConfigError> {
     let Some(format) = config.data.format else { return Ok(()) };
     let (fits, wanted) = match config.stage {
-        Stage::Sft => (format == DataFormat::Chat, "\"chat\""),
-        Stage::Dpo => (format != DataFormat::Chat, "\"pairs\" or \"ultrafeedback\""),
-        Stage::LambdaDpo => (format == DataFormat::UltraFeedback, "\"ultrafeedback\""),
+        Stage::Sft => (format == Format::Chat, "\"chat\""),
+        Stage::Dpo => (format != Format::Chat, "\"pairs\" or \"ultrafeedback\""),
+        Stage::LambdaDpo => (format == Format::UltraFeedback, "\"ultrafeedback\""),
     };
     check(fits, || format!("stage \"{}\" needs data.format = {wanted}, not \"{format}\"", config.stage))
 }

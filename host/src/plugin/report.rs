@@ -1,4 +1,4 @@
-//! What became of the records that were read.
+//! Counts of the records that were read and left out.
 
 use std::collections::BTreeMap;
 
@@ -7,31 +7,31 @@ use serde::{Deserialize, Serialize};
 /// Missing ratings of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingRatings {
-    /// How many.
+    /// Number of missing ratings.
     pub count: u64,
-    /// Index of the first record that has one.
+    /// Index of the first record with one.
     pub first_record: u64,
 }
 
-/// What was read and what was left out.
+/// Counts of the records that were read and left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Records read.
     pub num_records: u64,
-    /// Samples made of them.
+    /// Samples made from them.
     pub num_samples: u64,
     /// Records left out, by reason.
     pub skipped: BTreeMap<String, u64>,
-    /// Missing ratings, by kind.
+    /// Missing ratings, by how they are missing.
     pub missing_ratings: BTreeMap<String, MissingRatings>,
-    /// Samples cut at `cutoff_len`.
+    /// Samples truncated to `cutoff_len`.
     pub num_truncated: u64,
-    /// Responses dropped because no token was left of them.
+    /// Responses dropped because they have no token.
     pub num_dropped_responses: u64,
 }
 
 impl Report {
-    /// What became of the records, in words.
+    /// Describes the counts, one phrase each.
     pub fn describe(&self, cutoff_len: usize) -> Vec<String> {
         let mut lines = vec![counted(self.num_records, "record"), counted(self.num_samples, "sample")];
         for (reason, number) in self.skipped.iter().filter(|(_, number)| **number > 0) {

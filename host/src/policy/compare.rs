@@ -3,23 +3,15 @@
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::plugin::{
-    Batch, CollateOptions, Dataset, Layout, LossInputs, LossOptions, Objective, Plugin, Reduction, Wants,
-};
+use crate::plugin::{Batch, CollateOptions, Dataset, Layout, LossInputs, LossOptions, Plugin};
 
 use super::batch_inputs::{targets_and_weights, uniform_lambda};
 use super::{PolicyError, Scorer};
 
 /// Log-probs are sums, the loss is λ-DPO's with uniform λ and without a reference.
-const OPTIONS: LossOptions = LossOptions {
-    objective: Objective::Listwise,
-    reduction: Reduction::Sum,
-    beta: 0.1,
-    normalizer: None,
-    logits_budget_bytes: 256 << 20,
-    paper_exact: false,
-    wants: Wants { hidden: false, lm_head: false, logits: false, sequence_log_probs: false },
-};
+fn options() -> LossOptions {
+    LossOptions { beta: 0.1, ..LossOptions::default() }
+}
 
 /// Largest difference of a token's log-prob that passes where nothing else is said, by the coarser of the dtypes.
 #[must_use]
@@ -140,12 +132,12 @@ struct Differences {
 pub fn compare(inputs: &ComparisonInputs, on_record: &mut dyn FnMut(usize)) -> Result<Comparison, PolicyError> {
     let ComparisonInputs { model, policy, plugin, dataset, samples, tolerance } = *inputs;
     let mut differences = Differences::default();
-    let collate = CollateOptions { layout: Layout::Packed, max_tokens: None, pad_token_id: 0 };
+    let collate = CollateOptions { layout: Layout::Packed, ..CollateOptions::default() };
     // The layout that both can take, so that tokens stand in one order.
     let collate = policy.collate(collate);
     for (number, &sample) in samples.iter().enumerate() {
         let batch = dataset.batch(&[sample], &uniform_lambda(dataset.dimensions().len()), &collate)?;
-        let sides = [model, policy].map(|side| side.log_probs(plugin, &batch, &OPTIONS));
+        let sides = [model, policy].map(|side| side.log_probs(plugin, &batch, &options()));
         let [expected, found] = sides;
         let (expected, found) = (expected?, found?);
         let record = dataset.samples()[sample].record_index;
@@ -246,7 +238,7 @@ fn values(tensor: &Tensor) -> Result<Vec<f64>, PolicyError> {
 /// Of one record, given the log-probs of its responses.
 fn loss(plugin: &Plugin, batch: &Batch, log_probs: &Tensor) -> Result<f64, PolicyError> {
     let inputs = LossInputs { sequence_log_probs: Some(log_probs), ..targets_and_weights(batch, None) };
-    let (outputs, _) = plugin.loss_forward(&inputs, &OPTIONS)?;
+    let (outputs, _) = plugin.loss_forward(&inputs, &options())?;
     Ok(outputs.loss.f_double_value(&[])?)
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::generate::GenerateOptions;
 use crate::metrics::Row;
-use crate::plugin::{LossOptions, Reduction};
+use crate::plugin::LossOptions;
 
 use super::rater::Rater;
 
@@ -119,8 +119,7 @@ impl Report {
         points: Vec<Point>,
         curves: Vec<Vec<usize>>,
     ) -> Self {
-        let reduction = if loss.reduction == Reduction::Sum { "sum" } else { "mean" };
-        let (dimensions, reduction) = (dimensions.to_vec(), reduction.to_owned());
+        let (dimensions, reduction) = (dimensions.to_vec(), loss.reduction.to_string());
         Self { subject, dimensions, beta: loss.beta, reduction, num_records, generation, points, curves }
     }
 

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use tch::Device;
 
-use crate::config::{self, Init, ReferenceKind, RunConfig, Stage};
+use crate::config::{Init, ReferenceKind, RunConfig, Stage};
 use crate::console::{Progress, say};
 use crate::files::cache_folder::CacheFolder;
 use crate::files::hub::Hub;
 use crate::libtorch;
 use crate::metrics::MetricOptions;
 use crate::model::{Model, ModelConfig};
-use crate::plugin::{LossOptions, Objective, Plugin, Reduction, Wants};
+use crate::plugin::{LossOptions, Objective, Plugin};
 use crate::policy::compare::{Comparison, ComparisonInputs, compare, usual_tolerance};
 use crate::policy::{LogitsPolicy, OnnxPolicy, Scorer, TorchScriptPolicy};
 
@@ -214,15 +214,11 @@ fn loss_options(config: &RunConfig) -> LossOptions {
     let loss = &config.loss;
     LossOptions {
         objective: if config.stage == Stage::Sft { Objective::Sft } else { Objective::Listwise },
-        reduction: match loss.reduction {
-            config::Reduction::Sum => Reduction::Sum,
-            config::Reduction::Mean => Reduction::Mean,
-        },
+        reduction: loss.reduction,
         beta: loss.beta,
-        normalizer: None,
         logits_budget_bytes: usize::try_from(loss.logits_budget_mib << 20).unwrap_or(usize::MAX),
         paper_exact: loss.paper_exact,
-        wants: Wants::default(),
+        ..LossOptions::default()
     }
 }
 

@@ -51,7 +51,7 @@ fn a_missing_plugin_is_named_with_the_way_out() {
     assert_eq!(
         message,
         format!(
-            "the plugin liblambda_dpo.so is at none of {}; give its place with --plugin FILE or LAMBDA_DPO_PLUGIN",
+            "the plugin liblambda_dpo.so was not found at {}; give its path with --plugin FILE or LAMBDA_DPO_PLUGIN",
             missing.display()
         )
     );

@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, AdapterKind, DataFormat, RunConfig, Stage};
+use crate::config::{AdapterKind, RunConfig, Stage};
 use crate::files::cache_folder::CacheFolder;
 use crate::files::hub::Hub;
 use crate::plugin::{
-    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Format, Layout, Plugin, TokenizeOptions, Tokenizer,
+    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Format, Plugin, TokenizeOptions, Tokenizer,
 };
 
 use crate::console::{Progress, say};
@@ -65,11 +65,7 @@ impl Data {
             Some(open("data.eval_records", &config.data.eval_records, convert)?)
         };
         let collate = CollateOptions {
-            layout: match config.loss.layout {
-                config::Layout::Packed => Layout::Packed,
-                config::Layout::Rows => Layout::Rows,
-                config::Layout::Expanded => Layout::Expanded,
-            },
+            layout: config.loss.layout,
             max_tokens: config.loss.max_tokens.map(count),
             pad_token_id: info.pad_token_id.or(info.eos_token_id).unwrap_or(0),
         };
@@ -141,11 +137,7 @@ fn count(value: u64) -> usize {
 
 fn convert_options(config: &RunConfig) -> ConvertOptions {
     let data = &config.data;
-    let format = match data.format {
-        Some(DataFormat::Chat) => Format::Chat,
-        Some(DataFormat::Pairs) => Format::Pairs,
-        Some(DataFormat::UltraFeedback) | None => Format::UltraFeedback,
-    };
+    let format = data.format.unwrap_or_default();
     ConvertOptions {
         format,
         best_worst_pairs: config.stage == Stage::Dpo && format == Format::UltraFeedback,

@@ -10,8 +10,8 @@ use lambda_dpo_host::libtorch;
 use lambda_dpo_host::metrics::MetricOptions;
 use lambda_dpo_host::model::{ForwardOptions, Model};
 use lambda_dpo_host::plugin::{
-    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Objective, Plugin, Reduction,
-    TokenizeOptions, Wants,
+    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Objective, Plugin, TokenizeOptions,
+    Wants,
 };
 use lambda_dpo_host::policy::batch_inputs::{loss_inputs, model_inputs};
 use lambda_dpo_host::train::data::{MicroBatch, schedule_options};
@@ -234,10 +234,7 @@ impl Data {
 fn loss_options(config: &RunConfig) -> LossOptions {
     LossOptions {
         objective: Objective::Listwise,
-        reduction: match config.loss.reduction {
-            config::Reduction::Sum => Reduction::Sum,
-            config::Reduction::Mean => Reduction::Mean,
-        },
+        reduction: config.loss.reduction,
         beta: config.loss.beta,
         normalizer: None,
         logits_budget_bytes: (config.loss.logits_budget_mib << 20) as usize,
