@@ -1,22 +1,22 @@
-//! What a person sees: a bar on a terminal, a line now and then elsewhere. Everything goes to stderr.
+//! Messages and progress on stderr: a progress bar on a terminal, a line from time to time elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Between two lines of progress where there is no terminal.
+/// Time between two lines of progress without a terminal: often enough to see a run move, and a log of an hour stays short.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Writes one line to stderr; a closed stderr is nobody's problem.
+/// Writes one line to stderr; errors are ignored, because a run must not fail for a closed stderr.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Progress of one piece of work.
+/// Progress of one task.
 #[derive(Debug)]
 pub struct Progress {
-    /// On a terminal.
+    /// None without a terminal.
     bar: Option<ProgressBar>,
     title: String,
     total: u64,
@@ -25,7 +25,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begins work of `total` units, of which `done` are done; `total` may be 0 where it is not known.
+    /// Starts to show a task of `total` units, `done` of which are done; `total` is 0 if it is not known.
     pub fn new(title: &str, total: u64, done: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
@@ -41,7 +41,7 @@ impl Progress {
         Self { bar, title: title.to_owned(), total, last_line: Instant::now(), last_position: done }
     }
 
-    /// Sets position and message.
+    /// Sets position, total and message.
     pub fn update(&mut self, position: u64, total: u64, message: &str) {
         self.total = total;
         match &self.bar {
@@ -64,7 +64,7 @@ impl Progress {
         }
     }
 
-    /// Ends the work, leaving a last state to read.
+    /// Ends the task and leaves its last state on the screen.
     pub fn finish(mut self, message: &str) {
         match self.bar.take() {
             Some(bar) => bar.abandon_with_message(message.to_owned()),
@@ -72,7 +72,7 @@ impl Progress {
         }
     }
 
-    /// Ends the work without a trace.
+    /// Ends the task and clears the bar.
     pub fn clear(self) {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();

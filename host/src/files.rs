@@ -1,13 +1,13 @@
-//! Files: written whole or not at all, tensors in them, formats that others read, and where they come from.
+//! Files: atomic writes, tensors, formats that other programs read, the cache folder, and the Hugging Face hub.
 //!
-//! | module | what |
+//! | module | contents |
 //! |---|---|
 //! | [`atomic`] | files and folders that appear whole or not at all |
 //! | [`tensor_bytes`] | a tensor's values as bytes |
 //! | [`safetensors`] | safetensors files |
 //! | [`onnx_proto`] | ONNX files |
-//! | [`cache_folder`] | where results are kept between runs |
-//! | [`hub`] | models and datasets by name |
+//! | [`cache_folder`] | the folder that keeps results between runs |
+//! | [`hub`] | models and datasets by their names on the hub |
 
 pub mod atomic;
 pub mod tensor_bytes;

@@ -3,8 +3,8 @@
 //!
 //! # Invariants
 //!
-//! - Never depends on `lambda-dpo-core`.
-//! - Unsafe code stands in [`plugin`] and [`libtorch`] alone.
+//! - The host never depends on `lambda-dpo-core`.
+//! - Unsafe code is only in [`plugin`] and [`libtorch`].
 
 pub mod console;
 pub mod libtorch;

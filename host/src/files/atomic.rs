@@ -1,20 +1,23 @@
 //! Files and folders that appear whole or not at all.
 //!
-//! New content is written beside its place under the name `.<name>.partial`, synced, and renamed into place. What an
-//! interrupted write left behind is removed by the next write to the same place.
+//! New content is written beside the target under the name `.<name>.partial`, synced, and renamed. The next write to the
+//! same target removes what an interrupted write left behind.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// A file or folder could not be written; what stood in its place before still does.
+/// Size of the write buffer: large, so that a file of many small values takes few system calls.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// A file or folder could not be written; the target is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[error("could not write {}: {}", path.display(), explain(source))]
 pub struct WriteError {
-    /// The file or folder that was to appear.
+    /// The target.
     pub path: PathBuf,
-    /// What the operating system said.
+    /// The error of the operating system.
     pub source: io::Error,
 }
 
@@ -25,7 +28,7 @@ impl WriteError {
     }
 }
 
-/// The end of the sentence: what was wrong, and the way out.
+/// Returns the end of the error message: the cause and a way out.
 fn explain(source: &io::Error) -> String {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -43,25 +46,25 @@ fn explain(source: &io::Error) -> String {
     }
 }
 
-/// Writes `bytes` to `path`, replacing a file that stands there.
+/// Writes `bytes` to `path`, replacing an existing file.
 ///
 /// # Errors
 ///
-/// [`WriteError`] when the folder does not exist or the disk refuses; `path` then is as it was.
+/// Returns [`WriteError`] if the folder does not exist or writing fails; an existing file is then unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     write_with(path, |file| file.write_all(bytes))
 }
 
-/// Writes to `path` whatever `fill` writes, replacing a file that stands there.
+/// Writes the output of `fill` to `path`, replacing an existing file.
 ///
 /// # Errors
 ///
-/// [`WriteError`] when the folder does not exist, the disk refuses or `fill` fails; `path` then is as it was.
+/// Returns [`WriteError`] if the folder does not exist, or if writing or `fill` fails; an existing file is then unchanged.
 pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), WriteError> {
     let partial = partial_path(path).map_err(WriteError::at(path))?;
     let written = write_synced(&partial, fill).and_then(|()| fs::rename(&partial, path));
     if written.is_err() {
-        // The first error is the one to tell; a leftover is removed by the next write.
+        // The first error is the one to report; the next write removes a leftover.
         let _ = fs::remove_file(&partial);
     }
     written.and_then(|()| sync_parent(path)).map_err(WriteError::at(path))
@@ -72,14 +75,14 @@ fn write_synced(partial: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut writer = BufWriter::with_capacity(1 << 20, File::options().write(true).create_new(true).open(partial)?);
+    let mut writer = BufWriter::with_capacity(BUFFER_BYTES, File::options().write(true).create_new(true).open(partial)?);
     fill(&mut writer)?;
     writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
 
 /// A folder under construction: fill [`path`](Self::path), then [`commit`](Self::commit).
 ///
-/// Dropped without a commit it removes itself, and its place is as it was.
+/// If it is dropped without a commit, it is removed and the target is unchanged.
 #[derive(Debug)]
 pub struct Folder {
     partial: PathBuf,
@@ -87,11 +90,11 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Begins a folder that will stand at `target`; the folders above it are made where they are missing.
+    /// Creates the partial folder of `target`, and missing parent folders.
     ///
     /// # Errors
     ///
-    /// [`WriteError`] when the partial folder cannot be made.
+    /// Returns [`WriteError`] if the folder cannot be created.
     pub fn create(target: &Path) -> Result<Folder, WriteError> {
         let begin = || -> io::Result<PathBuf> {
             let partial = partial_path(target)?;
@@ -103,19 +106,19 @@ impl Folder {
         Ok(Folder { partial, target: target.to_path_buf() })
     }
 
-    /// Where to write the content.
+    /// Returns the folder to write the content to.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.partial
     }
 
-    /// Puts the folder in its place, in exchange for one that stands there.
+    /// Moves the folder to its target, replacing an existing folder.
     ///
-    /// The old folder is moved aside, not emptied, before the new one takes its name.
+    /// The existing folder is moved aside, and deleted after the new one has taken its name.
     ///
     /// # Errors
     ///
-    /// [`WriteError`] when a rename fails; the old folder is then moved back.
+    /// Returns [`WriteError`] if a rename fails; the existing folder is then moved back.
     pub fn commit(self) -> Result<(), WriteError> {
         self.swap().map_err(WriteError::at(&self.target))
     }
@@ -144,7 +147,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // After a commit there is nothing to remove; a leftover is removed by the next attempt.
+        // After a commit there is nothing to remove; the next attempt removes a leftover.
         let _ = remove_folder(&self.partial);
     }
 }
@@ -153,7 +156,7 @@ fn partial_path(path: &Path) -> io::Result<PathBuf> {
     sibling(path, ".partial")
 }
 
-/// `.<name><suffix>` beside `path`: on the same file system, so that a rename is atomic.
+/// Returns `.<name><suffix>` beside `path`: on the same file system, so that a rename is atomic.
 fn sibling(path: &Path, suffix: &str) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidInput, "the path does not end in the name of a file or folder")
@@ -224,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_appears_on_commit_alone() {
+    fn a_folder_appears_only_on_commit() {
         let parent = tempfile::tempdir().unwrap();
         let target = parent.path().join("model");
         for content in ["one", "two"] {

@@ -1,4 +1,4 @@
-//! Names on the Hugging Face hub → local files: the cache first, then, online, the hub.
+//! Finds the local files of models and datasets on the Hugging Face hub: in its cache, else by downloading them.
 //!
 //! Honours `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE`.
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-/// Small files of a model repository that are fetched where they exist.
+/// Small files of a model repository, fetched if they exist.
 const MODEL_FILES: &[&str] = &[
     "config.json",
     "generation_config.json",
@@ -20,48 +20,51 @@ const WEIGHTS: &str = "model.safetensors";
 const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 const RECORD_EXTENSIONS: &[&str] = &["jsonl", "json", "parquet"];
 
-/// Why a path or name gives no files.
+/// A path or name does not lead to files.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
-    /// Neither a path nor a name.
+    /// The text is neither an existing path nor a name on the hub.
     #[error("{} does not exist: give a path, or the name of a Hugging Face repository as owner/name", path.display())]
     Missing {
-        /// As given.
+        /// As the user wrote it.
         path: PathBuf,
     },
-    /// A file where a folder belongs.
+    /// The path of a model is a file.
     #[error("{} is a file: give the model's folder", path.display())]
     NotAFolder {
-        /// As given.
+        /// As the user wrote it.
         path: PathBuf,
     },
-    /// A name that is not cached, while the hub is switched off.
-    #[error("{name} is no path here, and not in the Hugging Face cache {}: give a path, or unset HF_HUB_OFFLINE", cache.display())]
+    /// The name is not in the cache, and HF_HUB_OFFLINE is set.
+    #[error(
+        "{name} is not an existing path, and not in the Hugging Face cache {}: give a path, or unset HF_HUB_OFFLINE",
+        cache.display()
+    )]
     Offline {
-        /// As given.
+        /// As the user wrote it.
         name: String,
-        /// Where it was looked for.
+        /// The cache folder.
         cache: PathBuf,
     },
-    /// A name that the hub does not give.
-    #[error("{name} is no path here, is not in the Hugging Face cache, and could not be fetched: {source}")]
+    /// The name could not be fetched from the hub.
+    #[error("{name} is not an existing path, is not in the Hugging Face cache, and could not be fetched: {source}")]
     Fetch {
-        /// As given.
+        /// As the user wrote it.
         name: String,
-        /// Why.
+        /// The error of the hub's client.
         source: Box<ApiError>,
     },
-    /// A repository without what is needed.
-    #[error("the Hugging Face repository {name} holds no {what}")]
+    /// The repository lacks files that are needed.
+    #[error("the Hugging Face repository {name} has no {what}")]
     Lacks {
-        /// As given.
+        /// As the user wrote it.
         name: String,
-        /// What was looked for.
+        /// The missing files.
         what: &'static str,
     },
 }
 
-/// Where repositories are looked up and fetched from.
+/// The cache in which repositories are looked up, and the hub from which they are fetched.
 #[derive(Clone, Debug)]
 pub struct Hub {
     cache: PathBuf,
@@ -70,7 +73,7 @@ pub struct Hub {
     offline: bool,
 }
 
-/// Could this be `owner/name`, and not a path?
+/// Returns true if the text can be the name `owner/name` of a repository.
 pub fn is_repository_name(text: &str) -> bool {
     let is_part = |part: &str| {
         part.starts_with(|first: char| first.is_ascii_alphanumeric())
@@ -84,7 +87,7 @@ pub fn is_repository_name(text: &str) -> bool {
 }
 
 impl Hub {
-    /// As the environment says.
+    /// Reads the settings from the environment.
     pub fn from_env() -> Self {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let home = variable("HF_HOME").map_or_else(
@@ -101,16 +104,16 @@ impl Hub {
         }
     }
 
-    /// A hub that knows one cache folder and no network.
+    /// Uses only a cache folder, without the network.
     pub fn offline(cache: &Path) -> Self {
         Self { cache: cache.to_path_buf(), endpoint: None, token: None, offline: true }
     }
 
-    /// The folder of a model: `path` itself where it is one, else that of the repository it names.
+    /// Returns the folder of a model: `path` itself if it is a folder, else that of the repository with this name.
     ///
     /// # Errors
     ///
-    /// [`HubError`] where there is neither.
+    /// Returns [`HubError`] if there is no such folder and no such repository.
     pub fn model_folder(&self, path: &Path) -> Result<PathBuf, HubError> {
         if path.is_dir() {
             return Ok(path.to_path_buf());
@@ -125,11 +128,11 @@ impl Hub {
         }
     }
 
-    /// Record files: paths stay, names of dataset repositories become their files.
+    /// Returns the record files: existing paths as they are, and the files of dataset repositories.
     ///
     /// # Errors
     ///
-    /// [`HubError`] for an entry that is neither.
+    /// Returns [`HubError`] if an entry is neither.
     pub fn record_files(&self, records: &[PathBuf]) -> Result<Vec<PathBuf>, HubError> {
         let mut files = Vec::new();
         for path in records {
@@ -153,7 +156,7 @@ impl Hub {
         if self.offline {
             return cached().ok_or_else(|| self.not_cached(name));
         }
-        // The hub knows which files there are; a cache may hold some of them only.
+        // Only the hub lists every file; a cache may hold some of them.
         match self.fetch_dataset(name) {
             Err(HubError::Fetch { name, source }) => cached().ok_or(HubError::Fetch { name, source }),
             fetched => fetched,
@@ -237,7 +240,7 @@ fn is_shard(file: &str) -> bool {
     file.starts_with("model-") && file.ends_with(".safetensors")
 }
 
-/// Are config, tokenizer and every file of the weights there?
+/// Returns true if the folder contains config, tokenizer and all weights.
 fn is_complete(folder: &Path) -> bool {
     let has = |file: &str| folder.join(file).exists();
     if !has("config.json") || !has("tokenizer.json") {
@@ -252,7 +255,7 @@ fn is_complete(folder: &Path) -> bool {
     shards.is_some_and(|map| map.values().all(|shard| shard.as_str().is_some_and(has)))
 }
 
-/// The record files among a repository's: those of the split `train` where it has splits, in order.
+/// Returns the record files of a repository, sorted; if it has splits, only those of `train`.
 fn record_names(names: &[String]) -> Vec<String> {
     let is_record = |name: &&String| {
         let extension = Path::new(name.as_str()).extension().and_then(|extension| extension.to_str());
@@ -273,7 +276,7 @@ fn list(folder: &Path, prefix: &Path, names: &mut Vec<String>) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let name = prefix.join(entry.file_name());
-        // Files in a cache are links: ask what they point at.
+        // Files in a cache are links; `is_dir` follows them.
         if entry.path().is_dir() {
             list(&entry.path(), &name, names);
         } else if let Some(name) = name.to_str() {
@@ -300,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_paths_are_told_apart() {
+    fn names_and_paths_are_distinguished() {
         for name in ["meta-llama/Llama-3.1-8B", "openbmb/UltraFeedback"] {
             assert!(is_repository_name(name), "{name}");
         }
@@ -318,11 +321,11 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_is_nowhere_says_where_it_was_looked_for() {
+    fn a_missing_model_is_reported_with_the_searched_cache() {
         let error = Hub::offline(Path::new("cache")).model_folder(Path::new("owner/none")).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "owner/none is no path here, and not in the Hugging Face cache cache: give a path, or unset HF_HUB_OFFLINE"
+            "owner/none is not an existing path, and not in the Hugging Face cache cache: give a path, or unset HF_HUB_OFFLINE"
         );
         let error = Hub::offline(Path::new("cache")).model_folder(Path::new("no/such/folder")).unwrap_err();
         assert_eq!(
@@ -332,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_count_for_completeness() {
+    fn a_model_is_complete_only_with_all_shards() {
         let cache = tempfile::tempdir().unwrap();
         let folder = snapshot(cache.path(), "models--o--m", &["config.json", "tokenizer.json", "a.safetensors"]);
         std::fs::write(folder.join(WEIGHTS_INDEX), r#"{"weight_map": {"x": "a.safetensors"}}"#).unwrap();
@@ -342,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cached_dataset_gives_its_train_files() {
+    fn only_the_train_files_of_a_cached_dataset_are_read() {
         let cache = tempfile::tempdir().unwrap();
         let files = ["README.md", "data/train-1.parquet", "data/train-0.parquet", "data/test-0.parquet"];
         let folder = snapshot(cache.path(), "datasets--owner--set", &files);

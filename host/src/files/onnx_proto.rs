@@ -1,37 +1,37 @@
-//! ONNX on disk: file names, and the messages of onnx.proto with the fields that a decoder's graph needs.
+//! ONNX files: their names, and the messages of onnx.proto with the fields that the graph of a decoder needs.
 
 use prost::{Message, Oneof};
 
-/// The graph, in an exported folder.
+/// Name of the file with the graph in an exported folder.
 pub const MODEL_FILE: &str = "model.onnx";
-/// The weights beside it, where they are many.
+/// Name of the file with the weights, if they are not in the graph's file.
 pub const DATA_FILE: &str = "model.onnx.data";
-/// Version of the operators: the first whose reductions take their axes as an input.
+/// Version of the operator set: the first whose reductions all take their axes as an input.
 pub const OPSET_VERSION: i64 = 18;
-/// Version of the format that goes with it.
+/// Version of the file format: that of the first ONNX release with this operator set.
 pub const IR_VERSION: i64 = 8;
 
-/// A file.
+/// A model file.
 #[derive(Clone, PartialEq, Message)]
 pub struct ModelProto {
-    /// Version of the format.
+    /// Version of the file format.
     #[prost(int64, tag = "1")]
     pub ir_version: i64,
-    /// Which program wrote it.
+    /// The program that wrote the file.
     #[prost(string, tag = "2")]
     pub producer_name: String,
     /// Its version.
     #[prost(string, tag = "3")]
     pub producer_version: String,
-    /// What is computed.
+    /// The computation.
     #[prost(message, optional, tag = "7")]
     pub graph: Option<GraphProto>,
-    /// Versions of the operators.
+    /// Versions of the operator sets.
     #[prost(message, repeated, tag = "8")]
     pub opset_import: Vec<OperatorSetIdProto>,
 }
 
-/// A set of operators.
+/// An operator set.
 #[derive(Clone, PartialEq, Message)]
 pub struct OperatorSetIdProto {
     /// Empty for ONNX's own.
@@ -42,7 +42,7 @@ pub struct OperatorSetIdProto {
     pub version: i64,
 }
 
-/// Nodes in the order of computation, and the tensors they begin with.
+/// Nodes in the order of computation, with the graph's constants, inputs and outputs.
 #[derive(Clone, PartialEq, Message)]
 pub struct GraphProto {
     /// The operations.
@@ -54,10 +54,10 @@ pub struct GraphProto {
     /// Weights and constants.
     #[prost(message, repeated, tag = "5")]
     pub initializer: Vec<TensorProto>,
-    /// What goes in.
+    /// Inputs of the graph.
     #[prost(message, repeated, tag = "11")]
     pub input: Vec<ValueInfoProto>,
-    /// What comes out.
+    /// Outputs of the graph.
     #[prost(message, repeated, tag = "12")]
     pub output: Vec<ValueInfoProto>,
 }
@@ -65,10 +65,10 @@ pub struct GraphProto {
 /// An operation.
 #[derive(Clone, PartialEq, Message)]
 pub struct NodeProto {
-    /// Names of values.
+    /// Names of its input values.
     #[prost(string, repeated, tag = "1")]
     pub input: Vec<String>,
-    /// Names of the values that it makes.
+    /// Names of its output values.
     #[prost(string, repeated, tag = "2")]
     pub output: Vec<String>,
     /// Its own name.
@@ -77,12 +77,12 @@ pub struct NodeProto {
     /// The operator.
     #[prost(string, tag = "4")]
     pub op_type: String,
-    /// What is fixed of it.
+    /// Its attributes.
     #[prost(message, repeated, tag = "5")]
     pub attribute: Vec<AttributeProto>,
 }
 
-/// A fixed argument of an operation; numbers are optional, so that a zero is written too.
+/// An attribute of an operation; `i` is optional so that a zero is written, too.
 #[derive(Clone, PartialEq, Message)]
 pub struct AttributeProto {
     /// Its name.
@@ -104,7 +104,7 @@ pub const ATTRIBUTE_INT: i32 = 2;
 /// `AttributeProto.INTS`
 pub const ATTRIBUTE_INTS: i32 = 7;
 
-/// A tensor, its values inside or in another file.
+/// A tensor, its values in this file or in another.
 #[derive(Clone, PartialEq, Message)]
 pub struct TensorProto {
     /// Shape.
@@ -122,7 +122,7 @@ pub struct TensorProto {
     /// `location`, `offset` and `length` of values in another file.
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<StringStringEntryProto>,
-    /// [`EXTERNAL`] where they are.
+    /// [`EXTERNAL`] if the values are in another file.
     #[prost(int32, tag = "14")]
     pub data_location: i32,
 }
@@ -146,7 +146,7 @@ pub const ELEMENT_FLOAT16: i32 = 10;
 /// `TensorProto.BFLOAT16`
 pub const ELEMENT_BFLOAT16: i32 = 16;
 
-/// A pair of texts.
+/// A key and a value.
 #[derive(Clone, PartialEq, Message)]
 pub struct StringStringEntryProto {
     /// The key.
@@ -171,7 +171,7 @@ pub struct ValueInfoProto {
 /// The type of a tensor.
 #[derive(Clone, PartialEq, Message)]
 pub struct TypeProto {
-    /// Elements and shape.
+    /// Element type and shape.
     #[prost(message, optional, tag = "1")]
     pub tensor_type: Option<TensorTypeProto>,
 }
@@ -209,7 +209,7 @@ pub enum DimensionSize {
     /// Fixed.
     #[prost(int64, tag = "1")]
     Value(i64),
-    /// Whatever a run gives; the same wherever the name is.
+    /// Chosen at run time; the same wherever the name occurs.
     #[prost(string, tag = "2")]
     Param(String),
 }

@@ -1,4 +1,4 @@
-//! Reads and writes safetensors files as torch tensors, one tensor in memory at a time beside the result.
+//! Reads and writes safetensors files as torch tensors; besides the result, at most one tensor is in memory.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,23 +14,23 @@ use tch::{Kind, Tensor};
 use crate::files::atomic::{self, WriteError};
 use crate::files::tensor_bytes;
 
-/// Length of the number that says how long the header is.
+/// Length of the number at the start of a file, the length of the header.
 const PREFIX_BYTES: u64 = 8;
-/// Longer headers are not read; the safetensors library has the same bound.
+/// Longer headers are rejected; the safetensors library has the same limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// A safetensors file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum SafetensorsError {
-    /// The file does not exist, or the disk failed.
+    /// The file does not exist, or reading fails.
     #[error("could not read {}: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The file ends before its header says so.
+    /// The file is shorter than its header says.
     #[error(
         "{} is cut short: it has {found_bytes} bytes, but its header promises {expected_bytes}; copy or download it again",
         path.display()
@@ -38,7 +38,7 @@ pub enum SafetensorsError {
     CutShort {
         /// The file.
         path: PathBuf,
-        /// The length that the header promises.
+        /// The length that follows from the header.
         expected_bytes: u64,
         /// The length of the file.
         found_bytes: u64,
@@ -51,7 +51,7 @@ pub enum SafetensorsError {
         /// What is wrong with it.
         message: String,
     },
-    /// A tensor that was asked for is not there.
+    /// The file does not contain the tensor.
     #[error("{} has no tensor `{name}`", path.display())]
     Missing {
         /// The file.
@@ -59,7 +59,7 @@ pub enum SafetensorsError {
         /// The tensor.
         name: String,
     },
-    /// A dtype that libtorch or this program does not have.
+    /// The dtype is not supported by libtorch or this program.
     #[error(
         "{}: tensor `{name}` is of dtype {dtype}, which is not supported; convert it to float32, bfloat16 or float16",
         path.display()
@@ -69,25 +69,25 @@ pub enum SafetensorsError {
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// The dtype as the file or libtorch calls it.
+        /// The file's or libtorch's name of the dtype.
         dtype: String,
     },
     /// The file could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// libtorch refused, most likely for want of memory.
-    #[error("{}: tensor `{name}` could not be made: {message}", path.display())]
+    /// libtorch failed, most likely because memory ran out.
+    #[error("{}: tensor `{name}` could not be written: {message}", path.display())]
     Torch {
         /// The file.
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// libtorch's first line.
+        /// The first line of libtorch's message.
         message: String,
     },
 }
 
-/// An open file, its header read and checked against its length.
+/// An open file whose header is read and checked against its length.
 #[derive(Debug)]
 pub struct SafetensorsFile {
     path: PathBuf,
@@ -101,7 +101,7 @@ impl SafetensorsFile {
     ///
     /// # Errors
     ///
-    /// [`SafetensorsError`] when the file is missing, no safetensors file, or cut short.
+    /// Returns [`SafetensorsError`] if the file is missing, not a safetensors file, or cut short.
     pub fn open(path: &Path) -> Result<SafetensorsFile, SafetensorsError> {
         let read_error = |source| SafetensorsError::Read { path: path.to_path_buf(), source };
         let header_error = |message: String| SafetensorsError::Header { path: path.to_path_buf(), message };
@@ -139,23 +139,23 @@ impl SafetensorsFile {
         Ok(SafetensorsFile { path: path.to_path_buf(), file, metadata, data_start })
     }
 
-    /// The names of its tensors, in the order of their data.
+    /// Returns the names of the tensors, in the order of their data.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.metadata.offset_keys()
     }
 
-    /// The shape of a tensor, where the file has it.
+    /// Returns the shape of a tensor; None if the file does not contain it.
     #[must_use]
     pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
         self.metadata.info(name).map(shape)
     }
 
-    /// Reads one tensor into memory of its own, on the CPU, aligned as libtorch aligns.
+    /// Reads one tensor to memory on the CPU that libtorch allocates and aligns.
     ///
     /// # Errors
     ///
-    /// [`SafetensorsError`] when it is not there, of a dtype that is not supported, or the disk fails.
+    /// Returns [`SafetensorsError`] if the file does not contain the tensor, its dtype is not supported, or reading fails.
     pub fn read(&self, name: &str) -> Result<Tensor, SafetensorsError> {
         let info = self
             .metadata
@@ -180,7 +180,7 @@ impl SafetensorsFile {
 ///
 /// # Errors
 ///
-/// [`SafetensorsError`] as [`SafetensorsFile::open`] and [`SafetensorsFile::read`] give it.
+/// As [`SafetensorsFile::open`] and [`SafetensorsFile::read`].
 pub fn read(path: &Path) -> Result<IndexMap<String, Tensor>, SafetensorsError> {
     let file = SafetensorsFile::open(path)?;
     file.names().into_iter().map(|name| file.read(&name).map(|tensor| (name, tensor))).collect()
@@ -188,12 +188,12 @@ pub fn read(path: &Path) -> Result<IndexMap<String, Tensor>, SafetensorsError> {
 
 /// Writes tensors and metadata to a file that appears whole or not at all.
 ///
-/// The order of the data depends on dtypes and names alone, as in files that the safetensors library writes, so equal
-/// tensors give equal bytes.
+/// The order of the data depends only on dtypes and names, as in files of the safetensors library, so equal tensors give
+/// equal bytes.
 ///
 /// # Errors
 ///
-/// [`SafetensorsError`] when a dtype is not supported or the disk refuses; a file that stood at `path` then still does.
+/// Returns [`SafetensorsError`] if a dtype is not supported or writing fails; an existing file is then unchanged.
 pub fn write<'t>(
     path: &Path,
     tensors: impl IntoIterator<Item = (&'t str, &'t Tensor)>,
@@ -234,7 +234,7 @@ pub fn write<'t>(
     }
 }
 
-/// The JSON header, padded with spaces to a multiple of 8 bytes.
+/// Returns the JSON header, padded with spaces to a multiple of 8 bytes.
 fn header(
     path: &Path,
     entries: &[(Dtype, &str, &Tensor)],
@@ -260,7 +260,7 @@ fn header(
     Ok(header)
 }
 
-/// The size of a tensor's values in a file.
+/// Returns the size of a tensor's values in a file.
 #[must_use]
 pub fn num_bytes(tensor: &Tensor) -> usize {
     tensor.numel() * tensor.kind().elt_size_in_bytes()
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_refused() {
+    fn other_files_are_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         std::fs::write(&path, b"version https://git-lfs.github.com/spec/v1\n").unwrap();

@@ -1,17 +1,17 @@
-//! The values of a tensor as bytes, a block at a time: hashing, writing and reading need no copy of the whole.
+//! The values of a tensor as bytes, one block at a time, so that hashing, writing and reading need no copy of the whole.
 
 use std::io;
 
 use tch::{Device, Kind, Tensor};
 
-/// Values in a block.
+/// Values in a block: 32 MiB of float32, large enough for sequential reads and small beside a model.
 const BLOCK_VALUES: i64 = 8 << 20;
 
-/// Hands the values of `tensor`, in the order of its contiguous form, to `take`.
+/// Calls `take` with each block of the values of `tensor`, in contiguous order.
 ///
 /// # Errors
 ///
-/// What `take` gives; what libtorch refuses.
+/// Errors from `take` and from libtorch.
 pub fn for_each_block(tensor: &Tensor, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let values = tensor.f_detach().and_then(|tensor| tensor.f_contiguous()?.f_view([-1])).map_err(io::Error::other)?;
     let len = values.numel() as i64;
@@ -26,11 +26,11 @@ pub fn for_each_block(tensor: &Tensor, mut take: impl FnMut(&[u8]) -> io::Result
     Ok(())
 }
 
-/// Makes a tensor on the CPU of the bytes that `fill` puts into one block after the other.
+/// Makes a tensor on the CPU from the bytes that `fill` writes to one block after another.
 ///
 /// # Errors
 ///
-/// What `fill` gives; what libtorch refuses.
+/// Errors from `fill` and from libtorch.
 pub fn read(shape: &[i64], kind: Kind, mut fill: impl FnMut(&mut [u8]) -> io::Result<()>) -> io::Result<Tensor> {
     let len = shape.iter().product::<i64>();
     let values = Tensor::f_empty([len], (kind, Device::Cpu)).map_err(io::Error::other)?;

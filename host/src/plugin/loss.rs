@@ -24,8 +24,11 @@ pub struct Wants {
     pub sequence_log_probs: bool,
 }
 
-/// How log-probs and loss are computed; see the ABI's `LossOptions`, of whose zeros the default is made.
-#[derive(Clone, Copy, Debug, Default)]
+/// The bytes that a 0 means in the ABI; part of the host, too, computes logits within this limit.
+const DEFAULT_LOGITS_BUDGET_BYTES: usize = 256 << 20;
+
+/// How log-probs and loss are computed; see the ABI's `LossOptions`.
+#[derive(Clone, Copy, Debug)]
 pub struct LossOptions {
     /// The objective.
     pub objective: Objective,
@@ -35,12 +38,27 @@ pub struct LossOptions {
     pub beta: f64,
     /// Divisor of the loss; None for this call's number of contributing prompts or target tokens.
     pub normalizer: Option<f64>,
-    /// Bytes of logits that may be alive at once; 0 for the plugin's default of 256 MiB.
+    /// Bytes of logits that may be alive at once.
     pub logits_budget_bytes: usize,
     /// Add 1e-10 to the targets.
     pub paper_exact: bool,
     /// The gradients wanted.
     pub wants: Wants,
+}
+
+impl Default for LossOptions {
+    /// The meaning of the ABI's zeros.
+    fn default() -> Self {
+        Self {
+            objective: Objective::default(),
+            reduction: Reduction::default(),
+            beta: 0.0,
+            normalizer: None,
+            logits_budget_bytes: DEFAULT_LOGITS_BUDGET_BYTES,
+            paper_exact: false,
+            wants: Wants::default(),
+        }
+    }
 }
 
 impl LossOptions {
