@@ -294,23 +294,12 @@ pub enum SchemaName {
     Config,
 }
 
-impl DType {
-    /// libtorch's name for it.
-    pub fn kind(self) -> tch::Kind {
-        match self {
-            Self::Float32 => tch::Kind::Float,
-            Self::BFloat16 => tch::Kind::BFloat16,
-        }
-    }
-}
-
-impl ExportDType {
-    /// libtorch's name for it.
-    pub fn kind(self) -> tch::Kind {
-        match self {
-            Self::Float32 => tch::Kind::Float,
-            Self::Float16 => tch::Kind::Half,
-            Self::BFloat16 => tch::Kind::BFloat16,
+impl From<ExportDType> for tch::Kind {
+    fn from(dtype: ExportDType) -> Self {
+        match dtype {
+            ExportDType::Float32 => Self::Float,
+            ExportDType::Float16 => Self::Half,
+            ExportDType::BFloat16 => Self::BFloat16,
         }
     }
 }

@@ -244,7 +244,7 @@ fn a_loss_that_is_no_number() {
     let records: Vec<u64> = records.split(", ").map(|record| record.parse().unwrap()).collect();
     assert_eq!(records.len(), 2, "{message}");
     assert!(records.iter().all(|record| *record < 12), "{message}");
-    let way_out = "lower train.learning_rate or look at these records";
+    let way_out = "lower train.learning_rate or check these records";
     assert_eq!(rest, format!("{}; {way_out}", checkpoint.display()));
     assert!(checkpoint.join("trainer_state.json").exists());
     // No line for the step that was not taken.

@@ -207,7 +207,7 @@ fn a_damaged_cache_is_told_and_made_anew() {
         fs::write(&file, damaged).unwrap();
         let said = cached.train(name, &[]);
         assert!(said.contains(&format!("{}: this file is ", file.display())), "{said}");
-        assert!(said.contains("; its log-probs are computed anew\n"), "{said}");
+        assert!(said.contains("; its log-probs are computed again\n"), "{said}");
         assert_eq!(counts(&said), (ALL, Some(0)));
         assert_eq!(fs::read(&file).unwrap(), whole);
         assert_eq!(cached.metrics(name), cached.metrics("first"));

@@ -250,7 +250,7 @@ fn a_signal_ends_a_run_after_its_step_with_a_checkpoint() {
         assert_eq!(
             last,
             format!(
-                "stopped after step {steps} of 100000 with {}; go on with: lambda-dpo train {} train.resume=auto",
+                "stopped after step {steps} of 100000, checkpoint saved to {}; resume with: lambda-dpo train {} train.resume=auto",
                 checkpoint.display(),
                 run.output_dir().join("run.toml").display()
             )
@@ -258,7 +258,7 @@ fn a_signal_ends_a_run_after_its_step_with_a_checkpoint() {
         // The sentence is true: run.toml is a config like any other.
         let config = run.output_dir().join("run.toml");
         let refused = Run::program(&["train", config.to_str().unwrap(), "train.resume=auto", "train.max_steps=3"]);
-        assert!(stderr(&refused).contains("the run was started with train.max_steps 100000, and now has 3"));
+        assert!(stderr(&refused).contains("the run was started with train.max_steps 100000, but now has 3"));
     }
 }
 

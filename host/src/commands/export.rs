@@ -49,7 +49,7 @@ fn write_peft(args: &ExportArgs, folder: &Path, out: &Path) -> Result<()> {
 fn policy(args: &ExportArgs, folder: &Path) -> Result<Model> {
     let stored = ModelConfig::load(folder)?.dtype.unwrap_or(Kind::Float);
     let kind = match args.dtype {
-        Some(dtype) => dtype.kind(),
+        Some(dtype) => dtype.into(),
         None if args.to == ExportFormat::Onnx => Kind::Float,
         None => stored,
     };

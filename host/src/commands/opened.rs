@@ -62,7 +62,7 @@ pub(super) fn open(args: &ModelArgs, plugin: Option<&Path>) -> Result<Opened> {
     let plugin = Plugin::load(plugin)?;
     let folder = Hub::from_env().model_folder(&args.policy.model)?;
     let tokenizer = plugin.tokenizer(&folder, args.policy.chat_template.as_deref())?;
-    let model = load(&args.policy, &folder, device, args.dtype.kind())?;
+    let model = load(&args.policy, &folder, device, args.dtype.into())?;
     model.freeze();
     Ok(Opened { plugin, folder, model, tokenizer })
 }

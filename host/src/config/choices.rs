@@ -34,6 +34,15 @@ words! {
     }
 }
 
+impl From<DType> for tch::Kind {
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::Float32 => Self::Float,
+            DType::BFloat16 => Self::BFloat16,
+        }
+    }
+}
+
 words! {
     /// The kind of adapter.
     AdapterKind {

@@ -1,9 +1,9 @@
-//! The records of a run: opened, ordered, given their λ and collated into micro-batches.
+//! The records of a run: read, tokenised, ordered, given their λ, and collated into micro-batches.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`open`] | record files → tokenised samples, with a report of what was left out |
-//! | [`order`] | which samples an optimiser step takes |
+//! | [`open`] | record files → tokenised samples, with a report of skipped records |
+//! | [`order`] | the samples of each optimiser step |
 //! | [`lambda`] | λ of each prompt |
 //! | [`batches`] | samples and λ → micro-batches |
 
@@ -12,7 +12,7 @@ pub mod order;
 pub mod lambda;
 pub mod batches;
 
-pub use batches::{EvalBatches, MicroBatch, TrainBatches};
+pub use batches::{EvalBatches, MicroBatch, RunBatches, TrainBatches};
 pub use lambda::{LambdaSource, schedule_options};
 pub use open::Data;
 pub use order::{EpochOrder, Plan};

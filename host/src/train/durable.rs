@@ -1,10 +1,10 @@
-//! What makes a run durable: where it starts, checkpoints, and a stop on a signal.
+//! Durability of a run: where it starts, its checkpoints, and stopping on a signal.
 //!
 //! | module | what |
 //! |---|---|
 //! | [`signals`] | SIGINT and SIGTERM |
 //! | [`checkpoint`] | `checkpoint-<step>/` |
-//! | [`output`] | what is in the output folder, and where a run starts |
+//! | [`output`] | the output folder, which determines where a run starts |
 
 pub mod signals;
 pub mod checkpoint;

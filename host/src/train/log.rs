@@ -1,15 +1,17 @@
-//! Everything that a run writes about itself.
+//! Logs of a run.
 //!
 //! | module | what |
 //! |---|---|
 //! | [`metrics_file`] | `metrics.jsonl` |
 //! | [`tensorboard`] | TensorBoard events |
 //! | [`plot`] | `loss.svg` |
-//! | [`report`] | all of them, and `run.toml` |
+//! | [`run_log`] | all of these, and `run.toml` |
+//! | [`rows`] | a line of metrics for a step or an evaluation, and its short form for the terminal |
 
 pub mod metrics_file;
 pub mod tensorboard;
 pub mod plot;
-pub mod report;
+pub mod run_log;
+pub mod rows;
 
-pub use report::Report;
+pub use run_log::RunLog;

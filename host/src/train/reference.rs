@@ -1,27 +1,32 @@
-//! Reference log-probs: computed once before training, held for each response, shared between runs.
+//! Reference log-probs: computed once before training, kept for each response, shared between runs.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`wanted`] | the samples whose log-probs a run needs, and in which batches |
+//! | [`mod@load`] | which policy is the reference, and s^ref of a run's samples under it |
+//! | [`mod@validate`] | compares an exported reference with the model |
+//! | [`request`] | the samples whose log-probs a run needs, and in which batches |
 //! | [`key`] | the reference model as a hash |
 //! | [`cache`] | log-probs on disk |
-//! | [`compute`] | from the cache or from the model |
-//! | [`log_probs`] | s^ref of each response, as training asks for it |
+//! | [`compute`] | log-probs from the cache or from the reference policy |
+//! | [`log_probs`] | s^ref of each response, as training reads it |
 //!
 //! # Invariants
 //!
-//! - An entry is found by the hashes of the model and of the sample's tokens: of any change in either, nothing is found.
-//! - What is computed depends on what is missing alone, so a cache that one run has filled gives the next, of the same
-//!   config, the same bits. In batches of another make-up the last bits of a log-prob differ.
+//! - An entry is found by the hashes of the model and of the sample's tokens: if either changes, nothing is found.
+//! - The batches depend only on what is missing from the cache, so a cache that one run has filled gives the next run
+//!   with the same config the same bits. In batches of other samples, the last bits of a log-prob differ.
 
-pub mod wanted;
 pub mod key;
 pub mod cache;
-pub mod compute;
 pub mod log_probs;
+pub mod request;
+pub mod compute;
+mod validate;
+mod load;
 
 pub use cache::ReferenceCache;
 pub use compute::Reference;
-pub use key::{model_key, policy_key};
+pub use load::References;
+pub(super) use load::load_model_and_references;
 pub use log_probs::ReferenceLogProbs;
-pub use wanted::Wanted;
+pub use request::LogProbRequest;

@@ -8,30 +8,30 @@ use crate::plugin::{LossOptions, Objective, Plugin, Wants};
 use super::TrainError;
 use super::data::MicroBatch;
 use super::optimizer::{AdamW, clip_scale};
-use super::policy::Policy;
 use super::reference::ReferenceLogProbs;
+use super::trained_policy::TrainedPolicy;
 
-/// What a step works on.
+/// Policy with everything that a step needs.
 pub struct Learner {
     /// The policy.
-    pub policy: Policy,
-    /// Over its trainable parameters.
+    pub policy: TrainedPolicy,
+    /// Optimiser of its trainable parameters.
     pub optimizer: AdamW,
-    /// What computes the loss.
+    /// Computes the loss.
     pub plugin: Plugin,
-    /// Objective, reduction, β, gradients wanted; the normaliser is the step's own.
+    /// Objective, reduction, β, and the gradients needed; each step sets its own normaliser.
     pub loss: LossOptions,
-    /// How outputs become metrics.
+    /// How metrics are computed from the loss's outputs.
     pub metric_options: MetricOptions,
-    /// Gradients are scaled down to this norm; 0 is off.
+    /// Norm to which gradients are clipped; 0 switches clipping off.
     pub max_grad_norm: f64,
-    /// Recompute activations in the backward.
+    /// Whether activations are recomputed in the backward pass.
     pub checkpointing: bool,
-    /// Seeds dropout together with the step; None where there is none.
+    /// Seed of dropout, combined with the step; None without dropout.
     pub dropout_seed: Option<u64>,
 }
 
-/// What a step tells.
+/// Result of one optimiser step.
 #[derive(Debug)]
 pub struct StepReport {
     /// Sums over its micro-batches.
@@ -43,12 +43,12 @@ pub struct StepReport {
 impl Learner {
     /// Accumulates the gradient of `micro_batches`, clips it, and updates the weights once.
     ///
-    /// The loss is a mean over the whole step, so 4 prompts at once and 4 times one give the same update.
+    /// The loss is a mean over the whole step, so one micro-batch of 4 prompts and 4 of one prompt give the same update.
     ///
     /// # Errors
     ///
-    /// [`TrainError::NotFinite`] before any weight changes, where loss or gradient is NaN or infinite; what model, plugin or
-    /// libtorch refuse.
+    /// Returns [`TrainError::NotFinite`], before any weight changes, if loss or gradient is NaN or infinite. Errors from model,
+    /// plugin or libtorch.
     pub fn step(
         &mut self,
         step: u64,
@@ -88,7 +88,7 @@ impl Learner {
     ///
     /// # Errors
     ///
-    /// What model, plugin or libtorch refuse.
+    /// Errors from model, plugin or libtorch.
     pub fn evaluate(
         &self,
         micro_batch: &MicroBatch,
@@ -98,7 +98,7 @@ impl Learner {
         let forward = self.policy.evaluate(micro_batch)?;
         let reference = reference.map(|reference| reference.of(micro_batch)).transpose()?;
         let inputs = forward.loss_inputs(&micro_batch.batch, reference.as_ref());
-        // Sums: the caller divides by the count of the whole evaluation.
+        // Sums, which the caller divides by the number of terms of the whole evaluation.
         let options = LossOptions { normalizer: Some(1.0), wants: Wants::default(), ..self.loss };
         let (outputs, _) = self.plugin.loss_forward(&inputs, &options)?;
         totals.add(&outputs, &micro_batch.batch, &self.metric_options)?;
@@ -106,14 +106,14 @@ impl Learner {
     }
 }
 
-/// What the loss of a step is a mean over; never 0.
+/// Returns the number of terms that the loss of a step is a mean over; at least 1.
 fn normalizer(objective: Objective, micro_batches: &[MicroBatch]) -> f64 {
-    let total: u64 = micro_batches.iter().map(|micro_batch| count(objective, micro_batch)).sum();
+    let total: u64 = micro_batches.iter().map(|micro_batch| num_terms(objective, micro_batch)).sum();
     total.max(1) as f64
 }
 
-/// A micro-batch's share of the normaliser: its contributing prompts, or its target tokens (sft).
-pub fn count(objective: Objective, micro_batch: &MicroBatch) -> u64 {
+/// Returns the number of terms of a micro-batch's loss: its contributing prompts, or its target tokens (sft).
+pub fn num_terms(objective: Objective, micro_batch: &MicroBatch) -> u64 {
     match objective {
         Objective::Listwise => micro_batch.batch.num_contributing,
         Objective::Sft => micro_batch.batch.target_ids.numel() as u64,

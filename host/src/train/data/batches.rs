@@ -11,60 +11,71 @@ use crate::policy::batch_inputs::model_inputs;
 use super::lambda::LambdaSource;
 use super::order::{EpochOrder, Plan};
 
-/// A micro-batch with what it was made of.
+/// A micro-batch with its samples and λ.
 #[derive(Debug)]
 pub struct MicroBatch {
     /// The tensors, on the CPU.
     pub batch: Batch,
-    /// Positions in the dataset.
+    /// Indices into the dataset.
     pub samples: Vec<usize>,
     /// λ `[B, M]` as drawn, before any renormalisation.
     pub lambda: Vec<f64>,
-    /// λ `[B, M]` that a λ-adapter sees where the loss has none (sft, dpo); None is that of the batch.
+    /// λ `[B, M]` that a λ-adapter reads if the loss has none (sft, dpo); None: that of the batch.
     pub adapter_lambda: Option<Tensor>,
 }
 
 impl MicroBatch {
-    /// What the model reads of it.
+    /// Returns the model's inputs.
     pub fn model_inputs(&self) -> ModelInputs<'_> {
         let inputs = model_inputs(&self.batch);
         ModelInputs { lambda: self.adapter_lambda.as_ref().or(inputs.lambda), ..inputs }
     }
 
-    /// Tokens of its rows, padding aside.
+    /// Returns the number of tokens, without padding.
     ///
     /// # Errors
     ///
-    /// What libtorch refuses.
+    /// Errors from libtorch.
     pub fn num_tokens(&self) -> Result<i64, tch::TchError> {
         self.batch.attention_mask.f_sum(tch::Kind::Int64)?.f_int64_value(&[])
     }
 }
 
-/// The training side of a run's data.
+/// All batches of a run.
+#[derive(Debug)]
+pub struct RunBatches<'a> {
+    /// Batches to train on.
+    pub train: TrainBatches<'a>,
+    /// Batches to evaluate on, if there are any.
+    pub eval: Option<EvalBatches<'a>>,
+    /// Optimiser steps of the run.
+    pub max_steps: u64,
+}
+
+/// Batches to train on.
 #[derive(Debug)]
 pub struct TrainBatches<'a> {
-    /// All samples.
+    /// All samples, including held-out ones.
     pub dataset: &'a Dataset,
-    /// Those to train on.
+    /// Indices of the samples to train on.
     pub samples: Vec<usize>,
-    /// Where λ comes from.
+    /// Source of the loss's λ.
     pub lambda: LambdaSource,
-    /// Where the λ comes from that a λ-adapter sees and the loss does not have.
+    /// Source of the λ that a λ-adapter reads if the loss has none.
     pub adapter_lambda: Option<LambdaSource>,
     /// Layout and padding.
     pub collate: CollateOptions,
-    /// Steps and micro-batches.
+    /// How epochs divide into steps and micro-batches.
     pub plan: Plan,
-    /// The order of one epoch at a time.
+    /// Order of the samples in each epoch.
     pub order: EpochOrder,
 }
 
 impl TrainBatches<'_> {
-    /// The samples of each micro-batch of an optimiser step (from 0): a pure function of the step.
+    /// Returns the samples of each micro-batch of an optimiser step (from 0): a pure function of the step.
     ///
-    /// Which samples form the step is the order's to say; among its micro-batches they are shared out by length, the
-    /// longest first, so that rows of similar length stand together. The loss is a mean over the step either way.
+    /// The epoch's order determines the samples of the step. Within it they are sorted by length, the longest first, so that
+    /// a micro-batch has rows of similar length; the loss is a mean over the step either way.
     pub fn samples_of(&self, step: u64) -> Vec<Vec<usize>> {
         let epoch = self.plan.epoch_of(step);
         let mut samples: Vec<usize> = self.order.with(epoch, |order| {
@@ -74,28 +85,28 @@ impl TrainBatches<'_> {
         samples.chunks(self.plan.batch_size).map(<[usize]>::to_vec).collect()
     }
 
-    /// The micro-batches of an optimiser step (from 0): a pure function of the step.
+    /// Collates the micro-batches of an optimiser step (from 0): a pure function of the step.
     ///
     /// # Errors
     ///
-    /// What the plugin refuses.
+    /// Errors from the plugin.
     pub fn step(&self, step: u64) -> Result<Vec<MicroBatch>, PluginError> {
         let micro_batches = self.samples_of(step).into_iter().map(|samples| {
             let lambda = self.lambda_of(&self.lambda, step, &samples)?;
             let batch = self.dataset.batch(&samples, &lambda, &self.collate)?;
-            let shown =
+            let adapter_lambda =
                 self.adapter_lambda.as_ref().map(|source| self.lambda_of(source, step, &samples)).transpose()?;
-            let adapter_lambda = shown.map(|shown| rows(&shown, samples.len()));
+            let adapter_lambda = adapter_lambda.map(|lambda| rows(&lambda, samples.len()));
             Ok(MicroBatch { batch, samples, lambda, adapter_lambda })
         });
         micro_batches.collect()
     }
 
-    /// Has the micro-batches of a step collated while the model works on an earlier one.
+    /// Starts collating the micro-batches of a step in the background.
     ///
     /// # Errors
     ///
-    /// What the plugin refuses.
+    /// Errors from the plugin.
     pub fn prefetch(&self, step: u64) -> Result<(), PluginError> {
         for samples in self.samples_of(step).iter().take(PREFETCH_CAPACITY) {
             let lambda = self.lambda_of(&self.lambda, step, samples)?;
@@ -110,32 +121,32 @@ impl TrainBatches<'_> {
     }
 }
 
-/// λ `[B, M]` as a tensor of its rows.
+/// Makes a tensor `[B, M]` of row-major λ.
 fn rows(lambda: &[f64], num_prompts: usize) -> Tensor {
     Tensor::from_slice(lambda).view([num_prompts as i64, -1]).to_kind(Kind::Float)
 }
 
-/// The longest first; of equal ones, the first.
+/// Sorts by length, the longest first; samples of equal length stay in the dataset's order.
 fn sort_by_length(dataset: &Dataset, samples: &mut [usize]) {
     samples.sort_by_key(|sample| (Reverse(dataset.samples()[*sample].num_tokens), *sample));
 }
 
-/// Held-out samples with the λ that judges them.
+/// Batches to evaluate on, all with the same λ.
 #[derive(Debug)]
 pub struct EvalBatches<'a> {
     dataset: &'a Dataset,
-    /// The longest first.
+    /// Indices into the dataset, the longest sample first.
     samples: Vec<usize>,
-    /// λ, `[M]`: uniform unless the schedule is fixed.
+    /// λ `[M]`: uniform unless the schedule is fixed.
     lambda: Vec<f64>,
-    /// λ, `[M]`, that a λ-adapter sees and the loss does not have.
+    /// λ `[M]` that a λ-adapter reads if the loss has none.
     adapter_lambda: Option<Vec<f64>>,
     collate: CollateOptions,
     batch_size: usize,
 }
 
 impl<'a> EvalBatches<'a> {
-    /// Batches of `batch_size` of these samples, similar lengths together: an evaluation is a sum over all of them.
+    /// Groups samples into batches of `batch_size` by length; an evaluation sums over all of them, in any order.
     pub fn new(
         dataset: &'a Dataset,
         mut samples: Vec<usize>,
@@ -148,17 +159,17 @@ impl<'a> EvalBatches<'a> {
         Self { dataset, samples, lambda, adapter_lambda, collate, batch_size }
     }
 
-    /// All samples of the dataset, not only those to evaluate on.
+    /// Returns the dataset, which may have more samples than those to evaluate on.
     pub fn dataset(&self) -> &'a Dataset {
         self.dataset
     }
 
-    /// The samples of each batch.
+    /// Returns the samples of each batch.
     pub fn samples(&self) -> impl ExactSizeIterator<Item = &[usize]> {
         self.samples.chunks(self.batch_size)
     }
 
-    /// All batches, in order, each collated while the model works on the one before.
+    /// Returns all batches in order, each collated while the model works on the one before.
     pub fn iter(&self) -> impl Iterator<Item = Result<MicroBatch, PluginError>> + '_ {
         let mut rest = self.samples().peekable();
         std::iter::from_fn(move || {
@@ -173,8 +184,8 @@ impl<'a> EvalBatches<'a> {
         if let Some(next) = next {
             self.dataset.prefetch(next, &self.lambda.repeat(next.len()), &self.collate)?;
         }
-        let shown = self.adapter_lambda.as_ref();
-        let adapter_lambda = shown.map(|shown| rows(&shown.repeat(samples.len()), samples.len()));
+        let adapter_lambda =
+            self.adapter_lambda.as_ref().map(|lambda| rows(&lambda.repeat(samples.len()), samples.len()));
         Ok(MicroBatch { batch, samples: samples.to_vec(), lambda, adapter_lambda })
     }
 }

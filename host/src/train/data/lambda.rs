@@ -1,4 +1,4 @@
-//! `[lambda]` of the config → λ for each prompt of a micro-batch.
+//! Section `[lambda]` of the config → λ of each prompt of a micro-batch.
 
 use std::collections::BTreeMap;
 
@@ -7,24 +7,24 @@ use crate::plugin::{Plugin, PluginError, Schedule, ScheduleKind, ScheduleOptions
 use crate::policy::batch_inputs::uniform_lambda;
 use crate::train::TrainError;
 
-/// Where λ comes from.
+/// Source of λ.
 #[derive(Debug)]
 pub enum LambdaSource {
-    /// The stage has none (sft) or a constant one (dpo: one dimension).
+    /// The same λ for every prompt, in stages without rated dimensions (sft, dpo).
     Constant(Vec<f64>),
-    /// Drawn.
+    /// λ drawn from a schedule.
     Schedule {
-        /// What draws.
+        /// The schedule.
         schedule: Schedule,
-        /// How often.
+        /// How often it is drawn.
         per: Per,
-        /// Of the run.
+        /// Seed of the run.
         seed: u64,
     },
 }
 
 impl LambdaSource {
-    /// λ `[B, M]` of a micro-batch, row-major.
+    /// Draws λ `[B, M]` of a micro-batch, row-major.
     pub(super) fn draw(&self, epoch: u64, global_step: u64, records: &[u64]) -> Result<Vec<f64>, PluginError> {
         let mut lambda = Vec::new();
         for record in records {
@@ -40,7 +40,7 @@ impl LambdaSource {
     }
 }
 
-/// What draws λ over `dimensions`, and the λ that evaluation judges by: the fixed one, else uniform.
+/// Returns the source of λ over `dimensions`, and the λ of evaluations: the fixed one, or else uniform.
 pub(super) fn lambda_source(
     config: &RunConfig,
     plugin: &Plugin,
@@ -54,11 +54,11 @@ pub(super) fn lambda_source(
     Ok((LambdaSource::Schedule { schedule, per: config.lambda.per, seed: config.seed }, eval_lambda))
 }
 
-/// Puts names in their places.
+/// Converts section `[lambda]` to the plugin's options, with indices instead of names of dimensions.
 ///
 /// # Errors
 ///
-/// A name that is no dimension of the records.
+/// Returns an error if a name is not a dimension of the records.
 pub fn schedule_options(lambda: &LambdaSection, dimensions: &[String]) -> Result<ScheduleOptions, ConfigError> {
     let kind = match lambda.schedule {
         ScheduleName::UniformNormalized => ScheduleKind::UniformNormalized,

@@ -1,21 +1,20 @@
-//! Opens the records of a run, says what was left out, and sets up λ.
+//! Opens the records of a run, reports which were skipped, and sets up its batches.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::config::{AdapterKind, RunConfig, Stage};
+use crate::console::{Progress, say};
 use crate::files::cache_folder::CacheFolder;
-use crate::files::hub::Hub;
 use crate::plugin::{
     CollateOptions, ConvertOptions, Dataset, DatasetOptions, Format, Plugin, TokenizeOptions, Tokenizer,
 };
-
-use crate::console::{Progress, say};
 use crate::policy::batch_inputs::uniform_lambda;
 use crate::train::TrainError;
 use crate::train::durable::Interrupt;
+use crate::train::setup::Setup;
 
-use super::batches::{EvalBatches, TrainBatches};
+use super::batches::{EvalBatches, RunBatches, TrainBatches};
 use super::lambda::{LambdaSource, lambda_source};
 use super::order::{EpochOrder, Plan, split};
 
@@ -23,33 +22,27 @@ use super::order::{EpochOrder, Plan, split};
 #[derive(Debug)]
 pub struct Data {
     train: Dataset,
-    /// Where it is not a part of `train`.
+    /// Separate evaluation records; None if evaluation samples are held out from `train`.
     eval: Option<Dataset>,
     collate: CollateOptions,
 }
 
 impl Data {
-    /// Reads and tokenises the records, and reports what was left out.
+    /// Reads and tokenises the records, and reports which were skipped.
     ///
     /// # Errors
     ///
-    /// A missing file, a record that does not parse, no sample left.
-    pub fn open(
-        config: &RunConfig,
-        plugin: &Plugin,
-        hub: &Hub,
-        model_folder: &Path,
-        cache: Option<&CacheFolder>,
-        interrupt: &Interrupt,
-    ) -> Result<Self, TrainError> {
+    /// Returns an error if a file is missing, a record does not parse, or no sample is left.
+    pub(in crate::train) fn open(setup: &Setup) -> Result<Self, TrainError> {
+        let Setup { config, plugin, hub, model_folder, interrupt, .. } = setup;
         let tokenizer = plugin.tokenizer(model_folder, config.data.chat_template.as_deref())?;
         let info = tokenizer.info()?;
-        let cutoff_len = Some(count(config.data.cutoff_len));
+        let cutoff_len = Some(to_usize(config.data.cutoff_len));
         let open = |key: &'static str, records: &[PathBuf], convert: ConvertOptions| {
             let options = DatasetOptions {
                 convert,
                 tokenize: TokenizeOptions { cutoff_len, keep_all: false },
-                cache_dir: cache.map(CacheFolder::samples),
+                cache_dir: setup.cache.as_ref().map(CacheFolder::samples),
             };
             open_dataset(key, &hub.record_files(records)?, plugin, &tokenizer, &options, interrupt)
         };
@@ -58,7 +51,7 @@ impl Data {
         let eval = if config.data.eval_records.is_empty() {
             None
         } else {
-            // Held-out records are rated in the same dimensions, in the same order.
+            // The same dimensions in the same order, whatever the evaluation records have.
             if config.stage == Stage::LambdaDpo {
                 convert.dimensions = Some(train.dimensions().to_vec());
             }
@@ -66,19 +59,19 @@ impl Data {
         };
         let collate = CollateOptions {
             layout: config.loss.layout,
-            max_tokens: config.loss.max_tokens.map(count),
+            max_tokens: config.loss.max_tokens.map(to_usize),
             pad_token_id: info.pad_token_id.or(info.eos_token_id).unwrap_or(0),
         };
         Ok(Self { train, eval, collate })
     }
 
-    /// Names of the dimensions, in order.
+    /// Returns the names of the dimensions, in order.
     pub fn dimensions(&self) -> &[String] {
         self.train.dimensions()
     }
 
-    /// Names of the dimensions that a λ-adapter weighs: the records' own, or where the stage has none those of the config;
-    /// None without such an adapter.
+    /// Returns the dimensions of a λ-adapter: those of the records, or of the config in stages without rated dimensions; None
+    /// without a λ-adapter.
     pub fn adapter_dimensions<'a>(&'a self, config: &'a RunConfig) -> Option<&'a [String]> {
         config.adapter.as_ref().filter(|adapter| adapter.kind == AdapterKind::LambdaLora)?;
         match config.stage {
@@ -87,16 +80,12 @@ impl Data {
         }
     }
 
-    /// Training and evaluation batches.
+    /// Sets up training and evaluation batches.
     ///
     /// # Errors
     ///
-    /// λ names an unknown dimension.
-    pub fn batches(
-        &self,
-        config: &RunConfig,
-        plugin: &Plugin,
-    ) -> Result<(TrainBatches<'_>, Option<EvalBatches<'_>>), TrainError> {
+    /// Returns an error if λ names an unknown dimension.
+    pub fn batches(&self, config: &RunConfig, plugin: &Plugin) -> Result<RunBatches<'_>, TrainError> {
         let (samples, held_out) = split(self.train.len(), config.data.eval_fraction, config.seed);
         let own = uniform_lambda(self.train.dimensions().len());
         let ((lambda, eval_lambda), adapter) = match (config.stage, self.adapter_dimensions(config)) {
@@ -107,11 +96,11 @@ impl Data {
             }
         };
         let (adapter_lambda, eval_adapter_lambda) = adapter.unzip();
-        let batch_size = count(config.train.per_device_train_batch_size);
+        let batch_size = to_usize(config.train.per_device_train_batch_size);
         let plan = Plan {
             num_samples: samples.len(),
             batch_size,
-            accumulation_steps: count(config.train.gradient_accumulation_steps),
+            accumulation_steps: to_usize(config.train.gradient_accumulation_steps),
         };
         let collate = self.collate;
         let (eval_dataset, eval_samples) = match &self.eval {
@@ -122,16 +111,18 @@ impl Data {
             EvalBatches::new(eval_dataset, eval_samples, eval_lambda, eval_adapter_lambda, collate, batch_size)
         });
         let order = EpochOrder::new(samples.len(), config.seed);
-        Ok((TrainBatches { dataset: &self.train, samples, lambda, adapter_lambda, collate, plan, order }, eval))
+        let max_steps = config.train.max_steps.unwrap_or_else(|| plan.max_steps(config.train.num_train_epochs));
+        let train = TrainBatches { dataset: &self.train, samples, lambda, adapter_lambda, collate, plan, order };
+        Ok(RunBatches { train, eval, max_steps })
     }
 
-    /// Tells other training samples from the same ones.
+    /// Returns the hash of the training samples.
     pub fn hash(&self) -> &str {
         self.train.hash()
     }
 }
 
-fn count(value: u64) -> usize {
+fn to_usize(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 

@@ -1,4 +1,4 @@
-//! Which samples a step takes: pure functions of (seed, epoch), so that a resumed run goes on where it stood.
+//! The samples of each step: pure functions of seed and epoch, so that a resumed run continues where it stopped.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -6,16 +6,16 @@ use std::ops::Range;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// Keeps the streams of different uses of one seed apart.
+// Different uses of one seed read different streams of the generator.
 const EPOCH_STREAM: u64 = 0;
 const SPLIT_STREAM: u64 = 1 << 63;
 
-/// A permutation of `0..len` for one epoch.
+/// Returns the permutation of `0..len` for one epoch.
 pub fn permutation(len: usize, seed: u64, epoch: u64) -> Vec<usize> {
     shuffled(len, seed, EPOCH_STREAM | epoch)
 }
 
-/// The permutations of a run, of which the last one asked for is kept: making one takes time in a large dataset.
+/// The permutations of a run. The last one used is cached, because making one of a large dataset takes time.
 #[derive(Debug)]
 pub struct EpochOrder {
     len: usize,
@@ -24,12 +24,12 @@ pub struct EpochOrder {
 }
 
 impl EpochOrder {
-    /// The orders of `0..len`.
+    /// Makes the permutations of `0..len`.
     pub fn new(len: usize, seed: u64) -> Self {
         Self { len, seed, last: RefCell::new(None) }
     }
 
-    /// Reads an epoch's order.
+    /// Calls `read` with the permutation of an epoch.
     pub fn with<T>(&self, epoch: u64, read: impl FnOnce(&[usize]) -> T) -> T {
         let mut last = self.last.borrow_mut();
         if last.as_ref().is_none_or(|(of, _)| *of != epoch) {
@@ -39,7 +39,7 @@ impl EpochOrder {
     }
 }
 
-/// Splits `0..len` into training and held-out samples, both ascending; at least one of each where `fraction` is above 0.
+/// Splits `0..len` into training and held-out samples, both ascending. If `fraction` is above 0, each has at least one.
 pub fn split(len: usize, fraction: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let held_out =
         ((len as f64 * fraction).round() as usize).clamp(usize::from(fraction > 0.0), len.saturating_sub(1).max(1));
@@ -57,14 +57,14 @@ fn shuffled(len: usize, seed: u64, stream: u64) -> Vec<usize> {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
     generator.set_stream(stream);
     let mut order: Vec<usize> = (0..len).collect();
-    // Fisher-Yates, spelled out so that the order never changes with a dependency's version.
+    // Fisher-Yates, written out so that a dependency's new version cannot change the order.
     for last in (1..len).rev() {
         order.swap(last, below(&mut generator, last as u64 + 1));
     }
     order
 }
 
-/// Uniform in `0..bound`, without modulo bias.
+/// Draws uniformly from `0..bound`, without modulo bias.
 fn below(generator: &mut ChaCha8Rng, bound: u64) -> usize {
     let limit = u64::MAX - u64::MAX % bound;
     loop {
@@ -78,31 +78,31 @@ fn below(generator: &mut ChaCha8Rng, bound: u64) -> usize {
 /// How epochs divide into optimiser steps and steps into micro-batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Samples to train on.
+    /// Number of samples to train on.
     pub num_samples: usize,
-    /// Prompts in a micro-batch.
+    /// Prompts per micro-batch.
     pub batch_size: usize,
-    /// Micro-batches in a step; the last step of an epoch takes those that are left.
+    /// Micro-batches per step; the last step of an epoch may have fewer.
     pub accumulation_steps: usize,
 }
 
 impl Plan {
-    /// Optimiser steps in an epoch; a last partial one counts.
+    /// Returns the optimiser steps per epoch; a last partial step counts.
     pub fn steps_per_epoch(&self) -> u64 {
         self.num_samples.div_ceil(self.batch_size).div_ceil(self.accumulation_steps) as u64
     }
 
-    /// Steps of a run of so many epochs, which may end within one.
+    /// Returns the steps of a run of `num_train_epochs`, which need not be whole.
     pub fn max_steps(&self, num_train_epochs: f64) -> u64 {
         ((num_train_epochs * self.steps_per_epoch() as f64).ceil() as u64).max(1)
     }
 
-    /// Epoch of a step (both from 0).
+    /// Returns the epoch of a step (both from 0).
     pub fn epoch_of(&self, step: u64) -> u64 {
         step / self.steps_per_epoch()
     }
 
-    /// The samples of a step, as positions in that epoch's permutation.
+    /// Returns the samples of a step, as positions in its epoch's permutation.
     pub fn positions(&self, step: u64) -> Range<usize> {
         let step_in_epoch = (step % self.steps_per_epoch()) as usize;
         let per_step = self.batch_size * self.accumulation_steps;
@@ -110,7 +110,7 @@ impl Plan {
         start..(start + per_step).min(self.num_samples)
     }
 
-    /// Epochs done after so many steps, as metrics report it.
+    /// Returns the epochs done after `steps`, as metrics report it.
     pub fn epochs_after(&self, steps: u64) -> f64 {
         steps as f64 / self.steps_per_epoch() as f64
     }
@@ -129,7 +129,7 @@ mod tests {
         let mut sorted = order;
         sorted.sort_unstable();
         assert_eq!(sorted, (0..100).collect::<Vec<_>>());
-        // Pinned: a resumed run must meet the order that its first part met.
+        // Pinned: a resumed run must have the same order as its first part.
         assert_eq!(permutation(8, 42, 0), PINNED);
         let orders = EpochOrder::new(8, 42);
         for epoch in [0, 1, 1, 0] {

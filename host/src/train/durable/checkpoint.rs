@@ -1,7 +1,7 @@
-//! `checkpoint-<step>/`: everything that a run needs to go on as if it had never stopped.
+//! `checkpoint-<step>/`: everything that a run needs to continue as if it had never stopped.
 //!
-//! Model or adapter in Hugging Face's or PEFT's form, `optimizer.safetensors`, `trainer_state.json`. A checkpoint appears
-//! whole or not at all, and older ones leave only after it.
+//! A checkpoint has the model in Hugging Face's format or the adapter in PEFT's, `optimizer.safetensors` and
+//! `trainer_state.json`. It appears whole or not at all, and only then are older ones removed.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::config::RunConfig;
 use crate::files::atomic;
 use crate::files::safetensors;
-
+use crate::libtorch;
 use crate::train::TrainError;
 use crate::train::optimizer::AdamW;
 
@@ -20,7 +20,7 @@ const STATE_FILE: &str = "trainer_state.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const PREFIX: &str = "checkpoint-";
 
-/// Keys that do not change what is computed: a run may be resumed with others.
+/// Keys that a resumed run may change, because the result does not depend on them.
 const FREE_KEYS: &[&str] = &[
     "output_dir",
     "model.device",
@@ -36,25 +36,54 @@ const FREE_KEYS: &[&str] = &[
     "train.resume",
 ];
 
-/// What `trainer_state.json` holds.
+/// Content of `trainer_state.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
     /// Optimiser steps done.
     pub global_step: u64,
     /// Steps of the whole run.
     pub max_steps: u64,
-    /// Passes over the data done.
+    /// Epochs done.
     pub epoch: f64,
-    /// Steps done in the current pass.
+    /// Steps done in the current epoch.
     pub step_in_epoch: u64,
-    /// Threads that each libtorch operation uses: sums differ between counts, bit for bit.
+    /// Threads of each libtorch operation; with another number, sums differ in their last bits.
     pub num_threads: i32,
-    /// Of data order, λ and dropout; all are functions of it and the step, so no generator's state is kept.
+    /// Seed of data order, λ and dropout. They are functions of it and the step, so no generator's state is saved.
     pub seed: u64,
-    /// Of the training samples, their targets included.
+    /// Hash of the training samples, including their targets.
     pub data_hash: String,
-    /// The settings that the result depends on, by dotted key.
+    /// The config's values that the result depends on, by dotted key.
     pub settings: serde_json::Map<String, Value>,
+}
+
+impl TrainerState {
+    /// Returns the state before the first step, or at `checkpoint`.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`TrainError::Resume`] if the checkpoint belongs to a run with other settings or data.
+    pub fn start(
+        config: &RunConfig,
+        data_hash: &str,
+        max_steps: u64,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<Self, TrainError> {
+        let settings = settings(&config.absolute()?);
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.check(&settings, data_hash)?;
+        }
+        Ok(Self {
+            global_step: checkpoint.map_or(0, |checkpoint| checkpoint.state.global_step),
+            max_steps,
+            epoch: 0.0,
+            step_in_epoch: 0,
+            num_threads: libtorch::num_threads(),
+            seed: config.seed,
+            data_hash: data_hash.to_owned(),
+            settings,
+        })
+    }
 }
 
 /// A checkpoint on disk.
@@ -71,12 +100,12 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// The folder is none.
+    /// Returns an error if the folder is not a checkpoint.
     pub fn open(folder: &Path) -> Result<Self, TrainError> {
         let path = folder.join(STATE_FILE);
         let text = std::fs::read_to_string(&path).map_err(|error| TrainError::Resume {
             folder: folder.to_path_buf(),
-            problem: format!("{STATE_FILE} cannot be read ({error}); give a checkpoint-<step> folder"),
+            problem: format!("{STATE_FILE} cannot be read ({error}); pass a checkpoint-<step> folder"),
         })?;
         let state = serde_json::from_str(&text).map_err(|error| TrainError::Resume {
             folder: folder.to_path_buf(),
@@ -85,20 +114,20 @@ impl Checkpoint {
         Ok(Self { folder: folder.to_path_buf(), state })
     }
 
-    /// The checkpoint of the highest step in a run's folder.
+    /// Opens the checkpoint with the highest step in an output folder, if there is one.
     ///
     /// # Errors
     ///
-    /// It cannot be read.
+    /// Returns an error if its state cannot be read.
     pub fn latest(output_dir: &Path) -> Result<Option<Self>, TrainError> {
         list(output_dir).pop().map(|(_, folder)| Self::open(&folder)).transpose()
     }
 
-    /// Refuses settings or data other than those of the checkpoint's run.
+    /// Checks that the checkpoint belongs to a run with these settings and data.
     ///
     /// # Errors
     ///
-    /// [`TrainError::Resume`] with the first difference.
+    /// Returns [`TrainError::Resume`] with the first difference.
     pub fn check(&self, settings: &serde_json::Map<String, Value>, data_hash: &str) -> Result<(), TrainError> {
         let refuse = |problem: String| Err(TrainError::Resume { folder: self.folder.clone(), problem });
         let keys = settings.keys().chain(self.state.settings.keys());
@@ -107,7 +136,7 @@ impl Checkpoint {
             if now != then {
                 let show = |value: Option<&Value>| value.map_or_else(|| "not set".to_owned(), Value::to_string);
                 return refuse(format!(
-                    "the run was started with {key} {}, and now has {}; set it back, or start a new run in another output_dir",
+                    "the run was started with {key} {}, but now has {}; set it back, or start a new run in another output_dir",
                     show(then),
                     show(now)
                 ));
@@ -115,35 +144,36 @@ impl Checkpoint {
         }
         if data_hash != self.state.data_hash {
             return refuse(
-                "the records are not those of the run; bring them back, or start a new run in another output_dir"
+                "the records have changed since the run was started; restore them, or start a new run in another output_dir"
                     .into(),
             );
         }
         Ok(())
     }
 
-    /// Loads moments and master weights.
+    /// Loads moments and master weights into an optimiser.
     ///
     /// # Errors
     ///
-    /// The file is damaged or of another model.
+    /// Returns an error if the file is damaged or belongs to another model.
     pub fn load_optimizer(&self, optimizer: &mut AdamW) -> Result<(), TrainError> {
         let tensors: HashMap<_, _> = safetensors::read(&self.folder.join(OPTIMIZER_FILE))?.into_iter().collect();
         match optimizer.load_state(self.state.global_step, &tensors)? {
             None => Ok(()),
             Some(name) => Err(TrainError::Resume {
                 folder: self.folder.clone(),
-                problem: format!("{OPTIMIZER_FILE} has no fitting tensor `{name}`; resume from another checkpoint"),
+                problem: format!("{OPTIMIZER_FILE} has no tensor `{name}` that fits; resume from another checkpoint"),
             }),
         }
     }
 }
 
-/// Writes `checkpoint-<step>`, the policy by `save_policy`, and, once it stands, removes the oldest beyond `limit`.
+/// Writes `checkpoint-<step>`, in which `save_policy` saves the policy, and then removes the oldest checkpoints beyond
+/// `limit`.
 ///
 /// # Errors
 ///
-/// The disk refuses; no new folder is left, and no old one removed.
+/// Returns an error if a file cannot be written; no new folder is left then, and no old one removed.
 pub fn save(
     output_dir: &Path,
     save_policy: impl FnOnce(&Path) -> Result<(), TrainError>,
@@ -165,7 +195,7 @@ pub fn save(
         let checkpoints = list(output_dir);
         let surplus = checkpoints.len().saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
         for (step, old) in checkpoints.into_iter().take(surplus) {
-            // Out of sight first: half of a checkpoint must not look like one.
+            // Renamed first, so that a partly removed checkpoint is never taken for a whole one.
             let hidden = output_dir.join(format!(".{PREFIX}{step}.old"));
             std::fs::rename(&old, &hidden)?;
             std::fs::remove_dir_all(&hidden)?;
@@ -174,7 +204,7 @@ pub fn save(
     Ok(target)
 }
 
-/// Checkpoint folders of a run, by step.
+/// Lists the checkpoint folders of a run, by step.
 pub fn list(output_dir: &Path) -> Vec<(u64, PathBuf)> {
     let Ok(entries) = std::fs::read_dir(output_dir) else { return Vec::new() };
     let mut checkpoints: Vec<(u64, PathBuf)> = entries
@@ -188,20 +218,20 @@ pub fn list(output_dir: &Path) -> Vec<(u64, PathBuf)> {
     checkpoints
 }
 
-/// Removes what a kill in the middle of a save left behind.
+/// Removes what is left of a save that was interrupted.
 pub fn sweep(output_dir: &Path) {
     let Ok(entries) = std::fs::read_dir(output_dir) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let is_leftover = name.to_str().is_some_and(|name| name.starts_with(&format!(".{PREFIX}")));
         if is_leftover {
-            // What cannot be removed is in nobody's way.
+            // A folder that cannot be removed does no harm.
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }
 
-/// The settings that a resumed run must share, by dotted key.
+/// Returns the values of the config that a resumed run must not change, by dotted key.
 pub fn settings(config: &RunConfig) -> serde_json::Map<String, Value> {
     let mut settings = serde_json::Map::new();
     if let Ok(Value::Object(sections)) = serde_json::to_value(config) {
@@ -217,7 +247,7 @@ pub fn settings(config: &RunConfig) -> serde_json::Map<String, Value> {
         }
     }
     settings.retain(|key, value| !FREE_KEYS.contains(&key.as_str()) && !value.is_null());
-    // Through text once, as the saved ones went: numbers may lose their last bit on the way.
+    // To text and back, as the saved settings were: numbers may lose their last bit on the way.
     serde_json::to_string(&settings).and_then(|text| serde_json::from_str(&text)).unwrap_or(settings)
 }
 
@@ -249,10 +279,10 @@ mod tests {
         checkpoint.check(&then, "a").unwrap();
         assert_eq!(
             checkpoint.check(&now, "a").unwrap_err().to_string(),
-            "cannot resume from runs/x/checkpoint-10: the run was started with train.learning_rate 0.001, and now has \
+            "cannot resume from runs/x/checkpoint-10: the run was started with train.learning_rate 0.001, but now has \
              0.01; set it back, or start a new run in another output_dir"
         );
-        assert!(checkpoint.check(&then, "b").unwrap_err().to_string().contains("the records are not those of the run"));
+        assert!(checkpoint.check(&then, "b").unwrap_err().to_string().contains("the records have changed since"));
     }
 
     #[test]

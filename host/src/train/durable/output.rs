@@ -1,36 +1,36 @@
-//! The output folder: what stands in it, and from where a run starts.
+//! The output folder, which determines where a run starts.
 
 use std::path::{Path, PathBuf};
 
 use crate::config::RunConfig;
-
 use crate::train::TrainError;
 
 use super::checkpoint::{self, Checkpoint};
 
-/// From where a run starts.
+/// Where a run starts.
 #[derive(Debug)]
 pub enum Start {
-    /// From its first step.
+    /// At its first step.
     Fresh,
     /// After a checkpoint.
     Resume(Box<Checkpoint>),
-    /// Nowhere: it has been finished, and this folder holds its result.
+    /// Not at all: it is finished, with its result in this folder.
     Finished(PathBuf),
 }
 
-/// The folder of a run's result.
+/// Returns the folder of a run's result.
 pub fn result_folder(config: &RunConfig) -> PathBuf {
     config.output_dir.join(if config.adapter.is_some() { "adapter" } else { "model" })
 }
 
-/// Decides where to start.
+/// Decides where a run starts.
 ///
-/// A folder with checkpoints or a result is never overwritten; one with logs alone (a run that died early) is.
+/// A folder with checkpoints or a result is never overwritten; one with only logs, of a run that failed early, is.
 ///
 /// # Errors
 ///
-/// The folder is taken, or the checkpoint asked for is none.
+/// Returns [`TrainError::OutputDirTaken`] if the folder holds another run, or [`TrainError::Resume`] if `train.resume` is not
+/// a checkpoint.
 pub fn find_start(config: &RunConfig) -> Result<Start, TrainError> {
     let output_dir = &config.output_dir;
     let result = result_folder(config);

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM ask a run to stop after its current step; a second one stops it at once.
+//! SIGINT and SIGTERM ask a run to stop after its current step; a second signal ends the process at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// Remembers the signal that asked to stop.
+/// Remembers the signal that asked the run to stop.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt {
     signal: Arc<AtomicUsize>,
 }
 
 impl Interrupt {
-    /// Listens from now on, for as long as the process lives.
+    /// Installs handlers that listen until the process ends.
     ///
     /// # Errors
     ///
-    /// The operating system refuses the handler.
+    /// Returns an error if the operating system does not accept the handlers.
     pub fn listen() -> std::io::Result<Self> {
         let interrupt = Self::default();
         let seen = Arc::new(AtomicBool::new(false));
@@ -30,7 +30,7 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// The signal that has come, if one has.
+    /// Returns the signal that was received, if any.
     pub fn signal(&self) -> Option<i32> {
         match self.signal.load(Ordering::Relaxed) {
             0 => None,

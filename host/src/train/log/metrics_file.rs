@@ -17,11 +17,11 @@ pub struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// An empty file, or the one that stands there cut back to lines of steps up to `last_step`.
+    /// Creates an empty file; given `last_step`, keeps the lines of an existing file up to that step.
     ///
     /// # Errors
     ///
-    /// The disk refuses.
+    /// Returns an error if the file cannot be read or written.
     pub fn open(path: &Path, last_step: Option<u64>) -> io::Result<Self> {
         let kept = match last_step {
             Some(last_step) => read(path)?.into_iter().filter(|row| step_of(row) <= last_step).collect(),
@@ -37,26 +37,27 @@ impl MetricsFile {
     ///
     /// # Errors
     ///
-    /// The disk refuses.
+    /// Returns an error if the file cannot be written.
     pub fn append(&mut self, row: &Row) -> io::Result<()> {
         self.file.write_all(line(row).as_bytes())
     }
 
-    /// Every line that was written, in order.
+    /// Reads all lines, in order.
     ///
     /// # Errors
     ///
-    /// The file cannot be read.
+    /// Returns an error if the file cannot be read.
     pub fn rows(&self) -> io::Result<Vec<Row>> {
         read(&self.path)
     }
 }
 
-/// The lines of a metrics file; a last one that was cut short by a kill is left out.
+/// Reads the lines of a metrics file. A last line that was cut short when the run was killed is left out, and a missing file
+/// has no lines.
 ///
 /// # Errors
 ///
-/// The file cannot be read; a file that does not exist has no lines.
+/// Returns an error if the file cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<Row>> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
@@ -65,12 +66,12 @@ pub fn read(path: &Path) -> io::Result<Vec<Row>> {
     }
 }
 
-/// The step of a line.
+/// Returns the step of a line.
 pub fn step_of(row: &Row) -> u64 {
     row.get("step").and_then(Value::as_u64).unwrap_or(0)
 }
 
-/// The (step, value) pairs of the lines that have `key`.
+/// Returns (step, value) of the lines that have `key`.
 pub fn curve(rows: &[Row], key: &str) -> Vec<(u64, f64)> {
     rows.iter().filter_map(|row| Some((step_of(row), row.get(key)?.as_f64()?))).collect()
 }
@@ -98,7 +99,7 @@ mod tests {
             file.append(&row(step, 1.0 / step as f64)).unwrap();
         }
         drop(file);
-        // As a kill leaves it.
+        // As left behind by a run that was killed.
         let mut text = std::fs::read_to_string(&path).unwrap();
         text.push_str("{\"step\": 6, \"lo");
         std::fs::write(&path, text).unwrap();

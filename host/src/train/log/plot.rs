@@ -3,18 +3,18 @@
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (960, 540);
-/// More points than pixels only make the file larger.
+/// More points than there are pixels would only make the file larger.
 const MAX_POINTS: usize = 1000;
-/// The share of the past in the moving average, over points as drawn.
+/// Weight of the past in the moving average over the drawn points.
 const SMOOTHING: f64 = 0.9;
 const TRAIN: RGBColor = RGBColor(31, 119, 180);
 const EVAL: RGBColor = RGBColor(214, 39, 40);
 
-/// Draws the curves; `train` and `eval` are (step, loss).
+/// Draws training and evaluation losses, given as (step, loss).
 ///
 /// # Errors
 ///
-/// What the drawing library says; none is known.
+/// Errors from the drawing library; none are known.
 pub fn loss_svg(title: &str, train: &[(u64, f64)], eval: &[(u64, f64)]) -> Result<String, String> {
     let mut svg = String::new();
     draw(&mut svg, title, train, eval).map_err(|error| error.to_string())?;
@@ -69,7 +69,7 @@ fn draw(
     Ok(())
 }
 
-/// Means of equal stretches, few enough to draw.
+/// Averages stretches of equal length, so that at most [`MAX_POINTS`] are left.
 fn thin(points: &[(u64, f64)]) -> Vec<(f64, f64)> {
     let stretch = points.len().div_ceil(MAX_POINTS).max(1);
     let mean = |chunk: &[(u64, f64)]| {
@@ -80,7 +80,7 @@ fn thin(points: &[(u64, f64)]) -> Vec<(f64, f64)> {
     points.chunks(stretch).map(mean).collect()
 }
 
-/// The exponential moving average, its start corrected for the missing past.
+/// Returns the exponential moving average, with bias correction at the start.
 fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let (mut sum, mut weight) = (0.0, 0.0);
     let average = |(step, loss): &(f64, f64)| {
@@ -91,7 +91,7 @@ fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     points.iter().map(average).collect()
 }
 
-/// The axes: from the first to the last step, and a little more than the losses span.
+/// Returns the ranges of the axes: the steps, and a little more than the losses.
 fn ranges<'a>(points: impl Iterator<Item = &'a (f64, f64)>) -> (std::ops::Range<f64>, std::ops::Range<f64>) {
     let mut low = (f64::INFINITY, f64::INFINITY);
     let mut high = (f64::NEG_INFINITY, f64::NEG_INFINITY);

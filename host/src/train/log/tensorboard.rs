@@ -1,4 +1,4 @@
-//! TensorBoard's event file: TFRecord frames around protobuf messages, of which scalars need six fields.
+//! TensorBoard's event files: protobuf messages in TFRecord frames. Only the six fields that scalars need are declared.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::{Message, Oneof};
 
-/// Of tensorflow/core/util/event.proto.
+/// From tensorflow/core/util/event.proto.
 #[derive(Clone, PartialEq, Message)]
 struct Event {
     #[prost(double, tag = "1")]
@@ -28,14 +28,14 @@ enum What {
     SessionLog(SessionLog),
 }
 
-/// Of event.proto; status 1 is START.
+/// From event.proto; status 1 is START.
 #[derive(Clone, PartialEq, Message)]
 struct SessionLog {
     #[prost(int32, tag = "1")]
     status: i32,
 }
 
-/// Of tensorflow/core/framework/summary.proto.
+/// From tensorflow/core/framework/summary.proto.
 #[derive(Clone, PartialEq, Message)]
 struct Summary {
     #[prost(message, repeated, tag = "1")]
@@ -46,24 +46,23 @@ struct Summary {
 struct Value {
     #[prost(string, tag = "1")]
     tag: String,
-    /// Optional, so that a zero is written too.
+    /// Optional, so that zeros are written too.
     #[prost(float, optional, tag = "2")]
     simple_value: Option<f32>,
 }
 
-/// Appends scalars to an event file of its own.
+/// Appends scalars to a new event file.
 #[derive(Debug)]
 pub struct EventWriter {
     file: File,
 }
 
 impl EventWriter {
-    /// A new file in `folder`. `first_step` is the first that will be written: TensorBoard forgets what older files of
-    /// the folder say from there on.
+    /// Creates a file in `folder`. TensorBoard ignores what older files of the folder have from `first_step` on.
     ///
     /// # Errors
     ///
-    /// The folder or file cannot be made.
+    /// Returns an error if the folder or file cannot be created.
     pub fn create(folder: &Path, first_step: u64) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let name = format!("events.out.tfevents.{:010}.lambda-dpo.{}", wall_time() as u64, std::process::id());
@@ -77,7 +76,7 @@ impl EventWriter {
     ///
     /// # Errors
     ///
-    /// The disk refuses.
+    /// Returns an error if the file cannot be written.
     pub fn scalars<'a>(&mut self, step: u64, scalars: impl Iterator<Item = (&'a str, f64)>) -> io::Result<()> {
         let value = scalars.map(|(tag, value)| Value { tag: tag.into(), simple_value: Some(value as f32) }).collect();
         self.write(step, What::Summary(Summary { value }))
@@ -89,7 +88,7 @@ impl EventWriter {
     }
 }
 
-/// A record of the TFRecord format: length, its checksum, data, its checksum.
+/// Returns a record in TFRecord format: length, checksum of the length, data, checksum of the data.
 fn frame(data: &[u8]) -> Vec<u8> {
     let length = (data.len() as u64).to_le_bytes();
     let mut record = length.to_vec();
@@ -99,7 +98,7 @@ fn frame(data: &[u8]) -> Vec<u8> {
     record
 }
 
-/// CRC-32C, rotated and shifted as TFRecord does, so that checksums of checksums stay strong.
+/// Returns the CRC-32C, rotated and shifted as TFRecord requires, so that checksums of checksums stay strong.
 fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -128,11 +127,11 @@ mod tests {
             let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
             let (record, tail) = rest.split_at(12 + length + 4);
             assert_eq!(record, frame(&record[12..12 + length]));
-            // Behind wall time (tag and 8 bytes).
+            // After the wall time (tag and 8 bytes).
             events.push(record[12 + 9..12 + length].to_vec());
             rest = tail;
         }
-        // A step of 0 is protobuf's default and takes no byte.
+        // Step 0 is protobuf's default and is not encoded.
         assert_eq!(events[0], b"\x1a\x0dbrain.Event:2");
         assert_eq!(events[1], b"\x10\xad\x02\x3a\x02\x08\x01");
         assert_eq!(events[2], b"\x10\xad\x02\x2a\x0d\x0a\x0b\x0a\x04loss\x15\x00\x00\x00\x3f");

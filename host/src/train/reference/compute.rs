@@ -13,26 +13,26 @@ use crate::train::durable::Interrupt;
 
 use super::cache::{Entries, ReferenceCache, Response};
 use super::log_probs::{ReferenceLogProbs, by_prompt};
-use super::wanted::Wanted;
+use super::request::LogProbRequest;
 
-/// Between two times that what is computed is put on disk.
+/// Interval at which computed log-probs are saved.
 const SAVE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What computes reference log-probs.
+/// Computes reference log-probs.
 pub struct Reference<'a> {
-    /// The reference policy: a model as it was at the start, or one from elsewhere.
+    /// The reference policy.
     pub scorer: &'a dyn Scorer,
-    /// What takes log-probs of hidden states.
+    /// Computes log-probs from hidden states.
     pub plugin: &'a Plugin,
     /// Reduction and logits budget.
     pub loss: LossOptions,
-    /// Where they are kept; None computes all of them.
+    /// Log-probs from earlier runs; None computes all of them.
     pub cache: Option<ReferenceCache>,
-    /// Asks to stop.
+    /// Stops the computation on a signal.
     pub interrupt: &'a Interrupt,
 }
 
-/// What is under way.
+/// State of a computation.
 struct Pass {
     progress: Progress,
     done: u64,
@@ -42,21 +42,21 @@ struct Pass {
 }
 
 impl Reference<'_> {
-    /// s^ref of everything wanted, of each dataset in turn; on a signal, of a part of it.
+    /// Returns s^ref of the requested samples, for each request in turn; after a signal, only some of them are known.
     ///
     /// # Errors
     ///
-    /// What model, plugin or libtorch refuse; a disk that refuses the cache.
-    pub fn log_probs(&self, wanted: &[Wanted]) -> Result<Vec<ReferenceLogProbs>, TrainError> {
+    /// Returns an error if the cache cannot be written. Errors from model, plugin or libtorch.
+    pub fn log_probs(&self, requests: &[LogProbRequest]) -> Result<Vec<ReferenceLogProbs>, TrainError> {
         let known = self.cache.as_ref().map(ReferenceCache::load).unwrap_or_default();
         let mut found = Vec::new();
         let (mut total, mut num_found) = (0, 0);
-        for Wanted { dataset, .. } in wanted {
-            found.push(ReferenceLogProbs::new(dataset, self.loss.reduction));
+        for request in requests {
+            found.push(ReferenceLogProbs::new(request.dataset, self.loss.reduction));
         }
-        for (wanted, log_probs) in wanted.iter().zip(&mut found) {
-            for sample in wanted.all() {
-                let info = &wanted.dataset.samples()[sample];
+        for (request, log_probs) in requests.iter().zip(&mut found) {
+            for sample in request.all() {
+                let info = &request.dataset.samples()[sample];
                 total += info.num_responses as u64;
                 let entry = known.get(&info.content_hash);
                 if entry.is_some_and(|responses| log_probs.set(sample, responses)) {
@@ -72,8 +72,8 @@ impl Reference<'_> {
             unsaved: Entries::new(),
             last_save: Instant::now(),
         };
-        for (wanted, log_probs) in wanted.iter().zip(&mut found) {
-            self.compute(wanted, log_probs, &mut pass)?;
+        for (request, log_probs) in requests.iter().zip(&mut found) {
+            self.compute(request, log_probs, &mut pass)?;
         }
         self.save(&mut pass)?;
         pass.progress.clear();
@@ -84,26 +84,31 @@ impl Reference<'_> {
         Ok(found)
     }
 
-    fn compute(&self, wanted: &Wanted, log_probs: &mut ReferenceLogProbs, pass: &mut Pass) -> Result<(), TrainError> {
+    fn compute(
+        &self,
+        request: &LogProbRequest,
+        log_probs: &mut ReferenceLogProbs,
+        pass: &mut Pass,
+    ) -> Result<(), TrainError> {
         let is_known = |sample: usize| !log_probs.of_sample(sample).iter().any(|known| known.log_prob_sum.is_nan());
-        let batches = wanted.batches(is_known);
-        let collate = self.scorer.collate(wanted.collate);
+        let batches = request.batches(is_known);
+        let collate = self.scorer.collate(request.collate);
         let mut batches = batches.iter().peekable();
         while let Some(samples) = batches.next() {
             if self.interrupt.signal().is_some() {
                 return Ok(());
             }
-            let lambda = |samples: &[usize]| uniform_lambda(wanted.dataset.dimensions().len()).repeat(samples.len());
-            let batch = wanted.dataset.batch(samples, &lambda(samples), &collate)?;
+            let lambda = |samples: &[usize]| uniform_lambda(request.dataset.dimensions().len()).repeat(samples.len());
+            let batch = request.dataset.batch(samples, &lambda(samples), &collate)?;
             if let Some(next) = batches.peek() {
-                wanted.dataset.prefetch(next, &lambda(next), &collate)?;
+                request.dataset.prefetch(next, &lambda(next), &collate)?;
             }
             let sequences = self.sequences(&batch)?;
             for (sample, range) in by_prompt(&batch, samples)? {
-                let info = &wanted.dataset.samples()[sample];
+                let info = &request.dataset.samples()[sample];
                 let responses = &sequences[range][..info.num_responses];
                 log_probs.set(sample, responses);
-                // A log-prob that is no number is looked at again next time.
+                // NaN and ±∞ are not cached, so the next run computes them again.
                 if responses.iter().all(|response| response.log_prob_sum.is_finite()) {
                     pass.unsaved.insert(info.content_hash, responses.to_vec());
                 }
@@ -123,11 +128,11 @@ impl Reference<'_> {
         self.cache.as_ref().map_or(Ok(()), |cache| cache.add(entries))
     }
 
-    /// Every sequence `[S]` of a batch.
+    /// Computes every sequence `[S]` of a batch.
     ///
     /// # Numerics
     ///
-    /// Summed in float64 in the order of the tokens, as the plugin sums a policy's.
+    /// Summed in float64 in the order of the tokens, as the plugin does for the policy.
     fn sequences(&self, batch: &Batch) -> Result<Vec<Response>, TrainError> {
         let (tokens, _) = self.scorer.log_probs(self.plugin, batch, &self.loss)?;
         let tokens = tokens.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;

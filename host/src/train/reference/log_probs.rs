@@ -10,21 +10,21 @@ use crate::train::data::MicroBatch;
 
 use super::cache::Response;
 
-/// What an unknown response has.
+/// A response that is not known.
 const UNKNOWN: Response = Response { log_prob_sum: f64::NAN, num_tokens: 0 };
 
-/// s^ref of every response of a dataset that was asked for.
+/// s^ref of the requested responses of a dataset.
 #[derive(Debug)]
 pub struct ReferenceLogProbs {
-    /// By response, all samples' one after the other.
+    /// The responses of all samples, one sample after the other.
     responses: Vec<Response>,
-    /// Where each sample's begin.
+    /// Index of each sample's first response.
     offsets: Vec<usize>,
     reduction: Reduction,
 }
 
 impl ReferenceLogProbs {
-    /// Room for a dataset; `reduction` is what the loss reads.
+    /// Makes room for a dataset, with every response unknown; `reduction` is the loss's.
     pub fn new(dataset: &Dataset, reduction: Reduction) -> Self {
         let mut offsets = vec![0];
         let mut end = 0;
@@ -39,7 +39,7 @@ impl ReferenceLogProbs {
         &self.responses[self.offsets[sample]..self.offsets[sample + 1]]
     }
 
-    /// Takes a sample's responses; false where there are fewer or more of them than it has.
+    /// Sets a sample's responses; returns false if their number differs from the sample's.
     pub(super) fn set(&mut self, sample: usize, responses: &[Response]) -> bool {
         let place = &mut self.responses[self.offsets[sample]..self.offsets[sample + 1]];
         let fits = place.len() == responses.len();
@@ -49,11 +49,11 @@ impl ReferenceLogProbs {
         fits
     }
 
-    /// s^ref `[S]` of a micro-batch.
+    /// Returns s^ref `[S]` of a micro-batch.
     ///
     /// # Errors
     ///
-    /// What libtorch refuses.
+    /// Errors from libtorch.
     pub fn of(&self, micro_batch: &MicroBatch) -> Result<Tensor, TrainError> {
         let mut values = Vec::new();
         for (sample, sequences) in by_prompt(&micro_batch.batch, &micro_batch.samples)? {
@@ -61,14 +61,14 @@ impl ReferenceLogProbs {
                 Reduction::Sum => response.log_prob_sum as f32,
                 Reduction::Mean => (response.log_prob_sum / f64::from(response.num_tokens.max(1))) as f32,
             });
-            // In the expanded layout a prompt's responses stand there once for each dimension.
+            // The expanded layout repeats a prompt's responses for each dimension.
             values.extend(responses.cycle().take(sequences.len()));
         }
         Ok(Tensor::f_from_slice(&values)?)
     }
 }
 
-/// The sequences of each prompt of a batch, in order.
+/// Returns the range of sequences of each prompt of a batch, in order.
 pub(super) fn by_prompt(batch: &Batch, samples: &[usize]) -> Result<Vec<(usize, Range<usize>)>, TrainError> {
     let prompts: Vec<i64> = Vec::try_from(&batch.sequence_prompts)?;
     let mut end = 0;

@@ -17,9 +17,9 @@ use lambda_dpo_host::policy::batch_inputs::{loss_inputs, model_inputs};
 use lambda_dpo_host::train::data::{MicroBatch, schedule_options};
 use lambda_dpo_host::train::durable::Interrupt;
 use lambda_dpo_host::train::optimizer::{AdamW, clip_scale};
-use lambda_dpo_host::train::policy::{self, Learned, Policy};
-use lambda_dpo_host::train::reference::{Reference, ReferenceLogProbs, Wanted};
+use lambda_dpo_host::train::reference::{LogProbRequest, Reference, ReferenceLogProbs};
 use lambda_dpo_host::train::step::Learner;
+use lambda_dpo_host::train::trained_policy::{TrainableModel, TrainedPolicy};
 use serde_json::{Value, json};
 use tch::Device;
 
@@ -62,13 +62,13 @@ impl Session {
         let data = Data::open(&config, &plugin)?;
         let loss = loss_options(&config);
 
-        let Learned::Model(mut base) = policy::load_base(&config, &config.model.path, device)? else {
+        let TrainableModel::Native(mut base) = TrainableModel::load(&config, &config.model.path, device)? else {
             bail!("run.toml trains a TorchScript module");
         };
         let adapter = folder.join("adapter");
         let reference = match &config.reference.path {
             Some(path) if !adapter.exists() => {
-                let model = Model::load(path, device, policy::kind(&config))?;
+                let model = Model::load(path, device, config.model.dtype.into())?;
                 data.reference(&model, &plugin, loss)?
             }
             _ => data.reference(&base, &plugin, loss)?,
@@ -77,7 +77,7 @@ impl Session {
             base.load_adapter(&adapter)?;
         }
 
-        let policy = Policy::start(&config, &config.model.path, Learned::Model(base), None, None)?;
+        let policy = TrainedPolicy::start(&config, &config.model.path, TrainableModel::Native(base), None, None)?;
         let optimizer = AdamW::new(policy.trainable()?, (&config.train).into())?;
         let wants = policy.wants();
         let learner = Learner {
@@ -101,7 +101,7 @@ impl Session {
     }
 
     fn step(&mut self) -> Result<Value> {
-        let Learned::Model(model) = &self.learner.policy.learned else { bail!("the policy is no model") };
+        let TrainableModel::Native(model) = &self.learner.policy.model else { bail!("the policy is no model") };
         let device = model.device();
         finish_queued_work(device);
         let started = Instant::now();
@@ -116,7 +116,7 @@ impl Session {
     /// The reference's log-probs once more, by the policy with its adapter off: the cost is the same for any weights.
     fn reference(&mut self) -> Result<Value> {
         let Learner { policy, plugin, loss, .. } = &mut self.learner;
-        let Learned::Model(model) = &mut policy.learned else { bail!("the policy is no model") };
+        let TrainableModel::Native(model) = &mut policy.model else { bail!("the policy is no model") };
         model.set_adapter_enabled(false);
         let started = Instant::now();
         self.data.reference(model, plugin, LossOptions { wants: Wants::default(), ..*loss })?;
@@ -129,7 +129,7 @@ impl Session {
     fn breakdown(&mut self) -> Result<Value> {
         let mut laps = Laps::new();
         let (learner, micro_batch) = (&mut self.learner, &self.micro_batches[0]);
-        let Learned::Model(model) = &learner.policy.learned else { bail!("the policy is no model") };
+        let TrainableModel::Native(model) = &learner.policy.model else { bail!("the policy is no model") };
         let options = LossOptions { normalizer: Some(micro_batch.batch.num_contributing as f64), ..learner.loss };
 
         let activations = model.forward(&model_inputs(&micro_batch.batch), &ForwardOptions::default())?;
@@ -219,15 +219,15 @@ impl Data {
 
     /// s^ref under `model`, computed without a cache.
     fn reference(&self, model: &Model, plugin: &Plugin, loss: LossOptions) -> Result<ReferenceLogProbs> {
-        let wanted = Wanted {
+        let request = LogProbRequest {
             dataset: &self.dataset,
-            as_they_are: vec![self.samples.clone()],
+            fixed_batches: vec![self.samples.clone()],
             samples: Vec::new(),
             collate: self.collate,
             max_tokens: usize::MAX,
         };
         let reference = Reference { scorer: model, plugin, loss, cache: None, interrupt: &self.interrupt };
-        reference.log_probs(&[wanted])?.pop().context("the reference gave nothing")
+        reference.log_probs(&[request])?.pop().context("the reference gave nothing")
     }
 }
 
