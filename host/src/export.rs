@@ -1,11 +1,11 @@
-//! Policies for other programs: a folder each, that appears whole or not at all.
+//! Exports policies for other programs, each as a folder that is written atomically.
 //!
-//! | module | what |
+//! | module | contents |
 //! |---|---|
 //! | [`onnx`] | the decoder as an ONNX graph |
 //! | [`torchscript`] | the decoder as a TorchScript module |
 //!
-//! Hugging Face's layout is [`Model::save`]'s.
+//! Folders in Hugging Face's format are written by [`Model::save`].
 
 pub mod onnx;
 pub mod torchscript;
@@ -21,18 +21,18 @@ use crate::model::{self, Model};
 
 pub use error::ExportError;
 
-/// The folder to be written.
+/// A folder that is being written.
 #[derive(Debug)]
 pub struct Destination {
     parts: atomic::Folder,
 }
 
 impl Destination {
-    /// Begins the folder `out`; nothing that stands there is ever replaced.
+    /// Begins the folder `out`, which must not exist.
     ///
     /// # Errors
     ///
-    /// [`ExportError::Exists`] when there is something, [`ExportError::Write`] when the disk refuses.
+    /// Returns [`ExportError::Exists`] if it does, [`ExportError::Write`] if writing fails.
     pub fn begin(out: &Path) -> Result<Self, ExportError> {
         if out.exists() {
             return Err(ExportError::Exists { path: out.to_path_buf() });
@@ -40,17 +40,17 @@ impl Destination {
         Ok(Self { parts: atomic::Folder::create(out)? })
     }
 
-    /// Where to write until it is finished.
+    /// Returns the folder to write to until [`finish`](Self::finish).
     #[must_use]
     pub fn path(&self) -> &Path {
         self.parts.path()
     }
 
-    /// Puts the folder in its place, with `chat_template` instead of the tokenizer's own.
+    /// Moves the folder to its destination, with `chat_template` instead of the tokenizer's own.
     ///
     /// # Errors
     ///
-    /// [`ExportError`] when the template cannot be read or the disk refuses; there is no folder then.
+    /// Returns an [`ExportError`] if the template cannot be read or writing fails; nothing is left at the destination.
     pub fn finish(self, chat_template: Option<&Path>) -> Result<(), ExportError> {
         if let Some(template) = chat_template {
             model::write_chat_template(template, self.path())?;
@@ -59,11 +59,11 @@ impl Destination {
     }
 }
 
-/// Finds values that a narrow dtype could not hold.
+/// Checks that conversion to float16 left all parameters finite.
 ///
 /// # Errors
 ///
-/// [`ExportError::Range`] names the first tensor that has one.
+/// Returns [`ExportError::Range`] with the first tensor that has a value out of range.
 pub fn check_range(model: &Model) -> Result<(), ExportError> {
     if model.kind() != Kind::Half {
         return Ok(());

@@ -1,11 +1,11 @@
-//! Generation: prompts in, text out.
+//! Text generation.
 //!
-//! | module | what |
+//! | module | contents |
 //! |---|---|
 //! | [`options`] | length, temperature, top-p, seed, end tokens |
-//! | `sampler` | the next token of each row |
-//! | [`decoder`] | tokens after a prompt, many prompts at once |
-//! | [`stream`] | tokens as text, as they come |
+//! | `sampler` | chooses the next token |
+//! | [`decoder`] | generates tokens, for several prompts at once |
+//! | [`stream`] | writes text to stdout while it is generated |
 
 pub mod options;
 mod sampler;

@@ -1,4 +1,4 @@
-//! Metrics of a step or an evaluation: sums over its batches, from which means are taken.
+//! Metrics of an optimiser step or an evaluation, accumulated over its batches.
 
 use serde_json::{Map, Value};
 use tch::{Device, Kind, TchError, Tensor};
@@ -8,21 +8,21 @@ use crate::plugin::{Batch, ListwiseOutputs, LossOutputs, Reduction};
 /// One line of `metrics.jsonl`.
 pub type Row = Map<String, Value>;
 
-/// What turns the plugin's outputs into metrics.
+/// How to compute metrics from the loss's outputs.
 #[derive(Clone, Copy, Debug)]
 pub struct MetricOptions {
-    /// β, by which rewards are divided to give log-ratios.
+    /// β; rewards divided by it are log-ratios.
     pub beta: f64,
-    /// Whether log-ratios must be multiplied by lengths to be sums.
+    /// With `Mean`, log-ratios are multiplied by the responses' lengths to be sums over tokens.
     pub reduction: Reduction,
-    /// s^ref is not 0.
+    /// Whether there is a reference; without one, s^ref is 0 and the row has no `kl`.
     pub has_reference: bool,
 }
 
-/// Sums over the micro-batches of a step or an evaluation, from which the means are taken.
+/// Sums over the micro-batches of a step or an evaluation, from which [`write`](Totals::write) computes means.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
-    /// Σ of the losses, each already divided by the step's normaliser.
+    /// Sum of the losses, each already divided by the step's normaliser.
     pub loss: f64,
     num_prompts: f64,
     accuracy: f64,
@@ -44,7 +44,7 @@ impl Totals {
     ///
     /// # Errors
     ///
-    /// What libtorch refuses.
+    /// Errors from libtorch.
     pub fn add(
         &mut self,
         outputs: &LossOutputs,
@@ -96,7 +96,7 @@ impl Totals {
         Ok(())
     }
 
-    /// Writes the means into `row`, every key behind `prefix`; what has no meaning is left out.
+    /// Writes the means into `row`, with `prefix` before each key. Metrics that are undefined are left out.
     pub fn write(&self, row: &mut Row, prefix: &str, dimensions: &[String], metric_options: &MetricOptions) {
         let mut put = |key: String, value: f64| row.insert(format!("{prefix}{key}"), value.into());
         put("loss".into(), self.loss);

@@ -1,26 +1,26 @@
-//! Stage 5 of the journey: `Batch` → hidden states, by one decoder for the families of `families.rs`: Llama, Mistral, Qwen 2
-//! and Qwen 3.
+//! Stage 5 of the journey: `Batch` → hidden states, by one decoder for the families of `families.rs`: Llama, Mistral,
+//! Qwen 2 and Qwen 3.
 //!
-//! | module | what |
+//! | module | contents |
 //! |---|---|
 //! | `families` | the decoder families and how they differ |
 //! | `config` | `config.json` |
-//! | `parameters` | the tensors that it calls for, read from the folder or drawn at random |
-//! | `inputs` | rows of tokens, checked |
+//! | `parameters` | the weights: loaded from the folder, or initialised at random |
+//! | `inputs` | rows of tokens, validated |
 //! | `layers` | norm, rotary embedding, masks, attention, decoder layer |
-//! | `pass` | what a forward pass computes once for all layers |
-//! | `kv_cache` | keys and values of the tokens decoded so far |
-//! | `adapter` | low-rank adapters, with λ or without, and their file |
-//! | `causal_lm` | the model |
-//! | `activations` | its forward pass for training, and the backward |
-//! | `with_adapter` | a model and its adapter: made, loaded, switched, set to one λ, merged |
-//! | `save` | folders that `transformers` and `peft` load |
+//! | `pass` | state that all layers of a forward pass share |
+//! | `kv_cache` | keys and values of the tokens so far, for decoding |
+//! | `adapter` | LoRA and λ-adapters, and their files |
+//! | `causal_lm` | the model, and its forward pass without gradients |
+//! | `activations` | its forward and backward pass for training |
+//! | `with_adapter` | adds, loads, disables and merges an adapter, and fixes its λ |
+//! | `save` | writes folders that `transformers` and `peft` load |
 //!
 //! # Invariants
 //!
-//! - Parameters keep the names that they have in Transformers' checkpoints.
-//! - The vocabulary projection is not part of the forward pass: it belongs to the plugin, which takes hidden states.
-//! - [`Model::hidden`] leaves no graph, [`Model::forward`] one that ends at the hidden states.
+//! - Parameters have the names that they have in Transformers' checkpoints.
+//! - The forward pass ends before the vocabulary projection, which the plugin computes from the hidden states.
+//! - [`Model::hidden`] records no autograd graph; that of [`Model::forward`] ends at the hidden states.
 
 mod error;
 mod json_fields;

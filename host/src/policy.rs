@@ -1,21 +1,22 @@
 //! Log-probs under any policy: the program's own models, ONNX graphs and TorchScript modules.
 //!
-//! | module | what |
+//! | module | contents |
 //! |---|---|
-//! | [`batch_inputs`] | what model, log-probs and loss read of a batch |
-//! | [`batches_by_length`] | samples in batches of similar length |
-//! | [`scorer`] | log-probs of a batch |
+//! | [`batch_inputs`] | inputs of model, log-probs and loss from a batch |
+//! | [`batches_by_length`] | groups samples of similar length into batches |
+//! | [`scorer`] | the trait `Scorer`: log-probs of a batch |
 //! | [`runtime`] | finds and loads ONNX Runtime |
-//! | [`onnx_file`] | what a file says of itself, before the runtime sees it |
-//! | [`onnx`] | a graph, ready to run |
-//! | [`torchscript`] | a TorchScript module, ready to run |
-//! | [`mod@compare`] | two policies over the same records |
+//! | [`onnx_file`] | checks a file before the runtime opens it |
+//! | [`onnx`] | a policy that is an ONNX graph |
+//! | [`torchscript`] | a policy that is a TorchScript module |
+//! | [`mod@compare`] | compares two policies over the same records |
 //!
 //! # Invariants
 //!
-//! - Such a policy has inputs `input_ids`, `attention_mask` and `position_ids`, [rows, tokens] int64, and gives logits
-//!   [rows, tokens, V]. A row is one sequence and padding: packed layouts need a mask that it cannot be given.
-//! - What does not fit is found when a policy is opened, not in the middle of a run.
+//! - An ONNX graph or TorchScript module takes `input_ids`, `attention_mask` and `position_ids`, [rows, tokens] int64,
+//!   and returns logits [rows, tokens, V]. A row is one sequence and padding: packed rows would need a mask of another
+//!   shape.
+//! - A file that cannot serve as a policy is rejected when it is opened, not during a run.
 
 mod error;
 pub mod batch_inputs;

@@ -193,7 +193,7 @@ fn adapters_for_another_model_are_refused() {
     );
     assert_eq!(
         message("llama31", "llama31", "\"q_proj\"", "\"c_attn\""),
-        "the adapter ADAPTER does not fit the model MODEL: its target `c_attn` is no linear layer of the model's decoder"
+        "the adapter ADAPTER does not fit the model MODEL: its target `c_attn` is not a linear layer of the model's decoder"
     );
     assert_eq!(
         message("llama31", "llama31", "\"q_proj\"", "\"k_proj\""),
@@ -202,7 +202,7 @@ fn adapters_for_another_model_are_refused() {
     );
     let message = message("llama31", "llama31", "\"down_proj\",", "");
     assert!(message.contains("it has a tensor `base_model.model.model.layers.0.mlp.down_proj.lora_"), "{message}");
-    assert!(message.ends_with("for which the model has no place"), "{message}");
+    assert!(message.ends_with("that no layer of the model takes"), "{message}");
 }
 
 #[test]
@@ -228,5 +228,5 @@ fn features_of_peft_that_are_missing_are_named() {
     );
     let targets = TargetModules::Names(vec!["q_proj".into(), "lm_head".into()]);
     let message = model.add_lora(&LoraConfig { target_modules: targets, ..config(0.0) }, 1).unwrap_err().to_string();
-    assert!(message.starts_with("`target_modules` names `lm_head`, which is no linear layer"), "{message}");
+    assert!(message.starts_with("`target_modules` names `lm_head`, which is not a linear layer"), "{message}");
 }

@@ -242,7 +242,7 @@ fn what_does_not_fit_is_refused() {
     );
     let mut message = |weights: &[f64]| with_lambda.fix_lambda(weights).unwrap_err().to_string();
     assert_eq!(message(&[1.0]), "λ has 1 weights, but the adapter has 3 dimensions: helpful, honest, brief");
-    assert_eq!(message(&[1.0, -0.5, 0.5]), "λ gives `honest` the weight -0.5: weights are numbers from 0");
+    assert_eq!(message(&[1.0, -0.5, 0.5]), "λ gives `honest` the weight -0.5: weights must be finite and not negative");
     let plain = model(&config(2, None), Kind::Float).fix_lambda(&[1.0]).unwrap_err().to_string();
     assert_eq!(plain, "there is no λ to choose: that takes an adapter of kind \"lambda_lora\"");
     let mut model = Model::load(&folder(), Device::Cpu, Kind::Float).unwrap();

@@ -139,11 +139,11 @@ fn files_that_do_not_fit_are_refused_in_words() {
     );
     fs::write(policy.path("text.onnx"), "version https://git-lfs.github.com/spec/v1\n").unwrap();
     let text = message(&policy, &policy.path("text.onnx"));
-    assert!(text.starts_with("error: OUT: it is no ONNX file, or is damaged ("), "{text}");
+    assert!(text.starts_with("error: OUT: it is not an ONNX file, or is damaged ("), "{text}");
     let half = fs::read(policy.path("out").join(MODEL_FILE)).unwrap();
     fs::write(policy.path("half.onnx"), &half[..half.len() / 2]).unwrap();
     let text = message(&policy, &policy.path("half.onnx"));
-    assert!(text.starts_with("error: OUT: it is no ONNX file, or is damaged ("), "{text}");
+    assert!(text.starts_with("error: OUT: it is not an ONNX file, or is damaged ("), "{text}");
 
     let renamed = changed(&policy, |graph| {
         graph.input[2].name = "past_key_values.0.key".to_owned();
@@ -157,7 +157,7 @@ fn files_that_do_not_fit_are_refused_in_words() {
     assert_eq!(
         message(&policy, &renamed),
         "error: OUT: its inputs are `input_ids`, `attention_mask`, `past_key_values.0.key`, but a policy has exactly \
-         `input_ids`, `attention_mask`, `position_ids`; export it without a cache of keys and values"
+         `input_ids`, `attention_mask`, `position_ids`; export it without a key-value cache"
     );
     let hidden = changed(&policy, |graph| {
         graph.output[0].name = "last_hidden_state".to_owned();
@@ -171,7 +171,7 @@ fn files_that_do_not_fit_are_refused_in_words() {
     model.opset_import[0].version = 999;
     fs::write(policy.path("future.onnx"), model.encode_to_vec()).unwrap();
     let text = message(&policy, &policy.path("future.onnx"));
-    assert!(text.starts_with("error: OUT: ONNX Runtime refuses it ("), "{text}");
+    assert!(text.starts_with("error: OUT: ONNX Runtime rejects it ("), "{text}");
     assert!(text.ends_with("; its opset is 999, its IR version 8; export it again, or take a newer runtime"), "{text}");
 }
 
@@ -212,8 +212,8 @@ fn what_cannot_be_exported_leaves_nothing() {
     let message = policy.refuse(&["export", "--model", &model, "--to", "onnx", "--dtype", "bfloat16", &out]);
     assert_eq!(
         message,
-        "error: ONNX is written in float32 or float16: the CPU provider of ONNX Runtime computes in no bfloat16; choose one \
-         with --dtype"
+        "error: ONNX is written in float32 or float16: the CPU provider of ONNX Runtime does not compute in bfloat16; choose \
+         one with --dtype"
     );
     assert_eq!(policy.listing(), ["model", "records.jsonl"]);
 }

@@ -104,16 +104,16 @@ fn files_that_do_not_fit_are_refused_in_words() {
     assert_eq!(message(&path), "could not read SCRIPT: No such file or directory (os error 2)");
     fs::write(&path, "no module").unwrap();
     let text = message(&path);
-    assert!(text.starts_with("SCRIPT: it is no TorchScript file, or is damaged ("), "{text}");
+    assert!(text.starts_with("SCRIPT: it is not a TorchScript file, or is damaged ("), "{text}");
     let whole = fs::read(fixture("golden/exports/gpt/model.pt")).unwrap();
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     let text = message(&path);
-    assert!(text.starts_with("SCRIPT: it is no TorchScript file, or is damaged ("), "{text}");
+    assert!(text.starts_with("SCRIPT: it is not a TorchScript file, or is damaged ("), "{text}");
 
     save_traced(&path, |ids| ids.to_kind(Kind::Float));
     assert_eq!(
         message(&path),
-        "SCRIPT: of tokens [2, 3] it gives Float [2, 3], but must give logits [2, 3, vocabulary]; export it again"
+        "SCRIPT: for tokens [2, 3] it returns Float [2, 3] instead of logits [2, 3, vocabulary]; export it again"
     );
     let example = Tensor::ones([2, 3], (Kind::Int64, Device::Cpu));
     let mut closure = |tensors: &[Tensor]| vec![tensors[0].to_kind(Kind::Float)];

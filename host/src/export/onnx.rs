@@ -1,15 +1,15 @@
-//! A policy as an ONNX graph that any runtime of this opset runs: tokens in padded rows in, logits out.
+//! Exports a policy as an ONNX graph from padded rows of tokens to logits.
 //!
-//! | module | what |
+//! | module | contents |
 //! |---|---|
 //! | `graph` | a graph under construction |
 //! | `decoder` | the decoder as a graph |
-//! | `file` | the file, weights streamed |
+//! | `file` | writes the file, streaming the weights |
 //!
 //! # Invariants
 //!
-//! - Weights keep the names and shapes of the checkpoint; a tied LM head is stored once.
-//! - Inputs are `input_ids`, `attention_mask` (1 at tokens, 0 at padding) and `position_ids`, all int64 of any
+//! - Weights have the names and shapes of the checkpoint; a tied LM head is stored once.
+//! - Inputs are `input_ids`, `attention_mask` (1 at tokens, 0 at padding) and `position_ids`, int64 of any shape
 //!   [batch, sequence]; the output is `logits`, float32 [batch, sequence, V].
 
 mod decoder;
@@ -27,20 +27,21 @@ use graph::Graph;
 
 pub use crate::files::onnx_proto::{DATA_FILE, MODEL_FILE};
 
-/// Weights of more bytes stand in a file of their own: protobuf ends at 2 GiB.
+/// Weights of more bytes are written to a separate file: a protobuf message is limited to 2 GiB, and this leaves room
+/// for the graph.
 pub const MAX_INLINE_BYTES: usize = 1_500_000_000;
 
-/// Writes `model.onnx`, `config.json`, tokenizer, chat template and generation config into `folder`, and `model.onnx.data`
-/// where the weights are more than `max_inline_bytes`, which is [`MAX_INLINE_BYTES`] outside tests.
+/// Writes `model.onnx`, `config.json`, tokenizer, chat template and generation config into `folder`. Weights of more
+/// than `max_inline_bytes` ([`MAX_INLINE_BYTES`] outside tests) are written to `model.onnx.data`.
 ///
 /// # Numerics
 ///
-/// float32 and float16 alike compute norms, rotary angles, masks and softmax in float32.
+/// Norms, rotary angles, masks and softmax are computed in float32 in float16 graphs too.
 ///
 /// # Errors
 ///
-/// [`ExportError`] when the model is neither float32 nor float16, has an adapter that is not merged, a file of `source`,
-/// the model's folder, cannot be read, or the disk refuses.
+/// Returns an [`ExportError`] if the model is neither float32 nor float16 or has an adapter that is not merged, a file
+/// of `source`, the model's folder, cannot be read, or writing fails.
 pub fn write(model: &Model, source: &Path, folder: &Path, max_inline_bytes: usize) -> Result<(), ExportError> {
     if model.has_adapter() {
         return Err(ExportError::Adapter);

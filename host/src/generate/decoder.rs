@@ -1,4 +1,4 @@
-//! Continues prompts, many at once, with a cache of keys and values.
+//! Generates the continuations of prompts, several at once, with a key-value cache.
 
 use std::ops::ControlFlow;
 
@@ -10,12 +10,13 @@ use crate::model::{KvCache, Model, ModelError};
 use super::options::GenerateOptions;
 use super::sampler::{Next, next_tokens, sample};
 
-/// Gives the tokens that follow `prompt_ids`, an end token included where one came; `on_token` sees each as it comes and
-/// may end the text.
+/// Returns the tokens that follow `prompt_ids`, with the end token if there is one. `on_token` is called with each
+/// token and may end the text.
 ///
 /// # Errors
 ///
-/// [`ModelError`] when the prompt is empty or not of the model's vocabulary, an option is out of range, or libtorch fails.
+/// Returns a [`ModelError`] if the prompt is empty or has ids outside the model's vocabulary, an option is out of
+/// range, or libtorch fails.
 pub fn generate(
     model: &Model,
     prompt_ids: &[i64],
@@ -26,14 +27,15 @@ pub fn generate(
     Ok(texts.pop().unwrap_or_default())
 }
 
-/// Gives the tokens that follow each prompt, `batch_size` of similar length at once; `on_done` hears how many are finished.
+/// Returns the tokens that follow each prompt, generated in batches of `batch_size` prompts of similar length.
+/// `on_done` is called with the number of finished prompts.
 ///
-/// A prompt draws from a stream of random numbers of its own, its place among `prompts`, so the texts do not depend on the
-/// batches but for the rounding of the logits.
+/// Each prompt has its own stream of random numbers, numbered by its index in `prompts`, so the batches affect the
+/// texts only through the rounding of the logits.
 ///
 /// # Errors
 ///
-/// As [`generate`].
+/// The same as those of [`generate`].
 pub fn generate_all(
     model: &Model,
     prompts: &[Vec<i64>],
@@ -57,15 +59,15 @@ pub fn generate_all(
     Ok(texts)
 }
 
-/// A text under way.
+/// A text that is being generated.
 struct Text {
-    /// Its place among the rows that were given.
+    /// Its index among the rows of the batch.
     slot: usize,
     random: Random,
     last: i64,
 }
 
-/// Continues rows, (random stream, prompt) each, until all have ended.
+/// Generates the continuations of rows, pairs of (random stream, prompt), until all have ended.
 fn decode(
     model: &Model,
     rows: &[(usize, &[i64])],
@@ -90,7 +92,7 @@ fn decode(
     loop {
         let hidden = model.extend(&mut cache, &input_ids)?; // [rows, H]
         let logits = tch::no_grad(|| hidden.f_linear(model.lm_head(), None::<Tensor>))?.f_to_kind(Kind::Float)?;
-        let mut going_on = Vec::new();
+        let mut unfinished = Vec::new();
         for (row, (text, token)) in (0..).zip(texts.iter_mut().zip(next_tokens(&logits, options)?)) {
             text.last = match token {
                 Next::Token(token) => token,
@@ -100,18 +102,18 @@ fn decode(
             tokens.push(text.last);
             let stops = on_token(text.last).is_break() || options.eos_token_ids.contains(&text.last);
             if !stops && tokens.len() < options.max_new_tokens {
-                going_on.push(row);
+                unfinished.push(row);
             }
         }
-        if going_on.is_empty() {
+        if unfinished.is_empty() {
             return Ok(generated);
         }
-        if going_on.len() < texts.len() {
-            cache.keep_rows(&going_on)?;
+        if unfinished.len() < texts.len() {
+            cache.keep_rows(&unfinished)?;
             let mut row = 0;
             texts.retain(|_| {
                 row += 1;
-                going_on.binary_search(&(row - 1)).is_ok()
+                unfinished.binary_search(&(row - 1)).is_ok()
             });
         }
         let last: Vec<i64> = texts.iter().map(|text| text.last).collect();
@@ -135,7 +137,7 @@ fn check(rows: &[(usize, &[i64])], options: &GenerateOptions) -> Result<(), Mode
     Ok(())
 }
 
-/// [rows, longest], each prompt at its row's end, behind token 0.
+/// Returns the prompts as [rows, longest], padded on the left with token 0.
 fn left_padded(rows: &[(usize, &[i64])], longest: usize) -> Result<Tensor, ModelError> {
     let mut ids = Vec::with_capacity(rows.len() * longest);
     for (_, prompt) in rows {

@@ -1,15 +1,16 @@
-//! How text is generated.
+//! Options of generation.
 
-/// How to continue.
+/// Options of generation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateOptions {
-    /// Ends after this many tokens at the latest.
+    /// Maximum number of tokens to generate.
     pub max_new_tokens: usize,
-    /// 0 takes the most probable token each time; otherwise logits are divided by it before sampling.
+    /// Divides the logits before sampling; 0 always takes the most probable token.
     pub temperature: f64,
-    /// Samples among the most probable tokens that together have at least this probability.
+    /// Samples from the smallest set of most probable tokens whose total probability is at least this (nucleus
+    /// sampling).
     pub top_p: f64,
-    /// Of the sampling.
+    /// Seed of the sampling.
     pub seed: u64,
     /// Tokens that end the text.
     pub eos_token_ids: Vec<i64>,

@@ -1,4 +1,4 @@
-//! The next token of each row: the most probable one, or a draw.
+//! Chooses the next token of each row: the most probable one, or a sample.
 
 use tch::{Device, Tensor};
 
@@ -6,14 +6,16 @@ use crate::model::ModelError;
 
 use super::options::GenerateOptions;
 
-/// What a row's next token is found by.
+/// A row's next token, or the logits to sample it from.
 pub(super) enum Next {
-    /// It is found.
+    /// The most probable token.
     Token(i64),
-    /// It is to be drawn.
+    /// Logits to sample from, [V].
     Logits(Vec<f32>),
 }
 
+/// Returns the most probable tokens if the temperature is 0, else the logits of each row.
+///
 /// # Shapes
 ///
 /// `logits`: [rows, V] float32.
@@ -26,7 +28,7 @@ pub(super) fn next_tokens(logits: &Tensor, options: &GenerateOptions) -> Result<
     Ok(rows.into_iter().map(Next::Logits).collect())
 }
 
-/// Draws a token with one uniform number: among all, or from the most probable down until `top_p` of the mass.
+/// Samples a token with one uniform random number, among all or among the most probable with a total of `top_p`.
 pub(super) fn sample(logits: &[f32], temperature: f64, top_p: f64, uniform: f64) -> i64 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weights: Vec<f64> = logits.iter().map(|&logit| (f64::from(logit - largest) / temperature).exp()).collect();
@@ -52,7 +54,7 @@ pub(super) fn sample(logits: &[f32], temperature: f64, top_p: f64, uniform: f64)
             return token as i64;
         }
     }
-    // Rounding may leave a last crumb of the mass.
+    // Rounding errors may leave a remainder.
     let likely = order.into_iter().max_by(|&left, &right| weights[left].total_cmp(&weights[right]));
     likely.map_or(0, |token| token as i64)
 }

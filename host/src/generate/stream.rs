@@ -1,4 +1,4 @@
-//! Text on its way to stdout, written as soon as its characters are whole.
+//! Writes text to stdout while it is generated.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -11,23 +11,27 @@ use crate::plugin::{PluginError, Tokenizer};
 use super::decoder::generate;
 use super::options::GenerateOptions;
 
-/// Streams what follows the prompt to stdout, and gives it.
+/// Generates text after the prompt, streams it to stdout, and returns it.
+///
+/// # Errors
+///
+/// Errors from model or tokenizer, or if stdout cannot be written to.
 pub fn answer(model: &Model, tokenizer: &Tokenizer, prompt_ids: &[i64], options: &GenerateOptions) -> Result<String> {
     let mut stream = Stream { tokenizer, ids: Vec::new(), shown: 0, failed: None };
     generate(model, prompt_ids, options, &mut |token| stream.push(token, &options.eos_token_ids))?;
     stream.finish()
 }
 
-/// Whether it was that nobody reads stdout any more.
+/// Returns whether the error is that stdout's reader is gone.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Writes text as soon as its characters are whole.
+/// Writes text as soon as its characters are complete.
 struct Stream<'a> {
     tokenizer: &'a Tokenizer,
     ids: Vec<i64>,
-    /// Bytes of the decoded text that have been written.
+    /// Number of bytes of the decoded text that have been written.
     shown: usize,
     failed: Option<anyhow::Error>,
 }
@@ -49,7 +53,7 @@ impl Stream<'_> {
 
     fn show(&mut self, is_last: bool) -> Result<()> {
         let text = self.decode()?;
-        // A character whose bytes are spread over tokens decodes to U+FFFD until the last one is there.
+        // A character whose bytes are spread over several tokens decodes to U+FFFD until the last of them is generated.
         let whole = if is_last { text.as_str() } else { text.trim_end_matches('\u{fffd}') };
         if let Some(new) = whole.get(self.shown..) {
             let mut stdout = io::stdout().lock();

@@ -1,7 +1,7 @@
-//! What a forward pass keeps for its backward pass.
+//! Forward pass with gradients: the activations that it saves, and the backward pass over them.
 //!
-//! With checkpointing only the input of each layer is kept, and the layer is computed again when its gradient is due. The
-//! arithmetic is the same, dropout included, so on a CPU the gradients are equal bit for bit.
+//! With gradient checkpointing only the input of each layer is saved, and the layer is computed again in the backward
+//! pass. The arithmetic, including dropout, is the same, so on a CPU the gradients are equal bit for bit.
 
 use tch::Tensor;
 
@@ -12,21 +12,21 @@ use super::causal_lm::Model;
 use super::inputs::ModelInputs;
 use super::pass::Context;
 
-/// How a forward pass for training runs.
+/// Options of a forward pass for training.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ForwardOptions {
-    /// Keep only each layer's input and compute the layers again in the backward pass.
+    /// Save only each layer's input, and compute the layers again in the backward pass.
     pub checkpointing: bool,
-    /// Seed of the adapter's dropout; `None` switches dropout off.
+    /// Seed of the adapter's dropout; `None` disables dropout.
     pub dropout_seed: Option<i64>,
 }
 
-/// Hidden states, and what their gradient needs to go on to the parameters.
+/// Hidden states, and the activations saved for the backward pass.
 pub struct Activations<'m> {
     model: &'m Model,
     context: Context,
     input_ids: Tensor,
-    /// Outside the graph.
+    /// Detached from the graph.
     hidden: Tensor,
     saved: Saved,
 }
@@ -35,16 +35,16 @@ pub struct Activations<'m> {
 enum Saved {
     /// The hidden states with their graph.
     Graph(Tensor),
-    /// The input of each layer, and last that of the final norm; no graph.
+    /// The input of each layer and finally that of the last norm, without a graph.
     LayerInputs(Vec<Tensor>),
 }
 
 impl Model {
-    /// Hidden states as [`hidden`](Self::hidden), keeping what a backward pass needs.
+    /// Computes hidden states like [`hidden`](Self::hidden), and saves the activations for a backward pass.
     ///
     /// # Errors
     ///
-    /// [`ModelError`] as [`hidden`](Self::hidden).
+    /// The same as those of [`hidden`](Self::hidden).
     pub fn forward(&self, inputs: &ModelInputs, options: &ForwardOptions) -> Result<Activations<'_>, ModelError> {
         let context = tch::no_grad(|| self.context(inputs, options.dropout_seed))?;
         let input_ids = inputs.input_ids.f_to_device(self.device)?;
@@ -80,12 +80,12 @@ impl<'m> Activations<'m> {
         Ok(Activations { model, context, input_ids, hidden: hidden.f_detach()?, saved: Saved::Graph(hidden) })
     }
 
-    /// Hidden states after the final norm, [R, T, H], outside the graph.
+    /// Returns the hidden states after the final norm, [R, T, H], detached from the graph.
     pub fn hidden(&self) -> &Tensor {
         &self.hidden
     }
 
-    /// Adds the parameters' gradients to their `.grad`, given that of the hidden states.
+    /// Accumulates the parameters' gradients in their `.grad`, given the gradient of the hidden states.
     ///
     /// # Shapes
     ///
@@ -93,7 +93,7 @@ impl<'m> Activations<'m> {
     ///
     /// # Errors
     ///
-    /// [`ModelError`] when the shape differs or libtorch fails.
+    /// Returns a [`ModelError`] if the shape differs from that of the hidden states or libtorch fails.
     pub fn backward(self, grad_hidden: &Tensor) -> Result<(), ModelError> {
         let Activations { model, context, input_ids, hidden, saved } = self;
         let (shape, found) = (hidden.size(), grad_hidden.size());
@@ -112,7 +112,7 @@ impl<'m> Activations<'m> {
     }
 }
 
-/// From the last layer to the first, as far down as there is something to train.
+/// Computes the layers again and their gradients, from the last layer down to the first that has trainable parameters.
 fn backward_layers(
     model: &Model,
     context: &Context,
@@ -142,7 +142,7 @@ fn backward_layers(
     backward(&model.embed(input_ids)?, &grad)
 }
 
-/// Continues autograd from `output` with its gradient.
+/// Runs autograd's backward from `output`, given its gradient.
 fn backward(output: &Tensor, grad: &Tensor) -> Result<(), ModelError> {
     if output.requires_grad() { Ok(native::backward(output, grad)?) } else { Ok(()) }
 }

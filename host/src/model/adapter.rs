@@ -1,4 +1,4 @@
-//! Low-rank adapters, with λ or without, and their file.
+//! Low-rank adapters (LoRA and λ-adapters), and their file format.
 
 pub(super) mod lambda_parts;
 pub(super) mod lora;

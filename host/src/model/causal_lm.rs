@@ -1,4 +1,4 @@
-//! A decoder with its LM head: loaded or made anew, run without a graph.
+//! A decoder with its LM head: loads or initialises it, and runs it without gradients.
 
 use std::path::{Path, PathBuf};
 
@@ -19,9 +19,9 @@ use super::layers::rope::Rope;
 use super::parameters::{self, Parameters};
 use super::pass::Context;
 
-/// A decoder with its LM head, on one device and of one dtype, with an adapter or without.
+/// A decoder with its LM head, on one device and in one dtype, with or without an adapter.
 ///
-/// All parameters are trainable at first; with an adapter, those of the adapter alone.
+/// Initially all parameters are trainable; with an adapter, only those of the adapter.
 #[derive(Debug)]
 pub struct Model {
     pub(super) config: ModelConfig,
@@ -38,24 +38,24 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a model folder in Hugging Face's format, its weights in one safetensors file or several.
+    /// Loads a model folder in Hugging Face's format, with weights in one or several safetensors files.
     ///
     /// # Errors
     ///
-    /// [`ModelError`] naming the file and what it lacks or what does not fit.
+    /// Returns a [`ModelError`] if a file is missing, is not valid, or does not match the configuration.
     pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<Model, ModelError> {
         let config = ModelConfig::load(folder)?;
         let parameters = tch::no_grad(|| parameters::load(folder, &config, device, kind))?;
         Self::build(folder, config, device, kind, parameters)
     }
 
-    /// Makes a model of new weights for the `config.json` in `folder`.
+    /// Creates a model with random weights from the `config.json` in `folder`.
     ///
-    /// The weights depend on the configuration and `seed` alone.
+    /// The weights depend only on the configuration and `seed`.
     ///
     /// # Errors
     ///
-    /// [`ModelError`] when the configuration is missing or not supported.
+    /// Returns a [`ModelError`] if the configuration is missing or not supported.
     pub fn random(folder: &Path, device: Device, kind: Kind, seed: u64) -> Result<Model, ModelError> {
         let config = ModelConfig::load(folder)?;
         let parameters = tch::no_grad(|| parameters::random(&config, device, kind, seed))?;
@@ -94,29 +94,29 @@ impl Model {
         Ok(model)
     }
 
-    /// What `config.json` says.
+    /// Returns the configuration.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// Where the parameters lie.
+    /// Returns the device of the parameters.
     #[must_use]
     pub fn device(&self) -> Device {
         self.device
     }
 
-    /// The dtype of the parameters (an adapter's are float32).
+    /// Returns the dtype of the parameters (an adapter's are float32).
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The same model with parameters of another dtype; an adapter's stay float32.
+    /// Converts the parameters to another dtype.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Request`] when there is an adapter, [`ModelError::Torch`] when libtorch fails.
+    /// Returns [`ModelError::Request`] if the model has an adapter, [`ModelError::Torch`] if libtorch fails.
     pub fn into_kind(self, kind: Kind) -> Result<Model, ModelError> {
         if kind == self.kind {
             return Ok(self);
@@ -127,7 +127,7 @@ impl Model {
             ));
         }
         let Model { config, folder, device, mut parameters, layers, norm, embed_tokens, lm_head, .. } = self;
-        // So that each old tensor goes as soon as its new one is there.
+        // So that each tensor is freed as soon as it has been converted.
         drop((layers, norm, embed_tokens, lm_head));
         for parameter in parameters.values_mut() {
             *parameter = parameter.f_detach()?.f_to_kind(kind)?;
@@ -135,14 +135,14 @@ impl Model {
         Self::build(&folder, config, device, kind, parameters)
     }
 
-    /// Makes nothing trainable.
+    /// Freezes all parameters.
     pub fn freeze(&self) {
         for (_, parameter) in self.named_parameters() {
             let _ = parameter.set_requires_grad(false);
         }
     }
 
-    /// Makes the adapter's parameters trainable, or all parameters where there is no adapter.
+    /// Makes the adapter's parameters trainable, or all parameters if there is no adapter.
     pub fn unfreeze(&self) {
         let parameters = self.adapter.as_ref().map_or(&self.parameters, |adapter| &adapter.parameters);
         for parameter in parameters.values() {
@@ -150,39 +150,39 @@ impl Model {
         }
     }
 
-    /// All parameters, the adapter's last, by name, always in the same order.
+    /// Iterates over all parameters with their names, the adapter's last, always in the same order.
     pub fn named_parameters(&self) -> impl Iterator<Item = (&String, &Tensor)> {
         self.parameters.iter().chain(self.adapter.iter().flat_map(|adapter| &adapter.parameters))
     }
 
-    /// The trainable parameters with their names in the file that they are saved to, always in the same order.
+    /// Returns the trainable parameters with their names in the file that they are saved to, always in the same order.
     #[must_use]
     pub fn trainable(&self) -> Vec<(String, Tensor)> {
         let trainable = self.named_parameters().filter(|(_, parameter)| parameter.requires_grad());
         trainable.map(|(name, parameter)| (name.clone(), parameter.shallow_clone())).collect()
     }
 
-    /// Frequencies of the rotary embedding with their scaling, [head_dim / 2].
+    /// Returns the frequencies of the rotary embedding with their scaling, [head_dim / 2].
     ///
     /// # Errors
     ///
-    /// [`ModelError::Torch`] when libtorch fails.
+    /// Returns [`ModelError::Torch`] if libtorch fails.
     pub fn rotary_frequencies(&self) -> Result<Vec<f32>, ModelError> {
         self.rope.frequencies()
     }
 
-    /// Weight of the LM head, [V, H]; the embedding where they are tied.
+    /// Returns the weight of the LM head, [V, H], which is the embedding if they are tied.
     pub fn lm_head(&self) -> &Tensor {
         &self.lm_head
     }
 
-    /// Whether the LM head wants a gradient.
+    /// Returns whether the LM head is trainable.
     #[must_use]
     pub fn lm_head_trainable(&self) -> bool {
         self.lm_head.requires_grad()
     }
 
-    /// Adds a gradient to that of the LM head, which takes it over where it has none yet.
+    /// Adds a gradient to that of the LM head, without a copy if it has none yet.
     ///
     /// # Shapes
     ///
@@ -190,7 +190,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`ModelError`] when the head is frozen or the shape differs.
+    /// Returns a [`ModelError`] if the head is frozen or the shape differs.
     pub fn accumulate_lm_head_grad(&self, grad: Tensor) -> Result<(), ModelError> {
         if !self.lm_head_trainable() || grad.size() != self.lm_head.size() {
             return Err(ModelError::Request(format!(
@@ -210,7 +210,7 @@ impl Model {
         Ok(())
     }
 
-    /// Hidden states after the final norm, without a graph and without dropout.
+    /// Computes the hidden states after the final norm, without gradients and without dropout.
     ///
     /// # Shapes
     ///
@@ -218,7 +218,8 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`ModelError`] when the inputs do not fit together or the vocabulary, or libtorch fails.
+    /// Returns a [`ModelError`] if shapes or dtypes of the inputs are wrong, an id is not in the vocabulary, or
+    /// libtorch fails.
     pub fn hidden(&self, inputs: &ModelInputs) -> Result<Tensor, ModelError> {
         tch::no_grad(|| {
             let context = self.context(inputs, None)?;
@@ -230,8 +231,8 @@ impl Model {
         })
     }
 
-    /// Hidden states of new tokens that follow those in the cache: a prompt at first (padded at its left where the cache says
-    /// so), then one token at a time.
+    /// Computes the hidden states of tokens that follow those in the cache: first the prompts (padded on the left as
+    /// the cache was created), then one token per row at a time.
     ///
     /// # Shapes
     ///
@@ -239,7 +240,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`ModelError`] when the cache is full, an id is not in the vocabulary, or libtorch fails.
+    /// Returns a [`ModelError`] if the cache is full, an id is not in the vocabulary, or libtorch fails.
     pub fn extend(&self, cache: &mut KvCache, input_ids: &Tensor) -> Result<Tensor, ModelError> {
         let start = cache.num_tokens();
         let (num_rows, num_new) = input_ids.size2()?;
@@ -285,14 +286,14 @@ impl Model {
         })
     }
 
-    /// [R, T] to [R, T, H]; the padding token's row gets no gradient, as in Transformers.
+    /// Embeds [R, T] ids as [R, T, H]; the padding token's row gets no gradient, as in Transformers.
     pub(super) fn embed(&self, input_ids: &Tensor) -> Result<Tensor, ModelError> {
         let padding = self.config.pad_token_id.filter(|&pad| pad < self.config.vocab_size).unwrap_or(-1);
         Ok(Tensor::f_embedding(&self.embed_tokens, input_ids, padding, false, false)?)
     }
 
-    /// The first layer that a backward pass must reach: 0 for the embedding's sake too, the number of layers for the final
-    /// norm alone, `None` where nothing but the LM head is trainable.
+    /// Returns the first layer that a backward pass must reach: 0 if the embedding is trainable, the number of layers
+    /// if only the final norm is, `None` if no parameter but the LM head is.
     pub(super) fn first_trainable_layer(&self) -> Option<usize> {
         let trainable = self.named_parameters().filter(|(_, parameter)| parameter.requires_grad());
         let layers = trainable.filter_map(|(name, _)| match name.split_once("layers.") {

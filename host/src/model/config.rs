@@ -1,8 +1,9 @@
-//! Stage 5, its shape: what `config.json` says of a model.
+//! The configuration of a model, read from `config.json`.
 //!
 //! Both spellings are read: the older `rope_theta` + `rope_scaling` + `torch_dtype` and the newer `rope_parameters` +
-//! `dtype`. Fields keep their names; where a field is absent, the default is that of the family's class in Transformers.
-//! Sliding windows are honoured; `attention_dropout` is not (all published models of these families have 0).
+//! `dtype`. Fields are named as in the file. The default of an absent field is that of the family's configuration class
+//! in Transformers. Sliding windows are supported; `attention_dropout` is ignored (all published models of these
+//! families have 0).
 
 use std::fs;
 use std::path::Path;
@@ -14,17 +15,17 @@ use super::ModelError;
 use super::families::{self, Architecture, Bias, SlidingWindow};
 use super::json_fields::Fields;
 
-/// How rotary frequencies are stretched to longer contexts.
+/// How rotary frequencies are scaled for longer contexts.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// Not at all.
+    /// Unscaled.
     Default,
     /// All positions divided by a factor.
     Linear {
         /// `factor`.
         factor: f64,
     },
-    /// Llama 3.1: low frequencies divided by a factor, high ones kept, those between interpolated.
+    /// Llama 3.1: low frequencies are divided by a factor, high ones are unchanged, those in between are interpolated.
     Llama3 {
         /// `factor`.
         factor: f64,
@@ -37,7 +38,7 @@ pub enum RopeScaling {
     },
 }
 
-/// What `config.json` says, fields named as there.
+/// Configuration of a model; fields are named as in `config.json`.
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
     /// The family, found by `architectures`, or by `model_type` if that is absent.
@@ -54,15 +55,15 @@ pub struct ModelConfig {
     pub num_attention_heads: i64,
     /// Number of key and value heads; divides `num_attention_heads`.
     pub num_key_value_heads: i64,
-    /// Width of a head; `hidden_size / num_attention_heads` unless stated.
+    /// Width of a head.
     pub head_dim: i64,
-    /// The context that the model was made for; longer inputs run all the same.
+    /// Context length that the model was trained for; longer inputs are not rejected.
     pub max_position_embeddings: i64,
-    /// Added to the mean square in every norm.
+    /// ε, added to the mean square in every norm.
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// How those are stretched.
+    /// How the rotary frequencies are scaled.
     pub rope_scaling: RopeScaling,
     /// The query, key and value projections have biases (`attention_bias`, or always in this family).
     pub qkv_bias: bool,
@@ -70,23 +71,23 @@ pub struct ModelConfig {
     pub o_proj_bias: bool,
     /// The MLP's projections have biases.
     pub mlp_bias: bool,
-    /// The embedding is the LM head too.
+    /// The LM head shares the embedding's weight.
     pub tie_word_embeddings: bool,
-    /// How many tokens back a layer of sliding attention sees, itself included.
+    /// Number of tokens that a token sees in a layer with sliding attention, itself included.
     pub sliding_window: Option<i64>,
-    /// For each layer whether its attention slides (`layer_types`, or what follows from `max_window_layers`).
+    /// For each layer, whether its attention is sliding (from `layer_types` or `max_window_layers`).
     pub sliding_layers: Vec<bool>,
-    /// Standard deviation of new weights.
+    /// Standard deviation of randomly initialised weights.
     pub initializer_range: f64,
-    /// `dtype` or `torch_dtype`, where it is a floating one.
+    /// `dtype` or `torch_dtype`, if it is a floating-point type.
     pub dtype: Option<Kind>,
-    /// Token that begins a text.
+    /// Token at the beginning of a text.
     pub bos_token_id: Option<i64>,
-    /// Tokens that end a text; `config.json` may give one or several.
+    /// Tokens that end a text; `config.json` may have one or a list.
     pub eos_token_id: Vec<i64>,
-    /// Token that pads; its embedding is not trained, as in Transformers.
+    /// Padding token; its embedding is not trained, as in Transformers.
     pub pad_token_id: Option<i64>,
-    /// The whole file, for writing it again.
+    /// The whole file, so that it can be written back.
     pub(super) source: Map<String, Value>,
 }
 
@@ -95,8 +96,8 @@ impl ModelConfig {
     ///
     /// # Errors
     ///
-    /// [`ModelError`] when the folder or file is missing, does not parse, lacks a field, or asks for an architecture or
-    /// feature that is not supported (named).
+    /// Returns a [`ModelError`] if the folder or file is missing, the file is not valid JSON or lacks a field, or its
+    /// architecture or one of its features is not supported; the error names it.
     pub fn load(folder: &Path) -> Result<ModelConfig, ModelError> {
         if !folder.is_dir() {
             return Err(ModelError::NoFolder { folder: folder.to_path_buf() });
@@ -178,7 +179,8 @@ impl ModelConfig {
         if fields.get_some("head_dim").is_none() && self.hidden_size % heads != 0 {
             let hidden_size = self.hidden_size;
             return Err(fields.error(format!(
-                "`hidden_size` = {hidden_size} is no multiple of `num_attention_heads` = {heads}, and there is no `head_dim`"
+                "`hidden_size` = {hidden_size} is not a multiple of `num_attention_heads` = {heads}, and there is no \
+                 `head_dim`"
             )));
         }
         if self.head_dim % 2 != 0 {
@@ -188,7 +190,7 @@ impl ModelConfig {
     }
 }
 
-/// The family by `architectures`, or by `model_type` if that is absent; an error names any other.
+/// Finds the family by `architectures`, or by `model_type` if that is absent.
 fn architecture(fields: &Fields) -> Result<&'static Architecture, ModelError> {
     let class_name = fields.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
     let model_type = fields.get("model_type").and_then(Value::as_str);
@@ -231,7 +233,7 @@ fn refuse_unsupported(fields: &Fields) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// `rope_parameters`, or `rope_theta` and `rope_scaling`.
+/// Reads the base and the scaling of the rotary frequencies, from `rope_parameters` or `rope_theta` and `rope_scaling`.
 fn rope(fields: &Fields, max_position_embeddings: i64) -> Result<(f64, RopeScaling), ModelError> {
     let nested = fields.object("rope_scaling")?.filter(|nested| !nested.is_empty());
     let nested = match nested {
@@ -269,7 +271,7 @@ fn rope(fields: &Fields, max_position_embeddings: i64) -> Result<(f64, RopeScali
     Ok((theta, scaling))
 }
 
-/// The window, and for each layer whether it attends within it.
+/// Returns the window, and for each layer whether its attention is sliding.
 fn sliding(fields: &Fields, rule: SlidingWindow, num_layers: usize) -> Result<(Option<i64>, Vec<bool>), ModelError> {
     let window = match rule {
         SlidingWindow::Never => None,
@@ -315,7 +317,7 @@ fn dtype(fields: &Fields) -> Option<Kind> {
     }
 }
 
-/// The name of a dtype in `config.json`; `None` for those that no model is of.
+/// Returns the name of a dtype in `config.json`; `None` if models do not have this dtype.
 #[must_use]
 pub fn dtype_name(kind: Kind) -> Option<&'static str> {
     match kind {

@@ -1,8 +1,9 @@
 //! The decoder families: one [`Architecture`] each, which config.json's reader, the decoder and both exports read.
 //!
-//! To add a family whose decoder differs from Llama's only in these switches, write its constant and list it in [`ALL`].
-//! A difference that has no switch yet becomes a field here, read in `config.rs` (`config.json`), `parameters.rs` (names
-//! and shapes), `layers/` (the computation), `export/onnx/decoder.rs` and `export/torchscript.rs`.
+//! To add a family whose decoder differs from Llama's only in these switches, write its constant and list it in
+//! [`ALL`]. A difference that has no switch yet becomes a field here, read in `config.rs` (`config.json`),
+//! `parameters.rs` (names and shapes), `layers/` (the computation), `export/onnx/decoder.rs` and
+//! `export/torchscript.rs`.
 
 /// How a family's decoder differs from the others, and the defaults of its configuration class in Transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,11 +33,11 @@ pub struct Architecture {
 /// Whether linear layers have a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bias {
-    /// None has one.
+    /// No bias.
     Never,
-    /// All have one.
+    /// Always a bias.
     Always,
-    /// As this field of `config.json` says; no bias if it is absent.
+    /// A bias if this field of `config.json` is true; none if it is absent.
     Field(&'static str),
 }
 

@@ -1,21 +1,21 @@
-//! Keys and values of the tokens decoded so far.
+//! Key-value cache for decoding.
 
 use tch::{Device, Kind, Tensor};
 
 use super::ModelError;
 use super::config::ModelConfig;
 
-/// The cache of a batch of rows, every layer's. Shorter prompts are padded at their left, so that all end together.
+/// Keys and values of a batch of rows, for all layers. Prompts are padded on the left, so that all rows end together.
 pub struct KvCache {
     pub(super) layers: Vec<LayerCache>,
     num_tokens: i64,
     capacity: i64,
-    /// Tokens of padding before each row's prompt; empty where no row has any.
+    /// Number of padding tokens before each row's prompt; empty if no row has any.
     padding: Vec<i64>,
 }
 
 impl KvCache {
-    /// An empty cache for up to `capacity` tokens a row; memory is taken with the first tokens.
+    /// Creates an empty cache for up to `capacity` tokens per row. Memory is allocated with the first tokens.
     #[must_use]
     pub fn new(config: &ModelConfig, capacity: usize) -> KvCache {
         let capacity = capacity as i64;
@@ -25,7 +25,7 @@ impl KvCache {
         KvCache { layers, num_tokens: 0, capacity, padding: Vec::new() }
     }
 
-    /// An empty cache for rows whose first tokens are padding, so many of each row.
+    /// Creates an empty cache for rows that begin with `padding` tokens of padding, a number for each row.
     #[must_use]
     pub fn with_padding(config: &ModelConfig, capacity: usize, padding: Vec<i64>) -> KvCache {
         let mut cache = Self::new(config, capacity);
@@ -35,11 +35,11 @@ impl KvCache {
         cache
     }
 
-    /// Keeps some rows, in the order given, and forgets the others.
+    /// Selects rows, in the given order, and drops the others.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Torch`] when libtorch fails.
+    /// Returns [`ModelError::Torch`] if libtorch fails.
     pub fn keep_rows(&mut self, rows: &[i64]) -> Result<(), ModelError> {
         let index = Tensor::f_from_slice(rows)?;
         for layer in &mut self.layers {
@@ -55,7 +55,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Position ids and prompt ids (−1 at padding) of `num_new` tokens that come after those held, [R, T] each.
+    /// Returns position ids and prompt ids (−1 at padding) of the next `num_new` tokens, [R, T] each.
     pub(super) fn places(&self, num_rows: i64, num_new: i64) -> Result<(Tensor, Tensor), ModelError> {
         let options = (Kind::Int64, Device::Cpu);
         let columns = Tensor::f_arange_start(self.num_tokens, self.num_tokens + num_new, options)?;
@@ -67,7 +67,7 @@ impl KvCache {
         Ok((positions.f_clamp_min(0)?, prompts))
     }
 
-    /// [R, S] bool over the tokens held: which are no padding; None where none is.
+    /// Returns [R, S] bool, false at padding; None if there is no padding.
     pub(super) fn visible(&self) -> Result<Option<Tensor>, ModelError> {
         if self.padding.is_empty() {
             return Ok(None);
@@ -76,18 +76,18 @@ impl KvCache {
         Ok(Some(columns.f_ge_tensor(&Tensor::f_from_slice(&self.padding)?.f_unsqueeze(1)?)?))
     }
 
-    /// Tokens held for each row.
+    /// Returns the number of tokens in the cache, padding included.
     #[must_use]
     pub fn num_tokens(&self) -> i64 {
         self.num_tokens
     }
 
-    /// Counts tokens that are about to be added.
+    /// Counts tokens that are about to be added, if there is room for them.
     pub(super) fn reserve(&mut self, num_new: i64) -> Result<(), ModelError> {
         if self.num_tokens + num_new > self.capacity {
             let (held, capacity) = (self.num_tokens, self.capacity);
             return Err(ModelError::Request(format!(
-                "a cache for {capacity} tokens that holds {held} cannot take {num_new} more"
+                "a cache of {capacity} tokens that holds {held} has no room for {num_new} more"
             )));
         }
         self.num_tokens += num_new;
@@ -104,7 +104,7 @@ pub(super) struct LayerCache {
 }
 
 impl LayerCache {
-    /// Keeps new keys and values; gives all of them, or the last `window` where one new token looks back no further.
+    /// Appends new keys and values. Returns all of them, or only the last `window` if there is one new token.
     pub(super) fn extend(
         &mut self,
         key: &Tensor,

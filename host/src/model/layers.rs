@@ -1,4 +1,4 @@
-//! The decoder's layers, from the norm up to a whole decoder layer.
+//! The parts of the decoder, from the norm up to a whole decoder layer.
 
 pub(super) mod norm;
 pub(super) mod rope;

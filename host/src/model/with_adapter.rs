@@ -1,4 +1,4 @@
-//! A model and its adapter: made, loaded, switched, set to one λ, merged.
+//! A model with an adapter: adds or loads it, enables or disables it, fixes its λ, merges it.
 
 use std::path::{Path, PathBuf};
 
@@ -13,23 +13,23 @@ use super::adapter::state::Adapter;
 use super::causal_lm::Model;
 
 impl Model {
-    /// Adds a new LoRA adapter, which changes nothing yet, and freezes everything else.
+    /// Adds a new LoRA adapter, whose output is 0 at first, and freezes all other parameters.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Request`] when there is an adapter already, a value is out of range, or a target is no linear layer
-    /// of this model.
+    /// Returns [`ModelError::Request`] if the model already has an adapter, a value is out of range, or a target is not
+    /// a linear layer of this model.
     pub fn add_lora(&mut self, config: &LoraConfig, seed: u64) -> Result<(), ModelError> {
         let options = (parameter_kind(self.kind), self.device);
         self.insert_adapter(config, |_, shape, index| Lora::random(config, shape, index, seed, options))
     }
 
-    /// Loads an adapter in PEFT's format, and freezes everything else.
+    /// Loads an adapter in PEFT's format, and freezes all other parameters.
     ///
     /// # Errors
     ///
-    /// [`ModelError`] when the folder lacks a file, the adapter uses a feature of PEFT that is not supported (named), or it
-    /// was made for another model.
+    /// Returns a [`ModelError`] if the folder lacks a file, the adapter uses a feature of PEFT that is not supported,
+    /// or it was made for another model.
     pub fn load_adapter(&mut self, folder: &Path) -> Result<(), ModelError> {
         let file = peft_file::AdapterFile::open(folder, &self.folder)?;
         let options = (parameter_kind(self.kind), self.device);
@@ -44,13 +44,13 @@ impl Model {
         checked
     }
 
-    /// Mixes plain LoRA adapters linearly, weighed by λ: a λ-adapter without a shared part, whose dimensions are adapters that
-    /// were trained by themselves (a rewarded soup, arXiv 2306.04488).
+    /// Loads plain LoRA adapters as one λ-adapter, which mixes them linearly with the weights λ (a rewarded soup,
+    /// arXiv 2306.04488). It has no part independent of λ.
     ///
     /// # Errors
     ///
-    /// [`ModelError`] as [`load_adapter`](Self::load_adapter); [`ModelError::Request`] where one is no plain LoRA, or they differ
-    /// in rank, scaling or targets.
+    /// The same as those of [`load_adapter`](Self::load_adapter), and [`ModelError::Request`] if one is not a plain
+    /// LoRA or they differ in rank, scaling or targets.
     pub fn load_soup(&mut self, specialists: &[(String, PathBuf)]) -> Result<(), ModelError> {
         let mut files = Vec::new();
         for (_, folder) in specialists {
@@ -71,7 +71,7 @@ impl Model {
         }
         let dimensions = specialists.iter().map(|(name, _)| name.clone()).collect();
         let parts = LambdaParts { dimensions, rank: first.rank };
-        // Scaling is by the rank of a dimension, which is what each had.
+        // A λ-adapter scales by the rank per dimension, which is the rank of each adapter here.
         let alpha = first.scaling() * first.rank as f64;
         let config = LoraConfig { rank: 0, alpha, use_rslora: false, lambda: Some(parts), ..first };
         let options = (parameter_kind(self.kind), self.device);
@@ -84,7 +84,7 @@ impl Model {
         })
     }
 
-    /// Puts a pair from `make(path, (out, in), index)` into every target.
+    /// Inserts a pair from `make(path, (out, in), index)` into each target layer.
     fn insert_adapter(
         &mut self,
         config: &LoraConfig,
@@ -96,7 +96,7 @@ impl Model {
         }
         if let Some(name) = config.target_modules.unknown_name(&self.linear_paths()) {
             return Err(ModelError::Request(format!(
-                "`target_modules` names `{name}`, which is no linear layer of the model's decoder; there are {}",
+                "`target_modules` names `{name}`, which is not a linear layer of the model's decoder; there are {}",
                 LINEAR_NAMES.join(", ")
             )));
         }
@@ -121,27 +121,29 @@ impl Model {
         Ok(())
     }
 
-    /// Switches the adapter on or off, as for the reference policy; without an adapter it does nothing.
+    /// Enables or disables the adapter; without it the model is the reference policy. Does nothing if there is no
+    /// adapter.
     pub fn set_adapter_enabled(&mut self, is_enabled: bool) {
         if let Some(adapter) = &mut self.adapter {
             adapter.is_enabled = is_enabled;
         }
     }
 
-    /// Whether there is an adapter.
+    /// Returns whether the model has an adapter.
     #[must_use]
     pub fn has_adapter(&self) -> bool {
         self.adapter.is_some()
     }
 
-    /// Names of the preference dimensions that the adapter's λ weighs, in order; None where no λ matters.
+    /// Returns the names of the preference dimensions of the adapter's λ, in order; None if the adapter does not depend
+    /// on λ.
     #[must_use]
     pub fn adapter_dimensions(&self) -> Option<&[String]> {
         let parts = self.adapter.as_ref()?.config.lambda.as_ref()?;
         Some(&parts.dimensions)
     }
 
-    /// Sets the adapter to one λ, which from then on takes the place of the batches' own.
+    /// Fixes the adapter's λ, which from then on overrides that of the batches.
     ///
     /// # Shapes
     ///
@@ -149,7 +151,8 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Request`] where the adapter has no λ, their number is not M, or one is negative or no number.
+    /// Returns [`ModelError::Request`] if the adapter does not depend on λ, there are not M weights, or one is negative
+    /// or not finite.
     pub fn fix_lambda(&mut self, weights: &[f64]) -> Result<(), ModelError> {
         let Some(Adapter { config: LoraConfig { lambda: Some(parts), .. }, fixed_lambda, .. }) = &mut self.adapter
         else {
@@ -161,19 +164,19 @@ impl Model {
         Ok(())
     }
 
-    /// The λ that is fixed, `[M]`.
+    /// Returns the fixed λ, `[M]`, if there is one.
     #[must_use]
     pub fn lambda(&self) -> Option<Vec<f64>> {
         let fixed = self.adapter.as_ref()?.fixed_lambda.as_ref()?;
         Vec::try_from(fixed.flatten(0, -1)).ok()
     }
 
-    /// Makes a λ-adapter the plain LoRA of rank R that it is at the fixed λ: s(λ) goes into B, and alpha grows with the rank
-    /// so that the scaling stays. An adapter without λ stays as it is.
+    /// Replaces a λ-adapter by the plain LoRA of rank R that it equals at the fixed λ: B is multiplied by s(λ), and
+    /// alpha is scaled with the rank so that the scaling is unchanged. Does nothing to an adapter without λ.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Request`] where no λ is fixed.
+    /// Returns [`ModelError::Request`] if no λ is fixed.
     pub fn fold_lambda(&mut self) -> Result<(), ModelError> {
         let Some(adapter) = &self.adapter else { return Ok(()) };
         let Some(columns) = adapter.fixed_columns()? else { return Ok(()) };
@@ -197,7 +200,7 @@ impl Model {
         })
     }
 
-    /// Takes the adapter off; the rest stays frozen.
+    /// Removes the adapter; the other parameters stay frozen.
     pub fn remove_adapter(&mut self) {
         self.adapter = None;
         for (_, linear) in self.linears_mut() {
@@ -205,15 +208,15 @@ impl Model {
         }
     }
 
-    /// Adds the adapter to the weights, W + scaling · B A (of a λ-adapter, what it is at the fixed λ), and takes it off.
+    /// Merges the adapter into the weights, W + scaling · B A, and removes it. A λ-adapter is merged at its fixed λ.
     ///
     /// # Numerics
     ///
-    /// Added in float32, and rounded to the weights' dtype once.
+    /// The sum is computed in float32 and rounded to the weights' dtype once.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Request`] where a λ-adapter has no λ fixed; [`ModelError::Torch`] when libtorch fails.
+    /// Returns [`ModelError::Request`] if a λ-adapter has no fixed λ, [`ModelError::Torch`] if libtorch fails.
     pub fn merge_adapter(&mut self) -> Result<(), ModelError> {
         self.fold_lambda()?;
         tch::no_grad(|| -> Result<(), ModelError> {

@@ -1,4 +1,4 @@
-//! What model, log-probs and loss read of a [`Batch`].
+//! Inputs of model, log-probs and loss, taken from a [`Batch`].
 
 use tch::Tensor;
 
@@ -7,17 +7,17 @@ use crate::plugin::{Batch, LossInputs, LossOptions, Plugin};
 
 use super::PolicyError;
 
-/// λ that weighs all dimensions alike.
+/// Returns the λ that weighs all dimensions equally.
 pub fn uniform_lambda(num_dimensions: usize) -> Vec<f64> {
     let weight = 1.0 / num_dimensions as f64;
     vec![weight; num_dimensions]
 }
 
-/// Token log-probs `[K]` and sequence log-probs `[S]` of a batch, without gradients.
+/// Computes token log-probs `[K]` and sequence log-probs `[S]` of a batch, without gradients.
 ///
 /// # Errors
 ///
-/// What model, plugin or libtorch refuse.
+/// Errors from model, plugin or libtorch.
 pub fn log_probs(
     model: &Model,
     plugin: &Plugin,
@@ -29,7 +29,7 @@ pub fn log_probs(
     Ok(plugin.log_probs(&inputs, options)?)
 }
 
-/// What the model reads of a batch.
+/// Returns the model's inputs.
 pub fn model_inputs(batch: &Batch) -> ModelInputs<'_> {
     ModelInputs {
         input_ids: &batch.input_ids,
@@ -40,7 +40,7 @@ pub fn model_inputs(batch: &Batch) -> ModelInputs<'_> {
     }
 }
 
-/// What the log-probs read of a batch.
+/// Returns the inputs of the log-probs, without the policy's outputs.
 pub fn targets(batch: &Batch) -> LossInputs<'_> {
     LossInputs {
         target_positions: Some(&batch.target_positions),
@@ -51,7 +51,7 @@ pub fn targets(batch: &Batch) -> LossInputs<'_> {
     }
 }
 
-/// What the loss reads of a batch, from hidden states.
+/// Returns the inputs of the loss over hidden states.
 pub fn loss_inputs<'a>(
     batch: &'a Batch,
     hidden: &'a Tensor,
@@ -61,7 +61,7 @@ pub fn loss_inputs<'a>(
     LossInputs { hidden: Some(hidden), lm_head: Some(lm_head), ..targets_and_weights(batch, reference) }
 }
 
-/// What the loss reads besides the policy's outputs.
+/// Returns the inputs of the loss, without the policy's outputs.
 pub fn targets_and_weights<'a>(batch: &'a Batch, reference: Option<&'a Tensor>) -> LossInputs<'a> {
     LossInputs {
         reference_log_probs: reference,

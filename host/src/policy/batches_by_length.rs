@@ -1,7 +1,7 @@
-//! Samples in batches of similar length.
+//! Groups samples of similar length into batches.
 
-/// Batches of samples of similar length that come to no more than `max_tokens`, padding included; a longer sample has a
-/// batch to itself.
+/// Groups samples of similar length into batches of at most `max_tokens`, padding included. A sample longer than that
+/// is a batch by itself.
 pub fn batches_by_length(
     mut samples: Vec<usize>,
     length: impl Fn(usize) -> usize,
@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_fill_up_with_samples_of_similar_length() {
+    fn batches_hold_samples_of_similar_length() {
         let lengths = [10, 3, 3, 50, 4, 3, 0];
         let batches = batches_by_length((0..7).collect(), |sample| lengths[sample], 20);
         assert_eq!(batches, [vec![3], vec![0, 4], vec![1, 2, 5, 6]]);

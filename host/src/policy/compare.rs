@@ -1,4 +1,4 @@
-//! Two policies over the same records: how far their log-probs lie apart, and where the most.
+//! Compares the log-probs of two policies over the same records.
 
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
@@ -8,23 +8,24 @@ use crate::plugin::{Batch, CollateOptions, Dataset, Layout, LossInputs, LossOpti
 use super::batch_inputs::{targets_and_weights, uniform_lambda};
 use super::{PolicyError, Scorer};
 
-/// Log-probs are sums, the loss is λ-DPO's with uniform λ and without a reference.
+/// Options of log-probs, which are sums, and of the λ-DPO loss, with uniform λ and without a reference.
 fn options() -> LossOptions {
     LossOptions { beta: 0.1, ..LossOptions::default() }
 }
 
-/// Largest difference of a token's log-prob that passes where nothing else is said, by the coarser of the dtypes.
+/// Returns the default tolerance: the largest difference of a token's log-prob that passes, by the coarser of the
+/// dtypes.
 #[must_use]
 pub fn usual_tolerance(model: Kind, policy: Kind) -> f64 {
-    let of = |kind| match kind {
+    let tolerance = |kind| match kind {
         Kind::Half => 2e-2,
         Kind::BFloat16 => 2e-1,
         _ => 1e-4,
     };
-    f64::max(of(model), of(policy))
+    f64::max(tolerance(model), tolerance(policy))
 }
 
-/// What [`compare`] compares: a policy with the model that it should agree with, over samples of a dataset.
+/// Inputs of [`compare`]: a policy, the model that it should agree with, and samples of a dataset.
 #[derive(Clone, Copy)]
 pub struct ComparisonInputs<'a> {
     /// The model.
@@ -46,43 +47,43 @@ pub struct ComparisonInputs<'a> {
 pub struct Comparison {
     /// Largest difference of a token's log-prob that passes.
     pub tolerance: f64,
-    /// Every token's difference is within the tolerance.
+    /// Whether the differences of all tokens are within the tolerance.
     pub passed: bool,
-    /// Records compared.
+    /// Number of records compared.
     pub num_records: usize,
-    /// Their responses.
+    /// Number of their responses.
     pub num_responses: usize,
-    /// Their responses' tokens.
+    /// Number of their responses' tokens.
     pub num_tokens: usize,
-    /// Of each token.
+    /// Differences of the tokens' log-probs.
     pub token_log_probs: Spread,
-    /// Of each response's sum.
+    /// Differences of the responses' log-probs, summed over tokens.
     pub sequence_log_probs: Spread,
-    /// Of the records that have a loss.
+    /// Losses of the records that have one.
     pub loss: Option<Losses>,
-    /// Of the responses by their log-probs.
+    /// Order of the responses by their log-probs.
     pub ranking: Ranking,
-    /// The token that differs most.
+    /// The token with the largest difference.
     pub worst: Option<WorstToken>,
 }
 
-/// Absolute differences; null in JSON where one is no number.
+/// Distribution of absolute differences; null in JSON if one is not a number.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Spread {
     /// The largest.
     pub max: f64,
     /// Their mean.
     pub mean: f64,
-    /// 99 of 100 are no larger.
+    /// The 99th percentile.
     pub p99: f64,
 }
 
 /// The λ-DPO loss with uniform λ, β = 0.1 and s^ref = 0.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Losses {
-    /// The model's mean over records.
+    /// Mean loss of the model over records.
     pub model: f64,
-    /// The policy's.
+    /// Mean loss of the policy.
     pub policy: f64,
     /// Largest difference of one record.
     pub max_difference: f64,
@@ -91,13 +92,13 @@ pub struct Losses {
 /// How the responses of a record are ordered by their log-probs.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Ranking {
-    /// Records where the orders differ.
+    /// Number of records whose orders differ.
     pub num_different: usize,
     /// The first of them.
     pub first_record: Option<u64>,
 }
 
-/// One token.
+/// The token with the largest difference.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct WorstToken {
     /// Position of the record in the concatenated inputs.
@@ -114,7 +115,7 @@ pub struct WorstToken {
     pub policy: f64,
 }
 
-/// Differences gathered so far.
+/// Differences of the records so far.
 #[derive(Default)]
 struct Differences {
     tokens: Vec<f64>,
@@ -133,7 +134,7 @@ pub fn compare(inputs: &ComparisonInputs, on_record: &mut dyn FnMut(usize)) -> R
     let ComparisonInputs { model, policy, plugin, dataset, samples, tolerance } = *inputs;
     let mut differences = Differences::default();
     let collate = CollateOptions { layout: Layout::Packed, ..CollateOptions::default() };
-    // The layout that both can take, so that tokens stand in one order.
+    // The layout that both support, so that tokens are in the same order.
     let collate = policy.collate(collate);
     for (number, &sample) in samples.iter().enumerate() {
         let batch = dataset.batch(&[sample], &uniform_lambda(dataset.dimensions().len()), &collate)?;
@@ -199,7 +200,7 @@ impl Differences {
 }
 
 impl Spread {
-    /// 0 where there is nothing.
+    /// 0 if there are no differences.
     fn new(mut differences: Vec<f64>) -> Self {
         differences.sort_by(f64::total_cmp);
         let Some(&max) = differences.last() else { return Self { max: 0.0, mean: 0.0, p99: 0.0 } };
@@ -218,13 +219,13 @@ impl Losses {
     }
 }
 
-/// Infinite where one side is no number.
+/// Returns the absolute difference, infinite if one side is not a number.
 fn difference(model: f64, policy: f64) -> f64 {
     let difference = (model - policy).abs();
     if difference.is_nan() { f64::INFINITY } else { difference }
 }
 
-/// Responses from the most to the least probable.
+/// Returns the responses from the most to the least probable.
 fn ranking(log_probs: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..log_probs.len()).collect();
     order.sort_by(|&left, &right| log_probs[right].total_cmp(&log_probs[left]));
@@ -235,7 +236,7 @@ fn values(tensor: &Tensor) -> Result<Vec<f64>, PolicyError> {
     Ok(Vec::try_from(tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)?)
 }
 
-/// Of one record, given the log-probs of its responses.
+/// Returns the loss of one record, given the log-probs of its responses.
 fn loss(plugin: &Plugin, batch: &Batch, log_probs: &Tensor) -> Result<f64, PolicyError> {
     let inputs = LossInputs { sequence_log_probs: Some(log_probs), ..targets_and_weights(batch, None) };
     let (outputs, _) = plugin.loss_forward(&inputs, &options())?;
@@ -247,14 +248,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_number_never_passes() {
+    fn nan_never_passes() {
         let differences = Differences { tokens: vec![difference(f64::NAN, -1.0), 0.0], ..Differences::default() };
         assert!(!differences.finish(1, 1e9).passed);
         assert_eq!(difference(-1.0, f64::NEG_INFINITY), f64::INFINITY);
     }
 
     #[test]
-    fn the_spread_of_a_hundred_leaves_out_one() {
+    fn the_99th_percentile_leaves_out_one_of_a_hundred() {
         let spread = Spread::new((0..200).map(f64::from).collect());
         assert_eq!((spread.max, spread.mean, spread.p99), (199.0, 99.5, 197.0));
         assert_eq!(Spread::new(vec![3.0]).p99, 3.0);

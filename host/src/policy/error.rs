@@ -1,38 +1,38 @@
-//! Why a policy cannot be used.
+//! Errors of policies.
 
 use std::path::PathBuf;
 
 use crate::model::ModelError;
 use crate::plugin::PluginError;
 
-/// One sentence with the file, what is wrong with it, and a way out.
+/// A policy cannot be opened or run.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// There is no runtime.
+    /// ONNX Runtime was not found.
     #[error(
         "ONNX Runtime was not found {searched}; run make setup, install the Python package onnxruntime, or name the \
          library with --onnxruntime FILE or ORT_DYLIB_PATH"
     )]
     NoRuntime {
-        /// Where it was looked for.
+        /// The places that were searched.
         searched: String,
     },
-    /// What was found is no runtime.
+    /// A library is not ONNX Runtime.
     #[error("{} is not a library of ONNX Runtime: {reason}", path.display())]
     NotARuntime {
         /// The library.
         path: PathBuf,
-        /// What the loader says.
+        /// The loader's error.
         reason: String,
     },
-    /// An old runtime.
+    /// The runtime is too old.
     #[error("{} is ONNX Runtime {found}, which is too old: 1.{needed} or newer is needed", path.display())]
     OldRuntime {
         /// The library.
         path: PathBuf,
         /// Its version.
         found: String,
-        /// The oldest minor version that will do.
+        /// The oldest minor version that is supported.
         needed: u32,
     },
     /// A file could not be read.
@@ -40,15 +40,15 @@ pub enum PolicyError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A file of another kind, or damaged.
+    /// A file is of another kind, damaged, or not a policy.
     #[error("{}: {problem}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and what would do.
+        /// What is wrong with it, and a way out.
         problem: String,
     },
     /// A run failed.
@@ -60,10 +60,10 @@ pub enum PolicyError {
         rows: i64,
         /// Tokens of a row.
         tokens: i64,
-        /// What the runtime says.
+        /// The runtime's error.
         reason: String,
     },
-    /// Tokens of another tokenizer.
+    /// A token is not in the policy's vocabulary.
     #[error(
         "token id {id} is not in the vocabulary of {vocab_size} of {}; the tokenizer belongs to another model", path.display()
     )]
@@ -75,13 +75,13 @@ pub enum PolicyError {
         /// Size of the policy's vocabulary.
         vocab_size: i64,
     },
-    /// The model.
+    /// An error of the model.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The plugin.
+    /// An error of the plugin.
     #[error(transparent)]
     Plugin(#[from] PluginError),
-    /// libtorch refused.
+    /// An error of libtorch.
     #[error("libtorch: {}", .0.to_string().lines().next().unwrap_or_default())]
     Torch(#[from] tch::TchError),
 }

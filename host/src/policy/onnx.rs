@@ -1,4 +1,4 @@
-//! An ONNX graph as a policy, run by the CPU provider of ONNX Runtime.
+//! A policy that is an ONNX graph, run by the CPU provider of ONNX Runtime.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -18,11 +18,11 @@ use crate::libtorch;
 const INPUTS: [&str; 3] = ["input_ids", "attention_mask", "position_ids"];
 const OUTPUT: &str = "logits";
 
-/// A graph, ready to run.
+/// An ONNX graph with its session.
 #[derive(Debug)]
 pub struct OnnxPolicy {
     file: OnnxFile,
-    /// Running a session takes it for its own.
+    /// In a cell, since running a session needs `&mut`.
     session: RefCell<Session>,
     vocab_size: i64,
 }
@@ -30,19 +30,20 @@ pub struct OnnxPolicy {
 impl OnnxPolicy {
     /// Opens a file, or the `model.onnx` of a folder, and runs it once on a few tokens.
     ///
-    /// `runtime` is the library to load where the process has none yet.
+    /// `runtime` is the library to load if the process has not loaded one yet.
     ///
     /// # Errors
     ///
-    /// [`PolicyError`] when the runtime is missing, the file is damaged or has other inputs or outputs, or does not run.
+    /// Returns a [`PolicyError`] if the runtime is missing, or the file is damaged, has other inputs or outputs, or
+    /// does not run.
     pub fn open(path: &Path, runtime: Option<&Path>) -> Result<Self, PolicyError> {
         let environment = runtime::load(runtime)?;
         let file = OnnxFile::open(path)?;
         let session = session(&environment, &file.path).map_err(|reason| PolicyError::File {
             path: file.path.clone(),
             problem: format!(
-                "ONNX Runtime refuses it ({reason}); its opset is {}, its IR version {}; export it again, or take a newer \
-                 runtime",
+                "ONNX Runtime rejects it ({reason}); its opset is {}, its IR version {}; export it again, or use a \
+                 newer runtime",
                 file.opset, file.ir_version
             ),
         })?;
@@ -52,7 +53,7 @@ impl OnnxPolicy {
         Ok(policy)
     }
 
-    /// What the file says of itself.
+    /// Returns the file's metadata.
     #[must_use]
     pub fn file(&self) -> &OnnxFile {
         &self.file
@@ -77,7 +78,7 @@ impl LogitsPolicy for OnnxPolicy {
     }
 
     fn content_hash(&self) -> Result<blake3::Hash, PolicyError> {
-        // Another runtime gives other last bits.
+        // Results of different runtimes differ in the last bits.
         let parts = [self.file.hash()?, blake3::hash(ort::info().as_bytes())];
         Ok(blake3::hash(&parts.map(|part| *part.as_bytes()).concat()))
     }
@@ -123,7 +124,7 @@ fn check_signature(session: &Session) -> Result<(), String> {
     expected.sort_unstable();
     if found != expected {
         return Err(format!(
-            "its inputs are {}, but a policy has exactly {}; export it without a cache of keys and values",
+            "its inputs are {}, but a policy has exactly {}; export it without a key-value cache",
             listed(&names(session.inputs())),
             listed(&INPUTS)
         ));
@@ -158,9 +159,9 @@ fn listed(names: &[impl AsRef<str>]) -> String {
     quoted.join(", ")
 }
 
-/// The logits as a tensor of libtorch's own.
+/// Copies the logits into a libtorch tensor.
 fn to_torch(outputs: &SessionOutputs) -> Result<Tensor, String> {
-    let value = outputs.get(OUTPUT).ok_or("it gave no logits")?;
+    let value = outputs.get(OUTPUT).ok_or("it returned no logits")?;
     let text = |error: &dyn std::fmt::Display| first_line(&error);
     if let Ok((shape, values)) = value.try_extract_tensor::<f32>() {
         return Tensor::f_from_slice(values).and_then(|flat| flat.f_view(&**shape)).map_err(|error| text(&error));

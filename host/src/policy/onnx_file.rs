@@ -1,4 +1,4 @@
-//! What an ONNX file says of itself, its weights passed over: enough to refuse it in words, and to know it again.
+//! Metadata of an ONNX file, read without its weights, to report problems clearly; and the hash of its contents.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,22 +11,23 @@ use super::PolicyError;
 use crate::files::onnx_proto::MODEL_FILE;
 use crate::files::onnx_proto::{EXTERNAL, OperatorSetIdProto, StringStringEntryProto};
 
-/// A file and the weights beside it.
+/// An ONNX file, with its files of external weights.
 #[derive(Debug)]
 pub struct OnnxFile {
     /// The graph.
     pub path: PathBuf,
-    /// Version of ONNX's own operators.
+    /// Version of ONNX's standard operators.
     pub opset: i64,
-    /// Version of the format.
+    /// Version of the file format.
     pub ir_version: i64,
-    /// Dtype of the largest weight, by ONNX's number.
+    /// Dtype of the largest weight, in ONNX's numbering.
     pub element: i32,
-    /// Files of weights.
+    /// Files of external weights.
     data: Vec<PathBuf>,
 }
 
-/// [`ModelProto`](crate::files::onnx_proto::ModelProto) without nodes and values: unknown fields are skipped.
+/// [`ModelProto`](crate::files::onnx_proto::ModelProto) without nodes and values, which decoding skips as unknown
+/// fields.
 #[derive(Clone, PartialEq, Message)]
 struct Outline {
     #[prost(int64, tag = "1")]
@@ -58,38 +59,41 @@ struct TensorOutline {
 }
 
 impl OnnxFile {
-    /// Reads what the file at `path`, or the `model.onnx` of the folder there, says of itself.
+    /// Reads the metadata of the file `path`, or of `model.onnx` in the folder `path`.
     ///
     /// # Errors
     ///
-    /// [`PolicyError`] when it is missing, no ONNX file, or weights that it refers to are missing or cut short.
+    /// Returns a [`PolicyError`] if the file is missing, is not an ONNX file, or refers to weights that are missing or
+    /// truncated.
     pub fn open(path: &Path) -> Result<Self, PolicyError> {
         let path = if path.is_dir() { path.join(MODEL_FILE) } else { path.to_path_buf() };
         let bytes = std::fs::read(&path).map_err(|source| PolicyError::Read { path: path.clone(), source })?;
-        let refuse = |problem: String| PolicyError::File { path: path.clone(), problem };
+        let invalid = |problem: String| PolicyError::File { path: path.clone(), problem };
         let outline = Outline::decode(bytes.as_slice())
-            .map_err(|error| refuse(format!("it is no ONNX file, or is damaged ({error}); export it again")))?;
+            .map_err(|error| invalid(format!("it is not an ONNX file, or is damaged ({error}); export it again")))?;
         drop(bytes);
         let opset = outline.opset_import.iter().find(|set| matches!(set.domain.as_str(), "" | "ai.onnx"));
         let (Some(graph), Some(opset)) = (outline.graph, opset) else {
-            return Err(refuse("it is no ONNX file, since it has no graph or no opset; export it again".to_owned()));
+            return Err(invalid(
+                "it is not an ONNX file, since it has no graph or no opset; export it again".to_owned(),
+            ));
         };
         let largest = graph.initializer.iter().max_by_key(|tensor| tensor.dims.iter().product::<i64>());
         let element = largest.map_or(0, |tensor| tensor.data_type);
         let external = graph.initializer.iter().filter(|tensor| tensor.data_location == EXTERNAL);
         let mut sizes = BTreeMap::new();
         for tensor in external {
-            check_external(&path, tensor, &mut sizes).map_err(refuse)?;
+            check_external(&path, tensor, &mut sizes).map_err(invalid)?;
         }
         let (opset, ir_version) = (opset.version, outline.ir_version);
         Ok(Self { path: path.clone(), opset, ir_version, element, data: sizes.into_keys().collect() })
     }
 
-    /// The hash of its contents, those of its weights included.
+    /// Returns the hash of the file's contents and those of its external weights.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Read`]
+    /// Returns [`PolicyError::Read`] if a file cannot be read.
     pub fn hash(&self) -> Result<blake3::Hash, PolicyError> {
         let mut hasher = blake3::Hasher::new();
         for path in [&self.path].into_iter().chain(&self.data) {
@@ -99,7 +103,7 @@ impl OnnxFile {
     }
 }
 
-/// The hash of a file's contents, read a block at a time.
+/// Returns the hash of a file's contents, read a block at a time.
 pub(super) fn file_hash(path: &Path) -> Result<blake3::Hash, PolicyError> {
     let hash = || -> io::Result<blake3::Hash> {
         let mut hasher = blake3::Hasher::new();
@@ -109,7 +113,7 @@ pub(super) fn file_hash(path: &Path) -> Result<blake3::Hash, PolicyError> {
     hash().map_err(|source| PolicyError::Read { path: path.to_path_buf(), source })
 }
 
-/// Looks whether a weight's file is there and long enough; `sizes` are those of the files seen so far.
+/// Checks that the file of an external weight exists and is long enough; `sizes` has the sizes of the files so far.
 fn check_external(model: &Path, tensor: &TensorOutline, sizes: &mut BTreeMap<PathBuf, u64>) -> Result<(), String> {
     let entry =
         |key: &str| tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());

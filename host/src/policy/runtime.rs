@@ -1,7 +1,7 @@
-//! Finds ONNX Runtime and loads it, once for the process.
+//! Finds ONNX Runtime and loads it, once per process.
 //!
-//! It is looked for at `--onnxruntime`, else `ORT_DYLIB_PATH`, else beside libtorch (where `make setup` and `make install`
-//! put it), in the active Python environment, and where the system's loader finds it.
+//! It is loaded from `--onnxruntime` or `ORT_DYLIB_PATH` if one is given. Otherwise it is searched next to libtorch
+//! (where `make setup` and `make install` put it), in the active Python environment, and in the system's library path.
 
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
@@ -13,18 +13,18 @@ use ort::environment::Environment;
 use super::PolicyError;
 use crate::libtorch;
 
-/// Names a library in the place of the flag.
+/// Environment variable with the library's path, which the flag overrides.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
-/// What the system's loader is asked for.
+/// Name of the library for the system's loader.
 const SYSTEM_NAME: &str = "libonnxruntime.so";
 
 static LOADED: Mutex<Option<Environment>> = Mutex::new(None);
 
-/// The runtime, loaded where it is not yet; a process has one, whatever `given` names later.
+/// Returns the runtime, and loads it on the first call. Later calls ignore `given`.
 ///
 /// # Errors
 ///
-/// [`PolicyError`] when there is none, or it is no runtime or too old.
+/// Returns a [`PolicyError`] if the library is not found, is not ONNX Runtime, or is too old.
 pub fn load(given: Option<&Path>) -> Result<Environment, PolicyError> {
     let mut loaded = LOADED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(environment) = &*loaded {
@@ -37,7 +37,7 @@ pub fn load(given: Option<&Path>) -> Result<Environment, PolicyError> {
     Ok(loaded.insert(environment).clone())
 }
 
-/// The library to open, and in words where it was looked for.
+/// Returns the library to open, and a text for errors that says where it was searched.
 fn find(given: Option<&Path>) -> Result<(PathBuf, String), PolicyError> {
     let variable = || std::env::var_os(VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(path) = given.map(Path::to_path_buf).or_else(variable) {
@@ -53,7 +53,7 @@ fn find(given: Option<&Path>) -> Result<(PathBuf, String), PolicyError> {
     Ok((found.unwrap_or_else(|| SYSTEM_NAME.into()), format!("in {} or on the system", names.join(", "))))
 }
 
-/// Where Python's package keeps the library.
+/// Returns the folders in which the Python package may have the library.
 fn folders() -> Vec<PathBuf> {
     const PACKAGE: &str = "onnxruntime/capi";
     // site-packages/torch/lib, or lib/lambda-dpo/torch/lib of an installed tree.
@@ -66,7 +66,7 @@ fn folders() -> Vec<PathBuf> {
     folders
 }
 
-/// `libonnxruntime.so`, with or without a version behind it.
+/// Finds `libonnxruntime.so`, with or without a version at the end.
 fn library_in(folder: &Path) -> Option<PathBuf> {
     let names = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
     let is_library = |path: &PathBuf| {
@@ -91,12 +91,12 @@ fn explain(error: LoadDynamicError, searched: &str) -> PolicyError {
             PolicyError::OldRuntime { path, found: version_str, needed: ort::MINOR_VERSION }
         }
         LoadDynamicError::InvalidVersionString => {
-            PolicyError::NotARuntime { path: PathBuf::new(), reason: "its version is no text".to_owned() }
+            PolicyError::NotARuntime { path: PathBuf::new(), reason: "its version is not valid text".to_owned() }
         }
     }
 }
 
-/// The first line of what the runtime says: some of it goes on with a trace.
+/// Returns the first line of an error: some continue with a stack trace.
 pub(super) fn first_line(error: &impl std::fmt::Display) -> String {
     error.to_string().lines().next().unwrap_or_default().trim_end_matches('.').to_owned()
 }

@@ -9,33 +9,35 @@ use super::batch_inputs::{log_probs, targets};
 use crate::model::Model;
 use crate::plugin::{Batch, CollateOptions, Layout, LossInputs, LossOptions, Plugin, Reduction};
 
-/// What gives logits of padded rows.
+/// A policy that returns logits of padded rows: an ONNX graph or a TorchScript module.
+///
+/// Each is a [`Scorer`]; the plugin computes log-probs from the logits.
 pub trait LogitsPolicy {
-    /// Its file.
+    /// Returns the path of its file.
     fn path(&self) -> &Path;
 
-    /// V.
+    /// Returns V, the size of its vocabulary.
     fn vocab_size(&self) -> i64;
 
-    /// Dtype of the weights.
+    /// Returns the dtype of the weights.
     fn kind(&self) -> Kind;
 
-    /// Logits of `input_ids`, `attention_mask` and `position_ids`, without a graph.
+    /// Computes logits from `input_ids`, `attention_mask` and `position_ids`, without gradients.
     ///
     /// # Shapes
     ///
-    /// Inputs [R, T] int64; the result [R, T, V] of a floating dtype.
+    /// `inputs`: [R, T] int64; the result: [R, T, V] of a floating-point dtype.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Run`]
+    /// Returns [`PolicyError::Run`] if the run fails.
     fn logits(&self, inputs: [&Tensor; 3]) -> Result<Tensor, PolicyError>;
 
-    /// Refuses tokens that are not in its vocabulary, which would end the process on CUDA.
+    /// Checks that all tokens are in the vocabulary: others would abort the process on CUDA.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Vocabulary`] with the largest.
+    /// Returns [`PolicyError::Vocabulary`] with the largest id if it is not.
     fn check_ids(&self, input_ids: &Tensor) -> Result<(), PolicyError> {
         let id = input_ids.f_max()?.f_int64_value(&[])?;
         let vocab_size = self.vocab_size();
@@ -45,24 +47,24 @@ pub trait LogitsPolicy {
         Err(PolicyError::Vocabulary { path: self.path().to_path_buf(), id, vocab_size })
     }
 
-    /// The hash of its contents.
+    /// Returns a hash of everything that determines its results.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Read`]
+    /// Returns [`PolicyError::Read`] if a file cannot be read.
     fn content_hash(&self) -> Result<blake3::Hash, PolicyError>;
 }
 
-/// What gives log-probs of a batch.
+/// A policy as a source of log-probs, whatever computes them: a [`Model`] or a [`LogitsPolicy`].
 pub trait Scorer {
-    /// How it wants batches that a caller would have collated by `wanted`.
+    /// Returns `wanted`, adapted to the batch layout that the policy supports.
     fn collate(&self, wanted: CollateOptions) -> CollateOptions;
 
-    /// Token log-probs `[K]` and sequence log-probs `[S]`, without gradients.
+    /// Computes token log-probs `[K]` and sequence log-probs `[S]`, without gradients.
     ///
     /// # Errors
     ///
-    /// What policy, plugin or libtorch refuse.
+    /// Errors from policy, plugin or libtorch.
     fn log_probs(&self, plugin: &Plugin, batch: &Batch, options: &LossOptions)
     -> Result<(Tensor, Tensor), PolicyError>;
 }
@@ -106,7 +108,7 @@ impl<P: LogitsPolicy> Scorer for P {
     }
 }
 
-/// Token log-probs `[K]`, as many rows at a time as the logits' budget holds.
+/// Computes token log-probs `[K]`, with as many rows at a time as fit the logits' budget.
 fn token_log_probs(
     policy: &impl LogitsPolicy,
     plugin: &Plugin,
@@ -139,18 +141,18 @@ fn token_log_probs(
             target_sequences: Some(&sequences),
             ..targets(batch)
         };
-        // The sequences of other rows have no token here, and so no mean.
+        // Sums: sequences of other rows have no token here, so that their mean would be undefined.
         let (tokens, _) = plugin.log_probs(&inputs, &LossOptions { reduction: Reduction::Sum, ..*options })?;
         let _ = found.f_index_copy_(0, &here, &tokens.f_to_device(Device::Cpu)?)?;
     }
     Ok(found)
 }
 
-/// Runs a policy on two rows of three tokens, one of them padding, and gives V.
+/// Runs a policy on two rows of three tokens, one of them padding, and returns V.
 ///
 /// # Errors
 ///
-/// [`PolicyError`] when it does not run, or gives something else than [2, 3, V].
+/// Returns a [`PolicyError`] if it does not run, or its output is not of shape [2, 3, V].
 pub(super) fn probe(policy: &impl LogitsPolicy) -> Result<i64, PolicyError> {
     let ids = Tensor::f_zeros([2, 3], (Kind::Int64, Device::Cpu))?;
     let mask = Tensor::f_from_slice(&[1_i64, 1, 1, 1, 1, 0])?.f_view([2, 3])?;
@@ -161,7 +163,7 @@ pub(super) fn probe(policy: &impl LogitsPolicy) -> Result<i64, PolicyError> {
         shape => Err(PolicyError::File {
             path: policy.path().to_path_buf(),
             problem: format!(
-                "of tokens [2, 3] it gives {:?} {shape:?}, but must give logits [2, 3, vocabulary]; export it again",
+                "for tokens [2, 3] it returns {:?} {shape:?} instead of logits [2, 3, vocabulary]; export it again",
                 logits.kind()
             ),
         }),

@@ -1,4 +1,4 @@
-//! A TorchScript module as a policy: run by libtorch, trainable where it has parameters.
+//! A policy that is a TorchScript module, run by libtorch and trainable if it has parameters.
 
 use std::path::{Path, PathBuf};
 
@@ -10,13 +10,13 @@ use super::runtime::first_line;
 use super::scorer::{LogitsPolicy, probe};
 use crate::libtorch::script::SCRIPT_FILE;
 
-/// A module, ready to run.
+/// A loaded TorchScript module.
 #[derive(Debug)]
 pub struct TorchScriptPolicy {
     path: PathBuf,
     module: CModule,
     device: Device,
-    /// Of the largest parameter; float32 where there is none.
+    /// Dtype of the largest parameter; float32 if there are no parameters.
     kind: Kind,
     vocab_size: i64,
 }
@@ -26,15 +26,17 @@ impl TorchScriptPolicy {
     ///
     /// # Errors
     ///
-    /// [`PolicyError`] when it is missing, no TorchScript file, takes or gives something else, or does not run.
+    /// Returns a [`PolicyError`] if the file is missing or is not a TorchScript module, or the module has other inputs
+    /// or outputs or does not run.
     pub fn open(path: &Path, device: Device) -> Result<Self, PolicyError> {
         let path = if path.is_dir() { path.join(SCRIPT_FILE) } else { path.to_path_buf() };
         std::fs::File::open(&path).map_err(|source| PolicyError::Read { path: path.clone(), source })?;
-        // Optimised by profiles of earlier shapes, a run would not give the same bits as the one before.
+        // Otherwise libtorch would optimise for the shapes of earlier runs, and equal runs would differ in the last
+        // bits.
         tch::jit::f_set_graph_executor_optimize(false)?;
         let mut module = CModule::load_on_device(&path, device).map_err(|error| PolicyError::File {
             path: path.clone(),
-            problem: format!("it is no TorchScript file, or is damaged ({}); export it again", brief(&error)),
+            problem: format!("it is not a TorchScript file, or is damaged ({}); export it again", brief(&error)),
         })?;
         module.f_set_eval()?;
         let largest = module.named_parameters()?.into_iter().max_by_key(|(_, parameter)| parameter.numel());
@@ -53,7 +55,7 @@ impl TorchScriptPolicy {
         Ok(policy)
     }
 
-    /// Where it runs.
+    /// Returns the device it runs on.
     #[must_use]
     pub fn device(&self) -> Device {
         self.device
@@ -63,7 +65,7 @@ impl TorchScriptPolicy {
     ///
     /// # Errors
     ///
-    /// [`PolicyError::File`] when it has none.
+    /// Returns [`PolicyError::File`] if it has none.
     pub fn unfreeze(&self) -> Result<(), PolicyError> {
         let parameters = self.named_parameters()?;
         if parameters.is_empty() {
@@ -76,20 +78,20 @@ impl TorchScriptPolicy {
         Ok(())
     }
 
-    /// Its parameters with their names.
+    /// Returns its parameters with their names.
     ///
     /// # Errors
     ///
-    /// What libtorch refuses.
+    /// Errors from libtorch.
     pub fn named_parameters(&self) -> Result<Vec<(String, Tensor)>, PolicyError> {
         Ok(self.module.named_parameters()?)
     }
 
-    /// Logits [R, T, V], with a graph where gradients are switched on.
+    /// Computes logits [R, T, V], with gradients if grad mode is enabled.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Run`]
+    /// Returns [`PolicyError::Run`] if the run fails.
     pub fn forward(&self, inputs: [&Tensor; 3]) -> Result<Tensor, PolicyError> {
         let shape = inputs[0].size();
         let run = || -> Result<Tensor, tch::TchError> {
@@ -107,11 +109,11 @@ impl TorchScriptPolicy {
         })
     }
 
-    /// Writes the module, its parameters as they are now.
+    /// Writes the module with the current values of its parameters.
     ///
     /// # Errors
     ///
-    /// The disk refuses.
+    /// Errors from libtorch, if writing fails.
     pub fn save(&self, file: &Path) -> Result<(), PolicyError> {
         Ok(self.module.save(file)?)
     }
@@ -139,7 +141,7 @@ impl LogitsPolicy for TorchScriptPolicy {
     }
 }
 
-/// The line that says what is wrong: an error inside a module begins with a trace of it.
+/// Returns the line with the reason: an error inside a module begins with a trace of its source.
 fn brief(error: &tch::TchError) -> String {
     let text = error.to_string();
     let text = text.trim_start_matches("Internal torch error: ");

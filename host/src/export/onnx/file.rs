@@ -1,4 +1,4 @@
-//! A model file, its weights streamed: inside as long as protobuf's 2 GiB are far, else in a file of their own beside it.
+//! Writes a model file, streaming its weights into it or, if they are too large for protobuf, into a second file.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -15,19 +15,19 @@ use crate::files::onnx_proto::{
 use crate::files::safetensors::num_bytes;
 use crate::files::tensor_bytes::for_each_block;
 
-/// Readers map weights into memory where each begins on a page.
+/// Weights in the second file begin at a multiple of the page size, so that readers can map them into memory.
 const ALIGNMENT: usize = 4096;
 
-/// Where the values of a weight are put.
+/// A weight and its position.
 struct Place<'a> {
     tensor: &'a Tensor,
-    /// The tensor's fields but for values inside the file.
+    /// The encoded `TensorProto`, without values that are inside the model file.
     header: Vec<u8>,
-    /// Bytes to skip in the weights' own file before them.
+    /// Padding before the values in the second file, in bytes.
     padding: usize,
 }
 
-/// Writes `model.onnx`, and `model.onnx.data` where the weights are more than `max_inline_bytes`.
+/// Writes `model.onnx`, and `model.onnx.data` if the weights are more than `max_inline_bytes`.
 pub(super) fn write<'t>(
     graph: &GraphProto,
     weights: impl Iterator<Item = (&'t String, &'t Tensor)>,
@@ -76,7 +76,7 @@ fn places<'t>(weights: &[(&'t String, &'t Tensor)], is_external: bool) -> Vec<Pl
     weights.iter().map(place).collect()
 }
 
-/// The fields of protobuf one after the other, so that a weight is in memory a block at a time.
+/// Encodes the model field by field, so that only a block of a weight is in memory at a time.
 fn write_model(file: &mut dyn Write, graph: &GraphProto, places: &[Place], is_external: bool) -> io::Result<()> {
     let model = ModelProto {
         ir_version: IR_VERSION,
@@ -105,7 +105,8 @@ fn write_model(file: &mut dyn Write, graph: &GraphProto, places: &[Place], is_ex
     Ok(())
 }
 
-/// Key and length of a field of bytes or of a message; field numbers below 16, whose key is one byte.
+/// Returns key and length of a field that is bytes or a message; the field number must be below 16, so that the key is
+/// one byte.
 fn delimiter(field: u32, len: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode_key(field, WireType::LengthDelimited, &mut bytes);

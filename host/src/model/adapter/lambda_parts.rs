@@ -1,15 +1,15 @@
-//! The λ-adapter's part that depends on λ: which columns of a low-rank pair belong to which preference dimension.
+//! The part of a λ-adapter that depends on λ: which columns of a low-rank pair belong to which preference dimension.
 
 use tch::{Device, Kind, Tensor};
 
 use crate::model::ModelError;
 
-/// A low-rank pair for each preference dimension, beside the one that all λ share.
+/// A low-rank pair for each preference dimension, in addition to the pair that is independent of λ.
 ///
 /// # Equation
 ///
-/// y = W x + scaling · B (s(λ) ⊙ (A x)) with A of shape [R, in], R = r₀ + M r, and s(λ) = (1, …, 1, λ₁, …, λ₁, …, λ_M), after
-/// the idea of Panacea (arXiv 2402.02030). For a fixed λ it is an ordinary LoRA of rank R.
+/// y = W x + scaling · B (s(λ) ⊙ (A x)) with A of shape [R, in], R = r₀ + M r, and s(λ) = (1, …, 1, λ₁, …, λ₁, …, λ_M),
+/// after the idea of Panacea (arXiv 2402.02030). For a fixed λ it is an ordinary LoRA of rank R.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LambdaParts {
     /// Names of the M dimensions, in the order of λ.
@@ -19,13 +19,13 @@ pub struct LambdaParts {
 }
 
 impl LambdaParts {
-    /// Width of all dimensions' pairs together, M r.
+    /// Returns the width of all dimensions' pairs together, M r.
     #[must_use]
     pub fn total_rank(&self) -> i64 {
         self.dimensions.len() as i64 * self.rank
     }
 
-    /// s(λ), what the columns of B count.
+    /// Returns s(λ), the weights of the columns of B.
     ///
     /// # Shapes
     ///
@@ -37,11 +37,11 @@ impl LambdaParts {
         Ok(Tensor::f_cat(&[shared, own], 1)?)
     }
 
-    /// [1, M] float64 of the weights of one λ.
+    /// Returns the weights of one λ as a [1, M] float64 tensor.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Request`] where their number is not M, or one is negative or no number.
+    /// Returns [`ModelError::Request`] if there are not M weights, or one is negative or not finite.
     pub(in crate::model) fn one(&self, weights: &[f64]) -> Result<Tensor, ModelError> {
         if weights.len() != self.dimensions.len() {
             return Err(ModelError::Request(format!(
@@ -54,13 +54,14 @@ impl LambdaParts {
         let named = self.dimensions.iter().zip(weights);
         if let Some((name, weight)) = named.into_iter().find(|(_, weight)| !(weight.is_finite() && **weight >= 0.0)) {
             return Err(ModelError::Request(format!(
-                "λ gives `{name}` the weight {weight}: weights are numbers from 0"
+                "λ gives `{name}` the weight {weight}: weights must be finite and not negative"
             )));
         }
         Ok(Tensor::f_from_slice(weights)?.f_unsqueeze(0)?)
     }
 
-    /// λ of each token, out of that of its prompt; padding has the first prompt's.
+    /// Returns the columns' weights for each token, which are those of its prompt; padding gets those of the first
+    /// prompt.
     ///
     /// # Shapes
     ///
@@ -68,7 +69,7 @@ impl LambdaParts {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Request`] where a prompt has no λ.
+    /// Returns [`ModelError::Request`] if a prompt has no λ.
     pub(in crate::model) fn by_token(
         columns: &Tensor,
         prompt_ids: &Tensor,
@@ -78,7 +79,7 @@ impl LambdaParts {
         let last = prompt_ids.f_max()?.f_int64_value(&[])?;
         if last >= num_prompts {
             return Err(ModelError::Request(format!(
-                "the batch holds λ for {num_prompts} prompts, but its rows name prompt {last}"
+                "the batch has λ for {num_prompts} prompts, but its rows refer to prompt {last}"
             )));
         }
         let (num_rows, num_tokens) = prompt_ids.size2()?;
@@ -88,7 +89,7 @@ impl LambdaParts {
     }
 }
 
-/// The dtype of an adapter's parameters: float32, but float64 in a model of that dtype, which is for exact comparisons.
+/// Returns the dtype of an adapter's parameters: float32, or float64 in a float64 model (which tests use).
 pub(in crate::model) fn parameter_kind(model: Kind) -> Kind {
     if model == Kind::Double { Kind::Double } else { Kind::Float }
 }

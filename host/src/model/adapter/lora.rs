@@ -6,7 +6,7 @@ use crate::model::ModelError;
 use crate::model::adapter::lambda_parts::LambdaParts;
 use crate::model::random::{Random, seed_at};
 
-/// The linear layers of a decoder layer, which `all-linear` stands for.
+/// Names of the linear layers of a decoder layer, which `all-linear` means.
 pub const LINEAR_NAMES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 /// Which linear layers get an adapter.
@@ -14,12 +14,12 @@ pub const LINEAR_NAMES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "ga
 pub enum TargetModules {
     /// All of [`LINEAR_NAMES`].
     AllLinear,
-    /// Those whose path is one of these or ends in one of these after a dot, as in PEFT.
+    /// Layers whose path is one of these names or ends with a dot and one of these names, as in PEFT.
     Names(Vec<String>),
 }
 
 impl TargetModules {
-    /// Whether the layer at `path` (`model.layers.0.self_attn.q_proj`, say) is a target.
+    /// Returns whether the layer at `path` (for example `model.layers.0.self_attn.q_proj`) is a target.
     #[must_use]
     pub fn contains(&self, path: &str) -> bool {
         match self {
@@ -28,7 +28,7 @@ impl TargetModules {
         }
     }
 
-    /// The first name that is no linear layer of any of `paths`.
+    /// Returns the first name that matches none of `paths`.
     pub(in crate::model) fn unknown_name(&self, paths: &[String]) -> Option<&str> {
         match self {
             TargetModules::AllLinear => None,
@@ -43,46 +43,48 @@ fn names_path(name: &str, path: &str) -> bool {
     path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// What an adapter is made of; names and meanings are PEFT's.
+/// Configuration of an adapter; names and meanings are PEFT's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraConfig {
-    /// `r`: width of the low-rank pair; of a λ-adapter, of the part that all λ share, which may be 0.
+    /// `r`: width of the low-rank pair; in a λ-adapter, of the part independent of λ, which may be 0.
     pub rank: i64,
-    /// `lora_alpha`: what the adapter adds is scaled by alpha / rank, that of a λ-adapter by alpha / (rank of a dimension).
+    /// `lora_alpha`: the adapter's output is scaled by alpha / rank; in a λ-adapter by alpha / (rank per dimension).
     pub alpha: f64,
-    /// `lora_dropout`: share of inputs that training leaves out.
+    /// `lora_dropout`: probability that training zeroes an input.
     pub dropout: f64,
     /// `use_rslora`: scale by alpha / √rank instead.
     pub use_rslora: bool,
     /// `target_modules`.
     pub target_modules: TargetModules,
-    /// What makes it a λ-adapter; None is a plain LoRA.
+    /// The λ-dependent part of a λ-adapter; None: a plain LoRA.
     pub lambda: Option<LambdaParts>,
 }
 
 impl LoraConfig {
-    /// What B A x is multiplied with.
+    /// Returns the factor of B A x.
     #[must_use]
     pub fn scaling(&self) -> f64 {
         let rank = self.lambda.as_ref().map_or(self.rank, |parts| parts.rank) as f64;
         self.alpha / if self.use_rslora { rank.sqrt() } else { rank }
     }
 
-    /// R: width of A's and B's common side.
+    /// Returns R, the width of the low-rank pair as a whole.
     #[must_use]
     pub fn total_rank(&self) -> i64 {
         self.rank + self.lambda.as_ref().map_or(0, LambdaParts::total_rank)
     }
 
-    /// The plain LoRA that a λ-adapter is at one λ: same scaling, rank R.
+    /// Returns the configuration of the plain LoRA that equals a λ-adapter at one λ: same scaling, rank R.
     pub(in crate::model) fn folded(&self) -> LoraConfig {
         let rank = self.total_rank();
         LoraConfig { rank, alpha: self.scaling() * rank as f64, use_rslora: false, lambda: None, ..self.clone() }
     }
 
+    /// Checks that all values are in range.
+    ///
     /// # Errors
     ///
-    /// [`ModelError::Request`] when a value is out of range.
+    /// Returns [`ModelError::Request`] if one is not.
     pub(in crate::model) fn check(&self) -> Result<(), ModelError> {
         let (least, own) = match &self.lambda {
             None => (1, None),
@@ -119,22 +121,21 @@ impl LoraConfig {
 ///
 /// # Equation
 ///
-/// y = W x + scaling · B (A dropout(x)); in a λ-adapter s(λ) of the token scales the columns of A dropout(x), see
-/// [`LambdaParts`].
+/// y = W x + scaling · B (A dropout(x)); in a λ-adapter, s(λ) of the token scales A dropout(x), see [`LambdaParts`].
 #[derive(Debug)]
 pub(in crate::model) struct Lora {
-    /// [R, in], float32 in a model of fewer bits too.
+    /// [R, in], float32 even if the model has a narrower dtype.
     pub(in crate::model) a: Tensor,
     /// [out, R], of the same dtype.
     pub(in crate::model) b: Tensor,
     pub(in crate::model) scaling: f64,
     pub(in crate::model) dropout: f64,
-    /// The layer's number, which makes its dropout its own.
+    /// Number of the layer, so that each layer has different dropout.
     pub(in crate::model) index: u64,
 }
 
 impl Lora {
-    /// A new pair: A uniform as PEFT draws it (within ±1 / √in), B zero, so that it adds nothing yet.
+    /// Initialises a pair as PEFT does: A uniform within ±1 / √in, B zero, so that the adapter's output is 0.
     pub(in crate::model) fn random(
         config: &LoraConfig,
         (num_outputs, num_inputs): (i64, i64),
@@ -148,16 +149,16 @@ impl Lora {
         Ok(Lora { a, b, scaling: config.scaling(), dropout: config.dropout, index })
     }
 
-    /// What the adapter adds to the layer's output.
+    /// Returns the adapter's output, which is added to that of the layer.
     ///
     /// # Shapes
     ///
-    /// `input`: [rows, T, in]; the result: [rows, T, out]; `lambda_scale`: [rows, T, R] or [1, 1, R], scaling · s(λ), in the place
-    /// of the scaling alone.
+    /// `input`: [rows, T, in]; the result: [rows, T, out]; `lambda_scale`: [rows, T, R] or [1, 1, R], scaling · s(λ),
+    /// which replaces the scaling.
     ///
     /// # Numerics
     ///
-    /// The float32 parameters are rounded to the dtype of `input` for the products; their gradients are float32 again.
+    /// The float32 parameters are rounded to the dtype of `input` for the matrix products; their gradients are float32.
     pub(in crate::model) fn forward(
         &self,
         input: &Tensor,
@@ -177,7 +178,7 @@ impl Lora {
         Ok(scaled.f_linear(&self.b.f_to_kind(kind)?, None::<Tensor>)?)
     }
 
-    /// Zeroes a share of the inputs and scales up the others: the same ones for the same seed, in a recomputation too.
+    /// Applies dropout. The same seed drops the same inputs, so that recomputation with checkpointing is exact.
     ///
     /// Reseeds libtorch's generator. Nothing in this program draws from it without seeding it first.
     fn drop_out(&self, input: &Tensor, seed: i64) -> Result<Tensor, ModelError> {
@@ -187,7 +188,7 @@ impl Lora {
         Ok(input.f_mul(&mask)?)
     }
 
-    /// scaling · B A, [out, in]; of a λ-adapter once its λ is folded in.
+    /// Returns scaling · B A, [out, in]. A λ-adapter's λ must be folded in first.
     pub(in crate::model) fn delta(&self) -> Result<Tensor, ModelError> {
         Ok(self.b.f_matmul(&self.a)?.f_mul_scalar(self.scaling)?)
     }

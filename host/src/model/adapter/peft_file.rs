@@ -1,7 +1,7 @@
 //! Adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 //!
-//! A λ-adapter has the same two files and a `peft_type` of its own, which PEFT refuses rather than misreads, with the names of
-//! the dimensions and their rank beside PEFT's fields.
+//! A λ-adapter has the same two files. Its own `peft_type` makes PEFT reject it instead of misreading it; the names of
+//! the dimensions and their rank are two more fields.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PLAIN: &str = "LORA";
 const WITH_LAMBDA: &str = "LAMBDA_LORA";
 
-/// Features of PEFT that change what an adapter computes, and that [`Lora`] does not have.
+/// Features of PEFT that change what an adapter computes and that [`Lora`] does not support.
 const UNSUPPORTED: [&str; 14] = [
     "use_dora",
     "use_qalora",
@@ -39,12 +39,12 @@ const UNSUPPORTED: [&str; 14] = [
     "megatron_config",
 ];
 
-/// The name of a layer's matrix A or B in the file.
+/// Returns the name of a layer's matrix A or B in the file.
 pub(in crate::model) fn key(path: &str, matrix: &str) -> String {
     format!("base_model.model.{path}.lora_{matrix}.weight")
 }
 
-/// An adapter's folder, its configuration read and its weights open.
+/// An adapter's folder, with its configuration read and its weights open.
 pub(in crate::model) struct AdapterFile {
     folder: PathBuf,
     model: PathBuf,
@@ -53,7 +53,7 @@ pub(in crate::model) struct AdapterFile {
 }
 
 impl AdapterFile {
-    /// Opens an adapter; `model` is the model's folder, for messages.
+    /// Opens an adapter; `model` is the model's folder, for error messages.
     pub(in crate::model) fn open(folder: &Path, model: &Path) -> Result<AdapterFile, ModelError> {
         let file = |name: &'static str| {
             let path = folder.join(name);
@@ -82,12 +82,14 @@ impl AdapterFile {
     /// Checks that the targets are linear layers of the model.
     pub(in crate::model) fn check_targets(&self, paths: &[String]) -> Result<(), ModelError> {
         match self.config.target_modules.unknown_name(paths) {
-            Some(name) => Err(self.mismatch(format!("its target `{name}` is no linear layer of the model's decoder"))),
+            Some(name) => {
+                Err(self.mismatch(format!("its target `{name}` is not a linear layer of the model's decoder")))
+            }
             None => Ok(()),
         }
     }
 
-    /// The pair of the layer at `path`, of shape [out, R] and [R, in].
+    /// Reads the pair of the layer at `path`: A of shape [R, in] and B of shape [out, R].
     pub(in crate::model) fn read(
         &self,
         path: &str,
@@ -117,14 +119,14 @@ impl AdapterFile {
         })
     }
 
-    /// Checks that the file has no tensors beside `names`: those would belong to layers that the model does not have.
+    /// Checks that the file has only the tensors `names`: others would belong to layers that the model does not have.
     pub(in crate::model) fn check_no_others<'n>(
         &self,
         names: impl Iterator<Item = &'n String> + Clone,
     ) -> Result<(), ModelError> {
         let names: std::collections::HashSet<_> = names.collect();
         match self.weights.names().iter().find(|name| !names.contains(name)) {
-            Some(name) => Err(self.mismatch(format!("it has a tensor `{name}`, for which the model has no place"))),
+            Some(name) => Err(self.mismatch(format!("it has a tensor `{name}` that no layer of the model takes"))),
             None => Ok(()),
         }
     }
@@ -191,11 +193,11 @@ fn read_dimensions(fields: &Fields) -> Result<Vec<String>, ModelError> {
     });
     names.filter(|names| !names.is_empty()).ok_or_else(|| {
         let found = fields.get("dimensions").unwrap_or(&Value::Null);
-        fields.unsupported(format!("`dimensions` = {found}"), "a λ-adapter has a list of their names".into())
+        fields.unsupported(format!("`dimensions` = {found}"), "a λ-adapter has the list of their names".into())
     })
 }
 
-/// Writes an adapter's folder, which appears whole or not at all.
+/// Writes an adapter's folder atomically.
 pub(in crate::model) fn write(
     folder: &Path,
     config: &LoraConfig,
@@ -211,7 +213,7 @@ pub(in crate::model) fn write(
     Ok(parts.commit()?)
 }
 
-/// The fields of PEFT's `LoraConfig` that say what the adapter is; PEFT has defaults for the others.
+/// Returns the fields of PEFT's `LoraConfig` that describe the adapter; PEFT has defaults for the others.
 fn config_json(config: &LoraConfig, base_name: &str) -> Value {
     let target_modules = match &config.target_modules {
         TargetModules::AllLinear => LINEAR_NAMES.map(str::to_owned).to_vec(),

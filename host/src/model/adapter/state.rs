@@ -1,4 +1,4 @@
-//! A model's adapter: its configuration, its parameters, and the λ that it is set to.
+//! A model's adapter: configuration, parameters, and the λ that it is fixed to.
 
 use indexmap::IndexMap;
 use tch::{Device, Kind, Tensor};
@@ -9,19 +9,19 @@ use crate::model::inputs::ModelInputs;
 use super::lambda_parts::LambdaParts;
 use super::lora::LoraConfig;
 
-/// The adapter as a whole; its pairs stand in the linear layers.
+/// The adapter of a model; the linear layers hold its low-rank pairs.
 #[derive(Debug)]
 pub(in crate::model) struct Adapter {
     pub(in crate::model) config: LoraConfig,
     pub(in crate::model) is_enabled: bool,
-    /// [1, M] float64: takes the place of the batch's λ.
+    /// [1, M] float64; overrides the batch's λ.
     pub(in crate::model) fixed_lambda: Option<Tensor>,
-    /// By their names in the adapter's file, in the order of the linear layers.
+    /// Keyed by their names in the adapter's file, in the order of the linear layers.
     pub(in crate::model) parameters: IndexMap<String, Tensor>,
 }
 
 impl Adapter {
-    /// s(λ) [1, R] float64 of the λ that is fixed; None for an adapter without λ.
+    /// Returns s(λ) of the fixed λ, [1, R] float64; None if the adapter does not depend on λ.
     pub(in crate::model) fn fixed_columns(&self) -> Result<Option<Tensor>, ModelError> {
         match (&self.config.lambda, &self.fixed_lambda) {
             (None, _) => Ok(None),
@@ -30,8 +30,8 @@ impl Adapter {
         }
     }
 
-    /// What scales the low-rank activations: scaling · s(λ) of each token's prompt, or of the fixed λ for all; None where no λ
-    /// matters.
+    /// Returns the scale of the low-rank activations: scaling · s(λ) of each token's prompt, or of the fixed λ for all
+    /// tokens; None if the adapter does not depend on λ.
     ///
     /// # Shapes
     ///

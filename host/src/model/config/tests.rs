@@ -1,4 +1,4 @@
-//! Both spellings, every family's defaults, and what is refused.
+//! Both spellings, each family's defaults, and errors.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use super::families::{QWEN2, QWEN3};
 use super::*;
 
-/// A small Llama with `changes` applied: null removes a field.
+/// Parses the configuration of a small Llama with `changes` applied; the value "removed" removes a field.
 fn parse(changes: Value) -> Result<ModelConfig, String> {
     let mut config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128, "hidden_size": 32,
@@ -80,7 +80,7 @@ fn defaults_are_those_of_the_family() {
 }
 
 #[test]
-fn what_is_not_supported_is_named() {
+fn unsupported_features_are_named() {
     let cases = [
         (
             json!({"architectures": ["GPTNeoXForCausalLM"]}),

@@ -1,4 +1,4 @@
-//! Self-attention with grouped queries, and the cache for decoding.
+//! Grouped-query self-attention.
 
 use tch::Tensor;
 
@@ -17,7 +17,7 @@ pub(in crate::model) struct Attention {
     pub(in crate::model) k_proj: Linear,
     pub(in crate::model) v_proj: Linear,
     pub(in crate::model) o_proj: Linear,
-    /// Norms of queries and keys, over each head (Qwen 3).
+    /// Norms of queries and keys, over each head; None if the architecture has none.
     pub(in crate::model) qk_norm: Option<(RmsNorm, RmsNorm)>,
     pub(in crate::model) layer: usize,
     pub(in crate::model) head_dim: i64,
@@ -26,7 +26,7 @@ pub(in crate::model) struct Attention {
 }
 
 impl Attention {
-    /// Attends; with a cache, keys and values are kept there and those of earlier calls are seen.
+    /// Computes attention. With a cache, keys and values are added to it, and queries see those of earlier calls too.
     ///
     /// # Shapes
     ///
@@ -56,7 +56,7 @@ impl Attention {
         self.o_proj.forward(&attended, context)
     }
 
-    /// [R, T, heads · D] to [R, heads, T, D].
+    /// Reshapes [R, T, heads · D] to [R, heads, T, D].
     fn heads(&self, projected: &Tensor) -> Result<Tensor, ModelError> {
         Ok(projected.f_unflatten(-1, [-1, self.head_dim])?.f_transpose(1, 2)?)
     }
@@ -72,7 +72,7 @@ impl Attention {
         }
     }
 
-    /// Every query over every key that mask or causality leaves it.
+    /// Attention of all queries over all keys of a row, under a mask or causally.
     fn attend_dense(
         &self,
         query: &Tensor,
@@ -83,7 +83,8 @@ impl Attention {
     ) -> Result<Tensor, ModelError> {
         let is_grouped = self.num_groups > 1;
         if is_grouped && mask.is_some() && query.device().is_cuda() {
-            // libtorch's memory-efficient CUDA kernel takes a mask but no groups; its fallback would keep T × T scores.
+            // libtorch's memory-efficient CUDA kernel supports a mask, but not with grouped queries; the fallback would
+            // materialise T × T scores.
             let key = key.f_repeat_interleave_self_int(self.num_groups, 1, None)?;
             let value = value.f_repeat_interleave_self_int(self.num_groups, 1, None)?;
             return Ok(Tensor::f_scaled_dot_product_attention(query, &key, &value, mask, 0.0, false, None, false)?);

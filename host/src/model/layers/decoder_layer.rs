@@ -1,4 +1,4 @@
-//! The decoder layer, built of norm, attention and MLP, with the names of the checkpoint.
+//! The decoder layer: norms, attention and MLP, named as in the checkpoint.
 
 use tch::Tensor;
 
@@ -39,7 +39,7 @@ pub(in crate::model) struct DecoderLayer {
 }
 
 impl DecoderLayer {
-    /// Builds a layer of tensors that `take` finds by name.
+    /// Builds a layer from the tensors that `take` returns by name.
     pub(in crate::model) fn new(
         config: &ModelConfig,
         layer: usize,
@@ -82,6 +82,8 @@ impl DecoderLayer {
         })
     }
 
+    /// Computes the layer's output.
+    ///
     /// # Shapes
     ///
     /// `hidden` and the result: [R, T, H].
@@ -100,7 +102,7 @@ impl DecoderLayer {
         Ok(hidden.f_add(&self.mlp.forward(&normed, context)?)?)
     }
 
-    /// Its linear layers with their paths, in checkpoint order.
+    /// Returns the linear layers with their paths, in the checkpoint's order.
     pub(in crate::model) fn linears_mut(&mut self) -> [(String, &mut Linear); 7] {
         let path = |name: &str| format!("{}.{name}", self.path);
         [

@@ -1,4 +1,4 @@
-//! A linear layer, with or without an adapter.
+//! Linear layer, with or without an adapter.
 
 use tch::Tensor;
 
@@ -6,7 +6,7 @@ use crate::model::ModelError;
 use crate::model::adapter::lora::Lora;
 use crate::model::pass::Context;
 
-/// y = W x + b, plus what an adapter adds.
+/// y = W x + b, plus the output of the adapter.
 #[derive(Debug)]
 pub(in crate::model) struct Linear {
     /// [out, in].
@@ -17,6 +17,8 @@ pub(in crate::model) struct Linear {
 }
 
 impl Linear {
+    /// Computes the layer's output.
+    ///
     /// # Shapes
     ///
     /// `input`: [R, T, in]; the result: [R, T, out].

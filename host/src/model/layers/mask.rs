@@ -1,4 +1,4 @@
-//! Which keys each query sees, as the cheapest mask that is exact.
+//! Attention masks: which keys each query sees, in the cheapest form that is exact.
 
 use tch::{Device, Kind, Tensor};
 
@@ -11,17 +11,17 @@ use super::segments::{self, Segments};
 
 /// Which keys a query sees.
 pub(in crate::model) enum Mask {
-    /// Those before it in its row, and itself.
+    /// Itself and the keys before it in its row.
     Causal,
-    /// All: one new token over its cache.
+    /// All keys: one new token over its cache.
     All,
-    /// [R, 1, T, T], or [R, 1, 1, S] over a cache, in the model's dtype: 0 where it sees, −∞ where not.
+    /// [R, 1, T, T], or [R, 1, 1, S] over a cache, in the model's dtype: 0 for keys that it sees, −∞ for others.
     Additive(Tensor),
-    /// In packed rows, its own response and prompt, response by response.
+    /// In packed rows, its own response and prompt; computed response by response.
     Segments(Segments),
 }
 
-/// The masks of one forward pass, made once and shared by all layers.
+/// The masks of one forward pass, shared by all layers.
 pub(in crate::model) struct Masks {
     full: Mask,
     sliding: Mask,
@@ -29,7 +29,7 @@ pub(in crate::model) struct Masks {
 }
 
 impl Masks {
-    /// Masks for a batch of rows: the cheapest that is exact.
+    /// Chooses the cheapest exact masks for a batch of rows.
     pub(in crate::model) fn for_rows(
         config: &ModelConfig,
         inputs: &ModelInputs,
@@ -49,16 +49,17 @@ impl Masks {
             }
             _ => Self::over_whole_rows(config, inputs, layout, window, (kind, device))?,
         };
-        // Without a window in reach every layer is a full one.
+        // If no sequence is longer than the window, sliding layers are full ones.
         let sliding_layers = config.sliding_layers.iter().map(|&layer| layer && window.is_some()).collect();
         Ok(Masks { full, sliding, sliding_layers })
     }
 
-    /// One mask over each whole row, for full and for sliding attention.
+    /// Masks over whole rows, for full and for sliding attention.
     ///
-    /// A token sees itself and those before it in its row that have the same prompt id and either the same sequence id or
-    /// −1, in layers of sliding attention those alone whose position is less than a window behind its own. Positions
-    /// restart after the prompt for each packed response, so their difference is the distance in every layout.
+    /// A token sees itself and the tokens before it in its row that have the same prompt id and either the same
+    /// sequence id or −1; in layers with sliding attention, only those whose position is less than a window before its
+    /// own. The positions of each packed response continue those of its prompt, so the difference of positions is the
+    /// distance in every layout.
     fn over_whole_rows(
         config: &ModelConfig,
         inputs: &ModelInputs,
@@ -83,7 +84,7 @@ impl Masks {
         Ok((full, sliding))
     }
 
-    /// Masks for one new token a row, whose keys are all in the cache; `visible` [R, S] says which are no padding.
+    /// Masks for one new token per row, whose keys are all in the cache; `visible` [R, S] is false at padding.
     pub(in crate::model) fn for_new_token(
         config: &ModelConfig,
         visible: Option<&Tensor>,
@@ -95,7 +96,7 @@ impl Masks {
             return Ok(Masks { full: Mask::All, sliding: Mask::All, sliding_layers });
         };
         let full = additive(&visible.f_unsqueeze(1)?.f_to_device(device)?, kind)?;
-        // Of these layers the cache gives the last keys alone.
+        // For these layers the cache returns only the last keys.
         let num_seen = config.sliding_window.map_or(visible.size()[1], |window| window.min(visible.size()[1]));
         let sliding = full.f_narrow(3, visible.size()[1] - num_seen, num_seen)?;
         Ok(Masks { full: Mask::Additive(full), sliding: Mask::Additive(sliding), sliding_layers })
@@ -106,18 +107,18 @@ impl Masks {
     }
 }
 
-/// [R, T, T] bool: who sees whom, windows aside.
+/// Returns [R, T, T] bool: whether a query sees a key, regardless of windows.
 pub(in crate::model) fn visible(inputs: &ModelInputs, device: Device) -> Result<Tensor, ModelError> {
     let prompts = inputs.prompt_ids.f_to_device(device)?;
     let sequences = inputs.sequence_ids.f_to_device(device)?;
     let same_prompt = prompts.f_unsqueeze(2)?.f_eq_tensor(&prompts.f_unsqueeze(1)?)?;
     let same_sequence = sequences.f_unsqueeze(2)?.f_eq_tensor(&sequences.f_unsqueeze(1)?)?;
     let is_prompt = sequences.f_eq(-1)?.f_unsqueeze(1)?; // [R, 1, T]
-    // Padding sees padding, so that every token sees itself and no row of the softmax is empty.
+    // Padding sees padding, so that each token sees itself and no row of the softmax is empty (NaN).
     Ok(same_sequence.f_logical_or(&is_prompt)?.f_logical_and(&same_prompt)?.f_tril(0)?)
 }
 
-/// [R, T, T] how far each key's position lies before the query's.
+/// Returns [R, T, T]: the query's position minus the key's.
 pub(in crate::model) fn distances(position_ids: &Tensor, device: Device) -> Result<Tensor, ModelError> {
     let positions = position_ids.f_to_device(device)?;
     Ok(positions.f_unsqueeze(2)?.f_sub(&positions.f_unsqueeze(1)?)?)

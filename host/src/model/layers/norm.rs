@@ -1,10 +1,10 @@
-//! Root-mean-square norm.
+//! RMS norm.
 
 use tch::{Kind, Tensor};
 
 use crate::model::ModelError;
 
-/// Division by the root mean square, then a weight for each dimension.
+/// Root-mean-square norm with a weight for each dimension.
 #[derive(Debug)]
 pub(in crate::model) struct RmsNorm {
     pub(in crate::model) weight: Tensor,
@@ -12,9 +12,11 @@ pub(in crate::model) struct RmsNorm {
 }
 
 impl RmsNorm {
+    /// Normalises the last dimension.
+    ///
     /// # Numerics
     ///
-    /// In float32; rounded to the input's dtype before the weight is applied, as in Transformers.
+    /// Computed in float32 and rounded to the input's dtype before the weight is applied, as in Transformers.
     pub(in crate::model) fn forward(&self, input: &Tensor) -> Result<Tensor, ModelError> {
         let kind = input.f_kind()?;
         let wide = if kind == Kind::Double { input.shallow_clone() } else { input.f_to_kind(Kind::Float)? };

@@ -1,13 +1,13 @@
-//! How prompts and responses lie in a packed row.
+//! Layout of prompts and responses in a packed row.
 
-/// Lengths of the parts of a packed row.
+/// Lengths of the prompts, responses and padding of a packed row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::model) struct PackedRow {
     pub(super) prompts: Vec<PackedPrompt>,
     pub(super) padding: i64,
 }
 
-/// A prompt and its responses, side by side.
+/// Lengths of a prompt and of the responses after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PackedPrompt {
     pub(super) length: i64,
@@ -15,8 +15,8 @@ pub(super) struct PackedPrompt {
 }
 
 impl PackedRow {
-    /// Reads a row's ids; None where it is anything but prompts, each followed by its responses, and padding at the end,
-    /// or where positions do not go on from the prompt in each of its responses.
+    /// Reads the layout from a row's ids. Returns None unless the row is prompts, each followed by its responses, with
+    /// padding at the end, and the positions of each response continue those of its prompt.
     pub(in crate::model) fn read(prompt_ids: &[i64], sequence_ids: &[i64], position_ids: &[i64]) -> Option<PackedRow> {
         let mut row = PackedRow::default();
         let mut seen = Vec::new();
@@ -53,7 +53,7 @@ impl PackedRow {
         Some(row)
     }
 
-    /// Its parts' lengths, in order.
+    /// Returns the lengths of all parts, in order.
     pub(super) fn lengths(&self) -> impl Iterator<Item = i64> {
         let prompts = self
             .prompts
@@ -64,17 +64,17 @@ impl PackedRow {
 }
 
 impl PackedPrompt {
-    /// Tokens of the prompt and its first response.
+    /// Number of tokens of the prompt and its first response.
     pub(super) fn trunk(&self) -> i64 {
         self.length + self.responses.first().unwrap_or(&0)
     }
 
-    /// The responses that are no part of the trunk.
+    /// Lengths of the responses that are not part of the trunk.
     pub(super) fn branches(&self) -> &[i64] {
         self.responses.get(1..).unwrap_or_default()
     }
 
-    /// Pairs of (query, key) that are looked at, masked ones included.
+    /// Number of (query, key) pairs that are computed, masked ones included.
     pub(super) fn num_pairs(&self) -> i64 {
         let trunk = self.trunk() * (self.trunk() + 1) / 2;
         trunk + self.branches().iter().map(|length| length * (self.length + length)).sum::<i64>()

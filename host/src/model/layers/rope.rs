@@ -18,7 +18,8 @@ pub(in crate::model) struct Rope {
 pub(in crate::model) struct Rotary {
     /// [R, 1, T, head_dim] in the model's dtype.
     cos: Tensor,
-    /// The same shape; negative in the first half of the head, whose partner is subtracted.
+    /// The same shape; negative in the first half of the head, from which the product with the second half is
+    /// subtracted.
     signed_sin: Tensor,
 }
 
@@ -26,7 +27,7 @@ impl Rope {
     pub(in crate::model) fn new(config: &ModelConfig, device: Device) -> Result<Rope, ModelError> {
         let exponents = Tensor::f_arange_start_step(0, config.head_dim, 2, (Kind::Float, Device::Cpu))?
             .f_div_scalar(config.head_dim as f64)?;
-        // libtorch's own power, in float32: another's last bit would show at position 100,000.
+        // By libtorch in float32, as in Transformers: a difference in the last bit would matter at position 100,000.
         let mut inv_freq = Vec::<f32>::try_from(Tensor::f_pow_scalar(config.rope_theta, &exponents)?.f_reciprocal()?)?;
         for frequency in &mut inv_freq {
             *frequency = scaled(*frequency, &config.rope_scaling);
@@ -35,12 +36,12 @@ impl Rope {
         Ok(Rope { inv_freq })
     }
 
-    /// The frequencies, scaled as the configuration says, [head_dim / 2].
+    /// Returns the frequencies with the configuration's scaling, [head_dim / 2].
     pub(in crate::model) fn frequencies(&self) -> Result<Vec<f32>, ModelError> {
         Ok(Vec::try_from(self.inv_freq.f_to_device(Device::Cpu)?.f_reshape([-1])?)?)
     }
 
-    /// Cosines and sines, computed in float32 and rounded to `kind` once.
+    /// Computes cosines and sines in float32 and rounds them to `kind` once.
     ///
     /// # Shapes
     ///
@@ -55,12 +56,12 @@ impl Rope {
     }
 }
 
-/// One frequency under the configuration's scaling.
+/// Applies the configuration's scaling to a frequency.
 ///
 /// # Equation
 ///
-/// llama3, with wavelength w = 2π / f and the original context C: f where w < C / high, f / factor where w > C / low,
-/// and (1 − s) f / factor + s f between, s = (C / w − low) / (high − low).
+/// For llama3, with the wavelength w = 2π / f and the original context length C: f if w < C / high, f / factor if
+/// w > C / low, and (1 − s) f / factor + s f in between, with s = (C / w − low) / (high − low).
 fn scaled(frequency: f32, scaling: &RopeScaling) -> f32 {
     match *scaling {
         RopeScaling::Default => frequency,

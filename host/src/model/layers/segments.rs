@@ -1,8 +1,9 @@
-//! Attention over packed rows, response by response, so that pairs of tokens that do not see each other cost nothing.
+//! Attention over packed rows, response by response, so that no time is spent on tokens that do not see each other.
 //!
-//! A packed row is `[prompt][y₁]…[y_N]`, perhaps several times over, then padding. A prompt and its first response are one
-//! causal sequence. Each further response attends from its own tokens to the prompt and itself, under a mask that all
-//! layers share. One T × T mask over the row gives the same, and [`pays`] says when it is the cheaper way.
+//! A packed row is `[prompt][y₁]…[y_N]`, possibly several times, then padding. A prompt and its first response (the
+//! trunk) are one causal sequence. The tokens of each further response (a branch) attend to the prompt and to their own
+//! response, under a mask that all layers share. One T × T mask over the row gives the same result; [`pays`] returns
+//! which is cheaper.
 
 use tch::{Device, Kind, Tensor};
 
@@ -11,13 +12,15 @@ use crate::model::ModelError;
 use super::additive_mask::additive;
 use super::packed_row::{PackedPrompt, PackedRow};
 
-/// What one more call costs, forward and backward, in pairs of (query, key): measured on CPUs, where a call takes about
-/// as long as this many pairs with 8 heads of 32.
+/// Cost of one more attention call, forward and backward, in (query, key) pairs: it takes about as long as this many
+/// pairs with 8 heads of width 32. Measured on CPUs (which ones is not recorded). It only decides which of two exact
+/// computations runs.
 const CPU_PAIRS_PER_CALL: i64 = 4_000;
-/// The same on CUDA: some ten kernel launches, in the time of which a GPU looks at millions of pairs. An estimate.
+/// The same on CUDA: about ten kernel launches, during which a GPU computes millions of pairs. An estimate, not
+/// measured.
 const CUDA_PAIRS_PER_CALL: i64 = 1_000_000;
 
-/// Whether attention by segments is cheaper than one mask over rows of `num_tokens`.
+/// Returns whether attention by segments is cheaper than one mask over rows of `num_tokens`.
 pub(in crate::model) fn pays(rows: &[PackedRow], num_tokens: i64, device: Device) -> bool {
     let pairs_per_call = if device.is_cuda() { CUDA_PAIRS_PER_CALL } else { CPU_PAIRS_PER_CALL };
     let prompts = || rows.iter().flat_map(|row| &row.prompts);
@@ -26,27 +29,27 @@ pub(in crate::model) fn pays(rows: &[PackedRow], num_tokens: i64, device: Device
     num_pairs + pairs_per_call * num_calls < rows.len() as i64 * num_tokens * num_tokens
 }
 
-/// The segments of a batch, with their masks.
+/// The segments of a batch and their masks.
 pub(in crate::model) struct Segments {
-    /// Of all parts of all rows, row after row.
+    /// Of all parts of all rows, in order.
     lengths: Vec<i64>,
     segments: Vec<Segment>,
 }
 
 enum Segment {
-    /// A prompt, and the responses that see it.
+    /// A prompt and its responses.
     Prompt {
-        /// The prompt's and the first response's; None is plain causal attention.
+        /// Mask of the trunk; None: causal attention without a mask.
         trunk: Option<Tensor>,
         has_response: bool,
-        /// [1, 1, r, P + r] of each further response.
+        /// Masks of the branches, [1, 1, r, P + r] each.
         branches: Vec<Tensor>,
     },
     Padding,
 }
 
 impl Segments {
-    /// Makes the masks; in layers of sliding attention tokens see those alone that are less than `window` behind.
+    /// Builds the masks. With a `window`, a token sees only tokens less than `window` positions before it.
     pub(in crate::model) fn new(
         rows: &[PackedRow],
         window: Option<i64>,
@@ -64,12 +67,12 @@ impl Segments {
         Ok(Segments { lengths: rows.iter().flat_map(PackedRow::lengths).collect(), segments })
     }
 
-    /// Attends within the segments, each by `attend(query, key, value, mask)`, without a mask causally.
+    /// Computes attention segment by segment with `attend(query, key, value, mask)`, which is causal without a mask.
     ///
     /// # Shapes
     ///
-    /// `query`: [R, heads, T, D], `key` and `value`: [R, key-value heads, T, D], those of `attend` [1, heads, n, D]; the
-    /// result is like `query`. Padding gets zeros.
+    /// `query` and the result: [R, heads, T, D]; `key` and `value`: [R, key-value heads, T, D]; the arguments of
+    /// `attend`: [1, heads, n, D]. The result is 0 at padding.
     pub(in crate::model) fn attend(
         &self,
         query: &Tensor,
@@ -79,7 +82,7 @@ impl Segments {
     ) -> Result<Tensor, ModelError> {
         let (num_rows, num_heads, num_tokens, head_dim) = query.size4()?;
         let mut parts = Parts::split([query, key, value], &self.lengths)?;
-        // [1, n, heads, D], as SDPA lays its results out.
+        // [1, n, heads, D], the memory layout of SDPA's results.
         let mut attended = Vec::with_capacity(self.lengths.len());
         let by_heads = |tensor: &Tensor| tensor.f_transpose(1, 2);
         for segment in &self.segments {
@@ -121,7 +124,7 @@ impl Segment {
         };
         let longest = prompt.branches().iter().copied().max().unwrap_or(0);
         let longest_mask = mask(prompt.length, longest, window, options)?;
-        // That of a shorter response is a corner of the longest one's.
+        // The mask of a shorter response is a corner of that of the longest one.
         let corner = |&length: &i64| -> Result<Tensor, ModelError> {
             Ok(longest_mask.f_narrow(2, 0, length)?.f_narrow(3, 0, prompt.length + length)?)
         };
@@ -130,7 +133,8 @@ impl Segment {
     }
 }
 
-/// [1, 1, length, start + length]: tokens at positions from `start` on see all before them within the window.
+/// Mask [1, 1, length, start + length] for `length` tokens at positions from `start` on, which see the tokens before
+/// them within the window.
 fn mask(start: i64, length: i64, window: Option<i64>, options: (Kind, Device)) -> Result<Tensor, ModelError> {
     let (kind, device) = options;
     let mut visible = Tensor::f_ones([1, length, start + length], (Kind::Bool, device))?.f_tril(start)?;
@@ -140,7 +144,7 @@ fn mask(start: i64, length: i64, window: Option<i64>, options: (Kind, Device)) -
     additive(&visible, kind)
 }
 
-/// Queries, keys and values of one part after the other, [1, n, heads, D] each.
+/// Iterator over the parts' queries, keys and values, [1, n, heads, D] each.
 struct Parts(std::vec::IntoIter<[Tensor; 3]>);
 
 impl Parts {

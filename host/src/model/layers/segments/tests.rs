@@ -4,10 +4,10 @@ use super::super::mask::{distances, visible};
 use super::*;
 use crate::model::inputs::ModelInputs;
 
-/// Lengths of (prompt, responses), and of the padding.
+/// Lengths of prompts with their responses, and of the padding.
 type Row<'a> = (&'a [(i64, &'a [i64])], i64);
 
-/// Prompt, sequence and position of each token.
+/// Prompt ids, sequence ids and positions of the tokens.
 fn ids(rows: &[Row]) -> [Tensor; 3] {
     let [mut prompts, mut sequences, mut positions] = [const { Vec::<i64>::new() }; 3];
     let (mut next_prompt, mut next_sequence) = (0, 0);
@@ -40,7 +40,7 @@ fn sdpa(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&Tensor>) -> 
     Ok(Tensor::f_scaled_dot_product_attention(query, key, value, mask, 0.0, mask.is_none(), None, true)?)
 }
 
-/// The largest difference between attention by segments and under one mask, of values and all gradients.
+/// Largest difference between attention by segments and under one mask, over values and all gradients.
 fn difference(ids: &[Tensor; 3], window: Option<i64>, kind: Kind) -> f64 {
     tch::manual_seed(11);
     let options = (kind, Device::Cpu);
@@ -74,7 +74,7 @@ fn difference(ids: &[Tensor; 3], window: Option<i64>, kind: Kind) -> f64 {
 }
 
 #[test]
-fn segments_give_what_one_mask_gives() {
+fn segments_equal_one_mask() {
     let batches: [&[Row]; 5] = [
         &[(&[(20, &[9, 31, 4, 17])], 0)],
         &[(&[(7, &[5, 6]), (12, &[3])], 3), (&[(1, &[1, 2, 3, 4, 19])], 6)],
@@ -99,10 +99,10 @@ fn rows_are_read_as_the_collator_packs_them() {
     assert_eq!(rows[0].lengths().collect::<Vec<_>>(), [3, 2, 1, 1, 4, 2]);
     let wrong: [(&str, [&[i64]; 3]); 6] = [
         ("padding at the left", [&[-1, 0, 0], &[-1, -1, 0], &[0, 0, 1]]),
-        ("a prompt that comes back", [&[0, 1, 0], &[-1, -1, 5], &[0, 0, 1]]),
-        ("a response that comes back", [&[0, 0, 0, 0], &[-1, 1, 2, 1], &[0, 1, 1, 2]]),
+        ("a prompt in two places", [&[0, 1, 0], &[-1, -1, 5], &[0, 0, 1]]),
+        ("a response in two places", [&[0, 0, 0, 0], &[-1, 1, 2, 1], &[0, 1, 1, 2]]),
         ("a prompt's token after a response", [&[0, 0, 0], &[-1, 1, -1], &[0, 1, 1]]),
-        ("a response that does not go on from the prompt", [&[0, 0, 0], &[-1, 1, 2], &[0, 1, 2]]),
+        ("a response whose positions do not continue the prompt's", [&[0, 0, 0], &[-1, 1, 2], &[0, 1, 2]]),
         ("a prompt that does not begin at 0", [&[0, 0], &[-1, -1], &[3, 4]]),
     ];
     for (what, [prompts, sequences, positions]) in wrong {
@@ -118,8 +118,8 @@ fn segments_are_for_long_rows() {
     };
     let long: &[Row] = &[(&[(200, &[150, 240, 310, 380])], 0)];
     assert!(pays(long, Device::Cpu));
-    assert!(!pays(long, Device::Cuda(0)), "kernels of this size are over before the next is launched");
-    assert!(!pays(&[(&[(20, &[9, 31, 4, 17])], 0)], Device::Cpu), "as many calls cost more than the mask");
+    assert!(!pays(long, Device::Cuda(0)), "kernels of this size finish before the next is launched");
+    assert!(!pays(&[(&[(20, &[9, 31, 4, 17])], 0)], Device::Cpu), "that many calls cost more than the mask");
     let huge: &[Row] = &[(&[(1000, &[1500, 1500, 1500, 1500])], 0)];
     assert!(pays(huge, Device::Cuda(0)));
 }
