@@ -1,6 +1,11 @@
-//! What the workspace tests share: the program and the library, built once per run, and where the fixtures are.
+//! Shared by the workspace tests: the built program and library, the fixtures, and what several test programs set up.
 
+pub mod batches;
+pub mod batch_table;
 pub mod table;
+pub mod golden_model;
+pub mod exports;
+pub mod trainer;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

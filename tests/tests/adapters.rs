@@ -2,15 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-#[expect(dead_code, reason = "shared with models.rs")]
-mod golden_model;
-
 use std::fs;
 use std::path::Path;
 
-use golden_model::{Golden, difference, folder, inputs, load, log_probs, relative};
 use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::model::{ForwardOptions, LoraConfig, Model, TargetModules};
+use lambda_dpo_tests::golden_model::{Golden, difference, folder, inputs, load, log_probs, relative};
 use tch::{Kind, Tensor};
 
 /// The families with an adapter: one of two layer names, one of all linear layers with rsLoRA.

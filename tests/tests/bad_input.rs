@@ -1,12 +1,10 @@
 //! What a person reads when something is wrong: one sentence each, exactly.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-mod trainer;
-
 use std::fs;
 use std::path::Path;
 
-use trainer::{Run, metrics, stderr};
+use lambda_dpo_tests::trainer::{Run, metrics, stderr};
 
 /// A record of the demo's schema with one dimension; each response comes with the JSON of its rating.
 fn record(responses: &[(&str, &str)]) -> String {
@@ -136,7 +134,7 @@ fn keys_and_weights() {
     refuses(
         &run,
         &[fixed, "lambda.weights={ honesty = 0.5, helpfulness = 0.4 }"],
-        "lambda.weights come to 0.9, not to 1: they may miss it by 0.001 at most",
+        "lambda.weights sum to 0.9, not to 1: change them so that the difference is at most 0.001",
     );
     refuses(
         &run,

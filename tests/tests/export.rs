@@ -1,12 +1,11 @@
 //! `lambda-dpo export --to hf`: what is written scores as what was exported, and nothing is ever half-written.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod exports;
-
 use std::fs;
 
-use exports::Policy;
 use lambda_dpo_host::files::safetensors;
+use lambda_dpo_tests::exports::Policy;
+use lambda_dpo_tests::golden_model::difference;
 use tch::Kind;
 
 /// Sums of some 30 float32 log-probs each; folding the adapter moves the last bits of the weights.
@@ -19,8 +18,8 @@ fn a_merged_model_scores_as_model_and_adapter() {
     let merged = policy.score(&["--model", &policy.text("merged")]);
     let apart = policy.score(&["--model", &policy.text("model"), "--adapter", &policy.text("adapter")]);
     let without = policy.score(&["--model", &policy.text("model")]);
-    assert!(exports::difference(&apart, &without) > 1.0, "the adapter does something");
-    let found = exports::difference(&merged, &apart);
+    assert!(difference(&apart, &without) > 1.0, "the adapter does something");
+    let found = difference(&merged, &apart);
     assert!(found < TOLERANCE, "{found}");
 }
 
@@ -31,7 +30,7 @@ fn a_lambda_adapter_is_exported_at_a_lambda() {
     let (model, adapter) = (policy.text("model"), policy.text("adapter"));
     let live = policy.score(&[&["--model", &model, "--adapter", &adapter], &lambda[..]].concat());
     let uniform = policy.score(&["--model", &model, "--adapter", &adapter]);
-    assert!(exports::difference(&live, &uniform) > 1.0, "λ does something");
+    assert!(difference(&live, &uniform) > 1.0, "λ does something");
     policy.export(&["--to", "hf", lambda[0], lambda[1]], "merged");
     policy.export(&["--to", "peft", lambda[0], lambda[1]], "plain");
     policy.export(&["--to", "torchscript", lambda[0], lambda[1]], "script");
@@ -40,12 +39,12 @@ fn a_lambda_adapter_is_exported_at_a_lambda() {
         policy.score(&["--model", &model, "--adapter", &policy.text("plain")]),
         policy.score(&["--model", &model, "--torchscript", &policy.text("script")]),
     ] {
-        let found = exports::difference(&exported, &live);
+        let found = difference(&exported, &live);
         assert!(found < TOLERANCE, "{found}");
     }
     policy.export(&["--to", "peft"], "uniform");
     let found = policy.score(&["--model", &model, "--adapter", &policy.text("uniform")]);
-    assert!(exports::difference(&found, &uniform) < TOLERANCE);
+    assert!(difference(&found, &uniform) < TOLERANCE);
 }
 
 #[test]
@@ -71,15 +70,15 @@ fn a_lambda_that_nothing_would_see_is_refused() {
     let to = |arguments: &[&str]| {
         policy.refuse(&[&["export", "--model", &model], arguments, &[&policy.text("refused")]].concat())
     };
-    assert_eq!(to(&["--to", "peft"]), "error: --to peft writes an adapter: give one with --adapter DIR");
+    assert_eq!(to(&["--to", "peft"]), "error: --to peft writes an adapter: pass one with --adapter DIR");
     let lambda_without = to(&["--to", "hf", "--adapter", &policy.text("plain"), lambda[0], lambda[1]]);
     assert!(
-        lambda_without.starts_with("error: --lambda takes an adapter of kind \"lambda_lora\", and "),
+        lambda_without.starts_with("error: --lambda needs an adapter of kind \"lambda_lora\", but "),
         "{lambda_without}"
     );
     assert_eq!(
         to(&["--to", "hf", lambda[0], lambda[1]]),
-        "error: --lambda takes an adapter of kind \"lambda_lora\", and there is no adapter: leave --lambda out"
+        "error: --lambda needs an adapter of kind \"lambda_lora\", but there is no adapter: leave --lambda out"
     );
     assert!(!policy.path("refused").exists());
     let records = policy.text("records.jsonl");

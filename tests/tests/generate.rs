@@ -2,15 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod exports;
-
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::process::Stdio;
 
-use exports::Policy;
 use lambda_dpo_host::generate::{GenerateOptions, generate, generate_all};
 use lambda_dpo_host::model::{Model, ModelInputs};
+use lambda_dpo_tests::exports::Policy;
 use lambda_dpo_tests::{fixture, program};
 use tch::{Device, Kind, Tensor};
 
@@ -117,17 +115,17 @@ fn lambda_is_chosen_on_the_command_line() {
     let refused = |lambda: &str| policy.refuse(&[&["generate"], &own[..], &[lambda, "What?"]].concat());
     assert_eq!(
         refused("honest=1"),
-        "error: --lambda: λ names `honest`, which the adapter does not have: it has helpfulness, honesty, \
+        "error: --lambda: λ names the dimension `honest`, but the adapter has helpfulness, honesty, \
          instruction_following, truthfulness"
     );
     assert_eq!(
         refused("honesty=0.7,helpfulness=0.5"),
-        "error: --lambda: λ comes to 1.2, not to 1: it may miss it by 0.001 at most"
+        "error: --lambda: the weights of λ sum to 1.2: they must sum to 1 within 0.001"
     );
     let plain = Policy::with_adapter();
     let (model, adapter) = (plain.text("model"), plain.text("adapter"));
     let refused = plain.refuse(&["generate", "--model", &model, "--adapter", &adapter, "--lambda", "a=1", "What?"]);
-    assert!(refused.starts_with("error: --lambda takes an adapter of kind \"lambda_lora\", and "), "{refused}");
+    assert!(refused.starts_with("error: --lambda needs an adapter of kind \"lambda_lora\", but "), "{refused}");
 }
 
 #[test]
@@ -160,6 +158,6 @@ fn a_chat_changes_lambda_between_its_turns() {
     let said: Vec<&str> = said.lines().collect();
     assert_eq!(said[0], "λ: helpfulness=0.25,honesty=0.25,instruction_following=0.25,truthfulness=0.25");
     assert_eq!(said[1], "λ: helpfulness=0,honesty=1,instruction_following=0,truthfulness=0");
-    assert!(said[2].starts_with("error: λ names `honest`"), "{said:?}");
+    assert!(said[2].starts_with("error: λ names the dimension `honest`"), "{said:?}");
     assert!(said[3].starts_with("/lambda name=w,… sets λ"), "{said:?}");
 }

@@ -2,18 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod batches;
-
 use std::path::PathBuf;
 
-use batches::{
-    LAYOUTS, Rng, WANTS_HIDDEN, batch_of, collate_options, loss, loss_inputs, loss_options, ragged_samples, relative,
-    relative_error,
-};
 use lambda_dpo_core::{
     Batch, CollateOptions, Layout, LossInputs, LossOptions, Reduction, TokenizedSample, collate, loss_forward,
 };
 use lambda_dpo_host::model::{ForwardOptions, LambdaParts, LoraConfig, Model, ModelInputs, TargetModules};
+use lambda_dpo_tests::batches::{
+    LAYOUTS, Rng, WANTS_HIDDEN, batch_of, collate_options, floats, loss, loss_inputs, loss_options, ragged_samples,
+    relative, relative_error,
+};
 use lambda_dpo_tests::fixture;
 use tch::{Device, Kind, Tensor};
 
@@ -133,7 +131,7 @@ fn all_layouts_give_the_same_loss_and_gradients() {
     let samples = samples(8);
     let shared = one_row(&samples);
     let model = model(&config(2, parts(1)), Kind::Double);
-    let lambda = batches::floats(&shared.lambda);
+    let lambda = floats(&shared.lambda);
     let (expected_loss, expected) = backward(&model, &shared, false);
     for layout in LAYOUTS {
         let batch = batch_of(&samples, &lambda, layout);

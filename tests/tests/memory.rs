@@ -2,8 +2,6 @@
 //! takes little more than its weights.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-mod trainer;
-
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
@@ -18,8 +16,8 @@ use serde_json::{Value, json};
 use lambda_dpo_host::export::onnx::{DATA_FILE, MODEL_FILE};
 use lambda_dpo_host::files::onnx_proto::ModelProto;
 use lambda_dpo_host::policy::{LogitsPolicy, OnnxPolicy};
+use lambda_dpo_tests::trainer::Run;
 use lambda_dpo_tests::{fixture, program};
-use trainer::Run;
 
 const MIB: u64 = 1 << 20;
 /// What a process may take more for four times the records: an index, and the allocator's whims.

@@ -2,14 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod golden_model;
-
 use std::fs;
 use std::path::Path;
 
-use golden_model::{FAMILIES, Golden, difference, folder, inputs, load, log_probs, relative};
 use lambda_dpo_host::generate::{GenerateOptions, generate};
 use lambda_dpo_host::model::{ForwardOptions, KvCache, Model};
+use lambda_dpo_tests::golden_model::{FAMILIES, Golden, difference, folder, inputs, load, log_probs, relative};
 use tch::{Device, Kind, Tensor};
 
 /// Float32 against Transformers, absolute per token. The contract is 1e-4; measured 6e-6.

@@ -1,19 +1,18 @@
 //! ONNX policies: every family's graph, damage that is found, files that are refused, and their use as the reference.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod exports;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use exports::{FAMILIES, Policy};
 use lambda_dpo_host::export::onnx::{self, MODEL_FILE};
 use lambda_dpo_host::files::onnx_proto::{
     AttributeProto, DimensionSize, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };
 use lambda_dpo_host::model::Model;
+use lambda_dpo_tests::exports::Policy;
 use lambda_dpo_tests::fixture;
+use lambda_dpo_tests::golden_model::FAMILIES;
 use prost::Message;
 use serde_json::Value;
 use tch::{Device, Kind};
@@ -50,10 +49,10 @@ fn what_is_printed_for_people_has_the_verdict() {
     let text = |output: std::process::Output| String::from_utf8(output.stdout).unwrap();
     let passed = text(policy.run(&arguments));
     assert!(passed.contains("compared        5 records, 15 responses, 155 tokens\n"), "{passed}");
-    assert!(passed.ends_with("passed at a tolerance of 1e-4 a token\n"), "{passed}");
+    assert!(passed.ends_with("passed at a tolerance of 1e-4 per token\n"), "{passed}");
     let output = policy.try_run(&[&arguments[..], &["--tolerance", "1e-12"]].concat());
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(output).ends_with("FAILED at a tolerance of 1e-12 a token\n"));
+    assert!(text(output).ends_with("FAILED at a tolerance of 1e-12 per token\n"));
 }
 
 #[test]

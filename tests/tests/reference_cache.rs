@@ -1,15 +1,13 @@
 //! Reference log-probs on disk: computed once, shared between runs, and never used where anything they depend on differs.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-mod trainer;
-
 use std::fs;
 use std::path::PathBuf;
 
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
-use trainer::{Run, close, metrics, stderr};
+use lambda_dpo_tests::trainer::{Run, close, metrics, stderr};
 
 /// Metrics that differ between two runs of the same config.
 const CLOCKS: &[&str] = &["tokens_per_second", "step_secs", "peak_memory_bytes"];

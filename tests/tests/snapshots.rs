@@ -1,18 +1,14 @@
-//! Every field of every layout, from records to batches, as tables that a person can check by eye; and the paper's own
-//! layout against a computation of its own.
+//! Every field of every layout, from records to batches, as tables that a person can check by eye.
 //!
-//! After a change that is meant: `INSTA_UPDATE=always cargo test --workspace --test snapshots`, and read the difference.
+//! After an intended change run `INSTA_UPDATE=always cargo test --workspace --test snapshots` and read the difference.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
-
-mod batch_table;
-mod paper_layout;
 
 use lambda_dpo_core::convert::convert_record;
 use lambda_dpo_core::{
     CollateOptions, ConvertOptions, Format, Layout, MissingRating, TokenizeOptions, TokenizedSample, Tokenizer, collate,
 };
-use lambda_dpo_tests::fixture;
+use lambda_dpo_tests::{batch_table, fixture};
 use serde_json::{Value, json};
 
 const LAYOUTS: [Layout; 3] = [Layout::Packed, Layout::Rows, Layout::Expanded];

@@ -2,14 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod trainer;
-
 use std::fs;
 use std::process::Output;
 
+use lambda_dpo_tests::trainer::{Run, close, stderr};
 use lambda_dpo_tests::{fixture, program, root};
 use serde_json::Value;
-use trainer::{Run, stderr};
 
 const DIMENSIONS: [&str; 4] = ["helpfulness", "honesty", "instruction_following", "truthfulness"];
 
@@ -124,7 +122,7 @@ fn specialists_are_mixed_to_what_each_is_at_its_corner() {
     assert_eq!((soup["points"].as_array().unwrap().len(), plain["points"].as_array().unwrap().len()), (12, 1));
     let rating = |report: &Value, point: usize| report["points"][point]["held_out"]["expected_rating/honesty"].clone();
     for point in 0..12 {
-        assert!(trainer::close(&rating(&soup, point), &rating(&plain, 0), 1e-5));
+        assert!(close(&rating(&soup, point), &rating(&plain, 0), 1e-5));
     }
     assert_eq!(base["points"][0]["held_out"]["eval_kl"], 0.0);
     assert!(rating(&plain, 0) != rating(&base, 0));
@@ -160,7 +158,7 @@ fn what_cannot_be_measured_leaves_no_report() {
         "the rater `head -n 5 | sed 's/.*/{\"honesty\": 1}/'` wrote 5 lines for 36 answers: it must write one for each, in \
          their order"
     );
-    assert!(refused(&["--adapter", &own, "--lambda", "honesty=1"]).starts_with("steer goes over a grid of λ"));
+    assert!(refused(&["--adapter", &own, "--lambda", "honesty=1"]).starts_with("steer measures a grid of λ"));
     assert!(refused(&["--soup", "honesty"]).starts_with("--soup takes NAME=DIR"));
 
     // An adapter of other dimensions than the records.

@@ -1,19 +1,15 @@
 //! TorchScript policies: those that are exported, at several shapes; one that Python exported; files that are refused.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod exports;
-#[expect(dead_code, reason = "shared with models.rs")]
-mod golden_model;
-
 use std::fs;
 use std::path::Path;
 
-use exports::{FAMILIES, Policy, difference};
-use golden_model::inputs;
 use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::model::Model;
 use lambda_dpo_host::policy::{LogitsPolicy, TorchScriptPolicy};
+use lambda_dpo_tests::exports::Policy;
 use lambda_dpo_tests::fixture;
+use lambda_dpo_tests::golden_model::{FAMILIES, difference, inputs};
 use tch::{CModule, Device, Kind, Tensor};
 
 /// Rows and tokens, of which the last row's last two are padding.

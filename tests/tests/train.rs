@@ -1,8 +1,6 @@
 //! `lambda-dpo train`, end to end: accumulation, layouts, stages, interruption and resuming.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-mod trainer;
-
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;
@@ -10,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use trainer::{Run, close, metrics, stderr};
+use lambda_dpo_tests::trainer::{Run, close, metrics, stderr};
 
 /// Metrics that differ between two runs of the same config.
 const CLOCKS: &[&str] = &["tokens_per_second", "step_secs", "peak_memory_bytes"];

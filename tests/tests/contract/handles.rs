@@ -13,8 +13,7 @@ fn refuses(function: &str, name: &str, freed: *mut u8, mut call: impl FnMut(*mut
     for dead in [freed, without_provenance_mut(usize::MAX), without_provenance_mut(16), &raw mut byte] {
         let (status, message) = told(|error| call(dead, error)).expect_err(function);
         assert_eq!(status, abi::STATUS_INVALID_ARGUMENT, "{function}: {message}");
-        let expected =
-            format!("argument `{name}` is not a live handle of its type: it was freed, is of another");
+        let expected = format!("argument `{name}` is not a live handle of its type: it was freed, is of another");
         assert!(message.starts_with(&expected), "{function}: {message}");
     }
 }

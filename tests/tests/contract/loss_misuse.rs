@@ -10,8 +10,8 @@ use lambda_dpo_tests::plugin_library;
 use lambda_dpo_tests::table::{self, PairLoss, Told, api, told};
 use tch::{Device, Kind, Tensor};
 
-use crate::batches::{HIDDEN, Problem, VOCAB};
 use crate::losses::{changed, exported, options_of};
+use lambda_dpo_tests::batches::{HIDDEN, Problem, VOCAB};
 
 const WANTS_HIDDEN: plugin::Wants =
     plugin::Wants { hidden: true, lm_head: false, logits: false, sequence_log_probs: false };

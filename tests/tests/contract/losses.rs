@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tch::{Device, Kind, Tensor};
 
-use crate::batches::{Problem, Rng};
+use lambda_dpo_tests::batches::{Problem, Rng};
 
 /// What log-probs come from.
 #[derive(Clone, Copy, Debug)]
@@ -349,9 +349,6 @@ pub fn a_context_serves_one_backward() {
 
         let (status, message) = told(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e)).unwrap_err();
         assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
-        assert!(
-            message.starts_with("argument `context` is not a live handle of its type: it was freed"),
-            "{message}"
-        );
+        assert!(message.starts_with("argument `context` is not a live handle of its type: it was freed"), "{message}");
     }
 }

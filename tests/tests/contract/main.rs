@@ -5,8 +5,6 @@
 
 mod arrow;
 mod arrow_memory;
-#[path = "../batches/mod.rs"]
-mod batches;
 mod consumer;
 mod coverage;
 mod data_path;

@@ -8,8 +8,8 @@ use lambda_dpo_tests::table::{self, Handle};
 use lambda_dpo_tests::{fixture, plugin_library};
 use tch::{Kind, Tensor};
 
-use crate::batches::Problem;
 use crate::losses::exported;
+use lambda_dpo_tests::batches::Problem;
 
 const THREADS: u64 = 8;
 

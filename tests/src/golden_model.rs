@@ -1,4 +1,5 @@
 //! The golden models of `fixtures/golden/models`: their values, and batches of their sequences.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -6,24 +7,33 @@ use std::path::PathBuf;
 use lambda_dpo_host::model::{Model, ModelInputs};
 use tch::{Device, Kind, Tensor};
 
+use crate::fixture;
+
+/// The families, each with a model.
 pub const FAMILIES: [&str; 5] = ["llama31", "llama2", "mistral", "qwen2", "qwen3"];
 
+/// The folder of a family's model.
 pub fn folder(family: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/golden/models")).join(family)
+    fixture("golden/models").join(family)
 }
 
+/// Loads a family's model in float32 on the CPU.
 pub fn load(family: &str) -> Model {
     Model::load(&folder(family), Device::Cpu, Kind::Float).unwrap()
 }
 
-/// What `make_goldens.py` wrote for a family.
+/// The golden values that `make_goldens.py` wrote for a family.
 pub struct Golden {
+    /// Every tensor of the file, by name.
     pub values: HashMap<String, Tensor>,
+    /// Tokens of the prompt.
     pub prompt: Vec<i64>,
+    /// Tokens of each response.
     pub responses: Vec<Vec<i64>>,
 }
 
 impl Golden {
+    /// Reads the golden values of a family.
     pub fn of(family: &str) -> Golden {
         let values = lambda_dpo_host::files::safetensors::read(&folder(family).join("golden.safetensors")).unwrap();
         let values: HashMap<_, _> = values.into_iter().collect();
@@ -37,7 +47,7 @@ impl Golden {
         (0..3).flat_map(|n| Vec::<f32>::try_from(&self.values[&format!("{prefix}log_probs.{n}")]).unwrap()).collect()
     }
 
-    /// One row a sequence, padded at the right.
+    /// One row for each sequence, padded on the right.
     pub fn rows(&self) -> Rows {
         let width = self.prompt.len() + self.responses.iter().map(Vec::len).max().unwrap();
         let mut rows = Rows::default();
@@ -51,8 +61,8 @@ impl Golden {
         rows
     }
 
-    /// One row for everything: the prompt, then the responses, each with positions that go on from the prompt; twice, as
-    /// two prompts, and some padding.
+    /// Everything in one row: the prompt, then the responses, the positions of each continuing from the prompt; all of it
+    /// twice, as two prompts, and some padding.
     pub fn packed(&self) -> Rows {
         let mut rows = Rows::default();
         for prompt in 0..2 {
@@ -66,7 +76,7 @@ impl Golden {
         rows
     }
 
-    /// For each response token (in order) of prompt `prompt`, where in the flattened rows its predictor stands.
+    /// For each response token of prompt `prompt`, in order, the index of its predictor in the flattened rows.
     pub fn predictors(&self, rows: &Rows, prompt: i64) -> Vec<i64> {
         let mut predictors = Vec::new();
         for n in 0..self.responses.len() {
@@ -87,7 +97,9 @@ impl Golden {
 /// Input ids, position ids, prompt ids and sequence ids under construction.
 #[derive(Default)]
 pub struct Rows {
+    /// The four lists, row after row.
     pub columns: [Vec<i64>; 4],
+    /// Number of rows.
     pub num_rows: i64,
 }
 
@@ -103,17 +115,19 @@ impl Rows {
         self.columns.iter_mut().zip([0, 0, -1, -1]).for_each(|(column, value)| column.resize(length, value));
     }
 
+    /// The four lists as tensors [R, T].
     pub fn tensors(&self) -> [Tensor; 4] {
         self.columns.each_ref().map(|column| Tensor::from_slice(column).view([self.num_rows, -1]))
     }
 }
 
+/// Model inputs from [`Rows::tensors`], without λ.
 pub fn inputs(tensors: &[Tensor; 4]) -> ModelInputs<'_> {
     let [input_ids, position_ids, prompt_ids, sequence_ids] = tensors;
     ModelInputs { input_ids, position_ids, prompt_ids, sequence_ids, lambda: None }
 }
 
-/// Log-probs of the responses' tokens, from hidden states of any layout.
+/// Log-probs of the responses' tokens from hidden states in any layout.
 pub fn log_probs(model: &Model, golden: &Golden, hidden: &Tensor, predictors: &[i64]) -> Vec<f32> {
     let _guard = tch::no_grad_guard();
     let targets: Vec<i64> = golden.responses.concat();

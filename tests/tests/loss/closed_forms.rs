@@ -1,14 +1,10 @@
 //! The loss itself: its closed forms, what it says of bad input, and that it leaves the caller's autograd alone.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod batches;
-
 use lambda_dpo_core::{Layout, LossInputs, LossOptions, Reduction, TokenizedSample, Wants, log_probs, loss_forward};
 use ndarray::array;
 use tch::{Kind, Tensor};
 
-use batches::{
+use lambda_dpo_tests::batches::{
     HIDDEN, Problem, Rng, VOCAB, WANTS_BOTH, WANTS_HIDDEN, WANTS_LOGITS, floats, loss, loss_options, pi_target,
     ragged_samples, relative, relative_error, sample,
 };

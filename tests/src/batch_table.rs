@@ -1,8 +1,9 @@
 //! A batch as a table that a person can check by eye.
 //!
-//! Each row's tokens stand one a line with every field that belongs to a token; what a token attends to is worked out
-//! from `prompt_ids` and `sequence_ids` by the rule that the ABI states. Rows that differ in nothing but the sequence
-//! they hold are shown once. Ids that stand for "none" are a dash.
+//! Each token of a row has a line with every field that belongs to a token; the tokens it attends to follow from
+//! `prompt_ids` and `sequence_ids` by the rule that the ABI states. Rows that differ only in the sequence they hold are
+//! shown once. Ids that mean "none" are shown as a dash.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fmt::Write;
 
@@ -26,12 +27,12 @@ fn rows(tensor: &Tensor) -> Vec<Vec<i64>> {
     integers(tensor).chunks(width).map(<[i64]>::to_vec).collect()
 }
 
-/// A number, or a dash for the one that means none.
+/// A number, or a dash if it is the one that means "none".
 fn or_dash(value: i64, none: i64) -> String {
     if value == none { "-".to_owned() } else { value.to_string() }
 }
 
-/// `0 1 2 5` as `0-2 5`.
+/// Writes `0 1 2 5` as `0-2 5`.
 fn ranges(positions: &[usize]) -> String {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for &position in positions {
@@ -44,7 +45,7 @@ fn ranges(positions: &[usize]) -> String {
     runs.iter().map(run).collect::<Vec<_>>().join(" ")
 }
 
-/// Every field of a batch.
+/// Renders every field of a batch.
 pub fn render(batch: &Batch, layout: Layout, tokenizer: &Tokenizer) -> String {
     let mut text = String::new();
     let (size, count) = (batch.input_ids.size(), |tensor: &Tensor| tensor.size()[0]);

@@ -1,13 +1,9 @@
 //! Analytic gradients against float64 central differences and closed forms, and one way of computing against another.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod batches;
-
 use lambda_dpo_core::{Batch, LossInputs, LossOptions, Objective, Reduction, TokenizedSample, Wants, loss_forward};
 use tch::{Kind, Tensor};
 
-use batches::{
+use lambda_dpo_tests::batches::{
     HIDDEN, LAYOUTS, Problem, Rng, VOCAB, WANTS_BOTH, WANTS_HIDDEN, WANTS_LOGITS, WANTS_SEQUENCES, batch_of,
     causal_hidden, integers, loss, loss_inputs, loss_options, ragged_samples, relative, relative_error, spread,
 };

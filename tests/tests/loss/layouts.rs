@@ -1,16 +1,12 @@
 //! The collator's three layouts: what they hold, and that the loss cannot tell them apart.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod batches;
-
 use lambda_dpo_core::{
     Batch, CollateOptions, Layout, LossInputs, Reduction, TokenizedResponse, TokenizedSample, collate, loss_forward,
 };
 use ndarray::{Array2, array};
 use tch::{Kind, Tensor};
 
-use batches::{
+use lambda_dpo_tests::batches::{
     HIDDEN, LAYOUTS, Rng, VOCAB, WANTS_BOTH, batch_of, causal_hidden, collate_options, floats, gather, integers,
     loss_inputs, loss_options, ragged_samples, relative, relative_error, spread,
 };

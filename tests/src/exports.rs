@@ -1,5 +1,5 @@
-//! Small models with records: exported, scored, validated and broken.
-#![allow(dead_code, reason = "each test crate uses a part")]
+//! Small models with records, for tests that export, score, validate and damage them.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,28 +7,26 @@ use std::process::Output;
 
 use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::model::{LambdaParts, LoraConfig, Model, TargetModules};
-use lambda_dpo_tests::{fixture, program};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 
+use crate::{fixture, golden_model, program};
+
 const WORDS_FILES: [&str; 2] = ["tokenizer.json", "tokenizer_config.json"];
 
-/// The golden models.
-pub const FAMILIES: [&str; 5] = ["llama31", "llama2", "mistral", "qwen2", "qwen3"];
-
-/// A folder with `model/`, `records.jsonl`, and `adapter/` where there is one.
+/// A folder with `model/`, `records.jsonl` and, unless the model is plain, `adapter/`.
 pub struct Policy {
     folder: TempDir,
 }
 
 impl Policy {
-    /// The demo's SFT model, an adapter that moves its log-probs, and a few of the demo's records.
+    /// The demo's SFT model, an adapter that changes its log-probs, and a few of the demo's records.
     pub fn with_adapter() -> Self {
         Self::new(None)
     }
 
-    /// The same with a λ-adapter of the demo's dimensions.
+    /// The same with a λ-adapter over the demo's dimensions.
     pub fn with_lambda_adapter() -> Self {
         let dimensions = ["helpfulness", "honesty", "instruction_following", "truthfulness"];
         Self::new(Some(LambdaParts { dimensions: dimensions.map(str::to_owned).to_vec(), rank: 2 }))
@@ -48,12 +46,11 @@ impl Policy {
         policy
     }
 
-    /// A golden model of `fixtures/golden/models` with the words tokenizer, and records longer than its window.
+    /// A golden model with the words tokenizer, and records longer than its attention window.
     pub fn of_family(family: &str) -> Self {
         let policy = Self { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(policy.path("model")).unwrap();
-        let model = fixture("golden/models").join(family);
-        let sources = [(model, ["config.json", "model.safetensors"])];
+        let sources = [(golden_model::folder(family), ["config.json", "model.safetensors"])];
         for (folder, names) in sources.into_iter().chain([(fixture("words"), WORDS_FILES)]) {
             for name in names {
                 fs::copy(folder.join(name), policy.path("model").join(name)).unwrap();
@@ -63,7 +60,7 @@ impl Policy {
         policy
     }
 
-    /// Five records of three responses each.
+    /// Writes five records of three responses each.
     fn write_words(&self) {
         let words: Vec<&str> =
             "what colour is the sky name a fruit say hello count to three blue grey it red mostly apple \
@@ -105,17 +102,17 @@ impl Policy {
         model.save_adapter(&self.path("adapter"), "model").unwrap();
     }
 
-    /// A path in the folder.
+    /// The path of a file in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// The same as text.
+    /// The path as text.
     pub fn text(&self, name: &str) -> String {
         self.path(name).display().to_string()
     }
 
-    /// Names of what is in the folder, hidden files too.
+    /// Sorted names of the files in the folder, including hidden ones.
     pub fn listing(&self) -> Vec<String> {
         let names = fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
         let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
@@ -123,13 +120,13 @@ impl Policy {
         names
     }
 
-    /// Exports model and adapter to a folder of this name.
+    /// Exports the model with its adapter to the folder `out`.
     pub fn export(&self, arguments: &[&str], out: &str) {
         let (model, adapter, out) = (self.text("model"), self.text("adapter"), self.text(out));
         self.run(&[&["export", "--model", &model, "--adapter", &adapter], arguments, &[&out]].concat());
     }
 
-    /// Runs the program, which must succeed.
+    /// Runs the program; panics if it fails.
     pub fn run(&self, arguments: &[&str]) -> Output {
         let output = self.try_run(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -141,13 +138,13 @@ impl Policy {
         program(&self.path("cache")).env("OMP_NUM_THREADS", "1").args(arguments).output().unwrap()
     }
 
-    /// Exports the model without an adapter to a folder of this name.
+    /// Exports the model without an adapter to the folder `out`.
     pub fn export_plain(&self, arguments: &[&str], out: &str) {
         let (model, out) = (self.text("model"), self.text(out));
         self.run(&[&["export", "--model", &model], arguments, &[&out]].concat());
     }
 
-    /// Compares an ONNX file or folder with `model/`: the exit status and what is printed as JSON.
+    /// Compares an ONNX file or folder with `model/`; returns the exit status and the JSON report.
     pub fn validate(&self, onnx: &Path) -> (i32, Value) {
         let (model, records, onnx) = (self.text("model"), self.text("records.jsonl"), onnx.display().to_string());
         let arguments = ["--device", "cpu", "--model", &model, "--records", &records, "--onnx", &onnx, "--json"];
@@ -159,14 +156,14 @@ impl Policy {
         )
     }
 
-    /// Runs the program, which must fail; gives its last line.
+    /// Runs the program, which must fail; returns the last line of its standard error.
     pub fn refuse(&self, arguments: &[&str]) -> String {
         let output = self.try_run(arguments);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         String::from_utf8(output.stderr).unwrap().lines().last().unwrap_or_default().to_owned()
     }
 
-    /// Log-probs of all responses, as `score` writes them.
+    /// Log-probs of all responses, in the order of `score`.
     pub fn score(&self, model: &[&str]) -> Vec<f32> {
         let (records, out) = (self.text("records.jsonl"), self.text("scores.jsonl"));
         self.run(&[&["score", "--device", "cpu", "--records", &records, "--out", &out], model].concat());
@@ -177,7 +174,7 @@ impl Policy {
         log_probs.map(|value| value.as_f64().unwrap() as f32).collect()
     }
 
-    /// Sets the first value of a weight of `model/`.
+    /// Sets the first value of a weight in `model/`.
     pub fn change_weight(&self, name: &str, value: f64) {
         let path = self.path("model/model.safetensors");
         let tensors = safetensors::read(&path).unwrap();
@@ -185,10 +182,4 @@ impl Policy {
         let tensors = tensors.iter().map(|(name, tensor): (&String, &Tensor)| (name.as_str(), tensor));
         safetensors::write(&path, tensors, &[("format", "pt")]).unwrap();
     }
-}
-
-/// The largest absolute difference.
-pub fn difference(left: &[f32], right: &[f32]) -> f32 {
-    assert_eq!(left.len(), right.len());
-    left.iter().zip(right).map(|(left, right)| (left - right).abs()).fold(0.0, f32::max)
 }

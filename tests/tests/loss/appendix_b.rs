@@ -2,10 +2,6 @@
 //!
 //! The golden values come from `fixtures/golden/appendix_b/make_goldens.py`.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod batches;
-
 use std::collections::HashMap;
 
 use lambda_dpo_core::{
@@ -15,7 +11,7 @@ use lambda_dpo_tests::fixture;
 use ndarray::Array2;
 use tch::{Kind, Tensor};
 
-use batches::{
+use lambda_dpo_tests::batches::{
     LAYOUTS, WANTS_BOTH, WANTS_HIDDEN, batch_of, floats, gather, integers, loss_inputs, loss_options, relative,
     relative_error, sequence_responses, spread,
 };

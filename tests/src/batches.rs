@@ -1,6 +1,6 @@
 //! Samples, batches and hidden states for the tests of collation, log-probs and loss.
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use lambda_dpo_core::{
     Batch, CollateOptions, Layout, LossInputs, LossOptions, Objective, Reduction, TokenizedResponse, TokenizedSample,
@@ -9,8 +9,11 @@ use lambda_dpo_core::{
 use ndarray::Array2;
 use tch::{Kind, Tensor};
 
+/// Every layout.
 pub const LAYOUTS: [Layout; 3] = [Layout::Expanded, Layout::Rows, Layout::Packed];
+/// Size of the vocabulary.
 pub const VOCAB: i64 = 23;
+/// Size of the hidden states.
 pub const HIDDEN: i64 = 6;
 
 /// SplitMix64: the same numbers on every machine, independent of torch's shared generator.
@@ -25,27 +28,28 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// In [0, 1).
+    /// Returns a number in [0, 1).
     pub fn uniform(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// In `from..=to`.
+    /// Returns a number in `from..=to`.
     pub fn between(&mut self, from: usize, to: usize) -> usize {
         from + (self.next() % (to - from + 1) as u64) as usize
     }
 
-    /// About N(0, 1).
+    /// Returns a number from approximately N(0, 1): the sum of 12 uniform ones, less its mean.
     pub fn normal(&mut self) -> f64 {
         (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
     }
 
+    /// Returns a tensor of normal numbers.
     pub fn tensor(&mut self, shape: &[i64], kind: Kind) -> Tensor {
         let values: Vec<f64> = (0..shape.iter().product()).map(|_| self.normal()).collect();
         Tensor::from_slice(&values).reshape(shape).to_kind(kind)
     }
 
-    /// A point on the simplex, with a zero now and then.
+    /// Returns a point on the simplex; some of its weights may be zero.
     pub fn lambda(&mut self, m: usize) -> Vec<f64> {
         let mut weights: Vec<f64> = (0..m).map(|_| (self.uniform() - 0.2).max(0.0)).collect();
         weights[0] += 0.1;
@@ -55,7 +59,7 @@ impl Rng {
     }
 }
 
-/// Softmax over the finite ratings of each row [M, N]; NaN where the rating is NaN.
+/// Softmax over the finite ratings of each row [M, N]; NaN for a rating of NaN.
 pub fn pi_target(ratings: &Array2<f64>) -> Array2<f32> {
     let mut pi = ratings.mapv(f64::exp);
     for mut row in pi.rows_mut() {
@@ -100,15 +104,18 @@ pub fn ragged_samples(rng: &mut Rng, num_prompts: usize, m: usize, missing: f64)
         .collect()
 }
 
+/// Options for rows padded to a multiple of 8, one prompt to a packed row.
 pub fn collate_options(layout: Layout) -> CollateOptions {
     CollateOptions { layout, max_tokens: None, pad_to_multiple_of: 8, pad_token_id: 0 }
 }
 
+/// Collates samples with [`collate_options`].
 pub fn batch_of(samples: &[TokenizedSample], lambda: &[f64], layout: Layout) -> Batch {
     let samples: Vec<_> = samples.iter().collect();
     collate(&samples, lambda, &collate_options(layout)).unwrap()
 }
 
+/// Options of the listwise loss with β = 0.7.
 pub fn loss_options(reduction: Reduction, wants: Wants) -> LossOptions {
     LossOptions {
         objective: Objective::Listwise,
@@ -121,12 +128,16 @@ pub fn loss_options(reduction: Reduction, wants: Wants) -> LossOptions {
     }
 }
 
+/// The gradient of the hidden states.
 pub const WANTS_HIDDEN: Wants = Wants { hidden: true, lm_head: false, logits: false, sequence_log_probs: false };
+/// The gradients of the hidden states and the LM head.
 pub const WANTS_BOTH: Wants = Wants { hidden: true, lm_head: true, logits: false, sequence_log_probs: false };
+/// The gradient of the logits.
 pub const WANTS_LOGITS: Wants = Wants { hidden: false, lm_head: false, logits: true, sequence_log_probs: false };
+/// The gradient of the sequence log-probs.
 pub const WANTS_SEQUENCES: Wants = Wants { hidden: false, lm_head: false, logits: false, sequence_log_probs: true };
 
-/// The batch's part of the inputs; the caller adds what log-probs come from.
+/// The batch's part of the loss inputs; the caller adds hidden states, logits or log-probs.
 pub fn loss_inputs(batch: &Batch) -> LossInputs<'_> {
     LossInputs {
         hidden: None,
@@ -146,24 +157,26 @@ pub fn loss_inputs(batch: &Batch) -> LossInputs<'_> {
     }
 }
 
+/// All elements of an int64 tensor.
 pub fn integers(tensor: &Tensor) -> Vec<i64> {
     Vec::<i64>::try_from(tensor.reshape([-1])).unwrap()
 }
 
+/// All elements of a tensor as float64.
 pub fn floats(tensor: &Tensor) -> Vec<f64> {
     Vec::<f64>::try_from(tensor.reshape([-1]).to_kind(Kind::Double)).unwrap()
 }
 
-/// Which response (of the C) each sequence of a batch stands for.
+/// The response (of the C) that each sequence of a batch holds.
 pub fn sequence_responses(batch: &Batch) -> Vec<i64> {
     let offsets = integers(&batch.prompt_offsets);
     let responses = integers(&batch.sequence_responses);
     integers(&batch.sequence_prompts).iter().zip(responses).map(|(b, i)| offsets[*b as usize] + i).collect()
 }
 
-/// [R·T] for each token of a batch, its place in [C, P] flattened: (response, position); −1 at padding.
+/// [R·T]: for each token of a batch, its index (response, position) in [C, P] flattened; −1 for padding.
 ///
-/// Prompt tokens take the place of their prompt's first response: a causal model gives all responses the same there.
+/// Prompt tokens have the index of their prompt's first response: with a causal model they are the same for all.
 pub fn places(batch: &Batch, max_positions: i64) -> Vec<i64> {
     let (prompts, sequences) = (integers(&batch.prompt_ids), integers(&batch.sequence_ids));
     let (positions, offsets) = (integers(&batch.position_ids), integers(&batch.prompt_offsets));
@@ -176,7 +189,7 @@ pub fn places(batch: &Batch, max_positions: i64) -> Vec<i64> {
     (0..prompts.len())
         .map(|at| match (prompts[at], sequences[at]) {
             (-1, _) => -1,
-            // Where a row holds one sequence, its prompt tokens are that sequence's own.
+            // In a row with one sequence, the prompt tokens belong to that sequence.
             (b, -1) if batch.input_ids.size()[0] == responses.len() as i64 => {
                 row_sequence(at).map_or(offsets[b as usize], |s| responses[s as usize]) * max_positions + positions[at]
             }
@@ -186,7 +199,7 @@ pub fn places(batch: &Batch, max_positions: i64) -> Vec<i64> {
         .collect()
 }
 
-/// Hidden states [R, T, H] of a batch from those of each response [C, P, H]; padding is NaN, so that a use of it shows.
+/// Hidden states [R, T, H] of a batch from those of each response [C, P, H]; padding is NaN, so that using it is noticed.
 pub fn spread(hidden: &Tensor, batch: &Batch) -> Tensor {
     let (p, h) = (hidden.size()[1], hidden.size()[2]);
     let places = Tensor::from_slice(&places(batch, p));
@@ -206,7 +219,8 @@ pub fn gather(grad: &Tensor, batch: &Batch, num_responses: i64, max_positions: i
     sum.reshape([num_responses, max_positions, h])
 }
 
-/// Hidden states [C, P, H] that agree over the responses of a prompt on the prompt's positions, as a causal model's do.
+/// Random hidden states [C, P, H] that are equal for all responses of a prompt at the prompt's positions, as those of a
+/// causal model are.
 pub fn causal_hidden(rng: &mut Rng, samples: &[TokenizedSample], kind: Kind) -> Tensor {
     let longest = |s: &TokenizedSample| s.prompt.len() + s.responses.iter().map(|r| r.ids.len()).max().unwrap_or(0);
     let p = samples.iter().map(longest).max().unwrap_or(0) as i64;
@@ -235,16 +249,20 @@ pub fn relative(a: f64, b: f64) -> f64 {
     (a - b).abs() / b.abs()
 }
 
-/// A batch with everything a loss from hidden states needs.
+/// A batch with the other inputs of a loss from hidden states.
 pub struct Problem {
+    /// The batch.
     pub batch: Batch,
+    /// Hidden states [R, T, H], zero at padding.
     pub hidden: Tensor,
+    /// LM head [V, H].
     pub lm_head: Tensor,
+    /// Reference log-probs [S].
     pub reference: Tensor,
 }
 
 impl Problem {
-    /// Ragged N, some ratings missing, λ with zeros, in one of the three layouts.
+    /// Three prompts with differing N, ratings missing for odd seeds, some zeros in λ, in one of the three layouts.
     pub fn random(seed: u64, kind: Kind) -> Self {
         let mut rng = Rng(seed);
         let m = rng.between(1, 5);
@@ -254,6 +272,7 @@ impl Problem {
         Self::of(&mut rng, &samples, &lambda, LAYOUTS[seed as usize % 3], kind)
     }
 
+    /// Random hidden states, LM head and reference for given samples.
     pub fn of(rng: &mut Rng, samples: &[TokenizedSample], lambda: &[f64], layout: Layout, kind: Kind) -> Self {
         let batch = batch_of(samples, lambda, layout);
         let hidden = spread(&causal_hidden(rng, samples, Kind::Double), &batch);
@@ -265,6 +284,7 @@ impl Problem {
         }
     }
 
+    /// Loss inputs from hidden states and LM head.
     pub fn inputs(&self) -> LossInputs<'_> {
         LossInputs {
             hidden: Some(&self.hidden),
@@ -274,11 +294,12 @@ impl Problem {
         }
     }
 
+    /// Loss inputs from logits.
     pub fn with_logits<'a>(&'a self, logits: &'a Tensor) -> LossInputs<'a> {
         LossInputs { hidden: None, lm_head: None, logits: Some(logits), ..self.inputs() }
     }
 
-    /// Finished log-probs need no targets.
+    /// Loss inputs from sequence log-probs, which need no targets.
     pub fn with_log_probs<'a>(&'a self, sequence_log_probs: &'a Tensor) -> LossInputs<'a> {
         LossInputs {
             hidden: None,
@@ -291,12 +312,13 @@ impl Problem {
         }
     }
 
+    /// The logits [R, T, V].
     pub fn logits(&self) -> Tensor {
         self.hidden.matmul(&self.lm_head.transpose(0, 1))
     }
 }
 
-/// The loss alone.
+/// The loss, without gradients.
 pub fn loss(inputs: &LossInputs, options: &LossOptions) -> f64 {
     let options = LossOptions { wants: Wants::default(), ..*options };
     loss_forward(inputs, &options).unwrap().0.loss.double_value(&[])

@@ -2,17 +2,15 @@
 //!
 //! The golden values come from `fixtures/golden/appendix_b/make_goldens.py`, computed in float64.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod batches;
-
 use std::collections::HashMap;
 
-use batches::{LAYOUTS, WANTS_BOTH, batch_of, floats, integers, loss_inputs, loss_options, relative_error};
 use lambda_dpo_core::{
     Batch, Layout, LossInputs, LossOptions, Reduction, TokenizedResponse, TokenizedSample, loss_forward,
 };
 use lambda_dpo_host::model::{ForwardOptions, Model, ModelInputs};
+use lambda_dpo_tests::batches::{
+    LAYOUTS, WANTS_BOTH, batch_of, floats, integers, loss_inputs, loss_options, relative_error,
+};
 use lambda_dpo_tests::fixture;
 use ndarray::Array2;
 use tch::{Device, Kind, Tensor};

@@ -1,13 +1,14 @@
-//! Runs of a very small model on a few of the demo's records.
-#![allow(dead_code, reason = "each test crate uses a part")]
+//! Training runs of a very small model on a few of the demo's records.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use lambda_dpo_tests::{fixture, program};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::{fixture, program};
 
 /// A folder with a run config, a model's `config.json` and tokenizer, and records.
 pub struct Run {
@@ -15,7 +16,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// A stage's config: random weights of a one-layer Llama, 12 records, batches of 2.
+    /// A run of the given stage: a one-layer Llama with random weights, 12 records, batches of 2.
     pub fn new(stage: &str) -> Self {
         let run = Self { folder: tempfile::tempdir().unwrap() };
         run.write_model("llama");
@@ -33,34 +34,34 @@ impl Run {
              [train]\nlearning_rate = 1e-3\nper_device_train_batch_size = 2\n"
         );
         fs::write(run.path("run.toml"), config).unwrap();
-        // Adapters need a base that is on disk.
+        // Adapters need a base on disk.
         run.materialise();
         run
     }
 
-    /// A path in the run's folder.
+    /// The path of a file in the run's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Where the run writes.
+    /// The `output_dir` of the run.
     pub fn output_dir(&self) -> PathBuf {
         self.path("run")
     }
 
-    /// Trains, and fails the test where that fails.
+    /// Trains; panics if training fails.
     pub fn train(&self, overrides: &[&str]) -> Output {
         let output = self.try_train(overrides);
         assert!(output.status.success(), "{overrides:?}: {}", stderr(&output));
         output
     }
 
-    /// Trains.
+    /// Trains, and returns the output whether or not training fails.
     pub fn try_train(&self, overrides: &[&str]) -> Output {
         self.command(overrides).output().unwrap()
     }
 
-    /// Starts to train.
+    /// Starts training without waiting for it.
     pub fn spawn(&self, overrides: &[&str]) -> Child {
         self.command(overrides).stderr(Stdio::piped()).spawn().unwrap()
     }
@@ -100,7 +101,7 @@ impl Run {
         fs::write(model.join("config.json"), config.to_string()).unwrap();
     }
 
-    /// Replaces random weights at load by the same ones on disk.
+    /// Writes random weights to disk and makes the config load them.
     fn materialise(&self) {
         let text = fs::read_to_string(self.path("run.toml")).unwrap();
         let model = lambda_dpo_host::model::Model::random(&self.path("model"), tch::Device::Cpu, tch::Kind::Float, 7);
@@ -111,18 +112,18 @@ impl Run {
     }
 }
 
-/// What a process wrote to stderr.
+/// Standard error of a process.
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The lines of `metrics.jsonl`; none where there is no file.
+/// The lines of `metrics.jsonl`, empty if there is no file.
 pub fn metrics(output_dir: &Path) -> Vec<Value> {
     let text = fs::read_to_string(output_dir.join("metrics.jsonl")).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// Equal within a relative tolerance.
+/// Whether two numbers are equal within a relative tolerance.
 pub fn close(left: &Value, right: &Value, tolerance: f64) -> bool {
     let (left, right) = (left.as_f64().unwrap(), right.as_f64().unwrap());
     (left - right).abs() <= tolerance * left.abs().max(right.abs())

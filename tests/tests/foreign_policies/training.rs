@@ -1,13 +1,10 @@
 //! TorchScript modules as the policy that is trained: the same run as the model's, resumed as if never stopped.
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod trainer;
 
 use std::fs;
 
+use lambda_dpo_tests::trainer::{Run, close, metrics, stderr};
 use lambda_dpo_tests::{fixture, program};
 use serde_json::Value;
-use trainer::{Run, close, metrics, stderr};
 
 const STEPS: [&str; 4] =
     ["train.max_steps=6", "train.learning_rate=1e-2", "data.eval_fraction=0.25", "train.gradient_accumulation_steps=2"];

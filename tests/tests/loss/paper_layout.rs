@@ -8,11 +8,11 @@ use lambda_dpo_core::{
     Batch, CollateOptions, ConvertOptions, Format, IGNORE_INDEX, Layout, MissingRating, TokenizeOptions, Tokenizer,
     collate,
 };
+use lambda_dpo_tests::batches::integers;
 use lambda_dpo_tests::fixture;
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
-use tch::Tensor;
 
 const DIMENSIONS: [&str; 4] = ["helpfulness", "honesty", "instruction_following", "truthfulness"];
 const PAD: i64 = 1;
@@ -114,10 +114,6 @@ fn collated(prompts: &[Drawn]) -> Batch {
     let options =
         CollateOptions { layout: Layout::Expanded, max_tokens: None, pad_to_multiple_of: 8, pad_token_id: PAD };
     collate(&samples.iter().collect::<Vec<_>>(), &vec![0.25; 4 * samples.len()], &options).unwrap()
-}
-
-fn integers(tensor: &Tensor) -> Vec<i64> {
-    Vec::<i64>::try_from(tensor.reshape([-1])).unwrap()
 }
 
 /// π row by row, as the paper's flat `pi_target`: `sequence_index` says which row a dimension and a response have.

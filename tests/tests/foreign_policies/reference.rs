@@ -1,11 +1,8 @@
 //! Reference policies from elsewhere: the same losses as under the model that they were exported from.
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod trainer;
 
 use lambda_dpo_tests::program;
+use lambda_dpo_tests::trainer::{Run, metrics, stderr};
 use serde_json::Value;
-use trainer::{Run, metrics, stderr};
 
 /// Losses lie around 1.4.
 const TOLERANCE: f64 = 1e-4;
