@@ -1,7 +1,8 @@
 //! The program's commands, one file each.
 
 mod lambda;
-mod opened;
+mod loaded_model;
+mod records;
 
 mod train;
 mod convert;
@@ -17,11 +18,11 @@ use anyhow::Result;
 
 use crate::cli::{Cli, Command};
 
-/// Runs what was asked for; gives the exit code.
+/// Runs the command, and returns the exit code.
 ///
 /// # Errors
 ///
-/// Whatever went wrong, as a sentence.
+/// Errors of the command, each a sentence.
 pub fn run(cli: &Cli) -> Result<u8> {
     let plugin = cli.plugin.as_deref();
     match &cli.command {

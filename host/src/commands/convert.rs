@@ -1,4 +1,4 @@
-//! `lambda-dpo convert`: records → samples with their target distributions, stages 1 and 2 alone.
+//! `lambda-dpo convert`: records → samples with their target distributions, without tokenising them.
 
 use std::io;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub(super) fn run(args: &ConvertArgs, plugin: Option<&Path>) -> Result<()> {
 
 fn write_samples(reader: &mut Reader, out: &Path) -> Result<()> {
     let mut progress = Progress::new("converting", 0, 0);
-    let mut refused: Option<PluginError> = None;
+    let mut failed: Option<PluginError> = None;
     let written = atomic::write_with(out, |file| {
         let mut num_samples = 0;
         loop {
@@ -38,7 +38,7 @@ fn write_samples(reader: &mut Reader, out: &Path) -> Result<()> {
                 Ok(Some(sample)) => writeln!(file, "{sample}")?,
                 Ok(None) => return Ok(()),
                 Err(error) => {
-                    refused = Some(error);
+                    failed = Some(error);
                     return Err(io::ErrorKind::InvalidData.into());
                 }
             }
@@ -47,7 +47,7 @@ fn write_samples(reader: &mut Reader, out: &Path) -> Result<()> {
         }
     });
     progress.clear();
-    match refused {
+    match failed {
         Some(error) => Err(error.into()),
         None => Ok(written?),
     }

@@ -1,4 +1,4 @@
-//! `lambda-dpo generate`: text after a prompt, streamed to stdout.
+//! `lambda-dpo generate`: continues a prompt, streaming the text to stdout.
 
 use std::path::Path;
 
@@ -10,33 +10,33 @@ use crate::generate::stream::{answer, is_broken_pipe};
 use crate::plugin::Message;
 
 use super::chat;
-use super::opened::open;
+use super::loaded_model::LoadedModel;
 
 pub(super) fn run(args: &GenerateArgs, plugin: Option<&Path>) -> Result<()> {
-    let mut opened = open(&args.model, plugin)?;
+    let mut loaded = LoadedModel::load(&args.model, plugin)?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         temperature: args.temperature,
         top_p: args.top_p,
         seed: args.seed,
-        eos_token_ids: opened.eos_token_ids()?,
+        eos_token_ids: loaded.eos_token_ids()?,
     };
     let Some(prompt) = &args.prompt else {
         if args.raw {
-            bail!("--raw continues a PROMPT: a chat needs the chat template");
+            bail!("--raw needs a PROMPT, because a chat uses the chat template: pass one, or leave --raw out");
         }
-        return chat::run(&mut opened, options);
+        return chat::run(&mut loaded, options);
     };
     let prompt_ids = if args.raw {
-        let mut ids: Vec<i64> = opened.tokenizer.info()?.bos_token_id.into_iter().collect();
-        ids.extend(opened.tokenizer.encode(prompt)?);
+        let mut ids: Vec<i64> = loaded.tokenizer.info()?.bos_token_id.into_iter().collect();
+        ids.extend(loaded.tokenizer.encode(prompt)?);
         ids
     } else {
         let message = Message { role: "user".into(), content: prompt.clone() };
-        opened.render(&[message])?
+        loaded.encode_conversation(&[message])?
     };
-    match answer(&opened.model, &opened.tokenizer, &prompt_ids, &options) {
-        // The reader has seen enough.
+    match answer(&loaded.model, &loaded.tokenizer, &prompt_ids, &options) {
+        // The reader has closed the pipe.
         Err(error) if is_broken_pipe(&error) => Ok(()),
         other => other.map(drop),
     }

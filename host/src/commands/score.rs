@@ -16,16 +16,17 @@ use crate::plugin::{CollateOptions, Dataset, Layout, LossOptions, Plugin, Tokeni
 use crate::policy::batch_inputs::uniform_lambda;
 use crate::policy::{Scorer, TorchScriptPolicy};
 
-use super::opened::{Opened, open, open_records};
+use super::loaded_model::LoadedModel;
+use super::records::open_records;
 
 /// A line of the output.
 #[derive(Debug, Serialize)]
 struct Score {
-    /// Position of the record in the concatenated inputs.
+    /// Index of the record in the concatenated inputs.
     record: u64,
-    /// [N] sums over each response's tokens.
+    /// Sums of token log-probs `[N]`, one for each response.
     log_probs: Vec<f32>,
-    /// [N]
+    /// Numbers of tokens `[N]`.
     num_tokens: Vec<i64>,
 }
 
@@ -56,10 +57,10 @@ pub(super) fn run(args: &ScoreArgs, plugin: Option<&Path>) -> Result<()> {
     }
 }
 
-/// The model, or the module that takes its weights' place.
+/// Loads the model, or the TorchScript module that replaces its weights.
 fn open_scorer(args: &ScoreArgs, plugin: Option<&Path>) -> Result<(Plugin, Tokenizer, Box<dyn Scorer>)> {
     let Some(file) = &args.torchscript else {
-        let Opened { plugin, tokenizer, model, .. } = open(&args.model, plugin)?;
+        let LoadedModel { plugin, tokenizer, model, .. } = LoadedModel::load(&args.model, plugin)?;
         return Ok((plugin, tokenizer, Box::new(model)));
     };
     let device = libtorch::prepare(&args.model.device)?;
@@ -69,11 +70,11 @@ fn open_scorer(args: &ScoreArgs, plugin: Option<&Path>) -> Result<(Plugin, Token
     Ok((plugin, tokenizer, Box::new(TorchScriptPolicy::open(file, device)?)))
 }
 
-/// One record by itself, so that its figures depend on no other.
+/// Scores a record by itself, so that its log-probs do not depend on other records.
 fn score(scorer: &dyn Scorer, plugin: &Plugin, dataset: &Dataset, sample: usize) -> Result<Score> {
     let info = &dataset.samples()[sample];
     let collate = CollateOptions { layout: Layout::Packed, ..CollateOptions::default() };
-    // λ plays no part in log-probs.
+    // Log-probs do not depend on λ.
     let lambda = uniform_lambda(dataset.dimensions().len());
     let batch = dataset.batch(&[sample], &lambda, &scorer.collate(collate))?;
     let (_, log_probs) = scorer.log_probs(plugin, &batch, &LossOptions::default())?;

@@ -1,4 +1,4 @@
-//! The report's folder: `steer.json` and the page.
+//! A control report on disk: `steer.json` and the page.
 
 use std::path::{Path, PathBuf};
 
@@ -7,18 +7,18 @@ use anyhow::{Context as _, Result};
 use crate::files::atomic;
 
 use super::page;
-use super::report::{Compared, Report};
+use super::report::{ControlReport, NamedReport};
 
 const FILE: &str = "steer.json";
 const PAGE: &str = "index.html";
 
-/// Writes the report's folder, whole or not at all; gives the page's path.
+/// Writes a report's folder, whole or not at all, and returns the path of its page.
 ///
 /// # Errors
 ///
-/// The disk refuses.
-pub fn write(folder: &Path, report: &Report, compared: &[Compared]) -> Result<PathBuf> {
-    let page = page::html(report, compared).map_err(anyhow::Error::msg)?;
+/// Returns an error if the folder cannot be written.
+pub fn write(folder: &Path, report: &ControlReport, others: &[NamedReport]) -> Result<PathBuf> {
+    let page = page::html(report, others).map_err(anyhow::Error::msg)?;
     let parts = atomic::Folder::create(folder)?;
     let json = serde_json::to_string_pretty(report)?;
     atomic::write(&parts.path().join(FILE), format!("{json}\n").as_bytes())?;
@@ -27,14 +27,14 @@ pub fn write(folder: &Path, report: &Report, compared: &[Compared]) -> Result<Pa
     Ok(folder.join(PAGE))
 }
 
-/// A report that was written into a folder before.
+/// Reads the report in a folder.
 ///
 /// # Errors
 ///
-/// The folder holds none.
-pub fn read(folder: &Path) -> Result<Report> {
+/// Returns an error if the folder has no report.
+pub fn read(folder: &Path) -> Result<ControlReport> {
     let path = folder.join(FILE);
     let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("{} cannot be read: give a folder that `steer --out` wrote", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is no control report", path.display()))
+        .with_context(|| format!("{} cannot be read: pass a folder written by `steer --out`", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not a control report of `steer`", path.display()))
 }

@@ -14,32 +14,32 @@ use crate::policy::batch_inputs::uniform_lambda;
 use super::grid::Grid;
 use super::held_out::HeldOut;
 use super::rater::{Answer, Rater, Scores};
-use super::report::{Generation, Point, Report, Subject};
+use super::report::{ControlReport, Generation, Point, Subject};
 
-/// How to measure.
+/// Settings of a measurement.
 pub struct Settings {
     /// β and reduction of the listwise distribution.
     pub loss: LossOptions,
-    /// Steps from λ_k = 0 to 1.
+    /// Steps of the grid from λ_k = 0 to 1.
     pub num_steps: usize,
-    /// Scores generated text; None generates nothing.
+    /// Scores generated text; without one, nothing is generated.
     pub rater: Option<Rater>,
-    /// Prompts to answer at most.
+    /// Prompts to answer, at most.
     pub num_prompts: usize,
-    /// Answers to each.
+    /// Answers to each prompt.
     pub num_samples: usize,
-    /// Answers at once.
+    /// Answers generated at once.
     pub batch_size: usize,
-    /// How to answer.
+    /// Sampling of the answers.
     pub generate: GenerateOptions,
 }
 
-/// Measures a model at every λ of its grid; one without a λ-adapter at one point, since none changes it.
+/// Measures a model at every λ of the grid, or at one point if it has no λ-adapter.
 ///
 /// # Errors
 ///
-/// Records of other dimensions than the adapter's, a tokenizer without chat template, a rater that fails; what model,
-/// plugin or libtorch refuse.
+/// Returns an error if the records are not rated in the adapter's dimensions, the tokenizer has no chat template, or the
+/// rater fails. Errors from model, plugin or libtorch.
 pub fn measure(
     subject: Subject,
     model: &mut Model,
@@ -47,11 +47,11 @@ pub fn measure(
     tokenizer: &Tokenizer,
     files: &[PathBuf],
     settings: &Settings,
-) -> Result<Report> {
-    let of_adapter = model.adapter_dimensions().map(<[String]>::to_vec);
-    let held_out = HeldOut::open(plugin, tokenizer, files, of_adapter.as_deref())?;
+) -> Result<ControlReport> {
+    let adapter_dimensions = model.adapter_dimensions().map(<[String]>::to_vec);
+    let held_out = HeldOut::open(plugin, tokenizer, files, adapter_dimensions.as_deref())?;
     let num_dimensions = held_out.dimensions().len();
-    let grid = match &of_adapter {
+    let grid = match &adapter_dimensions {
         Some(_) => Grid::new(num_dimensions, settings.num_steps),
         None => Grid { points: vec![uniform_lambda(num_dimensions)], curves: vec![vec![0]; num_dimensions] },
     };
@@ -63,17 +63,17 @@ pub fn measure(
     let prompt_ids: Vec<Vec<i64>> = std::iter::repeat_n(prompt_ids, settings.num_samples).flatten().collect();
 
     let references = held_out.reference(model, plugin, &settings.loss)?;
-    let per_point = (held_out.len() + prompt_ids.len()) as u64;
+    let per_point = (held_out.num_records() + prompt_ids.len()) as u64;
     let total = per_point * grid.points.len() as u64;
     let mut progress = Progress::new("steering", total, 0);
     let (mut rows, mut answers, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
     for (index, lambda) in grid.points.iter().enumerate() {
-        if of_adapter.is_some() {
+        if adapter_dimensions.is_some() {
             model.fix_lambda(lambda)?;
         }
         let message = format!("λ {} of {}", index + 1, grid.points.len());
         rows.push(held_out.measure(model, plugin, &settings.loss, lambda, &references)?);
-        let done = index as u64 * per_point + held_out.len() as u64;
+        let done = index as u64 * per_point + held_out.num_records() as u64;
         progress.update(done, total, &message);
         let texts = generate_all(model, &prompt_ids, &settings.generate, settings.batch_size, &mut |texts| {
             progress.update(done + texts as u64, total, &message);
@@ -102,16 +102,24 @@ pub fn measure(
     let (num_prompts, num_samples) = (prompts.len(), settings.num_samples);
     let generation = |rater| Generation::new(rater, num_prompts, num_samples, &settings.generate);
     let generation = settings.rater.as_ref().map(generation);
-    Ok(Report::new(subject, held_out.dimensions(), &settings.loss, generation, held_out.len(), points, grid.curves))
+    Ok(ControlReport::new(
+        subject,
+        held_out.dimensions(),
+        &settings.loss,
+        generation,
+        held_out.num_records(),
+        points,
+        grid.curves,
+    ))
 }
 
-/// What a rater is shown of a conversation.
+/// Returns the text of a conversation's last turn, which is what raters read.
 fn last_turn(messages: &[Message]) -> String {
     messages.last().map_or_else(String::new, |message| message.content.clone())
 }
 
-/// Mean scores by name of each `stretch` answers.
-fn means(scores: &[Scores], stretch: usize) -> Vec<Scores> {
+/// Averages the scores of each λ, whose answers follow each other.
+fn means(scores: &[Scores], answers_per_lambda: usize) -> Vec<Scores> {
     let mean = |scores: &[Scores]| {
         let mut sums = Scores::new();
         for (name, score) in scores.iter().flatten() {
@@ -119,5 +127,5 @@ fn means(scores: &[Scores], stretch: usize) -> Vec<Scores> {
         }
         sums
     };
-    scores.chunks(stretch.max(1)).map(mean).collect()
+    scores.chunks(answers_per_lambda.max(1)).map(mean).collect()
 }
