@@ -62,8 +62,8 @@ pub struct ConvertArgs {
     /// Format of the records: ultrafeedback, pairs or chat.
     #[arg(long, default_value = "ultrafeedback")]
     pub format: Format,
-    /// How missing ratings are handled: mask leaves the response out of that dimension, a number replaces them (1.0 in the
-    /// paper).
+    /// How missing ratings are handled: mask leaves the response out of that dimension, a number replaces them (1.0 in
+    /// the paper).
     #[arg(long, default_value = "mask", value_name = "mask|NUMBER")]
     pub missing: MissingRating,
     /// Temperature of the softmax over ratings.
@@ -166,8 +166,8 @@ pub struct SteerArgs {
     /// Folder to write steer.json and index.html to.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Command that scores generated text: it reads lines {"prompt", "response"} and writes a line {"name": score, …} for
-    /// each. Without it, no text is generated.
+    /// Command that scores generated text: it reads lines {"prompt", "response"} and writes a line {"name": score, …}
+    /// for each. Without it, no text is generated.
     #[arg(long, value_name = "CMD")]
     pub rater: Option<String>,
     /// Steps of the grid from λ_k = 0 to 1.
@@ -211,7 +211,8 @@ pub struct ExportArgs {
     /// The policy; an adapter is merged into the weights, a λ-adapter at its λ.
     #[command(flatten)]
     pub policy: PolicyArgs,
-    /// Dtype of the exported weights [default: the model's own for hf and torchscript, float32 for onnx]; peft is always float32.
+    /// Dtype of the exported weights [default: the model's own for hf and torchscript, float32 for onnx]; peft is
+    /// always float32.
     #[arg(long)]
     pub dtype: Option<ExportDType>,
     /// Format to write.

@@ -236,7 +236,7 @@ fn a_loss_that_is_no_number() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     let message = text.lines().last().unwrap();
     let (start, rest) =
-        message.split_once(" is NaN at step 2, before which the run stopped; its records were ").unwrap();
+        message.split_once(" is NaN at step 2, so the run stopped before that update; its records were ").unwrap();
     assert!(["error: the loss", "error: the gradient"].contains(&start), "{message}");
     let (records, rest) = rest.split_once("; the last checkpoint is ").unwrap();
     let records: Vec<u64> = records.split(", ").map(|record| record.parse().unwrap()).collect();

@@ -44,8 +44,8 @@ fn write_peft(args: &ExportArgs, folder: &Path, out: &Path) -> Result<()> {
 
 /// Loads the weights in the dtype to write, with the adapter merged.
 ///
-/// The adapter is merged in float32, unless the weights are stored in the dtype to write: then each value is rounded once
-/// either way.
+/// The adapter is merged in float32, unless the weights are stored in the dtype to write: then each value is rounded
+/// once either way.
 fn policy(args: &ExportArgs, folder: &Path) -> Result<Model> {
     let stored = ModelConfig::load(folder)?.dtype.unwrap_or(Kind::Float);
     let kind = match args.dtype {

@@ -6,7 +6,8 @@ use crate::config::LAMBDA_TOLERANCE;
 
 /// Parses weights [M], in the order of `dimensions`, that sum to 1.
 ///
-/// Dimensions not named share the rest equally. The given sum may differ from 1 by [`LAMBDA_TOLERANCE`] and is renormalised.
+/// Dimensions not named share the rest equally. The given sum may differ from 1 by [`LAMBDA_TOLERANCE`] and is
+/// renormalised.
 pub(super) fn parse(text: &str, dimensions: &[String]) -> Result<Vec<f64>> {
     let mut named: Vec<Option<f64>> = vec![None; dimensions.len()];
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {

@@ -47,7 +47,8 @@ impl LoadedModel {
         Ok(self.tokenizer.encode(&text)?)
     }
 
-    /// Returns the tokens that end a text: those of `generation_config.json`, else of `config.json`, else the tokenizer's.
+    /// Returns the tokens that end a text: those of `generation_config.json`, else of `config.json`, else the
+    /// tokenizer's.
     pub(super) fn eos_token_ids(&self) -> Result<Vec<i64>> {
         for name in ["generation_config.json", "config.json"] {
             let Ok(text) = std::fs::read_to_string(self.folder.join(name)) else { continue };

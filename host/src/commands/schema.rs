@@ -1,7 +1,7 @@
 //! `lambda-dpo schema`: prints the JSON Schemas in `schemas/`.
 //!
-//! The schemas are generated from types. Records and samples are types of the plugin, which this program reaches only through
-//! the ABI, so it embeds the files; a test checks that they match the types.
+//! The schemas are generated from types. Records and samples are types of the plugin, which this program reaches only
+//! through the ABI, so it embeds the files; a test checks that they match the types.
 
 use std::io::{Write, stdout};
 

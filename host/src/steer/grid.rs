@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct Grid {
     /// λ `[M]` of each point, without duplicates.
     pub points: Vec<Vec<f64>>,
-    /// For each dimension k, the indices of the points with λ_k = 0, 1/steps, …, 1 and the rest equal; the last is a corner.
+    /// For each dimension k, the indices of the points with λ_k = 0, 1/steps, …, 1 and the rest equal; the last is a
+    /// corner.
     pub curves: Vec<Vec<usize>>,
 }
 

@@ -150,8 +150,9 @@ impl HeldOut {
         references
     }
 
-    /// Measures a policy under λ: the fields of an evaluation in `metrics.jsonl`, and for each dimension `expected_rating`, the
-    /// mean over records of Σ_i P^(k)_i rating_k,i under the listwise distribution P^(k) (19) over the rated responses.
+    /// Measures a policy under λ: the fields of an evaluation in `metrics.jsonl`, and for each dimension
+    /// `expected_rating`, the mean over records of Σ_i P^(k)_i rating_k,i under the listwise distribution P^(k) (19)
+    /// over the rated responses.
     ///
     /// # Errors
     ///

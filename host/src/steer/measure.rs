@@ -38,8 +38,8 @@ pub struct Settings {
 ///
 /// # Errors
 ///
-/// Returns an error if the records are not rated in the adapter's dimensions, the tokenizer has no chat template, or the
-/// rater fails. Errors from model, plugin or libtorch.
+/// Returns an error if the records are not rated in the adapter's dimensions, the tokenizer has no chat template, or
+/// the rater fails. Errors from model, plugin or libtorch.
 pub fn measure(
     subject: Subject,
     model: &mut Model,

@@ -36,7 +36,8 @@ pub(super) fn front(labels: &Labels, series: &[Series]) -> Result<String, String
     draw(labels, series, pareto_front)
 }
 
-/// Returns the points that no other point exceeds in one coordinate and equals or exceeds in the other, from left to right.
+/// Returns the points that no other point exceeds in one coordinate and equals or exceeds in the other, from left to
+/// right.
 fn pareto_front(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let mut sorted = points.to_vec();
     sorted.sort_by(|left, right| right.0.total_cmp(&left.0).then(right.1.total_cmp(&left.1)));

@@ -132,8 +132,8 @@ impl ControlReport {
         }
     }
 
-    /// Returns (λ_k, metric) along the curve of a dimension, which is level without a λ-adapter, and empty if the metric was not
-    /// measured.
+    /// Returns (λ_k, metric) along the curve of a dimension, which is level without a λ-adapter, and empty if the
+    /// metric was not measured.
     pub(super) fn curve(&self, metric: Metric, dimension: &str) -> Vec<(f64, f64)> {
         let Some(k) = self.dimensions.iter().position(|name| name == dimension) else { return Vec::new() };
         let curve = &self.curves[k];
@@ -151,8 +151,8 @@ impl ControlReport {
         Some(curve.last()?.1 - curve.first()?.1)
     }
 
-    /// Returns the metric at a dimension's own corner minus its mean at the other corners. At the corners of a soup are the
-    /// specialists, so this is how far they differ.
+    /// Returns the metric at a dimension's own corner minus its mean at the other corners. At the corners of a soup are
+    /// the specialists, so this is how far they differ.
     pub(super) fn corner_range(&self, metric: Metric, dimension: &str) -> Option<f64> {
         let own = self.dimensions.iter().position(|name| name == dimension)?;
         let corner = |k: usize| self.at(*self.curves[k].last()?, metric, dimension);

@@ -7,8 +7,8 @@ use super::report::{ControlReport, Metric, NamedReport, Point};
 /// Width of the first column at least: its longest heading.
 const MIN_WIDTH: usize = "reward accuracy".len();
 
-/// Renders the tables: each dimension over its own weight, reward accuracy and KL, then the ranges beside those of other
-/// reports.
+/// Renders the tables: each dimension over its own weight, reward accuracy and KL, then the ranges beside those of
+/// other reports.
 pub fn tables(report: &ControlReport, others: &[NamedReport]) -> String {
     let mut text = String::new();
     let width = report.dimensions.iter().map(String::len).max().unwrap_or(0).max(MIN_WIDTH);

@@ -43,7 +43,7 @@ pub enum TrainError {
     },
     /// A loss or gradient that is not a finite number; it has not changed any weight.
     #[error(
-        "the {what} is {value} at step {step}, before which the run stopped; its records were {}; {}; lower \
+        "the {what} is {value} at step {step}, so the run stopped before that update; its records were {}; {}; lower \
          train.learning_rate or check these records",
         list(records),
         checkpoint.as_ref().map_or("no checkpoint has been saved".to_owned(), |folder| format!("the last checkpoint is {}", folder.display()))

@@ -149,7 +149,8 @@ impl AdamW {
         state
     }
 
-    /// Loads a state saved from [`state`](Self::state). Returns the name of the first tensor that is missing or does not fit.
+    /// Loads a state saved from [`state`](Self::state). Returns the name of the first tensor that is missing or does
+    /// not fit.
     ///
     /// # Errors
     ///
@@ -177,8 +178,8 @@ pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
     if max_norm > 0.0 { ((norm + 1e-6) / max_norm).max(1.0) } else { 1.0 }
 }
 
-/// Size at which a group of parameters is updated: bounds the float32 copies of 16-bit gradients alive at once. Large enough
-/// for many parameters to share a fused update, small beside a model.
+/// Size of float32 copies of 16-bit gradients at which a group of parameters is updated. It bounds the copies alive at
+/// once.
 const MAX_WIDENED_BYTES: usize = 64 << 20;
 
 /// Parameters that are updated in one fused pass.

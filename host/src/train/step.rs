@@ -43,12 +43,13 @@ pub struct StepReport {
 impl Learner {
     /// Accumulates the gradient of `micro_batches`, clips it, and updates the weights once.
     ///
-    /// The loss is a mean over the whole step, so one micro-batch of 4 prompts and 4 of one prompt give the same update.
+    /// The loss is a mean over the whole step, so one micro-batch of 4 prompts and 4 of one prompt give the same
+    /// update.
     ///
     /// # Errors
     ///
-    /// Returns [`TrainError::NotFinite`], before any weight changes, if loss or gradient is NaN or infinite. Errors from model,
-    /// plugin or libtorch.
+    /// Returns [`TrainError::NotFinite`], before any weight changes, if loss or gradient is NaN or infinite. Errors
+    /// from model, plugin or libtorch.
     pub fn step(
         &mut self,
         step: u64,

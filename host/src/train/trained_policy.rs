@@ -42,8 +42,8 @@ impl TrainableModel {
     ///
     /// # Errors
     ///
-    /// Returns an error if a file of the folder is missing, its architecture is not supported, or the TorchScript module
-    /// cannot be loaded.
+    /// Returns an error if a file of the folder is missing, its architecture is not supported, or the TorchScript
+    /// module cannot be loaded.
     pub fn load(config: &RunConfig, folder: &Path, device: Device) -> Result<Self, TrainError> {
         let kind = config.model.dtype.into();
         Ok(match (&config.model.torchscript, config.model.init) {
@@ -78,8 +78,8 @@ impl TrainableModel {
 }
 
 impl TrainedPolicy {
-    /// Builds the policy of the first step, or of the step after the checkpoint, from the weights that the run starts from;
-    /// `dimensions` are those of a λ-adapter.
+    /// Builds the policy of the first step, or of the step after the checkpoint, from the weights that the run starts
+    /// from; `dimensions` are those of a λ-adapter.
     ///
     /// # Errors
     ///

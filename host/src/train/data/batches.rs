@@ -74,8 +74,8 @@ pub struct TrainBatches<'a> {
 impl TrainBatches<'_> {
     /// Returns the samples of each micro-batch of an optimiser step (from 0): a pure function of the step.
     ///
-    /// The epoch's order determines the samples of the step. Within it they are sorted by length, the longest first, so that
-    /// a micro-batch has rows of similar length; the loss is a mean over the step either way.
+    /// The epoch's order determines the samples of the step. Within it they are sorted by length, the longest first, so
+    /// that a micro-batch has rows of similar length; the loss is a mean over the step either way.
     pub fn samples_of(&self, step: u64) -> Vec<Vec<usize>> {
         let epoch = self.plan.epoch_of(step);
         let mut samples: Vec<usize> = self.order.with(epoch, |order| {

@@ -70,8 +70,8 @@ impl Data {
         self.train.dimensions()
     }
 
-    /// Returns the dimensions of a λ-adapter: those of the records, or of the config in stages without rated dimensions; None
-    /// without a λ-adapter.
+    /// Returns the dimensions of a λ-adapter: those of the records, or of the config in stages without rated
+    /// dimensions; None without a λ-adapter.
     pub fn adapter_dimensions<'a>(&'a self, config: &'a RunConfig) -> Option<&'a [String]> {
         config.adapter.as_ref().filter(|adapter| adapter.kind == AdapterKind::LambdaLora)?;
         match config.stage {

@@ -29,8 +29,8 @@ pub fn result_folder(config: &RunConfig) -> PathBuf {
 ///
 /// # Errors
 ///
-/// Returns [`TrainError::OutputDirTaken`] if the folder holds another run, or [`TrainError::Resume`] if `train.resume` is not
-/// a checkpoint.
+/// Returns [`TrainError::OutputDirTaken`] if the folder holds another run, or [`TrainError::Resume`] if `train.resume`
+/// is not a checkpoint.
 pub fn find_start(config: &RunConfig) -> Result<Start, TrainError> {
     let output_dir = &config.output_dir;
     let result = result_folder(config);

@@ -52,8 +52,8 @@ impl MetricsFile {
     }
 }
 
-/// Reads the lines of a metrics file. A last line that was cut short when the run was killed is left out, and a missing file
-/// has no lines.
+/// Reads the lines of a metrics file. A last line that was cut short when the run was killed is left out, and a missing
+/// file has no lines.
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
 //! Reference log-probs on disk: one file for each reference model, an entry for each prompt with its responses.
 //!
-//! The file holds [`Content`] as postcard, followed by the BLAKE3 hash of that. It is always replaced as a whole, and keeps
-//! the entries that other runs have added in the meantime; a lock keeps two runs from replacing it at once.
+//! The file holds [`Content`] as postcard, followed by the BLAKE3 hash of that. It is always replaced as a whole, and
+//! keeps the entries that other runs have added in the meantime; a lock keeps two runs from replacing it at once.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
