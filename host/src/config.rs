@@ -1,10 +1,12 @@
-//! The run config: what `lambda-dpo train` reads, with every key's default.
+//! The run config that `lambda-dpo train` reads, with the default of every key.
 //!
-//! Layers, later ones winning: defaults, the file, `LAMBDA_DPO__SECTION__KEY`, `key=value` on the command line
-//! ([`load`]). Unknown keys are errors; contradictions are found before anything is loaded ([`validate`]).
+//! Layers, of which later ones win: defaults, the file, `LAMBDA_DPO__SECTION__KEY` in the environment, `key=value` on the
+//! command line ([`load`]). Unknown keys are errors; contradictions are found before anything is loaded ([`validate`]).
 
 mod choices;
 mod error;
+mod keys;
+mod layer;
 mod load;
 mod schema;
 mod validate;
@@ -363,7 +365,7 @@ impl Default for TrainSection {
 }
 
 impl AdapterSection {
-    /// Numerator of the scale: as set, else twice its denominator.
+    /// Returns the numerator of the scale; by default twice its denominator.
     pub fn lora_alpha(&self) -> f64 {
         let rank = match self.kind {
             AdapterKind::Lora => self.rank,
@@ -372,18 +374,18 @@ impl AdapterSection {
         self.alpha.unwrap_or(2.0 * rank as f64)
     }
 
-    /// Rank of each dimension's part of a λ-adapter.
+    /// Returns the rank of each dimension's part of a λ-adapter.
     pub fn rank_of_a_dimension(&self) -> u64 {
         self.rank_per_dimension.unwrap_or(self.rank)
     }
 }
 
 impl RunConfig {
-    /// The same with absolute paths, so that it means the same wherever it is read.
+    /// Returns the config with absolute paths, so that it means the same wherever it is read.
     ///
     /// # Errors
     ///
-    /// The current folder is not known.
+    /// Returns an error if the current folder is not known.
     pub fn absolute(&self) -> std::io::Result<Self> {
         let mut config = self.clone();
         let is_path =

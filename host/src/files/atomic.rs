@@ -75,7 +75,8 @@ fn write_synced(partial: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut writer = BufWriter::with_capacity(BUFFER_BYTES, File::options().write(true).create_new(true).open(partial)?);
+    let mut writer =
+        BufWriter::with_capacity(BUFFER_BYTES, File::options().write(true).create_new(true).open(partial)?);
     fill(&mut writer)?;
     writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }

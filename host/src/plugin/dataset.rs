@@ -168,8 +168,10 @@ impl Dataset {
     /// Describes the use of the cache, if it was read or damaged.
     pub fn describe_cache(&self) -> Option<String> {
         let cache = self.cache()?;
-        let damage =
-            cache.damage.as_ref().map(|problem| format!("{} made anew, since {problem}", cache.path.display()));
+        let damage = cache
+            .damage
+            .as_ref()
+            .map(|problem| format!("{} is written again, because {problem}", cache.path.display()));
         if cache.was_read { Some("tokens from the cache".to_owned()) } else { damage }
     }
 

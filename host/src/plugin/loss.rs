@@ -24,7 +24,7 @@ pub struct Wants {
     pub sequence_log_probs: bool,
 }
 
-/// The bytes that a 0 means in the ABI; part of the host, too, computes logits within this limit.
+/// The value that 0 stands for in the ABI; ONNX and TorchScript policies keep their logits within it, too.
 const DEFAULT_LOGITS_BUDGET_BYTES: usize = 256 << 20;
 
 /// How log-probs and loss are computed; see the ABI's `LossOptions`.
