@@ -1,5 +1,5 @@
-//! Chat templates: any template, rendered on any conversation. The input is texts with NULs between them: the template,
-//! then roles and contents in turn.
+//! Chat templates: any template, rendered for any conversation. The input is texts separated by NULs: the template,
+//! then roles and contents alternately.
 #![no_main]
 
 use lambda_dpo_core::Message;
@@ -14,7 +14,7 @@ fuzz_target!(init: pass_over_libraries(), |input: &str| {
     let texts: Vec<&str> = texts.collect();
     let messages: Vec<Message> =
         texts.chunks_exact(2).map(|turn| Message::new(turn[0], turn[1])).collect();
-    // An error is an answer; whatever is rendered must be the same each time.
+    // An error is allowed, but rendering must return the same each time.
     let first = template.render(&messages, true);
     assert_eq!(first, template.render(&messages, true));
 });

@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(text) = std::str::from_utf8(data)
         && let Ok(Some(sample)) = convert_record(text, 0, &options)
     {
-        // What is written reads back as it was.
+        // A sample that is written and read back is the same.
         let json = sample.to_json().expect("every sample can be written");
         let read = Sample::from_json(&json).expect("a sample that was written can be read");
         assert_eq!(read.to_json().expect("every sample can be written"), json);

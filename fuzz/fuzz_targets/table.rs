@@ -1,5 +1,5 @@
-//! The table as a careless caller uses it: options of any value, texts of any bytes, tensors of any description over
-//! memory that is there. Whatever happens is a status; a panic is a finding.
+//! The table as a careless caller uses it: options of any value, text of any bytes, tensors of any description over
+//! valid memory. Every call must return a status; a panic is a finding.
 #![no_main]
 
 use std::mem::MaybeUninit;
@@ -64,7 +64,7 @@ struct Collate<'a> {
     layout: u8,
     max_tokens: u16,
     pad_to_multiple_of: u8,
-    /// A handle that may be none.
+    /// A handle that may be invalid.
     handle: u8,
 }
 
@@ -76,10 +76,10 @@ enum Call<'a> {
     Loss(Box<Loss>),
 }
 
-/// Memory that every tensor lies in: small numbers in any dtype, and room for every shape below.
+/// Memory of every tensor: small numbers in any dtype, large enough for every shape below.
 static MEMORY: [u64; 1 << 16] = [1; 1 << 16];
 
-/// A tensor with what it points to.
+/// A tensor with the shape and strides that it points to.
 struct Lent {
     shape: Vec<i64>,
     strides: Option<Vec<i64>>,
@@ -87,13 +87,13 @@ struct Lent {
 }
 
 impl Tensor {
-    /// At most three dimensions of at most seven, so that what is described lies in the memory.
+    /// At most three dimensions of size at most seven, so that the tensor lies in the memory.
     fn lend(&self) -> Box<Lent> {
         let shape: Vec<i64> = self.shape.iter().take(3).map(|size| i64::from(size % 8)).collect();
         let strides = self.strides.as_ref().map(|strides| {
             (0..shape.len()).map(|i| strides.get(i).map_or(1, |stride| i64::from(*stride))).collect::<Vec<_>>()
         });
-        // Most are of a kind that is supported.
+        // Most have a supported dtype.
         let (code, bits) = match self.code % 8 {
             0 => (abi::DL_INT, 64),
             1 => (abi::DL_FLOAT, 32),
@@ -130,7 +130,7 @@ fn text(bytes: &[u8]) -> abi::Str {
 }
 
 /// # Safety
-/// `T` is a struct of the ABI with a `struct_size`.
+/// `T` must be a struct of the ABI with a `struct_size`.
 unsafe fn sized<T>() -> T {
     unsafe {
         let mut value = MaybeUninit::<T>::zeroed();
@@ -139,7 +139,7 @@ unsafe fn sized<T>() -> T {
     }
 }
 
-/// No call may panic.
+/// Checks that a call has not panicked.
 fn status(status: abi::Status) -> abi::Status {
     assert_ne!(status, abi::STATUS_PANIC);
     status
@@ -217,7 +217,7 @@ unsafe fn loss(api: &abi::Api, call: &Loss) {
             pi_target: next(),
             target_mask: next(),
             lambda: next(),
-            // Most are on the CPU, where there is no stream.
+            // Most have no stream, as on the CPU.
             cuda_stream: without_provenance_mut(usize::from(call.cuda_stream).saturating_sub(250)),
             ..sized()
         };
@@ -271,9 +271,9 @@ unsafe fn collate(api: &abi::Api, call: &Collate) {
                 samples.push(sample.cast_const());
             }
         }
-        // Of another kind, or freed, or never given.
+        // A handle that was never returned.
         samples.extend((call.handle > 200).then(|| without_provenance(call.handle.into())));
-        // λ has room for M numbers a sample where M is small; a sample with more is not collated.
+        // λ holds M numbers for each sample only if M is small; samples with more are not collated.
         let num_dimensions = |sample: &&[u8]| sample.iter().filter(|byte| **byte == b'[').count();
         if call.tokens.iter().map(num_dimensions).max().unwrap_or(0) * samples.len() <= call.lambda.len() {
             let options = abi::CollateOptions {
@@ -301,7 +301,7 @@ unsafe fn collate(api: &abi::Api, call: &Collate) {
 
 fuzz_target!(|calls: Vec<Call>| {
     let mut api = null();
-    // SAFETY: every pointer is valid, or described as what it is.
+    // SAFETY: every pointer is valid or NULL, or a handle that the table must check; every length is that of its memory.
     unsafe {
         assert_eq!(lambda_dpo::lambda_dpo_get_api(abi::ABI_MAJOR, abi::ABI_MINOR, &mut api, null_mut()), 0);
         let api = &*api;

@@ -1,5 +1,5 @@
-//! Tokenizer folders: any text as `tokenizer.json` and `tokenizer_config.json`, then text through what they make. The
-//! input is the three with NULs between them.
+//! Tokenizer folders: any text as `tokenizer.json` and `tokenizer_config.json`, then any text through the tokenizer.
+//! The input is the three texts, separated by NULs.
 #![no_main]
 
 use std::fs;

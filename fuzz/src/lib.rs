@@ -1,8 +1,10 @@
-//! What the targets share.
+//! Shared by the fuzz targets.
 
-/// The tokenizer and the template engine panic at some of what people may write; the core catches that and tells of it as
-/// an error, but libfuzzer ends the process before. So their panics are passed over here. One that is not caught after all
-/// reaches the target, which is a finding, as is every panic of our own.
+/// Ignores panics of the tokenizer and the template engine.
+///
+/// They panic on some inputs; the core catches such a panic and returns an error, but libfuzzer would end the process
+/// at the panic. A panic that the core does not catch still reaches the target and is a finding, as is any panic of the
+/// project.
 pub fn pass_over_libraries() {
     let finding = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
