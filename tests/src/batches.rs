@@ -199,7 +199,8 @@ pub fn places(batch: &Batch, max_positions: i64) -> Vec<i64> {
         .collect()
 }
 
-/// Hidden states [R, T, H] of a batch from those of each response [C, P, H]; padding is NaN, so that using it is noticed.
+/// Hidden states [R, T, H] of a batch from those of each response [C, P, H]; padding is NaN, so that using it is
+/// noticed.
 pub fn spread(hidden: &Tensor, batch: &Batch) -> Tensor {
     let (p, h) = (hidden.size()[1], hidden.size()[2]);
     let places = Tensor::from_slice(&places(batch, p));

@@ -61,8 +61,8 @@ impl Golden {
         rows
     }
 
-    /// Everything in one row: the prompt, then the responses, the positions of each continuing from the prompt; all of it
-    /// twice, as two prompts, and some padding.
+    /// Everything in one row: the prompt, then the responses, the positions of each continuing from the prompt; all of
+    /// it twice, as two prompts, and some padding.
     pub fn packed(&self) -> Rows {
         let mut rows = Rows::default();
         for prompt in 0..2 {

@@ -1,4 +1,4 @@
-//! Generation: the cache, the batch and padding change nothing; λ on the command line and in a chat.
+//! Generation: caching, batching and padding do not change the text; λ on the command line and in a chat.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -18,7 +18,7 @@ fn options(temperature: f64, top_p: f64) -> GenerateOptions {
     GenerateOptions { max_new_tokens: 24, temperature, top_p, seed: 7, eos_token_ids: vec![EOS] }
 }
 
-/// Prompts of the demo's vocabulary, of lengths from 1 to 17.
+/// Prompts of 1 to 17 tokens from the demo's vocabulary.
 fn prompts() -> Vec<Vec<i64>> {
     (0..9_i64).map(|index| (0..2 * index + 1).map(|at| 5 + (31 * index + 17 * at) % 300).collect()).collect()
 }
@@ -27,7 +27,7 @@ fn single(model: &Model, prompt: &[i64], options: &GenerateOptions) -> Vec<i64> 
     generate(model, prompt, options, &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
-/// Greedy decoding that computes the whole text for each token.
+/// Greedy decoding that recomputes the whole text for each token.
 fn without_cache(model: &Model, prompt: &[i64], options: &GenerateOptions) -> Vec<i64> {
     let mut ids = prompt.to_vec();
     loop {
@@ -51,9 +51,9 @@ fn without_cache(model: &Model, prompt: &[i64], options: &GenerateOptions) -> Ve
 }
 
 #[test]
-fn cached_batched_and_padded_texts_are_those_of_a_prompt_by_itself() {
+fn caching_batching_and_padding_do_not_change_the_text() {
     let demo = Model::load(&fixture("demo/sft-model"), Device::Cpu, Kind::Float).unwrap();
-    // Sliding windows and normed queries too.
+    // Mistral has sliding windows, Qwen3 normed queries.
     let golden =
         |family: &str| Model::random(&fixture("golden/models").join(family), Device::Cpu, Kind::Float, 3).unwrap();
     for (name, model) in [("demo", demo), ("mistral", golden("mistral")), ("qwen3", golden("qwen3"))] {
@@ -73,7 +73,7 @@ fn cached_batched_and_padded_texts_are_those_of_a_prompt_by_itself() {
         let lengths: Vec<usize> = expected.iter().map(Vec::len).collect();
         assert!(
             name != "demo" || lengths.iter().any(|length| *length < greedy.max_new_tokens),
-            "{name}: some end early"
+            "{name}: no text ends early"
         );
     }
 }
@@ -111,7 +111,7 @@ fn lambda_is_chosen_on_the_command_line() {
     let score = |lambda: &str| policy.score(&[&own[..], &[lambda]].concat());
     assert_ne!(score("honesty=1"), score("helpfulness=1"));
     let uniform = "honesty=0.25,helpfulness=0.25,truthfulness=0.25,instruction_following=0.25";
-    assert_eq!(score(uniform), policy.score(&own[..4]), "all weigh alike");
+    assert_eq!(score(uniform), policy.score(&own[..4]), "the default weights are equal");
     let refused = |lambda: &str| policy.refuse(&[&["generate"], &own[..], &[lambda, "What?"]].concat());
     assert_eq!(
         refused("honest=1"),
@@ -149,9 +149,9 @@ fn a_chat_changes_lambda_between_its_turns() {
     let ask = "Describe the toad.\n";
     let alone = |lambda: &str| chat(&format!("{lambda}\n{ask}")).0;
     let (uniform, corner) = (alone("/lambda"), alone("/lambda honesty=1"));
-    assert_ne!(uniform, corner, "another λ answers otherwise");
+    assert_ne!(uniform, corner, "the answers do not depend on λ");
 
-    // Greedy, so what a turn says follows from its conversation and λ; a λ that is refused changes nothing.
+    // Decoding is greedy, so an answer depends only on the conversation and λ; a refused λ changes nothing.
     let turns = format!("/lambda\n{ask}/new\n/lambda honesty=1\n{ask}/new\n/lambda honest=1\n/help\n{ask}/quit\n{ask}");
     let (answers, said) = chat(&turns);
     assert_eq!(answers, [uniform, corner.clone(), corner].concat());

@@ -1,15 +1,15 @@
-//! Reference policies from elsewhere: the same losses as under the model that they were exported from.
+//! ONNX and TorchScript references: the same losses as with the model they were exported from.
 
 use lambda_dpo_tests::program;
 use lambda_dpo_tests::trainer::{Run, metrics, stderr};
 use serde_json::Value;
 
-/// Losses lie around 1.4.
+/// The losses are around 1.4.
 const TOLERANCE: f64 = 1e-4;
 
 const STEPS: [&str; 3] = ["train.max_steps=10", "train.learning_rate=1e-2", "data.eval_fraction=0.25"];
 
-/// A run whose model is exported as `onnx` and `torchscript`.
+/// A run with its model exported to `onnx` and `torchscript`.
 fn with_exports() -> Run {
     let run = Run::new("lambda_dpo");
     for format in ["onnx", "torchscript"] {
@@ -26,7 +26,7 @@ fn train(run: &Run, name: &str, more: &[&str]) -> String {
     stderr(&run.train(&[&STEPS, more, &[&output_dir]].concat()))
 }
 
-/// Every loss that a run wrote down, of evaluations too.
+/// Every loss in the metrics of a run, including evaluations.
 fn losses(run: &Run, name: &str) -> Vec<f64> {
     let loss = |row: &Value| row.get("loss").or(row.get("eval_loss")).and_then(Value::as_f64).unwrap();
     metrics(&run.path(name)).iter().map(loss).collect()
@@ -37,14 +37,14 @@ fn of_kind(run: &Run, kind: &str) -> [String; 2] {
 }
 
 #[test]
-fn losses_are_those_under_the_model() {
+fn losses_are_those_with_the_model() {
     let run = with_exports();
     for adapter in [&[][..], &["adapter.rank=2"]] {
         let name = |kind: &str| format!("{kind}-{}", adapter.len());
         train(&run, &name("model"), &[&["reference.kind=model"], adapter].concat());
         let expected = losses(&run, &name("model"));
         assert_eq!(expected.len(), 12);
-        assert!((expected[11] - expected[1]).abs() > 0.01, "it learns: {expected:?}");
+        assert!((expected[11] - expected[1]).abs() > 0.01, "the run does not learn: {expected:?}");
         for kind in ["onnx", "torchscript"] {
             let reference = of_kind(&run, kind);
             let said = train(&run, &name(kind), &[&[reference[0].as_str(), &reference[1]], adapter].concat());
@@ -74,7 +74,7 @@ fn log_probs_are_kept_under_the_contents_of_the_file() {
 }
 
 #[test]
-fn a_reference_of_other_weights_is_refused_unless_it_is_meant() {
+fn a_reference_with_other_weights_is_refused_unless_validation_is_off() {
     let run = with_exports();
     let other =
         lambda_dpo_host::model::Model::random(&run.path("model"), tch::Device::Cpu, tch::Kind::Float, 8).unwrap();

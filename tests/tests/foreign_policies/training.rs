@@ -1,4 +1,4 @@
-//! TorchScript modules as the policy that is trained: the same run as the model's, resumed as if never stopped.
+//! TorchScript modules as the trained policy: the same metrics as with the model, and exact resumption.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 const STEPS: [&str; 4] =
     ["train.max_steps=6", "train.learning_rate=1e-2", "data.eval_fraction=0.25", "train.gradient_accumulation_steps=2"];
 
-/// The key that trains a module exported from the run's own model.
+/// A run with its model exported to TorchScript, and the override that trains the module.
 fn with_script() -> (Run, String) {
     let run = Run::new("lambda_dpo");
     let mut command = program(&run.path("cache"));
@@ -42,9 +42,9 @@ fn a_module_learns_as_its_model() {
             }
         }
         let at = |row: usize| expected[row]["loss"].as_f64().unwrap();
-        assert!((at(1) - at(6)).abs() > 0.01, "it learns");
+        assert!((at(1) - at(6)).abs() > 0.01, "the run does not learn");
     }
-    // What was trained scores, with the tokenizer beside it.
+    // The trained module can be scored, with the tokenizer saved beside it.
     let model = run.path("script-0").join("model");
     let mut command = program(&run.path("cache"));
     command.args(["score", "--device", "cpu", "--model"]).arg(&model).arg("--torchscript").arg(&model);
@@ -64,7 +64,7 @@ fn without_clocks(run: &Run, name: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_resumed_module_goes_on_as_if_it_had_never_stopped() {
+fn a_resumed_run_equals_one_that_never_stopped() {
     let (run, script) = with_script();
     let keys = [script.as_str(), "train.save_steps=3"];
     train(&run, "whole", &keys);
@@ -75,9 +75,9 @@ fn a_resumed_module_goes_on_as_if_it_had_never_stopped() {
     assert_eq!(without_clocks(&run, "whole"), before);
 }
 
-/// An architecture that the program does not know, exported by Python.
+/// The module has an architecture that the program does not support.
 #[test]
-fn a_module_that_python_exported_trains() {
+fn a_module_exported_by_python_trains() {
     let run = Run::new("lambda_dpo");
     fs::remove_dir_all(run.path("model")).unwrap();
     fs::create_dir(run.path("model")).unwrap();
@@ -85,7 +85,7 @@ fn a_module_that_python_exported_trains() {
         fs::copy(fixture("words").join(name), run.path("model").join(name)).unwrap();
     }
     let script = format!("model.torchscript={}", fixture("golden/exports/gpt/model.pt").display());
-    // All words of the demo are unknown to this tokenizer but for a few, which is enough to move.
+    // This tokenizer knows only a few words of the demo, which is enough to train.
     train(&run, "gpt", &[&script, "train.learning_rate=1e-3"]);
     let rows = metrics(&run.path("gpt"));
     assert_eq!(rows[1]["kl"], 0.0);

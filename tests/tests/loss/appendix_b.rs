@@ -1,4 +1,4 @@
-//! The loss and its gradients against a PyTorch transcription of the paper's Appendix B.
+//! The loss and its gradients compared with a PyTorch transcription of the paper's Appendix B.
 //!
 //! The golden values come from `fixtures/golden/appendix_b/make_goldens.py`.
 
@@ -73,7 +73,7 @@ impl Golden {
     }
 }
 
-/// [S] of a batch, from [C] by response.
+/// Reorders values by response [C] to those by sequence of a batch [S].
 fn by_sequence(by_response: &Tensor, batch: &Batch) -> Tensor {
     by_response.index_select(0, &Tensor::from_slice(&sequence_responses(batch)))
 }
@@ -93,7 +93,7 @@ fn the_expanded_batch_is_the_papers() {
 }
 
 #[test]
-fn loss_and_gradients_agree_in_every_layout() {
+fn loss_and_gradients_are_the_papers_in_every_layout() {
     let golden = Golden::read();
     let (c, p) = (golden.get("hidden").size()[0], golden.get("hidden").size()[1]);
     let grad_hidden = golden.get("grad_hidden");
@@ -143,7 +143,7 @@ fn loss_and_gradients_agree_in_every_layout() {
     }
 }
 
-/// What [`gather`] gives for a layout: in the packed one the responses of a prompt share its last position.
+/// The gradient that [`gather`] should return for a layout: in the packed layout a prompt's responses share its tokens.
 fn expected(by_response: &Tensor, layout: Layout, batch: &Batch) -> Tensor {
     let expected = by_response.copy();
     if layout != Layout::Packed {

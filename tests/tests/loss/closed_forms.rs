@@ -1,4 +1,4 @@
-//! The loss itself: its closed forms, what it says of bad input, and that it leaves the caller's autograd alone.
+//! The loss: closed forms, errors for bad inputs, and that it leaves the caller's autograd state as it is.
 
 use lambda_dpo_core::{Layout, LossInputs, LossOptions, Reduction, TokenizedSample, Wants, log_probs, loss_forward};
 use ndarray::array;
@@ -36,7 +36,7 @@ fn dpo_is_the_pairwise_case() {
 }
 
 #[test]
-fn log_probs_without_a_loss_are_the_losss() {
+fn log_probs_without_a_loss_are_those_of_the_loss() {
     let problem = Problem::random(2, Kind::Float);
     for reduction in [Reduction::Sum, Reduction::Mean] {
         let options = loss_options(reduction, Wants::default());
@@ -64,7 +64,7 @@ fn nan_comes_out_as_nan() {
 #[test]
 fn prompts_without_weight_contribute_nothing() {
     let mut rng = Rng(8);
-    // No dimension of the first prompt rates two responses; λ of the second has no mass where it is rated.
+    // No dimension of the first prompt rates two responses; the dimension that rates the second prompt has λ = 0.
     let mut samples = ragged_samples(&mut rng, 2, 2, 0.0);
     samples[0].pi_target = pi_target(&array![[3.0, f64::NAN], [f64::NAN, 4.0]]);
     samples[0].responses.truncate(2);
@@ -82,9 +82,9 @@ fn prompts_without_weight_contribute_nothing() {
     assert_eq!(floats(&listwise.prompt_losses), [0.0, 0.0]);
 }
 
-/// Inputs may be leaves or part of a graph; neither the graph nor the caller's grad mode is touched.
+/// Inputs may be leaves or part of a graph; neither the graph nor the caller's grad mode changes.
 #[test]
-fn the_callers_autograd_is_left_alone() {
+fn the_callers_autograd_state_is_unchanged() {
     let problem = Problem::random(2, Kind::Float);
     let hidden = problem.hidden.copy().set_requires_grad(true);
     let lm_head = problem.lm_head.copy().set_requires_grad(true);
@@ -99,7 +99,7 @@ fn the_callers_autograd_is_left_alone() {
 }
 
 #[test]
-fn bad_inputs_are_told() {
+fn bad_inputs_are_reported() {
     let problem = Problem::random(2, Kind::Float);
     let options = loss_options(Reduction::Sum, Wants::default());
     let refused = |inputs: &LossInputs, options: &LossOptions| loss_forward(inputs, options).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! Analytic gradients against float64 central differences and closed forms, and one way of computing against another.
+//! Analytic gradients compared with float64 central differences, closed forms, and other ways to compute them.
 
 use lambda_dpo_core::{Batch, LossInputs, LossOptions, Objective, Reduction, TokenizedSample, Wants, loss_forward};
 use tch::{Kind, Tensor};
@@ -10,7 +10,7 @@ use lambda_dpo_tests::batches::{
 
 const STEP: f64 = 1e-5;
 
-/// Checks `analytic` at `places` of `tensor` against (L(x + h) − L(x − h)) / 2h, relative to the largest entry.
+/// Compares `analytic` at `places` of `tensor` with (L(x + h) − L(x − h)) / 2h, relative to the largest entry.
 fn check_differences(
     tensor: &Tensor,
     analytic: &Tensor,
@@ -38,7 +38,7 @@ fn some_places(rng: &mut Rng, tensor: &Tensor, count: usize) -> Vec<i64> {
     (0..count).map(|_| rng.between(0, tensor.numel() - 1) as i64).collect()
 }
 
-/// Places in the rows of `[R·T, width]` that predict a target.
+/// Indices into the rows of `[R·T, width]` that predict a target.
 fn predicting_places(rng: &mut Rng, batch: &Batch, width: i64, count: usize) -> Vec<i64> {
     let positions = integers(&batch.target_positions);
     (0..count)
@@ -166,7 +166,7 @@ fn one_pass_kept_and_recomputed_agree() {
     }
 }
 
-/// One step over 4 prompts equals 4 accumulated micro-batches of one prompt with the step's normaliser.
+/// A step over 4 prompts equals 4 accumulated micro-batches of one prompt, each normalised by the step's count.
 #[test]
 fn accumulation_changes_nothing() {
     for layout in LAYOUTS {

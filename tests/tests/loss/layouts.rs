@@ -1,4 +1,4 @@
-//! The collator's three layouts: what they hold, and that the loss cannot tell them apart.
+//! The collator's three layouts: their fields, and that the loss is the same in all of them.
 
 use lambda_dpo_core::{
     Batch, CollateOptions, Layout, LossInputs, Reduction, TokenizedResponse, TokenizedSample, collate, loss_forward,
@@ -15,7 +15,8 @@ fn response(response_index: usize, ids: &[i64]) -> TokenizedResponse {
     TokenizedResponse { response_index, ids: ids.to_vec(), is_target: None }
 }
 
-/// Two prompts: three responses of which the record's second was dropped, and two with a rating missing; M = 2.
+/// Two prompts, M = 2: one with three responses, the record's second having been dropped; one with two and a rating
+/// missing.
 fn samples() -> Vec<TokenizedSample> {
     vec![
         TokenizedSample {
@@ -53,7 +54,7 @@ fn packed_rows_hold_a_prompt_and_its_responses() {
     assert_eq!(rows(&batch.sequence_ids)[0][..10], [-1, -1, -1, 0, 0, 1, 2, 2, 2, -1]);
     assert_eq!(rows(&batch.sequence_ids)[1][..5], [-1, 3, 4, 4, -1]);
     assert_eq!(rows(&batch.attention_mask)[1][..5], [1, 1, 1, 1, 0]);
-    // The prompt's last token (2, and 16 in the second row) predicts the first token of each of its responses.
+    // The prompt's last token (at 2, and at 16 in the second row) predicts the first token of each response.
     assert_eq!(integers(&batch.target_positions), [2, 3, 2, 2, 6, 7, 16, 16, 18]);
     assert_eq!(integers(&batch.target_ids), [11, 12, 13, 14, 15, 16, 17, 18, 19]);
     assert_eq!(integers(&batch.target_sequences), [0, 0, 1, 2, 2, 2, 3, 4, 4]);
@@ -98,7 +99,7 @@ fn expanded_rows_go_by_prompt_dimension_response() {
 fn lambda_is_renormalised_over_the_dimensions_that_count() {
     for layout in LAYOUTS {
         let batch = batch_of(&samples(), &LAMBDA, layout);
-        // The second prompt's second dimension rates one response.
+        // The second prompt's second dimension rates only one response.
         assert_eq!(floats(&batch.lambda), [0.25, 0.75, 1.0, 0.0]);
         assert_eq!(
             floats(&batch.pi_target),
@@ -116,7 +117,7 @@ fn lambda_is_renormalised_over_the_dimensions_that_count() {
 }
 
 #[test]
-fn padding_never_adds_a_block_where_rows_are_aligned() {
+fn aligned_rows_get_no_padding() {
     let width = |prompt: usize, multiple: usize| {
         let mut samples = samples();
         samples[0].prompt = vec![1; prompt];
@@ -130,7 +131,7 @@ fn padding_never_adds_a_block_where_rows_are_aligned() {
 }
 
 #[test]
-fn prompts_share_a_row_while_it_fits() {
+fn prompts_share_a_row_if_they_fit() {
     let lengths = [5, 9, 3, 6, 2, 20];
     let samples: Vec<TokenizedSample> = lengths
         .iter()
@@ -152,7 +153,7 @@ fn prompts_share_a_row_while_it_fits() {
             row
         })
         .collect();
-    // First fit over 20, 9, 6, 5, 3, 2: the one above the bound stays alone, 9 + 3, 6 + 5, 2.
+    // First fit over 20, 9, 6, 5, 3, 2: the one above the bound has its own row, then 9 + 3, 6 + 5 and 2.
     assert_eq!(shared, [vec![0, 3], vec![1, 2], vec![4], vec![5]]);
     assert_eq!(batch.input_ids.size(), [4, 24]);
     assert_eq!(integers(&batch.record_indices), [0, 1, 2, 3, 4, 5]);
@@ -161,9 +162,9 @@ fn prompts_share_a_row_while_it_fits() {
     assert_eq!(rows(&batch.position_ids)[0][..11], [0, 1, 2, 3, 3, 0, 1, 2, 3, 4, 4]);
 }
 
-/// What each target's predictor may see (the rule of `sequence_ids`) is its prompt and its own response so far.
+/// By the rule of `sequence_ids`, a token attends to its prompt and to its own response up to itself.
 #[test]
-fn a_packed_token_sees_its_prompt_and_its_own_response() {
+fn a_packed_token_attends_to_its_prompt_and_its_own_response() {
     let mut rng = Rng(21);
     let samples = ragged_samples(&mut rng, 5, 2, 0.0);
     let refs: Vec<_> = samples.iter().collect();
@@ -216,7 +217,7 @@ fn a_conversation_has_targets_in_its_assistant_turns_only() {
         assert_eq!(integers(&batch.sequence_num_tokens), [3]);
         assert_eq!((batch.pi_target.size(), batch.lambda.size()), (vec![0, 1], vec![1, 0]));
         assert_eq!(batch.num_contributing, 0);
-        // Nothing precedes the first token: it cannot be predicted, whatever the row before it holds.
+        // The first token of a row has no predictor, whatever the row before it holds.
         let batch = batch_of(&[conversation(&[1]), conversation(&[])], &[], layout);
         assert_eq!(integers(&batch.target_positions), [0, 1, 4, 8, 11]);
         assert_eq!(integers(&batch.labels)[8..], [-100, 12, -100, -100, 15, -100, -100, -100]);
@@ -242,7 +243,7 @@ fn empty_responses_and_batches_without_tokens_are_laid_out() {
 }
 
 #[test]
-fn the_loss_cannot_tell_layouts_apart() {
+fn the_loss_is_the_same_in_every_layout() {
     for seed in 0..6 {
         let mut rng = Rng(seed);
         let m = rng.between(1, 5);
@@ -265,7 +266,7 @@ fn the_loss_cannot_tell_layouts_apart() {
             };
             assert!(relative(loss, *expected_loss) < 1e-12, "{name}, seed {seed}");
             assert!(relative_error(&head, expected_head) < 1e-12, "{name}, seed {seed}");
-            // Per prompt: packed layouts add up what the responses say to the prompt's last position.
+            // Compared per prompt, because packed layouts sum the responses' gradients at the prompt's last position.
             assert!(relative_error(&by_response, expected_hidden) < 1e-12, "{name}, seed {seed}");
             for (a, b) in metrics.iter().flatten().zip(expected_metrics.iter().flatten()) {
                 assert!((a - b).abs() < 1e-9, "{name}, seed {seed}");
@@ -274,7 +275,7 @@ fn the_loss_cannot_tell_layouts_apart() {
     }
 }
 
-/// Loss, LM head gradient, hidden gradient summed over each prompt by position, and metrics.
+/// The loss, the gradient of the LM head, that of the hidden states summed over each prompt by position, and metrics.
 fn evaluate(batch: &Batch, hidden: &Tensor, lm_head: &Tensor) -> (f64, Tensor, Tensor, Vec<Vec<f64>>) {
     let (c, p) = (hidden.size()[0], hidden.size()[1]);
     let spread_hidden = spread(hidden, batch);
@@ -300,7 +301,7 @@ fn evaluate(batch: &Batch, hidden: &Tensor, lm_head: &Tensor) -> (f64, Tensor, T
 }
 
 #[test]
-fn bad_arguments_are_told() {
+fn bad_arguments_are_reported() {
     let refused = |samples: &[TokenizedSample], lambda: &[f64]| {
         collate(&samples.iter().collect::<Vec<_>>(), lambda, &collate_options(Layout::Rows)).unwrap_err().to_string()
     };

@@ -1,7 +1,7 @@
-//! The paper's converter, processor and collator, computed anew from their description, against `missing_rating = 1.0`
-//! with the expanded layout: 16 rows a prompt, their order, labels, padding and targets.
+//! The expanded layout with `missing_rating = 1.0`, compared with an implementation of the paper's converter, processor
+//! and collator from their description: 16 rows for each prompt, their order, labels, padding and targets.
 //!
-//! One thing differs on purpose: where the paper drops a record that has not exactly four responses, N is free here.
+//! One difference is intended: the paper drops records that do not have exactly four responses; here N is free.
 
 use lambda_dpo_core::convert::convert_record;
 use lambda_dpo_core::{
@@ -17,14 +17,14 @@ use serde_json::{Value, json};
 const DIMENSIONS: [&str; 4] = ["helpfulness", "honesty", "instruction_following", "truthfulness"];
 const PAD: i64 = 1;
 
-/// Words of `fixtures/words` with their ids, read here once more.
+/// The words of `fixtures/words` with their ids, read without the tokenizer.
 fn vocabulary() -> serde_json::Map<String, Value> {
     let text = std::fs::read_to_string(fixture("words/tokenizer.json")).unwrap();
     let tokenizer: Value = serde_json::from_str(&text).unwrap();
     tokenizer["model"]["vocab"].as_object().unwrap().clone()
 }
 
-/// A rating as a record may hold it (None: no such key), and what the paper makes of it.
+/// A rating as a record may hold it (None: no such key), and its value in the paper.
 fn rating() -> impl Strategy<Value = (Option<Value>, f64)> {
     let number = (1..=5_i32).prop_map(|value| (Some(json!(value.to_string())), f64::from(value)));
     let missing = select(vec![Some(json!("N/A")), Some(json!("")), Some(Value::Null), Some(json!("good")), None]);
@@ -55,7 +55,7 @@ fn to_json((prompt, responses): &Drawn) -> String {
     json!({ "instruction": prompt.join(" "), "completions": completions }).to_string()
 }
 
-/// What the paper's collator gives for some prompts.
+/// The batch that the paper's collator makes of some prompts.
 struct Expected {
     width: usize,
     input_ids: Vec<i64>,
@@ -116,13 +116,13 @@ fn collated(prompts: &[Drawn]) -> Batch {
     collate(&samples.iter().collect::<Vec<_>>(), &vec![0.25; 4 * samples.len()], &options).unwrap()
 }
 
-/// π row by row, as the paper's flat `pi_target`: `sequence_index` says which row a dimension and a response have.
+/// π row by row, like the paper's flat `pi_target`; `sequence_index` maps dimension and response to a row.
 fn flat_targets(batch: &Batch) -> Vec<f64> {
     let pi = Vec::<f32>::try_from(batch.pi_target.reshape([-1])).unwrap();
     let mut flat = vec![f64::NAN; pi.len()];
     for (row, value) in integers(&batch.sequence_index).into_iter().zip(pi) {
         let cell = &mut flat[row as usize];
-        assert!(cell.is_nan(), "row {row} stands for two dimensions or responses");
+        assert!(cell.is_nan(), "row {row} is assigned to two dimensions or responses");
         *cell = f64::from(value);
     }
     flat
@@ -154,9 +154,9 @@ proptest! {
     }
 }
 
-/// Nothing rated at all is uniform, and a record without completions gives no sample.
+/// Without any rating the targets are uniform, and a record without completions gives no sample.
 #[test]
-fn nothing_rated_is_uniform_and_nothing_answered_is_nothing() {
+fn targets_without_ratings_are_uniform_and_no_completions_give_no_sample() {
     let unrated = vec![(vec!["hi"], vec![(None, 1.0); 4]); 4];
     let batch = collated(&[(vec!["one"], unrated)]);
     assert_eq!(flat_targets(&batch), [0.25; 16]);

@@ -1,4 +1,5 @@
-//! One step of the paper's Appendix B through decoder and loss: the loss and every parameter's gradient, in all layouts.
+//! A step of the paper's Appendix B through decoder and loss: the loss and the gradient of every parameter, in all
+//! layouts.
 //!
 //! The golden values come from `fixtures/golden/appendix_b/make_goldens.py`, computed in float64.
 
@@ -49,7 +50,7 @@ fn reference(golden: &Tensors, batch: &Batch) -> Tensor {
     golden["reference_log_probs"].index_select(0, &responses).to_kind(Kind::Float)
 }
 
-/// Adds the gradients of one batch to the model's, and gives its loss.
+/// Adds the gradients of a batch to the model's and returns the loss.
 fn step(model: &Model, golden: &Tensors, samples: &[TokenizedSample], layout: Layout, checkpointing: bool) -> f64 {
     let lambda = floats(&golden["lambda"]).repeat(samples.len());
     let batch = batch_of(samples, &lambda, layout);
@@ -101,7 +102,7 @@ fn every_parameter_has_the_papers_gradient() {
     }
 }
 
-/// The golden model's loss does not depend on the dtype of weights and activations beyond what 8 bits of mantissa allow.
+/// The loss in bfloat16 differs from that in float32 only as far as 8 bits of mantissa explain.
 #[test]
 fn bfloat16_gives_the_float32_loss() {
     let golden = read("golden");

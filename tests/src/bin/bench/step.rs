@@ -1,4 +1,4 @@
-//! A training step as the program does it: plugin through its table, host model, its optimiser.
+//! A training step as in the program: plugin through its table, the host's model and optimiser.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -25,11 +25,11 @@ use tch::Device;
 
 use crate::serving::{Command, serve};
 
-/// Answers `step`, `breakdown` (a step's parts, timed one by one) and `reference` (its log-probs computed anew).
+/// Answers `step`, `breakdown` (the parts of a step, timed one by one) and `reference` (its log-probs computed again).
 ///
 /// # Errors
 ///
-/// A scenario that does not load, a step that fails.
+/// Returns an error if the scenario does not load or a step fails.
 pub fn run(folder: &Path) -> Result<()> {
     let mut session = Some(Session::open(folder)?);
     serve(|command| match (command, &mut session) {
@@ -44,7 +44,7 @@ pub fn run(folder: &Path) -> Result<()> {
     })
 }
 
-/// A learner with the one batch that it takes every step on.
+/// A learner, and the batch that it uses for every step.
 struct Session {
     learner: Learner,
     data: Data,
@@ -113,7 +113,8 @@ impl Session {
         Ok(json!({ "seconds": seconds, "loss": report.totals.loss, "grad_norm": report.grad_norm }))
     }
 
-    /// The reference's log-probs once more, by the policy with its adapter off: the cost is the same for any weights.
+    /// Computes the reference log-probs again with the policy, its adapter off: the cost does not depend on the
+    /// weights.
     fn reference(&mut self) -> Result<Value> {
         let Learner { policy, plugin, loss, .. } = &mut self.learner;
         let TrainableModel::Native(model) = &mut policy.model else { bail!("the policy is no model") };
@@ -125,7 +126,7 @@ impl Session {
         Ok(json!({ "seconds": seconds }))
     }
 
-    /// One more step, its parts timed one by one: what [`Learner::step`] does, in its order.
+    /// Takes a step like [`Learner::step`], timing its parts one by one.
     fn breakdown(&mut self) -> Result<Value> {
         let mut laps = Laps::new();
         let (learner, micro_batch) = (&mut self.learner, &self.micro_batches[0]);
@@ -156,14 +157,14 @@ impl Session {
     }
 }
 
-/// Waits until a CUDA device has done all that it was given.
+/// Waits until a CUDA device has finished all queued work.
 fn finish_queued_work(device: Device) {
     if let Device::Cuda(index) = device {
         tch::Cuda::synchronize(index as i64);
     }
 }
 
-/// Seconds by name, each from the end of the one before.
+/// Seconds by name, each measured from the end of the previous one.
 struct Laps(Value, Instant);
 
 impl Laps {
@@ -177,7 +178,7 @@ impl Laps {
     }
 }
 
-/// The records of a run, all of them in one micro-batch.
+/// The records of a run, all in one micro-batch.
 struct Data {
     dataset: Dataset,
     samples: Vec<usize>,
