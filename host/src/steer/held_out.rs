@@ -70,18 +70,7 @@ impl HeldOut {
             known = sample.dimensions;
         }
         let dimensions = dimensions.map_or_else(|| known.clone(), <[String]>::to_vec);
-        let indices: Vec<usize> = dimensions
-            .iter()
-            .map(|name| {
-                known.iter().position(|dimension| dimension == name).with_context(|| {
-                    format!(
-                        "the adapter weighs {}, but the records are not rated in {name}: they have {}",
-                        dimensions.join(", "),
-                        known.join(", ")
-                    )
-                })
-            })
-            .collect::<Result<_>>()?;
+        let indices = indices_of(&dimensions, &known)?;
         for record in &mut ratings {
             *record = indices.iter().map(|&index| record.get(index).cloned().unwrap_or_default()).collect();
         }
@@ -211,6 +200,20 @@ impl HeldOut {
         }
         Ok(())
     }
+}
+
+/// Returns the index of each of the adapter's dimensions among those of the records.
+fn indices_of(dimensions: &[String], known: &[String]) -> Result<Vec<usize>> {
+    let index_of = |name: &String| {
+        known.iter().position(|dimension| dimension == name).with_context(|| {
+            format!(
+                "the adapter weighs {}, but the records are not rated in {name}: they have {}",
+                dimensions.join(", "),
+                known.join(", ")
+            )
+        })
+    };
+    dimensions.iter().map(index_of).collect()
 }
 
 #[derive(Clone, Copy, Default)]
