@@ -236,7 +236,7 @@ fn a_lambda_that_does_not_fit_is_refused() {
     let one = batch.lambda.narrow(0, 0, 1);
     assert_eq!(
         refused(&ModelInputs { lambda: Some(&one), ..inputs(&batch) }, &with_lambda),
-        "the batch holds λ for 1 prompts, but its rows name prompt 2"
+        "the batch has λ for 1 prompts, but its rows refer to prompt 2"
     );
     let mut message = |weights: &[f64]| with_lambda.fix_lambda(weights).unwrap_err().to_string();
     assert_eq!(message(&[1.0]), "λ has 1 weights, but the adapter has 3 dimensions: helpful, honest, brief");
