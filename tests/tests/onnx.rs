@@ -171,7 +171,7 @@ fn files_that_do_not_fit_are_refused_with_a_reason() {
     fs::write(policy.path("future.onnx"), model.encode_to_vec()).unwrap();
     let text = message(&policy, &policy.path("future.onnx"));
     assert!(text.starts_with("error: OUT: ONNX Runtime rejects it ("), "{text}");
-    assert!(text.ends_with("; its opset is 999, its IR version 8; export it again, or take a newer runtime"), "{text}");
+    assert!(text.ends_with("; its opset is 999, its IR version 8; export it again, or use a newer runtime"), "{text}");
 }
 
 #[test]
