@@ -1,4 +1,4 @@
-//! Compiles what the program needs of libtorch beyond tch.
+//! Compiles the C++ side of `src/libtorch`: functions of libtorch that tch leaves out.
 
 fn main() {
     let sources = ["src/libtorch/native.cpp", "src/libtorch/script.cpp"];
@@ -6,7 +6,7 @@ fn main() {
         println!("cargo:rerun-if-changed={source}");
     }
     let Ok(flags) = std::env::var("DEP_LAMBDA_DPO_DLPACK_CXXFLAGS") else {
-        println!("cargo:warning=lambda-dpo-abi did not say how to compile against libtorch: its feature `tch` is off");
+        println!("cargo:warning=lambda-dpo-abi did not say how to compile against libtorch, because its feature `tch` is off");
         std::process::exit(1);
     };
     let mut build = cc::Build::new();

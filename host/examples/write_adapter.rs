@@ -1,15 +1,15 @@
-//! Writes a model, an adapter and their logits, for comparing with what `transformers` and `peft` make of them.
+//! Writes a model, an adapter and their logits, to be compared with those that `transformers` and `peft` compute.
 //!
-//! `write_adapter MODEL OUT [bfloat16]` adds a LoRA adapter with random values to the model of the folder MODEL and writes
-//! OUT/adapter, OUT/model (the model without the adapter), OUT/merged (the adapter merged into it), OUT/lambda_adapter (a
-//! λ-adapter over the dimensions a, b and c) and OUT/values.safetensors: `input_ids` [1, T], and `base_logits`,
-//! `adapter_logits`, `merged_logits` and `lambda_logits` (at λ = 0.5, 0.2, 0.3), [1, T, V] float32.
+//! `write_adapter MODEL OUT [bfloat16]` adds a LoRA adapter with random values to the model of the folder MODEL and
+//! writes OUT/adapter, OUT/model (the model without the adapter), OUT/merged (the adapter merged into it),
+//! OUT/lambda_adapter (a λ-adapter over the dimensions a, b and c) and OUT/values.safetensors: `input_ids` [1, T], and
+//! `base_logits`, `adapter_logits`, `merged_logits` and `lambda_logits` (at λ = 0.5, 0.2, 0.3), [1, T, V] float32.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::model::{LambdaParts, LoraConfig, Model, ModelInputs, TargetModules};
-use lambda_dpo_host::safetensors;
 use tch::{Device, Kind, Tensor};
 
 fn main() -> anyhow::Result<()> {
@@ -61,7 +61,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Gives an adapter's B, which begins at zero and would add nothing, random values.
+/// Fills the matrices B, which are initially zero, with random values.
 fn fill(model: &Model) -> anyhow::Result<()> {
     tch::manual_seed(11);
     for (name, parameter) in model.trainable() {
@@ -72,7 +72,7 @@ fn fill(model: &Model) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// [1, T, V] float32.
+/// Computes logits, [1, T, V] float32.
 fn logits(model: &Model, input_ids: &Tensor) -> anyhow::Result<Tensor> {
     let zeros = input_ids.f_zeros_like()?;
     let position_ids = Tensor::f_arange(input_ids.size()[1], (Kind::Int64, Device::Cpu))?.f_view([1, -1])?;

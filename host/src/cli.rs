@@ -1,20 +1,19 @@
-//! The command line: names, flags and help.
+//! The command line: commands, flags and help.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{DType, DataFormat, MissingRating, Reduction};
-use crate::plugin::Format;
+use crate::config::{DType, Format, MissingRating, Reduction};
 
 /// λ-weighted listwise preference optimisation of language models.
 #[derive(Debug, Parser)]
 #[command(name = "lambda-dpo", version, about)]
 pub struct Cli {
-    /// The plugin library; without it LAMBDA_DPO_PLUGIN, then beside this program, then ../lib.
+    /// Plugin library [default: LAMBDA_DPO_PLUGIN, else beside this program, else in ../lib].
     #[arg(long, global = true, value_name = "FILE")]
     pub plugin: Option<PathBuf>,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -22,19 +21,19 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train by a run config: stages sft, dpo, lambda_dpo.
+    /// Train a model as a run config describes (stages sft, dpo and lambda_dpo).
     Train(TrainArgs),
-    /// Turn records into samples with target distributions.
+    /// Convert records to samples with target distributions.
     Convert(ConvertArgs),
-    /// Write the log-prob of every response of every record.
+    /// Write the log-probs of the responses of each record.
     Score(ScoreArgs),
-    /// Continue a prompt.
+    /// Continue a prompt, or chat in the terminal.
     Generate(GenerateArgs),
-    /// Measure what λ controls, over a grid of λ: steer.json, a table, and plots in a page.
+    /// Measure what λ controls over a grid of λ: writes steer.json and a page of plots, and prints tables.
     Steer(SteerArgs),
-    /// Write a policy for other programs, adapter merged.
+    /// Export a policy for other programs, with its adapter merged.
     Export(ExportArgs),
-    /// Compare an ONNX policy with the model that it was made from; the exit status is 1 where they differ.
+    /// Compare an ONNX policy with the model it was exported from; the exit status is 1 if they differ.
     Validate(ValidateArgs),
     /// Print the JSON Schema of a record, a sample or a run config.
     Schema(SchemaArgs),
@@ -43,10 +42,10 @@ pub enum Command {
 /// `lambda-dpo train`
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// The run config.
+    /// Run config.
     #[arg(value_name = "CONFIG.toml")]
     pub config: PathBuf,
-    /// Keys that take the place of the file's, as in train.learning_rate=1e-4.
+    /// Keys that override the file, for example train.learning_rate=1e-4.
     #[arg(value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
 }
@@ -54,53 +53,54 @@ pub struct TrainArgs {
 /// `lambda-dpo convert`
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// Record files (JSON, JSON lines, Parquet), or names of hub datasets.
+    /// Record files (JSON, JSON lines or Parquet) or names of Hugging Face datasets.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub records: Vec<PathBuf>,
-    /// The JSON lines to write.
+    /// JSON lines file to write.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Schema of the records: ultrafeedback, pairs or chat.
+    /// Format of the records: ultrafeedback, pairs or chat.
     #[arg(long, default_value = "ultrafeedback")]
-    pub format: DataFormat,
-    /// What a missing rating becomes: mask, or a number (1.0 in the paper).
+    pub format: Format,
+    /// How missing ratings are handled: mask leaves the response out of that dimension, a number replaces them (1.0 in
+    /// the paper).
     #[arg(long, default_value = "mask", value_name = "mask|NUMBER")]
     pub missing: MissingRating,
     /// Temperature of the softmax over ratings.
     #[arg(long, default_value_t = 1.0, value_name = "T")]
     pub temperature: f64,
-    /// Dimensions to use, in order; without it every one that occurs.
+    /// Dimensions to use, in this order [default: all that occur, sorted].
     #[arg(long, value_delimiter = ',', value_name = "A,B")]
     pub dimensions: Option<Vec<String>>,
 }
 
-/// Which policy.
+/// Arguments that name a policy.
 #[derive(Debug, Args)]
 pub struct PolicyArgs {
-    /// Model folder in Hugging Face's layout, or its name on the hub.
+    /// Model folder in Hugging Face's format, or its name on the Hugging Face hub.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
-    /// Adapter folder in PEFT's format, or a λ-adapter's.
+    /// Folder of a LoRA in PEFT's format, or of a λ-adapter.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// λ of a λ-adapter; dimensions not named share the rest equally, and without it all weigh alike.
+    /// λ of a λ-adapter; dimensions not named share the rest equally [default: uniform].
     #[arg(long, value_name = "NAME=W,…")]
     pub lambda: Option<String>,
-    /// A chat template that takes the place of the tokenizer's own.
+    /// Chat template to use instead of the tokenizer's own.
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
 }
 
-/// What every command that runs a model takes.
+/// Arguments of the commands that run a model.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// Which policy.
+    /// The policy.
     #[command(flatten)]
     pub policy: PolicyArgs,
-    /// auto, cpu, cuda or cuda:N.
+    /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// float32 or bfloat16.
+    /// Dtype of the weights: float32 or bfloat16.
     #[arg(long, default_value = "float32")]
     pub dtype: DType,
 }
@@ -111,16 +111,16 @@ pub struct ScoreArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Record files (JSON, JSON lines, Parquet), or names of hub datasets.
+    /// Record files (JSON, JSON lines or Parquet) or names of Hugging Face datasets.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub records: Vec<PathBuf>,
-    /// Schema of the records: ultrafeedback, pairs or chat.
+    /// Format of the records: ultrafeedback, pairs or chat.
     #[arg(long, default_value = "ultrafeedback")]
-    pub format: DataFormat,
-    /// The JSON lines to write.
+    pub format: Format,
+    /// JSON lines file to write.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// A TorchScript module that takes the place of the model's weights: a file, or a folder with model.pt.
+    /// TorchScript module to score instead of the model's weights: a file, or a folder with model.pt.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["adapter", "lambda"])]
     pub torchscript: Option<PathBuf>,
 }
@@ -131,22 +131,22 @@ pub struct GenerateArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// No chat template: the BOS token and the prompt as it stands.
+    /// Continue the BOS token and the prompt as given, without a chat template.
     #[arg(long)]
     pub raw: bool,
-    /// Tokens to write at most.
+    /// Tokens to generate, at most.
     #[arg(long, default_value_t = 256, value_name = "N")]
     pub max_new_tokens: usize,
-    /// 0 takes the most probable token each time; above 0 samples.
+    /// Sampling temperature; 0 always takes the most probable token.
     #[arg(long, default_value_t = 0.0, value_name = "T")]
     pub temperature: f64,
-    /// Sample among the most probable tokens that together have this probability.
+    /// Sample from the most probable tokens whose probabilities add up to P.
     #[arg(long, default_value_t = 1.0, value_name = "P")]
     pub top_p: f64,
-    /// Of the sampling.
+    /// Seed of the sampling.
     #[arg(long, default_value_t = 42, value_name = "S")]
     pub seed: u64,
-    /// What to continue; may be empty. Without it, a chat in the terminal.
+    /// Prompt to continue, which may be empty; without one, chats in the terminal.
     #[arg(value_name = "PROMPT")]
     pub prompt: Option<String>,
 }
@@ -157,50 +157,50 @@ pub struct SteerArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// In the place of --adapter: a LoRA for each dimension, mixed linearly by λ (a rewarded soup).
+    /// LoRA for each dimension, to be mixed linearly by λ instead of using --adapter (a rewarded soup).
     #[arg(long, num_args = 1.., value_name = "NAME=DIR", conflicts_with = "adapter")]
     pub soup: Vec<String>,
-    /// Held-out record files with ratings (JSON, JSON lines, Parquet), or names of hub datasets.
+    /// Held-out records with ratings: files (JSON, JSON lines or Parquet) or names of Hugging Face datasets.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub records: Vec<PathBuf>,
-    /// The folder to write: steer.json, index.html.
+    /// Folder to write steer.json and index.html to.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Command that scores generated text: it reads lines {"prompt", "response"} and writes a line {"name": score, …} for
-    /// each; without it nothing is generated.
+    /// Command that scores generated text: it reads lines {"prompt", "response"} and writes a line {"name": score, …}
+    /// for each. Without it, no text is generated.
     #[arg(long, value_name = "CMD")]
     pub rater: Option<String>,
-    /// Steps from λ_k = 0 to 1.
+    /// Steps of the grid from λ_k = 0 to 1.
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub steps: usize,
-    /// β of the training, for the listwise distribution.
+    /// β that the adapter was trained with.
     #[arg(long, default_value_t = 0.1)]
     pub beta: f64,
-    /// s of the training: sum or mean.
+    /// Reduction that the adapter was trained with: sum or mean of token log-probs.
     #[arg(long, default_value = "sum")]
     pub reduction: Reduction,
-    /// Prompts to answer at each λ at most: the first of the records.
+    /// Prompts to answer at each λ, at most: those of the first records.
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub num_prompts: usize,
-    /// Answers to each prompt, each with random numbers of its own.
+    /// Answers to each prompt, each with different random numbers.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub num_samples: usize,
-    /// Answers at once.
+    /// Answers to generate at once.
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub batch_size: usize,
-    /// Tokens of an answer at most.
+    /// Tokens of an answer, at most.
     #[arg(long, default_value_t = 128, value_name = "N")]
     pub max_new_tokens: usize,
-    /// 0 takes the most probable token each time; above 0 samples.
+    /// Sampling temperature; 0 always takes the most probable token.
     #[arg(long, default_value_t = 1.0, value_name = "T")]
     pub temperature: f64,
-    /// Sample among the most probable tokens that together have this probability.
+    /// Sample from the most probable tokens whose probabilities add up to P.
     #[arg(long, default_value_t = 1.0, value_name = "P")]
     pub top_p: f64,
-    /// Of the sampling.
+    /// Seed of the sampling.
     #[arg(long, default_value_t = 42, value_name = "S")]
     pub seed: u64,
-    /// Earlier reports to draw and tabulate beside this one.
+    /// Earlier reports to show in the same plots and tables.
     #[arg(long, num_args = 1.., value_name = "NAME=DIR")]
     pub compare: Vec<String>,
 }
@@ -208,35 +208,36 @@ pub struct SteerArgs {
 /// `lambda-dpo export`
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// Which policy; an adapter is folded into the weights, a λ-adapter at its λ.
+    /// The policy; an adapter is merged into the weights, a λ-adapter at its λ.
     #[command(flatten)]
     pub policy: PolicyArgs,
-    /// Dtype of the weights; without it the model's own (hf, torchscript), float32 (onnx, and always peft).
+    /// Dtype of the exported weights [default: the model's own for hf and torchscript, float32 for onnx]; peft is
+    /// always float32.
     #[arg(long)]
     pub dtype: Option<ExportDType>,
-    /// What to write.
+    /// Format to write.
     #[arg(long, value_name = "FORMAT")]
     pub to: ExportFormat,
-    /// The folder to write, which must not exist.
+    /// Folder to write, which must not exist.
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
 }
 
-/// What a policy is written as.
+/// Formats that a policy can be exported to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExportFormat {
-    /// Hugging Face's layout: safetensors, sharded above 5 GB.
+    /// Hugging Face's format: safetensors, sharded above 5 GB.
     Hf,
-    /// The adapter alone, as an ordinary LoRA in PEFT's format: of a λ-adapter, what it is at one λ.
+    /// Only the adapter, as a LoRA in PEFT's format; a λ-adapter at one λ.
     Peft,
-    /// A graph for ONNX Runtime: model.onnx, weights in a file of their own above 1.5 GB.
+    /// Graph for ONNX Runtime: model.onnx, with weights above 1.5 GB in a separate file.
     Onnx,
-    /// A module for libtorch: model.pt.
+    /// Module for libtorch: model.pt.
     #[value(name = "torchscript")]
     TorchScript,
 }
 
-/// Dtypes that weights are written in.
+/// Dtypes of exported weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExportDType {
     /// float32
@@ -256,23 +257,23 @@ pub struct ValidateArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// The policy: a file, or a folder with model.onnx.
+    /// ONNX policy: a file, or a folder with model.onnx.
     #[arg(long, value_name = "FILE")]
     pub onnx: PathBuf,
-    /// Record files (JSON, JSON lines, Parquet), or names of hub datasets.
+    /// Record files (JSON, JSON lines or Parquet) or names of Hugging Face datasets.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub records: Vec<PathBuf>,
-    /// Schema of the records: ultrafeedback, pairs or chat.
+    /// Format of the records: ultrafeedback, pairs or chat.
     #[arg(long, default_value = "ultrafeedback")]
-    pub format: DataFormat,
-    /// Largest difference of a token's log-prob that passes; without it 1e-4 for float32, 2e-2 for float16, 2e-1 for
-    /// bfloat16.
+    pub format: Format,
+    /// Largest difference of a token's log-prob that passes [default: 1e-4 for float32, 2e-2 for float16, 2e-1 for
+    /// bfloat16].
     #[arg(long, value_name = "T")]
     pub tolerance: Option<f64>,
-    /// Print JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
-    /// The library of ONNX Runtime; without it ORT_DYLIB_PATH, beside libtorch, VIRTUAL_ENV, then the system's.
+    /// Library of ONNX Runtime [default: ORT_DYLIB_PATH, else beside libtorch, else in VIRTUAL_ENV, else the system's].
     #[arg(long, value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
 }
@@ -280,49 +281,27 @@ pub struct ValidateArgs {
 /// `lambda-dpo schema`
 #[derive(Debug, Args)]
 pub struct SchemaArgs {
-    /// What to describe.
+    /// Schema to print.
     pub name: SchemaName,
 }
 
-/// The schemas that there are.
+/// The JSON Schemas.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum SchemaName {
-    /// What record files hold.
+    /// A record in the input files.
     Record,
-    /// What `convert` writes.
+    /// A sample as written by `convert`.
     Sample,
-    /// What `train` reads.
+    /// A run config as read by `train`.
     Config,
 }
 
-impl DataFormat {
-    /// The plugin's name for it.
-    pub fn format(self) -> Format {
-        match self {
-            Self::UltraFeedback => Format::UltraFeedback,
-            Self::Pairs => Format::Pairs,
-            Self::Chat => Format::Chat,
-        }
-    }
-}
-
-impl DType {
-    /// libtorch's name for it.
-    pub fn kind(self) -> tch::Kind {
-        match self {
-            Self::Float32 => tch::Kind::Float,
-            Self::BFloat16 => tch::Kind::BFloat16,
-        }
-    }
-}
-
-impl ExportDType {
-    /// libtorch's name for it.
-    pub fn kind(self) -> tch::Kind {
-        match self {
-            Self::Float32 => tch::Kind::Float,
-            Self::Float16 => tch::Kind::Half,
-            Self::BFloat16 => tch::Kind::BFloat16,
+impl From<ExportDType> for tch::Kind {
+    fn from(dtype: ExportDType) -> Self {
+        match dtype {
+            ExportDType::Float32 => Self::Float,
+            ExportDType::Float16 => Self::Half,
+            ExportDType::BFloat16 => Self::BFloat16,
         }
     }
 }

@@ -3,24 +3,20 @@
 //!
 //! # Invariants
 //!
-//! - Never depends on `lambda-dpo-core`.
-//! - Unsafe code stands in [`plugin`] and [`libtorch`] alone.
+//! - The host never depends on `lambda-dpo-core`.
+//! - Unsafe code is only in [`plugin`] and [`libtorch`].
 
-pub mod cli;
-pub mod commands;
-pub mod config;
-pub mod hub;
-pub mod cache;
-
+pub mod console;
 pub mod libtorch;
-pub mod atomic;
-pub mod tensor_bytes;
-pub mod safetensors;
+pub mod files;
+pub mod config;
 pub mod plugin;
 pub mod model;
-pub mod generate;
+pub mod metrics;
 pub mod export;
-pub mod foreign;
-
+pub mod policy;
+pub mod generate;
 pub mod train;
 pub mod steer;
+pub mod cli;
+pub mod commands;

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The error and those causes that it does not already quote.
+/// Joins the error with those of its causes that it does not already quote.
 fn sentence(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {

@@ -1,5 +1,5 @@
-//! The core's stages by themselves: convert, tokenize, collate, log-probs, loss.
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has nothing to report")]
+//! Benchmarks of the core's stages one by one: convert, tokenize, collate, log-probs, loss.
+#![expect(clippy::unwrap_used, reason = "a benchmark that fails has nothing to report")]
 
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -53,7 +53,7 @@ fn tokenize(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A prompt of 200 tokens with four responses of UltraFeedback-like lengths.
+/// A prompt of 200 tokens and four responses with lengths as in UltraFeedback.
 fn sample(record_index: u64) -> TokenizedSample {
     let tokens = |len: usize, salt: usize| (0..len).map(|at| ((at * 7919 + salt) % 31_000 + 3) as i64).collect();
     let responses = LENGTHS.iter().enumerate().map(|(response_index, &length)| TokenizedResponse {
@@ -112,7 +112,7 @@ const NO_INPUTS: LossInputs = LossInputs {
     lambda: None,
 };
 
-/// Forward and backward at the whole-step comparison's shape.
+/// Forward and backward, with the shapes of the comparison of whole steps.
 fn log_probs(criterion: &mut Criterion) {
     tch::manual_seed(1);
     let num_targets = LENGTHS.iter().sum::<usize>() as i64;
@@ -144,7 +144,7 @@ fn log_probs(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The listwise loss of finished sequence log-probs, 64 prompts, forward and backward.
+/// Forward and backward of the listwise loss from sequence log-probs, 64 prompts.
 fn loss(criterion: &mut Criterion) {
     tch::manual_seed(2);
     let (num_prompts, num_responses) = (64, 64 * LENGTHS.len() as i64);

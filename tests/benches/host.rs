@@ -1,5 +1,6 @@
-//! The program's stages by themselves: attention and a decoder layer over packed rows, adapters, the optimiser.
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has nothing to report")]
+//! Benchmarks of the program's stages one by one: attention and a decoder layer over packed rows, adapters, the
+//! optimiser.
+#![expect(clippy::unwrap_used, reason = "a benchmark that fails has nothing to report")]
 
 use std::fs;
 use std::time::Duration;
@@ -21,7 +22,7 @@ fn short() -> Criterion {
         .measurement_time(Duration::from_secs(2))
 }
 
-/// One layer of the whole-step comparison's model, with an MLP of next to no width where attention is to stand alone.
+/// One layer of the model in the comparison of whole steps; a tiny MLP leaves attention as the only cost.
 fn one_layer(intermediate_size: i64) -> Model {
     let folder = tempfile::tempdir().unwrap();
     let config = json!({
@@ -34,7 +35,7 @@ fn one_layer(intermediate_size: i64) -> Model {
     Model::random(folder.path(), Device::Cpu, Kind::Float, 1).unwrap()
 }
 
-/// Prompts of 200 tokens with their responses, a row each.
+/// Prompts of 200 tokens with their responses, one row for each prompt.
 fn packed(num_prompts: u64) -> Batch {
     let sample = |record_index| TokenizedSample {
         record_index,
@@ -75,8 +76,8 @@ fn layer(criterion: &mut Criterion) {
     }
 }
 
-/// Forward and backward of one layer under a LoRA, and under a λ-adapter of the same total rank whose prompts each have their
-/// own λ.
+/// Forward and backward of one layer with a LoRA, and with a λ-adapter of the same total rank and a different λ for
+/// each prompt.
 fn adapters(criterion: &mut Criterion) {
     const DIMENSIONS: i64 = 4;
     let batch = packed(2);
@@ -107,7 +108,7 @@ fn adapters(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Norm, clipping and update of 21 million parameters in as many tensors as the model has.
+/// Gradient norm, clipping and update of 21 million parameters, in tensors of the model's shapes.
 fn optimizer(criterion: &mut Criterion) {
     let mut shapes = vec![vec![32_000, 256], vec![32_000, 256]];
     for _ in 0..6 {

@@ -1,6 +1,11 @@
-//! What the workspace tests share: the program and the library, built once per run, and where the fixtures are.
+//! Shared by the workspace tests: the built program and library, fixtures, and set-up used by several test programs.
 
+pub mod batches;
+pub mod batch_table;
 pub mod table;
+pub mod golden_model;
+pub mod exports;
+pub mod trainer;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,13 +21,13 @@ pub fn fixture(path: &str) -> PathBuf {
     root().join("fixtures").join(path)
 }
 
-/// A file or folder of the real data that may lie beside the project; None where it does not.
+/// A file or folder of the real data that may lie beside the project; None if it is not there.
 pub fn shared_data(path: &str) -> Option<PathBuf> {
     let path = root().join("../shared/data").join(path);
     path.exists().then_some(path)
 }
 
-/// The built program, with the plugin beside it, and `cache` as its cache: none of a person's own.
+/// The built program, with the plugin beside it and `cache` as its cache instead of the user's.
 pub fn program(cache: &Path) -> Command {
     let mut command = Command::new(target_dir().join("lambda-dpo"));
     command.env("LAMBDA_DPO_CACHE", cache);
@@ -34,10 +39,9 @@ pub fn plugin_library() -> PathBuf {
     target_dir().join("liblambda_dpo.so")
 }
 
-/// Builds program and library, once per test process, and gives the folder that holds them.
+/// Builds program and library, once per test process, and returns the folder that holds them.
 ///
-/// A cdylib-only crate gives `cargo test` no library to load, so tests build it themselves; cargo does nothing where all
-/// is fresh.
+/// `cargo test` does not build the library of a cdylib-only crate, so the tests do; cargo does nothing if it is fresh.
 fn target_dir() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {

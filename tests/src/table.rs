@@ -1,4 +1,4 @@
-//! The function table as a foreign caller sees it: raw calls with Rust's clean-up around them.
+//! The function table as a foreign caller sees it: raw calls, whose results Rust frees.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
@@ -12,10 +12,10 @@ use tch::{Device, Tensor};
 
 use crate::plugin_library;
 
-/// What a failing call told: its status and its sentence.
-pub type Told = (abi::Status, String);
+/// Status and message of a failed call.
+pub type Failure = (abi::Status, String);
 
-/// The library's one exported symbol.
+/// Loads the library's only exported symbol.
 pub fn entry_point() -> abi::GetApi {
     static LIBRARY: OnceLock<Library> = OnceLock::new();
     // SAFETY: our own library; its initialisers are libstdc++'s and Rust's.
@@ -27,11 +27,11 @@ pub fn entry_point() -> abi::GetApi {
 /// Asks the library for a table.
 ///
 /// # Errors
-/// What it tells of a version that it does not serve.
-pub fn get_api(major: u32, minor: u32) -> Result<&'static abi::Api, Told> {
+/// Returns the failure if the library does not serve the version.
+pub fn get_api(major: u32, minor: u32) -> Result<&'static abi::Api, Failure> {
     let (entry, mut api) = (entry_point(), null());
     // SAFETY: both pointers are valid.
-    told(|error| unsafe { entry(major, minor, &mut api, error) })?;
+    checked(|error| unsafe { entry(major, minor, &mut api, error) })?;
     // SAFETY: the table is static.
     Ok(unsafe { &*api })
 }
@@ -41,11 +41,11 @@ pub fn api() -> &'static abi::Api {
     get_api(abi::ABI_MAJOR, abi::ABI_MINOR).unwrap()
 }
 
-/// Makes a call and gives what it told of its failure.
+/// Makes a call and checks its status.
 ///
 /// # Errors
-/// A status other than OK.
-pub fn told(call: impl FnOnce(*mut abi::Error) -> abi::Status) -> Result<(), Told> {
+/// Returns status and message if the status is not OK.
+pub fn checked(call: impl FnOnce(*mut abi::Error) -> abi::Status) -> Result<(), Failure> {
     let mut buffer = [0_u8; 4096];
     let mut error = abi::Error {
         struct_size: size_of::<abi::Error>(),
@@ -62,22 +62,22 @@ pub fn told(call: impl FnOnce(*mut abi::Error) -> abi::Status) -> Result<(), Tol
     }
 }
 
-/// Lends text.
+/// Borrows text for a call.
 pub fn text(text: &str) -> abi::Str {
     abi::Str { data: text.as_ptr(), len: text.len() }
 }
 
-/// Bytes for a call to fill.
+/// Empty bytes for a call to fill.
 pub fn no_bytes() -> abi::Bytes {
     abi::Bytes { data: null_mut(), len: 0, capacity: 0 }
 }
 
-/// Takes what a call gave, and frees it; None for NULL.
+/// Copies the text that a call returned and frees it; None for NULL.
 pub fn take_text(mut bytes: abi::Bytes) -> Option<String> {
     if bytes.data.is_null() {
         return None;
     }
-    // SAFETY: given by the plugin, read, then freed once.
+    // SAFETY: allocated by the plugin, read, then freed once.
     unsafe {
         let text = std::str::from_utf8(std::slice::from_raw_parts(bytes.data, bytes.len)).unwrap().to_owned();
         (api().bytes_free)(&mut bytes);
@@ -85,7 +85,7 @@ pub fn take_text(mut bytes: abi::Bytes) -> Option<String> {
     }
 }
 
-/// The defaults: every dimension, missing ratings masked, nothing left out.
+/// Default options: every dimension, missing ratings masked, no record left out.
 pub fn convert_options(format: u32) -> abi::ConvertOptions {
     abi::ConvertOptions {
         struct_size: size_of::<abi::ConvertOptions>(),
@@ -103,12 +103,12 @@ pub fn convert_options(format: u32) -> abi::ConvertOptions {
     }
 }
 
-/// No cutoff.
+/// Options without a cutoff.
 pub fn tokenize_options() -> abi::TokenizeOptions {
     abi::TokenizeOptions { struct_size: size_of::<abi::TokenizeOptions>(), cutoff_len: 0, keep_all: 0, reserved: 0 }
 }
 
-/// A prompt's two responses with log-probs −1 and −2, the first preferred with certainty: at β = 1 the loss is −log σ(1).
+/// A prompt with two responses of log-probs −1 and −2 and target (1, 0): at β = 1 the loss is −log σ(1).
 pub struct PairLoss {
     log_probs: tensor::Exported,
     offsets: tensor::Exported,
@@ -117,7 +117,7 @@ pub struct PairLoss {
 }
 
 impl PairLoss {
-    /// With its tensors on a device.
+    /// Puts the tensors on a device.
     pub fn new(device: Device) -> Self {
         let lend = |tensor: Tensor| tensor::export(&tensor.to_device(device)).unwrap();
         Self {
@@ -128,7 +128,7 @@ impl PairLoss {
         }
     }
 
-    /// Good for as long as `self` lives.
+    /// The inputs of the loss, which borrow from `self`.
     pub fn inputs(&self) -> abi::LossInputs {
         abi::LossInputs {
             sequence_log_probs: self.log_probs.as_raw(),
@@ -136,19 +136,19 @@ impl PairLoss {
             prompt_offsets: self.offsets.as_raw(),
             pi_target: self.pi_target.as_raw(),
             lambda: self.lambda.as_raw(),
-            // SAFETY: a struct of the table's, for which zeros are valid.
+            // SAFETY: a struct of the table, for which zeros are valid.
             ..unsafe { sized() }
         }
     }
 
-    /// β = 1, and the gradient of the log-probs is wanted.
+    /// Options with β = 1 that ask for the gradient of the log-probs.
     pub fn options() -> abi::LossOptions {
-        // SAFETY: a struct of the table's, for which zeros are valid.
+        // SAFETY: a struct of the table, for which zeros are valid.
         abi::LossOptions { beta: 1.0, wants: abi::WANTS_SEQUENCE_LOG_PROBS, ..unsafe { sized() } }
     }
 }
 
-/// One prompt a row, padded to a multiple of 8 with id 0.
+/// Options for one prompt to a row, padded to a multiple of 8 with id 0.
 pub fn collate_options(layout: u32) -> abi::CollateOptions {
     abi::CollateOptions {
         struct_size: size_of::<abi::CollateOptions>(),
@@ -159,12 +159,12 @@ pub fn collate_options(layout: u32) -> abi::CollateOptions {
     }
 }
 
-/// A struct that starts with `struct_size` and is zero beyond it.
+/// A struct with its `struct_size` set and every other field zero.
 ///
 /// # Safety
-/// `T` is such a struct of the ABI, for which zero is valid.
+/// `T` must be a struct of the ABI that starts with `struct_size` and for which zeros are valid.
 pub unsafe fn sized<T>() -> T {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let mut value = std::mem::MaybeUninit::<T>::zeroed();
         value.as_mut_ptr().cast::<usize>().write(size_of::<T>());
@@ -175,7 +175,7 @@ pub unsafe fn sized<T>() -> T {
 /// Frees every tensor of a loss's outputs.
 ///
 /// # Safety
-/// The tensors are NULL or ours, and not used again.
+/// The caller must own the tensors that are not NULL, and not use them again.
 pub unsafe fn free_outputs(outputs: abi::LossOutputs) {
     for tensor in [
         outputs.loss,
@@ -189,7 +189,7 @@ pub unsafe fn free_outputs(outputs: abi::LossOutputs) {
         outputs.dimension_accuracies,
         outputs.margins,
     ] {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { tensor::free_tensor(tensor) };
     }
 }
@@ -201,16 +201,16 @@ pub struct Handle<T> {
     free: unsafe extern "C" fn(*mut T),
 }
 
-// SAFETY: the handles that tests share are those that the table lets many threads use.
+// SAFETY: tests share only handles that the table allows several threads to use.
 unsafe impl<T> Send for Handle<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Handle<T> {}
 
 impl<T> Handle<T> {
-    /// Takes a handle over.
+    /// Takes ownership of a handle.
     ///
     /// # Safety
-    /// `raw` is a live handle that `free` frees, and nobody else's.
+    /// `raw` must be a live handle that `free` frees and nobody else owns.
     pub unsafe fn new(raw: *mut T, free: unsafe extern "C" fn(*mut T)) -> Self {
         Self { raw, free }
     }
@@ -223,7 +223,7 @@ impl<T> Handle<T> {
 
 impl<T> Drop for Handle<T> {
     fn drop(&mut self) {
-        // SAFETY: the promise of `new`.
+        // SAFETY: guaranteed by the caller of `new`.
         unsafe { (self.free)(self.raw) }
     }
 }
@@ -231,41 +231,41 @@ impl<T> Drop for Handle<T> {
 /// `convert_record`.
 ///
 /// # Errors
-/// What the call tells.
-pub fn convert_record(record: &str, index: u64, options: &abi::ConvertOptions) -> Result<Option<String>, Told> {
+/// Returns the failure of the call.
+pub fn convert_record(record: &str, index: u64, options: &abi::ConvertOptions) -> Result<Option<String>, Failure> {
     let mut bytes = no_bytes();
     // SAFETY: all pointers are valid.
-    told(|error| unsafe { (api().convert_record)(text(record), index, options, &mut bytes, error) })?;
+    checked(|error| unsafe { (api().convert_record)(text(record), index, options, &mut bytes, error) })?;
     Ok(take_text(bytes))
 }
 
 /// `tokenizer_open`.
 ///
 /// # Errors
-/// What the call tells.
-pub fn tokenizer_open(folder: &Path) -> Result<Handle<abi::Tokenizer>, Told> {
+/// Returns the failure of the call.
+pub fn tokenizer_open(folder: &Path) -> Result<Handle<abi::Tokenizer>, Failure> {
     let mut raw = null_mut();
     let folder = folder.to_str().unwrap();
     // SAFETY: all pointers are valid; the handle is ours on success.
     unsafe {
-        told(|error| (api().tokenizer_open)(text(folder), text(""), &mut raw, error))?;
+        checked(|error| (api().tokenizer_open)(text(folder), text(""), &mut raw, error))?;
         Ok(Handle::new(raw, api().tokenizer_free))
     }
 }
 
-/// `tokenize`; None where nothing is left of the sample.
+/// `tokenize`; None if nothing is left of the sample.
 ///
 /// # Errors
-/// What the call tells.
+/// Returns the failure of the call.
 pub fn tokenize(
     tokenizer: &Handle<abi::Tokenizer>,
     sample: &str,
     options: &abi::TokenizeOptions,
-) -> Result<Option<Handle<abi::TokenizedSample>>, Told> {
+) -> Result<Option<Handle<abi::TokenizedSample>>, Failure> {
     let mut raw = null_mut();
     // SAFETY: all pointers are valid; the handle is ours on success.
     unsafe {
-        told(|error| (api().tokenize)(tokenizer.raw(), text(sample), options, &mut raw, error))?;
+        checked(|error| (api().tokenize)(tokenizer.raw(), text(sample), options, &mut raw, error))?;
         Ok((!raw.is_null()).then(|| Handle::new(raw, api().tokenized_sample_free)))
     }
 }
@@ -273,31 +273,31 @@ pub fn tokenize(
 /// `tokenized_sample_tokens`.
 ///
 /// # Errors
-/// What the call tells.
-pub fn tokens(sample: &Handle<abi::TokenizedSample>) -> Result<String, Told> {
+/// Returns the failure of the call.
+pub fn tokens(sample: &Handle<abi::TokenizedSample>) -> Result<String, Failure> {
     let mut bytes = no_bytes();
     // SAFETY: all pointers are valid.
-    told(|error| unsafe { (api().tokenized_sample_tokens)(sample.raw(), &mut bytes, error) })?;
+    checked(|error| unsafe { (api().tokenized_sample_tokens)(sample.raw(), &mut bytes, error) })?;
     Ok(take_text(bytes).unwrap())
 }
 
 /// `tokenized_sample_new`.
 ///
 /// # Errors
-/// What the call tells.
-pub fn tokenized(tokens: &str) -> Result<Handle<abi::TokenizedSample>, Told> {
+/// Returns the failure of the call.
+pub fn tokenized(tokens: &str) -> Result<Handle<abi::TokenizedSample>, Failure> {
     let mut raw = null_mut();
     // SAFETY: all pointers are valid; the handle is ours on success.
     unsafe {
-        told(|error| (api().tokenized_sample_new)(text(tokens), &mut raw, error))?;
+        checked(|error| (api().tokenized_sample_new)(text(tokens), &mut raw, error))?;
         Ok(Handle::new(raw, api().tokenized_sample_free))
     }
 }
 
-/// A batch by the names of its fields, and `num_contributing`.
+/// The tensors of a batch by field name, and `num_contributing`.
 pub type NamedBatch = (Vec<(&'static str, Tensor)>, u64);
 
-/// Lists fields by name.
+/// Passes the names of a batch's tensors to a macro.
 #[macro_export]
 macro_rules! batch_fields {
     ($with:ident) => {
@@ -324,15 +324,15 @@ macro_rules! batch_fields {
     };
 }
 
-/// A call that gives a batch.
+/// Makes a call that fills a batch.
 ///
 /// # Errors
-/// What the call tells.
-pub fn batch(call: impl FnOnce(*mut abi::Batch, *mut abi::Error) -> abi::Status) -> Result<NamedBatch, Told> {
+/// Returns the failure of the call.
+pub fn batch(call: impl FnOnce(*mut abi::Batch, *mut abi::Error) -> abi::Status) -> Result<NamedBatch, Failure> {
     // SAFETY: zero is valid for the batch, and its tensors are ours on success.
     unsafe {
         let mut batch: abi::Batch = sized();
-        told(|error| call(&mut batch, error))?;
+        checked(|error| call(&mut batch, error))?;
         macro_rules! taken {
             ($($field:ident),*) => { vec![$((stringify!($field), tensor::import(batch.$field).unwrap())),*] };
         }
@@ -343,12 +343,12 @@ pub fn batch(call: impl FnOnce(*mut abi::Batch, *mut abi::Error) -> abi::Status)
 /// `collate`.
 ///
 /// # Errors
-/// What the call tells.
+/// Returns the failure of the call.
 pub fn collate(
     samples: &[Handle<abi::TokenizedSample>],
     lambda: &[f64],
     options: &abi::CollateOptions,
-) -> Result<NamedBatch, Told> {
+) -> Result<NamedBatch, Failure> {
     let raw: Vec<*const abi::TokenizedSample> = samples.iter().map(|sample| sample.raw().cast_const()).collect();
     // SAFETY: all pointers are valid.
     batch(|batch, error| unsafe { (api().collate)(raw.as_ptr(), raw.len(), lambda.as_ptr(), options, batch, error) })

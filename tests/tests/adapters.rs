@@ -1,19 +1,16 @@
-//! LoRA against PEFT: log-probs, gradients, files; and what adapters that do not fit say.
+//! LoRA compared with PEFT: log-probs, gradients and files; and the errors for adapters that do not fit.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
-
-#[expect(dead_code, reason = "shared with models.rs")]
-mod golden_model;
 
 use std::fs;
 use std::path::Path;
 
-use golden_model::{Golden, difference, folder, inputs, load, log_probs, relative};
+use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::model::{ForwardOptions, LoraConfig, Model, TargetModules};
-use lambda_dpo_host::safetensors;
+use lambda_dpo_tests::golden_model::{Golden, difference, folder, inputs, load, log_probs, relative};
 use tch::{Kind, Tensor};
 
-/// The families with an adapter: one of two layer names, one of all linear layers with rsLoRA.
+/// The families with an adapter: one on layers of two names, one on all linear layers with rsLoRA.
 const FAMILIES: [&str; 2] = ["llama31", "qwen2"];
 
 fn load_with_adapter(family: &str) -> Model {
@@ -45,7 +42,7 @@ fn log_probs_are_those_of_peft() {
         let (mut model, golden) = (load_with_adapter(family), Golden::of(family));
         let with = golden.log_probs("adapter.");
         let without = golden.log_probs("");
-        assert!(difference(&with, &without) > 0.1, "the adapter does something");
+        assert!(difference(&with, &without) > 0.1, "the adapter has no effect");
         assert!(difference(&packed_log_probs(&model, &golden), &with) < 5e-5, "{family}");
         model.set_adapter_enabled(false);
         assert!(difference(&packed_log_probs(&model, &golden), &without) < 5e-5, "{family}, switched off");
@@ -104,7 +101,7 @@ fn a_new_adapter_changes_nothing_until_it_is_trained() {
     assert_eq!(message, "the model has an adapter already; merge or remove it first");
 }
 
-/// Gradients of one seed of dropout.
+/// Gradients under dropout with the given seed.
 fn dropout_gradients(checkpointing: bool, seed: Option<i64>) -> Vec<(String, Tensor)> {
     let golden = Golden::of("qwen2");
     let mut model = load("qwen2");
@@ -116,14 +113,14 @@ fn dropout_gradients(checkpointing: bool, seed: Option<i64>) -> Vec<(String, Ten
     let tensors = golden.rows().tensors();
     let options = ForwardOptions { checkpointing, dropout_seed: seed };
     let activations = model.forward(&inputs(&tensors), &options).unwrap();
-    // What others draw in between must not matter.
+    // Numbers drawn elsewhere in between must not matter.
     tch::manual_seed(99);
     activations.backward(&golden.values["grad_hidden"]).unwrap();
     model.trainable().into_iter().map(|(name, parameter)| (name, parameter.grad())).collect()
 }
 
 #[test]
-fn dropout_follows_its_seed_in_the_recomputation_too() {
+fn recomputation_uses_the_same_dropout() {
     let kept = dropout_gradients(false, Some(5));
     assert_eq!(kept, dropout_gradients(true, Some(5)));
     assert_ne!(kept, dropout_gradients(false, Some(6)));
@@ -166,7 +163,7 @@ fn a_saved_adapter_is_read_back() {
     }
 }
 
-/// The message for a copy of `family`'s adapter, one of its configuration's texts replaced, on model `base`.
+/// The error of loading `family`'s adapter on model `base`, with `from` replaced by `to` in its configuration.
 fn message(family: &str, base: &str, from: &str, to: &str) -> String {
     let target = tempfile::tempdir().unwrap();
     for name in ["adapter_config.json", "adapter_model.safetensors"] {
@@ -193,7 +190,7 @@ fn adapters_for_another_model_are_refused() {
     );
     assert_eq!(
         message("llama31", "llama31", "\"q_proj\"", "\"c_attn\""),
-        "the adapter ADAPTER does not fit the model MODEL: its target `c_attn` is no linear layer of the model's decoder"
+        "the adapter ADAPTER does not fit the model MODEL: its target `c_attn` is not a linear layer of the model's decoder"
     );
     assert_eq!(
         message("llama31", "llama31", "\"q_proj\"", "\"k_proj\""),
@@ -202,7 +199,7 @@ fn adapters_for_another_model_are_refused() {
     );
     let message = message("llama31", "llama31", "\"down_proj\",", "");
     assert!(message.contains("it has a tensor `base_model.model.model.layers.0.mlp.down_proj.lora_"), "{message}");
-    assert!(message.ends_with("for which the model has no place"), "{message}");
+    assert!(message.ends_with("that no layer of the model takes"), "{message}");
 }
 
 #[test]
@@ -228,5 +225,5 @@ fn features_of_peft_that_are_missing_are_named() {
     );
     let targets = TargetModules::Names(vec!["q_proj".into(), "lm_head".into()]);
     let message = model.add_lora(&LoraConfig { target_modules: targets, ..config(0.0) }, 1).unwrap_err().to_string();
-    assert!(message.starts_with("`target_modules` names `lm_head`, which is no linear layer"), "{message}");
+    assert!(message.starts_with("`target_modules` names `lm_head`, which is not a linear layer"), "{message}");
 }

@@ -1,12 +1,10 @@
-//! What a person reads when something is wrong: one sentence each, exactly.
+//! The exact messages for bad input: one sentence each.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
-mod trainer;
 
 use std::fs;
 use std::path::Path;
 
-use trainer::{Run, metrics, stderr};
+use lambda_dpo_tests::trainer::{Run, metrics, stderr};
 
 /// A record of the demo's schema with one dimension; each response comes with the JSON of its rating.
 fn record(responses: &[(&str, &str)]) -> String {
@@ -26,7 +24,7 @@ fn with_records(stage: &str, lines: &[String]) -> Run {
     run
 }
 
-/// Trains, which must fail with this message, in which `{}` stands for the run's folder; nothing is left behind.
+/// Trains, which must fail with this message (`{}` is the run's folder) and write no model.
 #[track_caller]
 fn refuses(run: &Run, overrides: &[&str], message: &str) {
     let output = run.try_train(overrides);
@@ -38,7 +36,7 @@ fn refuses(run: &Run, overrides: &[&str], message: &str) {
     assert!(!run.output_dir().join("model").exists());
 }
 
-/// Trains a step, and gives the line that tells what became of the records.
+/// Trains a step and returns the line that counts records and samples.
 #[track_caller]
 fn counts(run: &Run, overrides: &[&str]) -> String {
     let mut all = vec!["train.max_steps=1"];
@@ -95,7 +93,7 @@ fn missing_ratings_are_counted_by_kind() {
 }
 
 #[test]
-fn a_single_response_is_nothing_to_compare() {
+fn records_with_a_single_response_are_skipped() {
     let single = record(&[("alone", FOUR)]);
     let run = with_records("lambda_dpo", &[single.clone(), record(&[("a", FOUR), ("b", ONE)])]);
     assert_eq!(counts(&run, &[]), "data.records: 2 records; 1 sample; 1 skipped: fewer than two responses");
@@ -110,7 +108,7 @@ fn a_single_response_is_nothing_to_compare() {
 
 #[test]
 fn an_empty_response_trains() {
-    // The end of its turn is left of it: it has a log-prob.
+    // The response still has its end-of-turn token, and so a log-prob.
     let run = with_records("lambda_dpo", &[record(&[("a", FOUR), ("", ONE)])]);
     assert_eq!(counts(&run, &[]), "data.records: 1 record; 1 sample");
     assert!(metrics(&run.output_dir())[0]["loss"].as_f64().unwrap().is_finite());
@@ -125,7 +123,7 @@ fn long_prompts_are_truncated_and_counted() {
 }
 
 #[test]
-fn keys_and_weights() {
+fn unknown_keys_and_bad_weights() {
     let run = Run::new("lambda_dpo");
     refuses(
         &run,
@@ -136,7 +134,7 @@ fn keys_and_weights() {
     refuses(
         &run,
         &[fixed, "lambda.weights={ honesty = 0.5, helpfulness = 0.4 }"],
-        "lambda.weights come to 0.9, not to 1: they may miss it by 0.001 at most",
+        "lambda.weights sum to 0.9, not to 1: change them so that the difference is at most 0.001",
     );
     refuses(
         &run,
@@ -218,7 +216,7 @@ fn an_adapter_for_another_model() {
 }
 
 #[test]
-fn cuda_where_there_is_none() {
+fn cuda_on_a_machine_without_it() {
     if Path::new("/dev/nvidia0").exists() {
         return;
     }
@@ -230,7 +228,7 @@ fn cuda_where_there_is_none() {
 }
 
 #[test]
-fn a_loss_that_is_no_number() {
+fn a_loss_that_is_not_a_number() {
     let run = Run::new("lambda_dpo");
     let checkpoint = run.output_dir().join("checkpoint-1");
     let output = run.try_train(&["train.learning_rate=1e30", "train.save_steps=1", "train.max_steps=3"]);
@@ -238,16 +236,16 @@ fn a_loss_that_is_no_number() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     let message = text.lines().last().unwrap();
     let (start, rest) =
-        message.split_once(" is NaN at step 2, before which the run stopped; its records were ").unwrap();
+        message.split_once(" is NaN at step 2, so the run stopped before that update; its records were ").unwrap();
     assert!(["error: the loss", "error: the gradient"].contains(&start), "{message}");
     let (records, rest) = rest.split_once("; the last checkpoint is ").unwrap();
     let records: Vec<u64> = records.split(", ").map(|record| record.parse().unwrap()).collect();
     assert_eq!(records.len(), 2, "{message}");
     assert!(records.iter().all(|record| *record < 12), "{message}");
-    let way_out = "lower train.learning_rate or look at these records";
+    let way_out = "lower train.learning_rate or check these records";
     assert_eq!(rest, format!("{}; {way_out}", checkpoint.display()));
     assert!(checkpoint.join("trainer_state.json").exists());
-    // No line for the step that was not taken.
+    // The failed step has no line.
     assert_eq!(metrics(&run.output_dir()).len(), 1);
 }
 
@@ -261,7 +259,7 @@ fn a_full_disk_while_saving_leaves_the_last_checkpoint() {
     }
     let before = fs::read(dir.join("checkpoint-2/model.safetensors")).unwrap();
 
-    // A limit on file sizes stands in for a full disk: both fail in the middle of a write.
+    // A limit on file sizes imitates a full disk: both fail in the middle of a write.
     let command = run.command(&["train.max_steps=4", "train.save_steps=2", "train.resume=auto"]);
     let words: Vec<String> = std::iter::once(command.get_program())
         .chain(command.get_args())
@@ -284,7 +282,7 @@ fn a_full_disk_while_saving_leaves_the_last_checkpoint() {
     names.sort();
     assert_eq!(names, ["checkpoint-2"]);
     assert_eq!(fs::read(dir.join("checkpoint-2/model.safetensors")).unwrap(), before);
-    // With room again the run goes on from it.
+    // Without the limit the run resumes from it.
     run.train(&["train.max_steps=4", "train.save_steps=2", "train.resume=auto"]);
     assert_eq!(metrics(&dir).len(), 4);
 }

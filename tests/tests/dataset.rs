@@ -1,4 +1,4 @@
-//! The dataset handle: the same through the table as in the core, prefetched or not, and batches of similar lengths.
+//! The dataset through the table: the same as in the core, prefetched or not; and batches of prompts of similar length.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::fs;
@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use lambda_dpo_core as core;
 use lambda_dpo_host::plugin::{self, Plugin};
-use lambda_dpo_host::train::batches::{LambdaSource, TrainBatches};
-use lambda_dpo_host::train::order::{EpochOrder, Plan, permutation};
+use lambda_dpo_host::train::data::order::permutation;
+use lambda_dpo_host::train::data::{EpochOrder, LambdaSource, Plan, TrainBatches};
 use lambda_dpo_tests::{fixture, plugin_library};
 
 const PAD: i64 = 3;
 
-/// One test at a time: one of them counts the threads of all.
+/// Lets one test run at a time, because one of them counts the threads of the process.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -47,14 +47,14 @@ fn packed() -> plugin::CollateOptions {
     plugin::CollateOptions { layout: plugin::Layout::Packed, max_tokens: Some(256), pad_token_id: PAD }
 }
 
-/// Names of this process's threads.
+/// Names of the threads of this process.
 fn threads() -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
     tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok()).collect()
 }
 
 #[test]
-fn the_table_gives_what_the_core_gives() {
+fn the_table_returns_what_the_core_returns() {
     let _alone = alone();
     let plugin = Plugin::load(Some(&plugin_library())).unwrap();
     let cache = tempfile::tempdir().unwrap();
@@ -101,14 +101,14 @@ fn a_freed_dataset_leaves_no_thread() {
     let plugin = Plugin::load(Some(&plugin_library())).unwrap();
     let dataset = open(&plugin, None);
     let lambda = [0.25; 4];
-    // A thread's name is cut at 15 bytes.
+    // Linux cuts thread names at 15 bytes.
     let is_ours = |name: &String| name.starts_with("lambda-dpo-coll");
     for sample in 0..plugin::PREFETCH_CAPACITY {
         dataset.prefetch(&[sample], &lambda, &packed()).unwrap();
     }
     let record = dataset.batch(&[7], &lambda, &packed()).unwrap().record_indices.int64_value(&[0]);
     assert_eq!(record as u64, dataset.samples()[7].record_index);
-    // A thread gives itself its name, once it gets to run.
+    // A thread sets its name when it first runs.
     let has_begun = (0..10_000).any(|_| {
         sleep(Duration::from_millis(1));
         threads().iter().any(is_ours)
@@ -119,7 +119,7 @@ fn a_freed_dataset_leaves_no_thread() {
 }
 
 #[test]
-fn a_step_shares_its_prompts_out_by_length() {
+fn a_step_groups_its_prompts_by_length() {
     let _alone = alone();
     let plugin = Plugin::load(Some(&plugin_library())).unwrap();
     let dataset = open(&plugin, None);
@@ -142,7 +142,7 @@ fn a_step_shares_its_prompts_out_by_length() {
         let lengths: Vec<usize> = in_step.iter().map(|sample| dataset.samples()[*sample].num_tokens).collect();
         assert!(lengths.is_sorted_by(|a, b| a >= b), "{lengths:?}");
         assert!(micro_batches[..micro_batches.len() - 1].iter().all(|samples| samples.len() == 4));
-        // Which prompts form the step is the order's to say.
+        // The epoch order decides which prompts form the step.
         let order = permutation(num_samples, 42, 0);
         let mut expected: Vec<usize> = order[plan.positions(step)].iter().map(|at| batches.samples[*at]).collect();
         expected.sort_unstable();

@@ -1,4 +1,4 @@
-//! Every run config that the project shows is one that the program takes.
+//! Every run config in the documentation and the fixtures is one that the program accepts.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
@@ -24,7 +24,8 @@ fn the_comparisons_are_fair() {
     comparison_is_fair(&fixture("stories/steer"));
 }
 
-/// The λ-adapter takes as many steps as the specialists together, and the unconditioned run as many at the same rank.
+/// The λ-adapter trains for as many steps as the specialists together; the unconditioned run has as many steps and the
+/// same total rank.
 fn comparison_is_fair(folder: &Path) {
     let of = |name: &str| load(&folder.join(name).with_extension("toml"));
     let (lambda, specialist, unconditioned) = (of("lambda_adapter"), of("specialist"), of("unconditioned"));
@@ -61,7 +62,7 @@ fn the_readme_shows_a_valid_config_and_names_every_key() {
     std::fs::write(&file, example).unwrap();
     let config = load(&file);
 
-    // The example has an adapter, so no section is absent.
+    // The example has an adapter, so every section is present.
     let (_, keys) = readme.split_once("## Config keys").unwrap();
     let serde_json::Value::Object(sections) = serde_json::to_value(&config).unwrap() else { panic!("not a table") };
     for (section, value) in sections {

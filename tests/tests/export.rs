@@ -1,15 +1,14 @@
-//! `lambda-dpo export --to hf`: what is written scores as what was exported, and nothing is ever half-written.
+//! `lambda-dpo export`: the exported policy has the same scores, and no export is left half-written.
 #![allow(clippy::unwrap_used, reason = "tests")]
-
-mod exports;
 
 use std::fs;
 
-use exports::Policy;
-use lambda_dpo_host::safetensors;
+use lambda_dpo_host::files::safetensors;
+use lambda_dpo_tests::exports::Policy;
+use lambda_dpo_tests::golden_model::difference;
 use tch::Kind;
 
-/// Sums of some 30 float32 log-probs each; folding the adapter moves the last bits of the weights.
+/// Of sums of about 30 float32 log-probs; folding in the adapter changes the last bits of the weights.
 const TOLERANCE: f32 = 1e-3;
 
 #[test]
@@ -19,8 +18,8 @@ fn a_merged_model_scores_as_model_and_adapter() {
     let merged = policy.score(&["--model", &policy.text("merged")]);
     let apart = policy.score(&["--model", &policy.text("model"), "--adapter", &policy.text("adapter")]);
     let without = policy.score(&["--model", &policy.text("model")]);
-    assert!(exports::difference(&apart, &without) > 1.0, "the adapter does something");
-    let found = exports::difference(&merged, &apart);
+    assert!(difference(&apart, &without) > 1.0, "the adapter has no effect");
+    let found = difference(&merged, &apart);
     assert!(found < TOLERANCE, "{found}");
 }
 
@@ -31,7 +30,7 @@ fn a_lambda_adapter_is_exported_at_a_lambda() {
     let (model, adapter) = (policy.text("model"), policy.text("adapter"));
     let live = policy.score(&[&["--model", &model, "--adapter", &adapter], &lambda[..]].concat());
     let uniform = policy.score(&["--model", &model, "--adapter", &adapter]);
-    assert!(exports::difference(&live, &uniform) > 1.0, "λ does something");
+    assert!(difference(&live, &uniform) > 1.0, "λ has no effect");
     policy.export(&["--to", "hf", lambda[0], lambda[1]], "merged");
     policy.export(&["--to", "peft", lambda[0], lambda[1]], "plain");
     policy.export(&["--to", "torchscript", lambda[0], lambda[1]], "script");
@@ -40,16 +39,16 @@ fn a_lambda_adapter_is_exported_at_a_lambda() {
         policy.score(&["--model", &model, "--adapter", &policy.text("plain")]),
         policy.score(&["--model", &model, "--torchscript", &policy.text("script")]),
     ] {
-        let found = exports::difference(&exported, &live);
+        let found = difference(&exported, &live);
         assert!(found < TOLERANCE, "{found}");
     }
     policy.export(&["--to", "peft"], "uniform");
     let found = policy.score(&["--model", &model, "--adapter", &policy.text("uniform")]);
-    assert!(exports::difference(&found, &uniform) < TOLERANCE);
+    assert!(difference(&found, &uniform) < TOLERANCE);
 }
 
 #[test]
-fn a_graph_of_a_lambda_adapter_is_the_policy_at_that_lambda_alone() {
+fn a_graph_of_a_lambda_adapter_is_the_policy_at_that_lambda_only() {
     let policy = Policy::with_lambda_adapter();
     let (model, adapter, records) = (policy.text("model"), policy.text("adapter"), policy.text("records.jsonl"));
     policy.export(&["--to", "onnx", "--lambda", "honesty=1"], "graph");
@@ -63,7 +62,7 @@ fn a_graph_of_a_lambda_adapter_is_the_policy_at_that_lambda_alone() {
 }
 
 #[test]
-fn a_lambda_that_nothing_would_see_is_refused() {
+fn a_lambda_without_effect_is_refused() {
     let policy = Policy::with_lambda_adapter();
     let model = policy.text("model");
     let lambda = ["--lambda", "honesty=0.7,helpfulness=0.1"];
@@ -71,22 +70,22 @@ fn a_lambda_that_nothing_would_see_is_refused() {
     let to = |arguments: &[&str]| {
         policy.refuse(&[&["export", "--model", &model], arguments, &[&policy.text("refused")]].concat())
     };
-    assert_eq!(to(&["--to", "peft"]), "error: --to peft writes an adapter: give one with --adapter DIR");
+    assert_eq!(to(&["--to", "peft"]), "error: --to peft writes an adapter: pass one with --adapter DIR");
     let lambda_without = to(&["--to", "hf", "--adapter", &policy.text("plain"), lambda[0], lambda[1]]);
     assert!(
-        lambda_without.starts_with("error: --lambda takes an adapter of kind \"lambda_lora\", and "),
+        lambda_without.starts_with("error: --lambda needs an adapter of kind \"lambda_lora\", but "),
         "{lambda_without}"
     );
     assert_eq!(
         to(&["--to", "hf", lambda[0], lambda[1]]),
-        "error: --lambda takes an adapter of kind \"lambda_lora\", and there is no adapter: leave --lambda out"
+        "error: --lambda needs an adapter of kind \"lambda_lora\", but there is no adapter: leave --lambda out"
     );
     assert!(!policy.path("refused").exists());
     let records = policy.text("records.jsonl");
     let script =
         ["score", "--model", &model, "--records", &records, "--out", "scores.jsonl", "--torchscript", "script"];
     let output = policy.try_run(&[&script[..], &lambda].concat());
-    assert_eq!(output.status.code(), Some(2), "a module has its λ already");
+    assert_eq!(output.status.code(), Some(2), "a module already has its λ folded in");
 }
 
 #[test]
@@ -101,7 +100,7 @@ fn an_export_without_an_adapter_changes_no_bit() {
     }
 }
 
-/// Folded in float32 and rounded once, whatever the dtype.
+/// The adapter is folded in float32 and rounded once, whatever the dtype.
 #[test]
 fn an_adapter_is_folded_in_float32() {
     let policy = Policy::with_adapter();
@@ -130,7 +129,7 @@ fn a_chat_template_goes_with_the_policy() {
 }
 
 #[test]
-fn what_goes_wrong_is_a_sentence_and_leaves_nothing() {
+fn a_failed_export_says_why_and_leaves_nothing_behind() {
     let policy = Policy::with_adapter();
     let model = policy.text("model");
     let out = policy.text("out");

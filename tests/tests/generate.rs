@@ -1,16 +1,14 @@
-//! Generation: the cache, the batch and padding change nothing; λ on the command line and in a chat.
+//! Generation: caching, batching and padding do not change the text; λ on the command line and in a chat.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
-
-mod exports;
 
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::process::Stdio;
 
-use exports::Policy;
 use lambda_dpo_host::generate::{GenerateOptions, generate, generate_all};
 use lambda_dpo_host::model::{Model, ModelInputs};
+use lambda_dpo_tests::exports::Policy;
 use lambda_dpo_tests::{fixture, program};
 use tch::{Device, Kind, Tensor};
 
@@ -20,7 +18,7 @@ fn options(temperature: f64, top_p: f64) -> GenerateOptions {
     GenerateOptions { max_new_tokens: 24, temperature, top_p, seed: 7, eos_token_ids: vec![EOS] }
 }
 
-/// Prompts of the demo's vocabulary, of lengths from 1 to 17.
+/// Prompts of 1 to 17 tokens from the demo's vocabulary.
 fn prompts() -> Vec<Vec<i64>> {
     (0..9_i64).map(|index| (0..2 * index + 1).map(|at| 5 + (31 * index + 17 * at) % 300).collect()).collect()
 }
@@ -29,7 +27,7 @@ fn single(model: &Model, prompt: &[i64], options: &GenerateOptions) -> Vec<i64> 
     generate(model, prompt, options, &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
-/// Greedy decoding that computes the whole text for each token.
+/// Greedy decoding that recomputes the whole text for each token.
 fn without_cache(model: &Model, prompt: &[i64], options: &GenerateOptions) -> Vec<i64> {
     let mut ids = prompt.to_vec();
     loop {
@@ -53,9 +51,9 @@ fn without_cache(model: &Model, prompt: &[i64], options: &GenerateOptions) -> Ve
 }
 
 #[test]
-fn cached_batched_and_padded_texts_are_those_of_a_prompt_by_itself() {
+fn caching_batching_and_padding_do_not_change_the_text() {
     let demo = Model::load(&fixture("demo/sft-model"), Device::Cpu, Kind::Float).unwrap();
-    // Sliding windows and normed queries too.
+    // Mistral has sliding windows, Qwen3 normed queries.
     let golden =
         |family: &str| Model::random(&fixture("golden/models").join(family), Device::Cpu, Kind::Float, 3).unwrap();
     for (name, model) in [("demo", demo), ("mistral", golden("mistral")), ("qwen3", golden("qwen3"))] {
@@ -75,7 +73,7 @@ fn cached_batched_and_padded_texts_are_those_of_a_prompt_by_itself() {
         let lengths: Vec<usize> = expected.iter().map(Vec::len).collect();
         assert!(
             name != "demo" || lengths.iter().any(|length| *length < greedy.max_new_tokens),
-            "{name}: some end early"
+            "{name}: no text ends early"
         );
     }
 }
@@ -113,21 +111,21 @@ fn lambda_is_chosen_on_the_command_line() {
     let score = |lambda: &str| policy.score(&[&own[..], &[lambda]].concat());
     assert_ne!(score("honesty=1"), score("helpfulness=1"));
     let uniform = "honesty=0.25,helpfulness=0.25,truthfulness=0.25,instruction_following=0.25";
-    assert_eq!(score(uniform), policy.score(&own[..4]), "all weigh alike");
+    assert_eq!(score(uniform), policy.score(&own[..4]), "the default weights are equal");
     let refused = |lambda: &str| policy.refuse(&[&["generate"], &own[..], &[lambda, "What?"]].concat());
     assert_eq!(
         refused("honest=1"),
-        "error: --lambda: λ names `honest`, which the adapter does not have: it has helpfulness, honesty, \
+        "error: --lambda: λ names the dimension `honest`, but the adapter has helpfulness, honesty, \
          instruction_following, truthfulness"
     );
     assert_eq!(
         refused("honesty=0.7,helpfulness=0.5"),
-        "error: --lambda: λ comes to 1.2, not to 1: it may miss it by 0.001 at most"
+        "error: --lambda: the weights of λ sum to 1.2: they must sum to 1 within 0.001"
     );
     let plain = Policy::with_adapter();
     let (model, adapter) = (plain.text("model"), plain.text("adapter"));
     let refused = plain.refuse(&["generate", "--model", &model, "--adapter", &adapter, "--lambda", "a=1", "What?"]);
-    assert!(refused.starts_with("error: --lambda takes an adapter of kind \"lambda_lora\", and "), "{refused}");
+    assert!(refused.starts_with("error: --lambda needs an adapter of kind \"lambda_lora\", but "), "{refused}");
 }
 
 #[test]
@@ -151,15 +149,15 @@ fn a_chat_changes_lambda_between_its_turns() {
     let ask = "Describe the toad.\n";
     let alone = |lambda: &str| chat(&format!("{lambda}\n{ask}")).0;
     let (uniform, corner) = (alone("/lambda"), alone("/lambda honesty=1"));
-    assert_ne!(uniform, corner, "another λ answers otherwise");
+    assert_ne!(uniform, corner, "the answers do not depend on λ");
 
-    // Greedy, so what a turn says follows from its conversation and λ; a λ that is refused changes nothing.
+    // Decoding is greedy, so an answer depends only on the conversation and λ; a refused λ changes nothing.
     let turns = format!("/lambda\n{ask}/new\n/lambda honesty=1\n{ask}/new\n/lambda honest=1\n/help\n{ask}/quit\n{ask}");
     let (answers, said) = chat(&turns);
     assert_eq!(answers, [uniform, corner.clone(), corner].concat());
     let said: Vec<&str> = said.lines().collect();
     assert_eq!(said[0], "λ: helpfulness=0.25,honesty=0.25,instruction_following=0.25,truthfulness=0.25");
     assert_eq!(said[1], "λ: helpfulness=0,honesty=1,instruction_following=0,truthfulness=0");
-    assert!(said[2].starts_with("error: λ names `honest`"), "{said:?}");
+    assert!(said[2].starts_with("error: λ names the dimension `honest`"), "{said:?}");
     assert!(said[3].starts_with("/lambda name=w,… sets λ"), "{said:?}");
 }

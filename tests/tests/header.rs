@@ -1,5 +1,5 @@
-//! The committed header is what the ABI crate gives, compiles as C11 and C++17 alone and after other headers of DLPack and
-//! Arrow, and lays its structs out as Rust does.
+//! The committed header matches the ABI crate, compiles as C11 and C++17, by itself and after DLPack's and Arrow's own
+//! headers, and lays out its structs as Rust does.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
@@ -32,7 +32,7 @@ fn compile_as_c_and_cpp(source: &str) {
     compile("CXX", "c++", "-std=c++17", "c++", source);
 }
 
-/// Calls the entry point through the type of a pointer to it, and a function of the table.
+/// C code that calls the entry point through its function pointer type, and then a function of the table.
 const USE: &str = "
 #include <lambda_dpo.h>
 int use(void);
@@ -49,7 +49,7 @@ int use(void) {
 ";
 
 #[test]
-fn the_committed_files_are_what_the_abi_crate_gives() {
+fn the_committed_files_match_the_abi_crate() {
     for task in ["header", "layout"] {
         let output =
             Command::new(plugin_library().with_file_name("lambda-dpo-ci")).args([task, "--check"]).output().unwrap();
@@ -58,7 +58,7 @@ fn the_committed_files_are_what_the_abi_crate_gives() {
 }
 
 #[test]
-fn compiles_alone() {
+fn compiles_by_itself() {
     compile_as_c_and_cpp(USE);
 }
 
@@ -79,12 +79,12 @@ fn compiles_after_an_arrow_header() {
     compile_as_c_and_cpp(&format!("{arrow}{USE}"));
 }
 
-/// Every offset, size and constant of a layout file, as assertions for C.
+/// C assertions for every offset, size and constant of a layout file.
 fn assertions(layout: &Value) -> String {
     let entries = |value: &Value| value.as_object().unwrap().clone();
     let mut lines = Vec::new();
     for (name, item) in entries(&layout["structs"]) {
-        // Arrow's structs are tags.
+        // Arrow's structs have a tag but no typedef.
         let name = if name.starts_with("Arrow") { format!("struct {name}") } else { name };
         lines.push(format!("sizeof({name}) >= {}", item["size"]));
         for (field, place) in entries(&item["fields"]) {
@@ -102,7 +102,7 @@ fn assertions(layout: &Value) -> String {
     lines.into_iter().map(|line| format!("LAYOUT({line});\n")).collect()
 }
 
-/// The layouts of the current revision and of those before it, which later headers keep and add to.
+/// Covers the current revision and earlier ones: a later header may add to a layout but not change it.
 #[test]
 fn the_header_keeps_the_layout_of_every_revision() {
     let files = fs::read_dir(root().join("schemas")).unwrap().map(|entry| entry.unwrap().path());
@@ -115,7 +115,7 @@ fn the_header_keeps_the_layout_of_every_revision() {
         assert!(lines.lines().count() > 400);
         let c = "#include <lambda_dpo.h>\n#define LAYOUT(x) _Static_assert(x, #x)\n";
         let cpp = "#include <lambda_dpo.h>\n#define LAYOUT(x) static_assert(x, #x)\n";
-        // DLPack's structs are this header's own, and then those of the real one.
+        // First with the header's own DLPack structs, then with those of the real DLPack header.
         for before in ["", "#include <ATen/dlpack.h>\n"] {
             compile("CC", "cc", "-std=c11", "c", &format!("{before}{c}{lines}"));
             compile("CXX", "c++", "-std=c++17", "c++", &format!("{before}{cpp}{lines}"));

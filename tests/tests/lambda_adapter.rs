@@ -1,19 +1,17 @@
-//! The λ-adapter in the model: its gradients, what it is at the corners and when merged, its file, and its refusals.
+//! The λ-adapter in the model: gradients, the corners of the simplex, merging, its file, and rejected inputs.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod batches;
-
 use std::path::PathBuf;
 
-use batches::{
-    LAYOUTS, Rng, WANTS_HIDDEN, batch_of, collate_options, loss, loss_inputs, loss_options, ragged_samples, relative,
-    relative_error,
-};
 use lambda_dpo_core::{
     Batch, CollateOptions, Layout, LossInputs, LossOptions, Reduction, TokenizedSample, collate, loss_forward,
 };
 use lambda_dpo_host::model::{ForwardOptions, LambdaParts, LoraConfig, Model, ModelInputs, TargetModules};
+use lambda_dpo_tests::batches::{
+    LAYOUTS, Rng, WANTS_HIDDEN, batch_of, collate_options, floats, loss, loss_inputs, loss_options, ragged_samples,
+    relative, relative_error,
+};
 use lambda_dpo_tests::fixture;
 use tch::{Device, Kind, Tensor};
 
@@ -31,7 +29,7 @@ fn config(rank: i64, lambda: Option<LambdaParts>) -> LoraConfig {
     LoraConfig { rank, alpha: 3.0, dropout: 0.0, use_rslora: false, target_modules: TargetModules::AllLinear, lambda }
 }
 
-/// A model with an adapter whose matrices are all random.
+/// A model with an adapter in which every matrix is random.
 fn model(config: &LoraConfig, kind: Kind) -> Model {
     let mut model = Model::load(&folder(), Device::Cpu, kind).unwrap();
     model.add_lora(config, 5).unwrap();
@@ -69,7 +67,7 @@ fn loss_of(model: &Model, batch: &Batch) -> f64 {
     loss(&with_hidden(batch, &hidden, model), &options())
 }
 
-/// Loss, and the gradient of every trainable parameter.
+/// The loss and the gradient of every trainable parameter.
 fn backward(model: &Model, batch: &Batch, checkpointing: bool) -> (f64, Vec<(String, Tensor)>) {
     for (_, parameter) in model.trainable() {
         let mut parameter = parameter;
@@ -88,7 +86,7 @@ fn samples(seed: u64) -> Vec<TokenizedSample> {
     ragged_samples(&mut Rng(seed), 3, DIMENSIONS.len(), 0.0)
 }
 
-/// Each prompt its own λ, and all prompts in one row.
+/// A batch in which each prompt has its own λ and all prompts share one row.
 fn one_row(samples: &[TokenizedSample]) -> Batch {
     let lambda = [0.7, 0.2, 0.1, 0.0, 1.0, 0.0, 0.25, 0.25, 0.5];
     let options = CollateOptions { max_tokens: Some(512), ..collate_options(Layout::Packed) };
@@ -133,7 +131,7 @@ fn all_layouts_give_the_same_loss_and_gradients() {
     let samples = samples(8);
     let shared = one_row(&samples);
     let model = model(&config(2, parts(1)), Kind::Double);
-    let lambda = batches::floats(&shared.lambda);
+    let lambda = floats(&shared.lambda);
     let (expected_loss, expected) = backward(&model, &shared, false);
     for layout in LAYOUTS {
         let batch = batch_of(&samples, &lambda, layout);
@@ -148,11 +146,11 @@ fn all_layouts_give_the_same_loss_and_gradients() {
 #[test]
 fn at_a_corner_it_is_that_dimensions_own_lora() {
     corner_is_own_lora(Kind::Double, 1e-12, 1e-12);
-    // The products are of other widths, so float32 rounds otherwise.
+    // The matrix products have different widths, so float32 rounds differently.
     corner_is_own_lora(Kind::Float, 1e-6, 1e-5);
 }
 
-/// The tolerances are of the loss relative to itself, and of a gradient's error relative to its norm.
+/// Tolerances: of the loss, relative; of the norm of a gradient's error relative to the gradient's norm.
 fn corner_is_own_lora(kind: Kind, loss_tolerance: f64, gradient_tolerance: f64) {
     let samples = samples(5);
     let model_with_lambda = model(&config(0, parts(2)), kind);
@@ -173,7 +171,7 @@ fn corner_is_own_lora(kind: Kind, loss_tolerance: f64, gradient_tolerance: f64) 
             let norm = |tensor: &Tensor| tensor.square().sum(Kind::Double).double_value(&[]).sqrt();
             let error = norm(&(own(parameter, gradient) - expected)) / norm(expected);
             assert!(error < gradient_tolerance, "{name}: {parameter} is off by {error:e}");
-            assert!(relative(norm(gradient), norm(expected)) < 1e-5, "{name}: the others' parts have no gradient");
+            assert!(relative(norm(gradient), norm(expected)) < 1e-5, "{name}: another dimension's part has a gradient");
         }
     }
 }
@@ -188,11 +186,11 @@ fn folded_merged_and_saved_it_is_the_same_at_that_lambda() {
     let target = tempfile::tempdir().unwrap();
     live.save_adapter(&target.path().join("lambda"), "base").unwrap();
     live.fix_lambda(&lambda).unwrap();
-    assert!(relative_error(&hidden(&live), &expected) < 1e-6, "the fixed λ takes the place of the batch's");
+    assert!(relative_error(&hidden(&live), &expected) < 1e-6, "the fixed λ does not replace the batch's");
     live.set_adapter_enabled(false);
     let base = hidden(&live);
     assert!(relative_error(&base, &hidden(&Model::load(&folder(), Device::Cpu, Kind::Float).unwrap())) == 0.0);
-    assert!(relative_error(&base, &expected) > 1e-2, "the adapter does something");
+    assert!(relative_error(&base, &expected) > 1e-2, "the adapter has no effect");
 
     let load = |name: &str| {
         let mut model = Model::load(&folder(), Device::Cpu, Kind::Float).unwrap();
@@ -201,12 +199,12 @@ fn folded_merged_and_saved_it_is_the_same_at_that_lambda() {
     };
     let mut read = load("lambda");
     assert_eq!(read.adapter_dimensions().unwrap(), DIMENSIONS);
-    assert_eq!(hidden(&read), expected, "each prompt with its own λ again");
+    assert_eq!(hidden(&read), expected, "the adapter read back differs");
     read.fix_lambda(&lambda).unwrap();
     read.fold_lambda().unwrap();
     assert!(read.adapter_dimensions().is_none());
     read.save_adapter(&target.path().join("plain"), "base").unwrap();
-    assert!(relative_error(&hidden(&load("plain")), &expected) < 1e-5, "a plain LoRA");
+    assert!(relative_error(&hidden(&load("plain")), &expected) < 1e-5, "folded into a plain LoRA");
 
     let mut merged = load("lambda");
     let message = merged.merge_adapter().unwrap_err().to_string();
@@ -221,7 +219,7 @@ fn folded_merged_and_saved_it_is_the_same_at_that_lambda() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn a_lambda_that_does_not_fit_is_refused() {
     let batch = batch_of(&samples(6), &[0.5, 0.2, 0.3].repeat(3), Layout::Packed);
     let mut with_lambda = model(&config(1, parts(2)), Kind::Float);
     let refused = |inputs: &ModelInputs, model: &Model| model.hidden(inputs).unwrap_err().to_string();
@@ -238,11 +236,11 @@ fn what_does_not_fit_is_refused() {
     let one = batch.lambda.narrow(0, 0, 1);
     assert_eq!(
         refused(&ModelInputs { lambda: Some(&one), ..inputs(&batch) }, &with_lambda),
-        "the batch holds λ for 1 prompts, but its rows name prompt 2"
+        "the batch has λ for 1 prompts, but its rows refer to prompt 2"
     );
     let mut message = |weights: &[f64]| with_lambda.fix_lambda(weights).unwrap_err().to_string();
     assert_eq!(message(&[1.0]), "λ has 1 weights, but the adapter has 3 dimensions: helpful, honest, brief");
-    assert_eq!(message(&[1.0, -0.5, 0.5]), "λ gives `honest` the weight -0.5: weights are numbers from 0");
+    assert_eq!(message(&[1.0, -0.5, 0.5]), "λ gives `honest` the weight -0.5: weights must be finite and not negative");
     let plain = model(&config(2, None), Kind::Float).fix_lambda(&[1.0]).unwrap_err().to_string();
     assert_eq!(plain, "there is no λ to choose: that takes an adapter of kind \"lambda_lora\"");
     let mut model = Model::load(&folder(), Device::Cpu, Kind::Float).unwrap();

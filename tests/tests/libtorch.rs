@@ -1,4 +1,5 @@
-//! libtorch_cuda is open before the first libtorch call. A process of its own, because that call can be made only once.
+//! libtorch_cuda is opened before the first call of libtorch. A test program with one test, because that call is made
+//! once per process.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -6,7 +7,7 @@ use lambda_dpo_host::libtorch;
 use tch::Device;
 
 #[test]
-fn cuda_is_there_where_libtorch_has_it_and_asking_in_vain_says_so() {
+fn cuda_is_available_if_libtorch_has_it_and_refused_otherwise() {
     let device = libtorch::prepare("auto").unwrap();
     let has_library =
         std::fs::exists(concat!(env!("CARGO_MANIFEST_DIR"), "/../.libtorch/lib/libtorch_cuda.so")).unwrap();

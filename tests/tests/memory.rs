@@ -1,8 +1,6 @@
-//! Memory does not grow with the number of records: `make test-big` shows it for 2 GB, this for a little of that. An export
-//! takes little more than its weights.
+//! Memory does not grow with the number of records: `make test-big` shows it for 2 GB, this for a few MB. An export
+//! needs little more memory than its weights.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
-mod trainer;
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -15,17 +13,17 @@ use std::time::Duration;
 use prost::Message;
 use serde_json::{Value, json};
 
-use lambda_dpo_host::export::onnx::proto::ModelProto;
 use lambda_dpo_host::export::onnx::{DATA_FILE, MODEL_FILE};
-use lambda_dpo_host::foreign::{LogitsPolicy, OnnxPolicy};
+use lambda_dpo_host::files::onnx_proto::ModelProto;
+use lambda_dpo_host::policy::{LogitsPolicy, OnnxPolicy};
+use lambda_dpo_tests::trainer::Run;
 use lambda_dpo_tests::{fixture, program};
-use trainer::Run;
 
 const MIB: u64 = 1 << 20;
-/// What a process may take more for four times the records: an index, and the allocator's whims.
+/// Growth allowed for four times the records: an index, and variation of the allocator.
 const GROWTH: u64 = 24 * MIB;
 
-/// Writes records of some 8 KB each, no two alike, until there are `bytes` of them.
+/// Writes different records of about 8 KB each until the file has `bytes`.
 fn write_records(path: &Path, bytes: u64) {
     let demo = fs::read_to_string(fixture("demo/records.jsonl")).unwrap();
     let mut record: Value = serde_json::from_str(demo.lines().nth(2).unwrap()).unwrap();
@@ -49,7 +47,7 @@ fn write_records(path: &Path, bytes: u64) {
     }
 }
 
-/// Runs a command and gives the most memory that it had at once.
+/// Runs a command and returns its peak resident memory.
 fn peak_bytes(command: &mut Command) -> u64 {
     let mut process = command.stderr(Stdio::null()).spawn().unwrap();
     let status = format!("/proc/{}/status", process.id());
@@ -91,13 +89,13 @@ fn tokenisation_keeps_no_records() {
     let peaks = [4, 16].map(|mib| {
         write_records(&run.path("records.jsonl"), mib * MIB);
         let output_dir = format!("output_dir={}", run.path(&format!("run-{mib}")).display());
-        // One step, since the epoch would take its time.
+        // One step, because a whole epoch would take long.
         peak_bytes(&mut run.command(&["train.max_steps=1", "reference.kind=none", "data.cutoff_len=64", &output_dir]))
     });
     assert_steady("tokenisation", peaks);
 }
 
-/// Names, shapes and places of the weights of a Llama of more than 2 GiB, no tensor of which is large.
+/// Names and shapes of the weights of a Llama of more than 2 GiB without large tensors.
 fn large_weights(num_layers: i64) -> Vec<(String, [i64; 2])> {
     const HIDDEN: i64 = 1024;
     const INTERMEDIATE: i64 = 8192;
@@ -119,7 +117,8 @@ fn large_weights(num_layers: i64) -> Vec<(String, [i64; 2])> {
     weights
 }
 
-/// Writes the folder of such a model, all its values 0 but one in each weight: a file of holes. Gives the weights' bytes.
+/// Writes such a model as a sparse file, with one value in each weight that is not 0. Returns the size of the weights
+/// in bytes.
 fn write_large_model(folder: &Path, num_layers: i64) -> u64 {
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 8192,
@@ -173,7 +172,7 @@ fn an_export_of_more_than_two_gib_holds_the_weights_once() {
         data.read_exact_at(&mut value, offset).unwrap();
         assert_eq!(f32::from_le_bytes(value), 1e-3 * (number + 1) as f32, "{name}");
     }
-    // The runtime maps them, and runs.
+    // The runtime can map the weights and run the graph.
     let policy = OnnxPolicy::open(&out, None).unwrap();
     assert_eq!(policy.vocab_size(), 32000);
 }

@@ -1,18 +1,17 @@
-//! The decoder against Transformers: log-probs, gradients, checkpointing, and what bad model folders say.
+//! The decoder compared with Transformers: log-probs, gradients and checkpointing; and the errors for bad model
+//! folders.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
-
-mod golden_model;
 
 use std::fs;
 use std::path::Path;
 
-use golden_model::{FAMILIES, Golden, difference, folder, inputs, load, log_probs, relative};
 use lambda_dpo_host::generate::{GenerateOptions, generate};
 use lambda_dpo_host::model::{ForwardOptions, KvCache, Model};
+use lambda_dpo_tests::golden_model::{FAMILIES, Golden, difference, folder, inputs, load, log_probs, relative};
 use tch::{Device, Kind, Tensor};
 
-/// Float32 against Transformers, absolute per token. The contract is 1e-4; measured 6e-6.
+/// Absolute difference per token from Transformers in float32. The contract is 1e-4; measured 6e-6.
 const TOLERANCE: f32 = 2e-5;
 
 #[test]
@@ -34,7 +33,7 @@ fn log_probs_are_those_of_transformers() {
     }
 }
 
-/// Every gradient of the golden file, by parameter name.
+/// Compares every gradient with the golden file, by parameter name.
 fn check_gradients(model: &Model, golden: &Golden, prefix: &str, what: &str) {
     let trainable = model.trainable();
     let mut num_checked = 0;
@@ -68,7 +67,7 @@ fn gradients_are_those_of_pytorch() {
     }
 }
 
-/// Each prompt's responses in one row give the same gradient as in rows of their own.
+/// A prompt's responses give the same gradient in one row as in a row each.
 #[test]
 fn packed_gradients_are_those_of_rows() {
     for family in FAMILIES {
@@ -111,7 +110,7 @@ fn gradients_accumulate_and_the_head_has_its_own() {
         let activations = model.forward(&inputs(&tensors), &ForwardOptions::default()).unwrap();
         activations.backward(&golden.values["grad_hidden"]).unwrap();
     }
-    // The head of this model is its embedding: both gradients add up.
+    // This model's head is tied to its embedding, so both gradients add up.
     let expected = (&golden.values["grad.model.embed_tokens.weight"] + head_grad) * 2;
     assert!(relative(&model.lm_head().grad(), &expected) < 1e-5);
 
@@ -139,7 +138,7 @@ fn bfloat16_is_close() {
         let found = Vec::<f32>::try_from(logits.log_softmax(-1, Kind::Float).gather(1, &targets, false).squeeze_dim(1));
         let expected = golden.log_probs("");
         let found = found.unwrap();
-        // Log-probs lie around −6; bfloat16 has 8 bits.
+        // Log-probs are around −6, and bfloat16 has 8 bits of mantissa.
         assert!(difference(&found, &expected) < 0.5, "{family}");
         let loss_error = (found.iter().sum::<f32>() / expected.iter().sum::<f32>() - 1.0).abs();
         assert!(loss_error < 2e-3, "{family}: the negative log-likelihood is off by {loss_error:e}");
@@ -156,7 +155,7 @@ fn bfloat16_is_close() {
 }
 
 #[test]
-fn the_cache_changes_nothing() {
+fn the_key_value_cache_changes_nothing() {
     for family in FAMILIES {
         let (model, golden) = (load(family), Golden::of(family));
         let expected = &golden.values["hidden"];
@@ -192,7 +191,7 @@ fn random_models_repeat_and_follow_the_configuration() {
     assert!((embedding.std(true).double_value(&[]) - 0.02).abs() < 1e-3);
 }
 
-/// A copy of a golden model, for breaking.
+/// A copy of a golden model that a test may damage.
 fn copy(family: &str) -> tempfile::TempDir {
     let target = tempfile::tempdir().unwrap();
     for name in ["config.json", "model.safetensors"] {
@@ -214,7 +213,7 @@ fn edit_config(folder: &Path, from: &str, to: &str) {
 }
 
 #[test]
-fn bad_folders_say_what_is_wrong() {
+fn bad_model_folders_are_reported() {
     assert_eq!(
         message(Path::new("no/such/model")),
         "MODEL is not a folder; give a model folder with config.json and safetensors weights"
@@ -269,7 +268,7 @@ fn weights_that_do_not_fit_are_named() {
 }
 
 #[test]
-fn stories_go_on_as_they_should() {
+fn a_pretrained_model_continues_its_story() {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/stories260k"));
     if !folder.exists() {
         return;

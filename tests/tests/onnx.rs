@@ -1,24 +1,23 @@
-//! ONNX policies: every family's graph, damage that is found, files that are refused, and their use as the reference.
+//! ONNX policies: the graph of every family, detection of damaged graphs, and files that are refused.
 #![allow(clippy::unwrap_used, reason = "tests")]
-
-mod exports;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use exports::{FAMILIES, Policy};
-use lambda_dpo_host::export::onnx::proto::{
+use lambda_dpo_host::export::onnx::{self, MODEL_FILE};
+use lambda_dpo_host::files::onnx_proto::{
     AttributeProto, DimensionSize, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };
-use lambda_dpo_host::export::onnx::{self, MODEL_FILE};
 use lambda_dpo_host::model::Model;
+use lambda_dpo_tests::exports::Policy;
 use lambda_dpo_tests::fixture;
+use lambda_dpo_tests::golden_model::FAMILIES;
 use prost::Message;
 use serde_json::Value;
 use tch::{Device, Kind};
 
-/// Largest difference of a token's log-prob: the contract's 1e-4 and 2e-2; measured 6e-6 and 8e-3.
+/// Largest difference allowed in a token's log-prob, from the contract; measured 6e-6 and 8e-3.
 const TOLERANCES: [(&str, f64); 2] = [("float32", 1e-4), ("float16", 2e-2)];
 
 #[test]
@@ -42,7 +41,7 @@ fn every_family_gives_the_models_log_probs() {
 }
 
 #[test]
-fn what_is_printed_for_people_has_the_verdict() {
+fn the_printed_table_ends_with_the_verdict() {
     let policy = Policy::of_family("qwen3");
     policy.export_plain(&["--to", "onnx"], "out");
     let (model, records, out) = (policy.text("model"), policy.text("records.jsonl"), policy.text("out"));
@@ -50,10 +49,10 @@ fn what_is_printed_for_people_has_the_verdict() {
     let text = |output: std::process::Output| String::from_utf8(output.stdout).unwrap();
     let passed = text(policy.run(&arguments));
     assert!(passed.contains("compared        5 records, 15 responses, 155 tokens\n"), "{passed}");
-    assert!(passed.ends_with("passed at a tolerance of 1e-4 a token\n"), "{passed}");
+    assert!(passed.ends_with("passed at a tolerance of 1e-4 per token\n"), "{passed}");
     let output = policy.try_run(&[&arguments[..], &["--tolerance", "1e-12"]].concat());
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(output).ends_with("FAILED at a tolerance of 1e-12 a token\n"));
+    assert!(text(output).ends_with("FAILED at a tolerance of 1e-12 per token\n"));
 }
 
 #[test]
@@ -64,7 +63,7 @@ fn a_graph_that_python_exported_validates() {
     assert!(report["token_log_probs"]["max"].as_f64().unwrap() < 1e-4, "{report}");
 }
 
-/// A copy of an exported graph with something changed.
+/// Writes a copy of the exported graph with a change.
 fn changed(policy: &Policy, change: impl Fn(&mut GraphProto)) -> PathBuf {
     let mut model = read(&policy.path("out").join(MODEL_FILE));
     change(model.graph.as_mut().unwrap());
@@ -88,7 +87,7 @@ fn set(graph: &mut GraphProto, name: &str, change: impl Fn(f32) -> f32) {
 }
 
 #[test]
-fn damage_is_found_and_the_worst_record_named() {
+fn damage_is_detected_and_the_worst_record_named() {
     let policy = Policy::of_family("qwen2");
     policy.export_plain(&["--to", "onnx"], "out");
     let weight = "model.layers.1.mlp.down_proj.weight";
@@ -98,7 +97,7 @@ fn damage_is_found_and_the_worst_record_named() {
         values[100] += 0.05;
         tensor.raw_data = Some(values.iter().flat_map(|value| value.to_le_bytes()).collect());
     };
-    // A base of 990,000 in the place of 1,000,000, as a typo in config.json would have it.
+    // A base of 990,000 instead of 1,000,000, as from a typo in config.json.
     let rope_base = |graph: &mut GraphProto| {
         set(graph, "rotary.inv_freq", |frequency| frequency.powf(990_000_f32.ln() / 1_000_000_f32.ln()));
     };
@@ -122,7 +121,7 @@ fn damage_is_found_and_the_worst_record_named() {
     }
 }
 
-/// The message for a graph, in which OUT stands for its file.
+/// The error for a graph, with OUT for the path of its file.
 fn message(policy: &Policy, onnx: &Path) -> String {
     let (model, records, onnx) = (policy.text("model"), policy.text("records.jsonl"), onnx.display().to_string());
     let arguments = ["validate", "--device", "cpu", "--model", &model, "--records", &records, "--onnx", &onnx];
@@ -130,7 +129,7 @@ fn message(policy: &Policy, onnx: &Path) -> String {
 }
 
 #[test]
-fn files_that_do_not_fit_are_refused_in_words() {
+fn files_that_do_not_fit_are_refused_with_a_reason() {
     let policy = Policy::of_family("llama2");
     policy.export_plain(&["--to", "onnx"], "out");
     assert_eq!(
@@ -139,11 +138,11 @@ fn files_that_do_not_fit_are_refused_in_words() {
     );
     fs::write(policy.path("text.onnx"), "version https://git-lfs.github.com/spec/v1\n").unwrap();
     let text = message(&policy, &policy.path("text.onnx"));
-    assert!(text.starts_with("error: OUT: it is no ONNX file, or is damaged ("), "{text}");
+    assert!(text.starts_with("error: OUT: it is not an ONNX file, or is damaged ("), "{text}");
     let half = fs::read(policy.path("out").join(MODEL_FILE)).unwrap();
     fs::write(policy.path("half.onnx"), &half[..half.len() / 2]).unwrap();
     let text = message(&policy, &policy.path("half.onnx"));
-    assert!(text.starts_with("error: OUT: it is no ONNX file, or is damaged ("), "{text}");
+    assert!(text.starts_with("error: OUT: it is not an ONNX file, or is damaged ("), "{text}");
 
     let renamed = changed(&policy, |graph| {
         graph.input[2].name = "past_key_values.0.key".to_owned();
@@ -157,7 +156,7 @@ fn files_that_do_not_fit_are_refused_in_words() {
     assert_eq!(
         message(&policy, &renamed),
         "error: OUT: its inputs are `input_ids`, `attention_mask`, `past_key_values.0.key`, but a policy has exactly \
-         `input_ids`, `attention_mask`, `position_ids`; export it without a cache of keys and values"
+         `input_ids`, `attention_mask`, `position_ids`; export it without a key-value cache"
     );
     let hidden = changed(&policy, |graph| {
         graph.output[0].name = "last_hidden_state".to_owned();
@@ -171,12 +170,12 @@ fn files_that_do_not_fit_are_refused_in_words() {
     model.opset_import[0].version = 999;
     fs::write(policy.path("future.onnx"), model.encode_to_vec()).unwrap();
     let text = message(&policy, &policy.path("future.onnx"));
-    assert!(text.starts_with("error: OUT: ONNX Runtime refuses it ("), "{text}");
-    assert!(text.ends_with("; its opset is 999, its IR version 8; export it again, or take a newer runtime"), "{text}");
+    assert!(text.starts_with("error: OUT: ONNX Runtime rejects it ("), "{text}");
+    assert!(text.ends_with("; its opset is 999, its IR version 8; export it again, or use a newer runtime"), "{text}");
 }
 
 #[test]
-fn weights_beside_the_graph_are_looked_after() {
+fn truncated_and_missing_external_weights_are_reported() {
     let policy = Policy::of_family("mistral");
     let folder = policy.path("out");
     fs::create_dir(&folder).unwrap();
@@ -206,21 +205,21 @@ fn weights_beside_the_graph_are_looked_after() {
 }
 
 #[test]
-fn what_cannot_be_exported_leaves_nothing() {
+fn a_refused_export_leaves_nothing_behind() {
     let policy = Policy::of_family("llama2");
     let (model, out) = (policy.text("model"), policy.text("out"));
     let message = policy.refuse(&["export", "--model", &model, "--to", "onnx", "--dtype", "bfloat16", &out]);
     assert_eq!(
         message,
-        "error: ONNX is written in float32 or float16: the CPU provider of ONNX Runtime computes in no bfloat16; choose one \
-         with --dtype"
+        "error: ONNX is written in float32 or float16: the CPU provider of ONNX Runtime does not compute in bfloat16; choose \
+         one with --dtype"
     );
     assert_eq!(policy.listing(), ["model", "records.jsonl"]);
 }
 
-/// The runtime is looked for before anything is loaded.
+/// The runtime is opened before anything else is loaded.
 #[test]
-fn a_runtime_that_is_none_is_told_at_once() {
+fn a_library_that_is_not_the_runtime_is_reported_at_once() {
     let policy = Policy::of_family("llama2");
     let no_runtime = |path: &str| {
         policy.refuse(&["validate", "--model", "none", "--records", "none", "--onnx", "none", "--onnxruntime", path])
@@ -236,9 +235,9 @@ fn a_runtime_that_is_none_is_told_at_once() {
     assert!(message.contains("file too short") || message.contains("invalid ELF header"), "{message}");
 }
 
-/// A library that answers as ONNX Runtime 1.10 does, when asked for its version.
+/// The library reports version 1.10, as ONNX Runtime 1.10 does.
 #[test]
-fn a_runtime_that_is_too_old_is_told_with_both_versions() {
+fn a_runtime_that_is_too_old_is_reported_with_both_versions() {
     let policy = Policy::of_family("llama2");
     let source = policy.path("old.c");
     fs::write(
@@ -272,7 +271,8 @@ fn a_runtime_that_is_too_old_is_told_with_both_versions() {
     );
 }
 
-/// One line a node; the layers after the first where they differ from it in more than their number.
+/// One line for each node; of later layers only the lines that differ from the first layer in more than the layer
+/// number.
 fn structure(graph: &GraphProto) -> String {
     let mut text = String::new();
     let mut section = |title: &str, lines: Vec<String>| {
@@ -282,7 +282,7 @@ fn structure(graph: &GraphProto) -> String {
     section("outputs", graph.output.iter().map(describe_value).collect());
     let of_layer =
         |name: &str| name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
-    // Lines of a layer leave out what all its names begin with.
+    // Within a layer the common prefix of its names is left out.
     let own = |layer: Option<usize>| -> Vec<String> {
         let nodes = graph.node.iter().filter(|node| of_layer(&node.name) == layer).map(describe_node);
         let tensors = graph.initializer.iter().filter(|tensor| of_layer(&tensor.name) == layer);

@@ -1,7 +1,5 @@
-//! Reference log-probs on disk: computed once, shared between runs, and never used where anything they depend on differs.
+//! Reference log-probs on disk: computed once, shared between runs, and never used if anything they depend on differs.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
-mod trainer;
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,15 +7,15 @@ use std::path::PathBuf;
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
-use trainer::{Run, close, metrics, stderr};
+use lambda_dpo_tests::trainer::{Run, close, metrics, stderr};
 
 /// Metrics that differ between two runs of the same config.
 const CLOCKS: &[&str] = &["tokens_per_second", "step_secs", "peak_memory_bytes"];
 
-/// 12 records of 2 responses.
+/// The log-probs of 12 records with 2 responses each.
 const ALL: usize = 24;
 
-/// One epoch with evaluation: every record is met.
+/// One epoch with evaluation, so that every record is used.
 const EPOCH: &[&str] = &["train.num_train_epochs=1", "data.eval_fraction=0.25", "train.learning_rate=1e-2"];
 
 struct Cached {
@@ -25,7 +23,7 @@ struct Cached {
 }
 
 impl Cached {
-    /// A run whose reference has been computed.
+    /// A run whose reference log-probs have been computed.
     fn new() -> Self {
         let cached = Self { run: Run::new("lambda_dpo") };
         let mut records = cached.records();
@@ -37,12 +35,12 @@ impl Cached {
         cached
     }
 
-    /// Trains into another folder and gives how many log-probs there were, and how many of them came from the cache.
+    /// Trains into another folder; returns how many log-probs there were and how many came from the cache.
     fn again(&self, name: &str, more: &[&str]) -> (usize, Option<usize>) {
         counts(&self.train(name, more))
     }
 
-    /// Trains into another folder and gives what was said.
+    /// Trains into another folder and returns standard error.
     fn train(&self, name: &str, more: &[&str]) -> String {
         let output_dir = format!("output_dir={}", self.output_dir(name).display());
         let overrides: Vec<&str> = EPOCH.iter().chain(more).copied().chain([output_dir.as_str()]).collect();
@@ -71,7 +69,7 @@ impl Cached {
         fs::write(self.run.path("records.jsonl"), lines.join("\n")).unwrap();
     }
 
-    /// The one file of the cache.
+    /// The only file of the cache.
     fn file(&self) -> PathBuf {
         let entries = fs::read_dir(self.run.path("cache/reference")).unwrap();
         let mut files = entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some());
@@ -81,7 +79,7 @@ impl Cached {
     }
 }
 
-/// Reads "reference: 24 log-probs, 22 from the cache".
+/// Parses "reference: 24 log-probs, 22 from the cache".
 fn counts(said: &str) -> (usize, Option<usize>) {
     let line = said.lines().find_map(|line| line.strip_prefix("reference: ")).expect(said);
     let (total, rest) = line.split_once(" log-probs").unwrap();
@@ -96,7 +94,7 @@ fn a_cached_reference_changes_no_bit() {
     assert_eq!(cached.again("uncached", &["reference.cache=false"]), (ALL, None));
     assert_eq!(cached.metrics("second"), cached.metrics("first"));
     assert_eq!(cached.metrics("uncached"), cached.metrics("first"));
-    // Computed in other batches the last bits may differ, and no more than those.
+    // Computed in other batches, only the last bits may differ.
     let more = ["train.per_device_train_batch_size=3", "train.gradient_accumulation_steps=2", "seed=1"];
     assert_eq!(cached.again("mixed", &more), (ALL, Some(ALL)));
     assert_eq!(cached.again("own", &[&more[..], &["reference.cache=false"]].concat()), (ALL, None));
@@ -108,7 +106,7 @@ fn a_cached_reference_changes_no_bit() {
 }
 
 #[test]
-fn what_log_probs_do_not_depend_on_leaves_them_in_the_cache() {
+fn changes_that_log_probs_do_not_depend_on_recompute_nothing() {
     let cached = Cached::new();
     for (name, change) in [
         ("layout", &["loss.layout=rows"][..]),
@@ -128,7 +126,7 @@ fn what_log_probs_do_not_depend_on_leaves_them_in_the_cache() {
 }
 
 #[test]
-fn a_changed_record_is_computed_alone() {
+fn only_a_changed_record_is_recomputed() {
     let cached = Cached::new();
     let mut records = cached.records();
     records[3]["completions"][1]["response"] = "A new answer.".into();
@@ -145,9 +143,9 @@ fn a_changed_record_is_computed_alone() {
 }
 
 #[test]
-fn another_tokenisation_computes_what_it_changes() {
+fn another_tokenisation_recomputes_only_what_it_changes() {
     let cached = Cached::new();
-    // Whatever is longer is cut, and no longer the same.
+    // Truncated samples have other tokens, and so other log-probs.
     let said = cached.train("cutoff", &["data.cutoff_len=40"]);
     let truncated = said.split_once(" truncated to 40 tokens").unwrap().0.rsplit(' ').next().unwrap();
     let truncated: usize = truncated.parse().unwrap();
@@ -172,12 +170,12 @@ fn another_tokenisation_computes_what_it_changes() {
 }
 
 #[test]
-fn another_model_has_log_probs_of_its_own() {
+fn another_model_has_its_own_log_probs() {
     let cached = Cached::new();
     assert_eq!(cached.again("dtype", &["model.dtype=bfloat16"]), (ALL, Some(0)));
     assert_eq!(cached.again("dtype again", &["model.dtype=bfloat16"]), (ALL, Some(ALL)));
 
-    // The trained policy as a reference by its path.
+    // The trained policy as the reference, given by its path.
     let trained = format!("reference.path={}", cached.output_dir("first").join("model").display());
     assert_eq!(cached.again("path", &[&trained]), (ALL, Some(0)));
     assert_eq!(cached.again("path again", &[&trained]), (ALL, Some(ALL)));
@@ -197,7 +195,7 @@ fn another_model_has_log_probs_of_its_own() {
 }
 
 #[test]
-fn a_damaged_cache_is_told_and_made_anew() {
+fn a_damaged_cache_is_reported_and_recomputed() {
     let cached = Cached::new();
     let file = cached.file();
     let whole = fs::read(&file).unwrap();
@@ -207,7 +205,7 @@ fn a_damaged_cache_is_told_and_made_anew() {
         fs::write(&file, damaged).unwrap();
         let said = cached.train(name, &[]);
         assert!(said.contains(&format!("{}: this file is ", file.display())), "{said}");
-        assert!(said.contains("; its log-probs are computed anew\n"), "{said}");
+        assert!(said.contains("; its log-probs are computed again\n"), "{said}");
         assert_eq!(counts(&said), (ALL, Some(0)));
         assert_eq!(fs::read(&file).unwrap(), whole);
         assert_eq!(cached.metrics(name), cached.metrics("first"));
@@ -224,7 +222,7 @@ fn a_resumed_run_computes_nothing_again() {
     let before = cached.metrics("whole");
     assert_eq!(cached.again("whole", &[every[0], "train.resume=auto"]), (ALL, Some(ALL)));
     assert_eq!(cached.metrics("whole"), before);
-    // Whether the reference is cached is free to change; it gives the same numbers.
+    // A resumed run may change whether the reference is cached; the numbers are the same.
     fs::remove_dir_all(cached.output_dir("whole").join("model")).unwrap();
     let uncached = [every[0], "train.resume=auto", "reference.cache=false"];
     assert_eq!(cached.again("whole", &uncached), (ALL, None));
@@ -232,7 +230,7 @@ fn a_resumed_run_computes_nothing_again() {
 }
 
 #[test]
-fn without_a_folder_nothing_is_kept_and_that_is_said() {
+fn without_a_cache_folder_nothing_is_kept_and_the_reason_is_printed() {
     let cached = Cached::new();
     let mut command = cached.run.command(EPOCH);
     for variable in ["LAMBDA_DPO_CACHE", "XDG_CACHE_HOME", "HOME"] {

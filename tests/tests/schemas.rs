@@ -1,6 +1,6 @@
-//! The JSON Schemas are what the types give, accept what the program accepts, and refuse what it refuses.
+//! The JSON Schemas match the types, and accept and reject the same input as the program.
 //!
-//! `make generate` (or `UPDATE_SCHEMAS=1 cargo test --workspace --test schemas`) writes them anew.
+//! `make generate` (or `UPDATE_SCHEMAS=1 cargo test --workspace --test schemas`) writes them again.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -15,7 +15,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 
-/// Draft 7, which editors know.
+/// The schema in draft 7, which editors support.
 fn schema_of<T: JsonSchema>() -> Schema {
     SchemaSettings::draft07().into_generator().into_root_schema_for::<T>()
 }
@@ -88,7 +88,7 @@ fn records_of_every_format_are_valid() {
 }
 
 #[test]
-fn what_is_no_record_is_not_valid() {
+fn invalid_records_are_rejected_by_schema_and_parser() {
     let validator = validator(&schema_of::<Record>());
     for (record, format) in [
         (json!({"instruction": "q"}), Format::UltraFeedback),
@@ -145,9 +145,8 @@ fn documented_configs_are_valid() {
     }
 }
 
-/// What the schema says of a config, and what the program says.
 #[test]
-fn a_config_is_refused_by_the_schema_as_by_the_program() {
+fn schema_and_program_accept_the_same_configs() {
     let validator = validator(&config::schema());
     let base =
         "stage = \"lambda_dpo\"\noutput_dir = \"runs/x\"\n[model]\npath = \"m\"\n[data]\nrecords = [\"r.jsonl\"]\n";

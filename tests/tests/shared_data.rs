@@ -1,4 +1,5 @@
-//! Real data and a really trained model, where they lie beside the project: nothing here runs, or fails, without them.
+//! Real data and a pretrained model that may lie beside the project; without them these tests pass without doing
+//! anything.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::fs;
@@ -6,7 +7,7 @@ use std::path::Path;
 
 use lambda_dpo_tests::{program, shared_data};
 
-/// Runs the program and gives what it wrote to its standard output.
+/// Runs the program and returns its standard output.
 fn run(arguments: &[&str]) -> String {
     let cache = tempfile::tempdir().unwrap();
     let output = program(cache.path()).args(arguments).output().unwrap();
@@ -15,7 +16,7 @@ fn run(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Trains a few steps from stories260k and gives the lines of `metrics.jsonl`.
+/// Trains a few steps from stories260k and returns the lines of `metrics.jsonl`.
 fn train(output_dir: &Path, stage: &str, format: &str, records: &Path, more: &[&str]) -> Vec<serde_json::Value> {
     let model = shared_data("stories260k").unwrap();
     let config = output_dir.with_extension("toml");
@@ -55,7 +56,6 @@ fn supervised_fine_tuning_on_ultrachat() {
     let rows = train(&folder.path().join("sft"), "sft", "chat", &records, &[]);
     let losses = losses(&rows);
     assert_eq!(losses.len(), 4);
-    // A model of stories at a loss for words: far from certain, better than the uniform ln 512 = 6.24 in the end.
     assert!(losses.iter().all(|loss| loss.is_finite() && *loss > 0.0), "{losses:?}");
     assert!(folder.path().join("sft/model/model.safetensors").is_file());
 }
@@ -67,7 +67,7 @@ fn pairwise_dpo_on_ultrafeedback_pairs() {
     let rows = train(&folder.path().join("dpo"), "dpo", "pairs", &records, &["data.max_samples=32"]);
     let losses = losses(&rows);
     assert_eq!(losses.len(), 4);
-    // Policy and reference are the same at the first step: −log σ(0).
+    // Policy and reference are equal at the first step, so the loss is −log σ(0).
     assert!((losses[0] - 2.0_f64.ln()).abs() < 1e-6, "{losses:?}");
 }
 
@@ -79,7 +79,7 @@ fn lambda_dpo_on_six_responses_and_five_dimensions() {
     let rows = train(&folder.path().join("lambda"), "lambda_dpo", "ultrafeedback", &records, &more);
     let losses = losses(&rows);
     assert_eq!(losses.len(), 4);
-    // All rewards are 0 at the first step: the cross-entropy of any target to the uniform distribution over 6.
+    // All rewards are 0 at the first step: the cross-entropy of any target with the uniform distribution over 6.
     assert!((losses[0] - 6.0_f64.ln()).abs() < 1e-6, "{losses:?}");
     let dimensions = ["understandability", "naturalness", "coherence", "engagingness", "groundedness"];
     for dimension in dimensions {

@@ -1,18 +1,14 @@
-//! Every field of every layout, from records to batches, as tables that a person can check by eye; and the paper's own
-//! layout against a computation of its own.
+//! Every field of every layout, from records to batches, as tables that a person can check by eye.
 //!
-//! After a change that is meant: `INSTA_UPDATE=always cargo test --workspace --test snapshots`, and read the difference.
+//! After an intended change run `INSTA_UPDATE=always cargo test --workspace --test snapshots` and read the difference.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
-
-mod batch_table;
-mod paper_layout;
 
 use lambda_dpo_core::convert::convert_record;
 use lambda_dpo_core::{
     CollateOptions, ConvertOptions, Format, Layout, MissingRating, TokenizeOptions, TokenizedSample, Tokenizer, collate,
 };
-use lambda_dpo_tests::fixture;
+use lambda_dpo_tests::{batch_table, fixture};
 use serde_json::{Value, json};
 
 const LAYOUTS: [Layout; 3] = [Layout::Packed, Layout::Rows, Layout::Expanded];
@@ -21,7 +17,7 @@ fn tokenizer() -> Tokenizer {
     Tokenizer::open(&fixture("words"), None).unwrap()
 }
 
-/// A record from its responses, each with its ratings by dimension (`d0`, `d1`, …).
+/// A record with responses and the ratings of each by dimension (`d0`, `d1`, …).
 fn record(prompt: &str, responses: &[(&str, &[Value])]) -> Value {
     let completion = |(text, ratings): &(&str, &[Value])| {
         let annotations: serde_json::Map<String, Value> =
@@ -31,7 +27,7 @@ fn record(prompt: &str, responses: &[(&str, &[Value])]) -> Value {
     json!({ "instruction": prompt, "completions": responses.iter().map(completion).collect::<Vec<_>>() })
 }
 
-/// How a case goes from records to a batch.
+/// Records, and the options that turn them into a batch.
 struct Case<'a> {
     records: &'a [Value],
     missing_rating: MissingRating,
@@ -48,7 +44,7 @@ impl Default for Case<'_> {
 }
 
 impl Case<'_> {
-    /// Record i has index 10 + i, so that it is not taken for its slot in the batch.
+    /// Record i has index 10 + i, which tells it from its position in the batch.
     fn samples(&self, tokenizer: &Tokenizer) -> Vec<TokenizedSample> {
         let options =
             ConvertOptions { missing_rating: self.missing_rating, ..ConvertOptions::new(Format::UltraFeedback) };
@@ -75,7 +71,7 @@ impl Case<'_> {
     }
 }
 
-/// The snapshot of a case in a layout: `<case>_<layout>`.
+/// Compares a case in each layout with its snapshot, `<case>_<layout>`.
 fn snapshot(case: &Case, name: &str, layouts: &[Layout]) {
     for layout in layouts {
         let name = format!("{name}_{}", format!("{layout:?}").to_lowercase());
@@ -83,7 +79,7 @@ fn snapshot(case: &Case, name: &str, layouts: &[Layout]) {
     }
 }
 
-/// The paper's shape: four responses in four dimensions.
+/// The paper's shape: four responses rated in four dimensions.
 fn four_by_four() -> Value {
     record(
         "name a colour",
@@ -96,7 +92,7 @@ fn four_by_four() -> Value {
     )
 }
 
-/// Three and two responses in two dimensions.
+/// Records with three and two responses, rated in two dimensions.
 fn ragged() -> [Value; 2] {
     [
         record(
@@ -126,7 +122,7 @@ fn five_dimensions() {
     snapshot(&Case { records: &records, ..Case::default() }, "five_dimensions", &LAYOUTS);
 }
 
-/// Dimension 0 rates all, 1 two of three, 2 one of three, 3 none.
+/// Three responses, of which dimension 0 rates all, 1 two, 2 one and 3 none.
 fn with_missing_ratings() -> Value {
     record(
         "hi",
@@ -153,7 +149,7 @@ fn missing_ratings_are_1_in_the_paper() {
     snapshot(&case, "missing_as_in_the_paper", &[Layout::Packed, Layout::Expanded]);
 }
 
-/// 12 prompt tokens and up to 7 of a response in 10: the prompt's last 7 and each response's first 3 stay.
+/// With a cutoff of 10, of 12 prompt tokens the last 7 are kept, and of each response the first 3.
 #[test]
 fn truncation_at_the_cutoff() {
     let records = [record(
@@ -163,7 +159,7 @@ fn truncation_at_the_cutoff() {
     snapshot(&Case { records: &records, cutoff_len: Some(10), ..Case::default() }, "truncated", &LAYOUTS);
 }
 
-/// The second of three responses has no token: it keeps its column, its target and a log-prob of 0.
+/// The second of three responses has no tokens; it keeps its column and its target, and its log-prob is 0.
 #[test]
 fn an_empty_response() {
     let case = Case { records: &ragged()[..1], ..Case::default() };
@@ -176,7 +172,7 @@ fn an_empty_response() {
     }
 }
 
-/// Rows of 8 tokens stay 8; with one more they are 16. Padding stands on the right.
+/// Rows of 8 tokens are not padded; rows of 9 are padded to 16, on the right.
 #[test]
 fn rows_end_at_a_multiple_of_8() {
     let aligned = record("hi", &[("it is red", &[json!(1)]), ("hello", &[json!(2)])]);

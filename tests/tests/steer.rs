@@ -2,14 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod trainer;
-
 use std::fs;
 use std::process::Output;
 
+use lambda_dpo_tests::trainer::{Run, close, stderr};
 use lambda_dpo_tests::{fixture, program, root};
 use serde_json::Value;
-use trainer::{Run, stderr};
 
 const DIMENSIONS: [&str; 4] = ["helpfulness", "honesty", "instruction_following", "truthfulness"];
 
@@ -26,7 +24,7 @@ fn with_lambda() -> Run {
     trained(&["adapter.kind=lambda_lora", "adapter.rank=0", "adapter.rank_per_dimension=2"])
 }
 
-/// Steers with few and short texts into `out` of the run.
+/// Runs `steer` with few, short texts into the folder `out` of the run.
 fn steer(run: &Run, out: &str, arguments: &[&str]) -> Output {
     let mut command = program(&run.path("cache"));
     command.args(["steer", "--device", "cpu", "--steps", "2", "--num-prompts", "3", "--max-new-tokens", "6"]);
@@ -44,7 +42,7 @@ fn report(run: &Run, out: &str) -> Value {
 }
 
 #[test]
-fn a_report_holds_every_lambda_its_figures_and_its_plots() {
+fn a_report_holds_the_metrics_of_every_lambda_and_plots() {
     let run = with_lambda();
     let (python, rules) = (root().join(".venv/bin/python"), fixture("demo/rate.py"));
     let rater = format!("'{}' '{}'", python.display(), rules.display());
@@ -68,10 +66,10 @@ fn a_report_holds_every_lambda_its_figures_and_its_plots() {
         assert!(point["held_out"]["eval_kl"].as_f64().unwrap() != 0.0);
     }
     let page = fs::read_to_string(run.path("report/index.html")).unwrap();
-    // A curve a dimension and figure, a front a pair.
+    // A curve for each dimension and metric, a front for each pair of dimensions.
     assert_eq!(page.matches("<svg").count(), 2 * 4 + 6);
 
-    // The same numbers again, by a command that scores one of them, and beside the first report.
+    // The same numbers from a second run, compared with the first; its rater scores one dimension only.
     let command = r#"awk '{ print "{\"honesty\": " NR % 7 "}" }'"#;
     let first = format!("first={}", run.path("report").display());
     let again = steer(&run, "again", &["--adapter", &adapter(&run), "--rater", command, "--compare", &first]);
@@ -81,12 +79,12 @@ fn a_report_holds_every_lambda_its_figures_and_its_plots() {
     let (first, second) = (&found["points"], &report(&run, "again")["points"]);
     for (first, second) in first.as_array().unwrap().iter().zip(second.as_array().unwrap()) {
         assert_eq!(first["held_out"], second["held_out"]);
-        assert_eq!(second["generated"].as_object().unwrap().len(), 2, "a score and the length");
+        assert_eq!(second["generated"].as_object().unwrap().len(), 2, "expected a score and the length");
     }
 }
 
 #[test]
-fn several_answers_to_a_prompt_are_drawn_apart() {
+fn several_answers_to_a_prompt_differ() {
     let run = with_lambda();
     let answers = |name: &str, num_samples: &str| {
         let file = run.path(&format!("{name}.jsonl"));
@@ -97,7 +95,7 @@ fn several_answers_to_a_prompt_are_drawn_apart() {
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
     };
     let (one, two) = (answers("one", "1"), answers("two", "2"));
-    // Three prompts at each of 12 λ.
+    // Three prompts at each of 12 values of λ.
     assert_eq!((one.len(), two.len()), (36, 72));
     for (one, two) in one.chunks(3).zip(two.chunks(6)) {
         assert_eq!(two[..3], *one);
@@ -109,12 +107,12 @@ fn several_answers_to_a_prompt_are_drawn_apart() {
 }
 
 #[test]
-fn specialists_are_mixed_to_what_each_is_at_its_corner() {
+fn a_mixture_of_copies_of_one_specialist_is_that_specialist() {
     let run = trained(&["adapter.kind=lora", "adapter.rank=2", "lambda.schedule=unimodal", "lambda.dimension=honesty"]);
     let other_run = trained(&["adapter.kind=lora", "adapter.rank=2", "seed=1"]);
     let other = adapter(&other_run);
     let own = adapter(&run);
-    // The same specialist four times over is itself at any λ.
+    // Four copies of one specialist are that specialist at any λ.
     let parts: Vec<String> = DIMENSIONS.iter().map(|name| format!("{name}={own}")).collect();
     let soup: Vec<&str> = std::iter::once("--soup").chain(parts.iter().map(String::as_str)).collect();
     assert!(steer(&run, "soup", &soup).status.success());
@@ -124,13 +122,16 @@ fn specialists_are_mixed_to_what_each_is_at_its_corner() {
     assert_eq!((soup["points"].as_array().unwrap().len(), plain["points"].as_array().unwrap().len()), (12, 1));
     let rating = |report: &Value, point: usize| report["points"][point]["held_out"]["expected_rating/honesty"].clone();
     for point in 0..12 {
-        assert!(trainer::close(&rating(&soup, point), &rating(&plain, 0), 1e-5));
+        assert!(close(&rating(&soup, point), &rating(&plain, 0), 1e-5));
     }
     assert_eq!(base["points"][0]["held_out"]["eval_kl"], 0.0);
     assert!(rating(&plain, 0) != rating(&base, 0));
 
     let mixed = format!("honesty={other}");
-    assert!(steer(&run, "two", &["--soup", &parts[0], &mixed]).status.success(), "records may have more dimensions");
+    assert!(
+        steer(&run, "two", &["--soup", &parts[0], &mixed]).status.success(),
+        "records with more dimensions than specialists were refused"
+    );
     let three_run = trained(&["adapter.kind=lora", "adapter.rank=3"]);
     let three = adapter(&three_run);
     let message = stderr(&steer(&run, "three", &["--soup", &parts[0], &format!("honesty={three}")]));
@@ -141,7 +142,7 @@ fn specialists_are_mixed_to_what_each_is_at_its_corner() {
 }
 
 #[test]
-fn what_cannot_be_measured_leaves_no_report() {
+fn a_failed_measurement_leaves_no_report() {
     let run = with_lambda();
     let own = adapter(&run);
     let refused = |arguments: &[&str]| {
@@ -160,10 +161,10 @@ fn what_cannot_be_measured_leaves_no_report() {
         "the rater `head -n 5 | sed 's/.*/{\"honesty\": 1}/'` wrote 5 lines for 36 answers: it must write one for each, in \
          their order"
     );
-    assert!(refused(&["--adapter", &own, "--lambda", "honesty=1"]).starts_with("steer goes over a grid of λ"));
+    assert!(refused(&["--adapter", &own, "--lambda", "honesty=1"]).starts_with("steer measures a grid of λ"));
     assert!(refused(&["--soup", "honesty"]).starts_with("--soup takes NAME=DIR"));
 
-    // An adapter of other dimensions than the records.
+    // An adapter with other dimensions than the records.
     let config = run.output_dir().join("adapter/adapter_config.json");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("\"honesty\"", "\"candour\"")).unwrap();

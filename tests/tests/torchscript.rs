@@ -1,22 +1,18 @@
-//! TorchScript policies: those that are exported, at several shapes; one that Python exported; files that are refused.
+//! TorchScript policies: exported ones at several shapes, one exported by Python, and files that are refused.
 #![allow(clippy::unwrap_used, reason = "tests")]
-
-mod exports;
-#[expect(dead_code, reason = "shared with models.rs")]
-mod golden_model;
 
 use std::fs;
 use std::path::Path;
 
-use exports::{FAMILIES, Policy, difference};
-use golden_model::inputs;
-use lambda_dpo_host::foreign::{LogitsPolicy, ScriptPolicy};
+use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::model::Model;
-use lambda_dpo_host::safetensors;
+use lambda_dpo_host::policy::{LogitsPolicy, TorchScriptPolicy};
+use lambda_dpo_tests::exports::Policy;
 use lambda_dpo_tests::fixture;
+use lambda_dpo_tests::golden_model::{FAMILIES, difference, inputs};
 use tch::{CModule, Device, Kind, Tensor};
 
-/// Rows and tokens, of which the last row's last two are padding.
+/// Rows and tokens; the last two tokens of the last row are padding.
 const SHAPES: [(i64, i64); 3] = [(1, 5), (2, 30), (3, 17)];
 
 /// `input_ids`, `attention_mask`, `position_ids`, `prompt_ids`, `sequence_ids`.
@@ -35,11 +31,11 @@ fn batch((rows, tokens): (i64, i64)) -> [Tensor; 5] {
 }
 
 #[test]
-fn a_module_holds_at_any_shape() {
+fn a_module_gives_the_models_logits_at_any_shape() {
     for family in FAMILIES {
         let policy = Policy::of_family(family);
         policy.export_plain(&["--to", "torchscript"], "out");
-        let script = ScriptPolicy::open(&policy.path("out"), Device::Cpu).unwrap();
+        let script = TorchScriptPolicy::open(&policy.path("out"), Device::Cpu).unwrap();
         let model = Model::load(&policy.path("model"), Device::Cpu, Kind::Float).unwrap();
         for shape in SHAPES {
             let [ids, mask, positions, prompts, sequences] = batch(shape);
@@ -66,14 +62,14 @@ fn a_module_scores_as_its_model() {
     let (model, adapter, out) = (policy.text("model"), policy.text("adapter"), policy.text("out"));
     let expected = policy.score(&["--model", &model, "--adapter", &adapter]);
     assert!(difference(&policy.score(&["--model", &model, "--torchscript", &out]), &expected) < 1e-3);
-    // The exported folder has the tokenizer, too.
+    // The exported folder has the tokenizer as well.
     assert!(difference(&policy.score(&["--model", &out, "--torchscript", &out]), &expected) < 1e-3);
 }
 
 #[test]
-fn a_module_that_python_exported_gives_pythons_logits() {
+fn a_module_exported_by_python_gives_pythons_logits() {
     let folder = fixture("golden/exports/gpt");
-    let script = ScriptPolicy::open(&folder, Device::Cpu).unwrap();
+    let script = TorchScriptPolicy::open(&folder, Device::Cpu).unwrap();
     assert_eq!((script.vocab_size(), script.kind()), (31, Kind::Float));
     let golden = safetensors::read(&folder.join("golden.safetensors")).unwrap();
     for number in 0..3 {
@@ -85,11 +81,11 @@ fn a_module_that_python_exported_gives_pythons_logits() {
 }
 
 fn message(path: &Path) -> String {
-    let message = ScriptPolicy::open(path, Device::Cpu).unwrap_err().to_string();
+    let message = TorchScriptPolicy::open(path, Device::Cpu).unwrap_err().to_string();
     message.replace(&path.display().to_string(), "SCRIPT")
 }
 
-/// A module of two inputs whose result is made of the first.
+/// Saves a module of three inputs that computes its result from the first.
 fn save_traced(path: &Path, result: impl Fn(&Tensor) -> Tensor) {
     let example = Tensor::ones([2, 3], (Kind::Int64, Device::Cpu));
     let mut closure = |tensors: &[Tensor]| vec![result(&tensors[0])];
@@ -98,22 +94,22 @@ fn save_traced(path: &Path, result: impl Fn(&Tensor) -> Tensor) {
 }
 
 #[test]
-fn files_that_do_not_fit_are_refused_in_words() {
+fn files_that_do_not_fit_are_refused_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.pt");
     assert_eq!(message(&path), "could not read SCRIPT: No such file or directory (os error 2)");
     fs::write(&path, "no module").unwrap();
     let text = message(&path);
-    assert!(text.starts_with("SCRIPT: it is no TorchScript file, or is damaged ("), "{text}");
+    assert!(text.starts_with("SCRIPT: it is not a TorchScript file, or is damaged ("), "{text}");
     let whole = fs::read(fixture("golden/exports/gpt/model.pt")).unwrap();
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     let text = message(&path);
-    assert!(text.starts_with("SCRIPT: it is no TorchScript file, or is damaged ("), "{text}");
+    assert!(text.starts_with("SCRIPT: it is not a TorchScript file, or is damaged ("), "{text}");
 
     save_traced(&path, |ids| ids.to_kind(Kind::Float));
     assert_eq!(
         message(&path),
-        "SCRIPT: of tokens [2, 3] it gives Float [2, 3], but must give logits [2, 3, vocabulary]; export it again"
+        "SCRIPT: for tokens [2, 3] it returns Float [2, 3] instead of logits [2, 3, vocabulary]; export it again"
     );
     let example = Tensor::ones([2, 3], (Kind::Int64, Device::Cpu));
     let mut closure = |tensors: &[Tensor]| vec![tensors[0].to_kind(Kind::Float)];

@@ -1,8 +1,6 @@
 //! `lambda-dpo train`, end to end: accumulation, layouts, stages, interruption and resuming.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-mod trainer;
-
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;
@@ -10,12 +8,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use trainer::{Run, close, metrics, stderr};
+use lambda_dpo_tests::trainer::{Run, close, metrics, stderr};
 
 /// Metrics that differ between two runs of the same config.
 const CLOCKS: &[&str] = &["tokens_per_second", "step_secs", "peak_memory_bytes"];
 
-/// Turns a run into one of a λ-adapter.
+/// Overrides that make a run train a λ-adapter.
 const LAMBDA_ADAPTER: &[&str] = &[
     "adapter.kind=lambda_lora",
     "adapter.rank=1",
@@ -36,7 +34,7 @@ fn keys(row: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_run_writes_what_the_design_says() {
+fn a_run_writes_its_files_and_metrics() {
     let run = Run::new("lambda_dpo");
     run.train(&["train.max_steps=2", "train.save_steps=1", "data.eval_fraction=0.2"]);
     let dir = run.output_dir();
@@ -66,7 +64,7 @@ fn a_run_writes_what_the_design_says() {
     expected.extend(["eval_rewards/margins", "eval_kl"].map(str::to_owned));
     assert_eq!(keys(&rows[0]), expected);
 
-    // Policy and reference are equal before step 1, to the last bit: no reward, ties everywhere.
+    // Policy and reference are equal to the last bit before step 1, so all rewards are 0.
     assert_eq!(rows[0]["eval_kl"], 0.0);
     assert_eq!(rows[1]["kl"], 0.0);
     assert_eq!(rows[1]["rewards/margins"], 0.0);
@@ -75,7 +73,7 @@ fn a_run_writes_what_the_design_says() {
 }
 
 #[test]
-fn fields_without_a_meaning_are_left_out() {
+fn metrics_that_do_not_apply_are_left_out() {
     let run = Run::new("sft");
     run.train(&["train.max_steps=1"]);
     let mut expected = vec!["step", "epoch", "loss", "grad_norm", "learning_rate"];
@@ -122,7 +120,7 @@ fn layouts_and_checkpointing_change_nothing() {
 }
 
 #[test]
-fn layouts_and_checkpointing_change_nothing_where_only_the_adapter_sees_lambda() {
+fn layouts_and_checkpointing_change_nothing_if_only_the_adapter_sees_lambda() {
     same_in_every_layout("dpo", LAMBDA_ADAPTER);
 }
 
@@ -178,10 +176,10 @@ fn every_schedule_trains() {
         let with_adapter = Run::new("lambda_dpo");
         all.extend(LAMBDA_ADAPTER);
         with_adapter.train(&all);
-        // The adapter begins with nothing, so the first loss is the model's own, under the same λ.
+        // A new adapter changes nothing, so the first loss is that of the model, under the same λ.
         assert_eq!(metrics(&with_adapter.output_dir())[0]["loss"], row["loss"]);
         if overrides[0].ends_with("=fixed") {
-            // Renormalised: the weights came to 1.0005.
+            // The weights, which sum to 1.0005, are renormalised.
             assert!(close(&row["lambda/honesty"], &(0.7 / 1.0005).into(), 1e-9), "{row}");
         }
         if overrides[0].ends_with("=table") {
@@ -250,15 +248,15 @@ fn a_signal_ends_a_run_after_its_step_with_a_checkpoint() {
         assert_eq!(
             last,
             format!(
-                "stopped after step {steps} of 100000 with {}; go on with: lambda-dpo train {} train.resume=auto",
+                "stopped after step {steps} of 100000, checkpoint saved to {}; resume with: lambda-dpo train {} train.resume=auto",
                 checkpoint.display(),
                 run.output_dir().join("run.toml").display()
             )
         );
-        // The sentence is true: run.toml is a config like any other.
+        // As the message says, run.toml can be resumed like any config.
         let config = run.output_dir().join("run.toml");
         let refused = Run::program(&["train", config.to_str().unwrap(), "train.resume=auto", "train.max_steps=3"]);
-        assert!(stderr(&refused).contains("the run was started with train.max_steps 100000, and now has 3"));
+        assert!(stderr(&refused).contains("the run was started with train.max_steps 100000, but now has 3"));
     }
 }
 
@@ -278,7 +276,7 @@ fn an_output_folder_with_a_run_is_not_overwritten() {
 }
 
 #[test]
-fn old_checkpoints_leave_after_new_ones() {
+fn old_checkpoints_are_deleted_after_new_ones_are_written() {
     let run = Run::new("sft");
     run.train(&["train.max_steps=5", "train.save_steps=1", "train.save_total_limit=2"]);
     let mut names: Vec<String> = fs::read_dir(run.output_dir())
@@ -307,7 +305,7 @@ fn bfloat16_trains_and_resumes() {
         overrides.extend(adapter);
         let whole = Run::new("lambda_dpo");
         whole.train(&overrides);
-        // As if it had been stopped after the checkpoint.
+        // As if the run had been stopped after the checkpoint.
         fs::remove_dir_all(whole.output_dir().join(result)).unwrap();
         let before = without_clocks(&whole.output_dir());
         overrides.push("train.resume=auto");

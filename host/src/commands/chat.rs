@@ -1,20 +1,21 @@
-//! `lambda-dpo generate` without a prompt: a conversation in the terminal, whose λ may change between its turns.
+//! `lambda-dpo generate` without a prompt: a conversation in the terminal, in which λ can be changed between turns.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use anyhow::{Result, bail};
 
+use crate::console::say;
 use crate::generate::GenerateOptions;
+use crate::generate::stream::{answer, is_broken_pipe};
 use crate::model::Model;
 use crate::plugin::Message;
-use crate::train::progress::say;
 
-use super::generate::{answer, is_broken_pipe, render};
-use super::{Opened, lambda};
+use super::lambda;
+use super::loaded_model::LoadedModel;
 
-const HELP: &str = "/lambda name=w,… sets λ, /lambda shows it, /new begins a new conversation, /quit ends";
+const HELP: &str = "/lambda name=w,… sets λ, /lambda shows it, /new starts a new conversation, /quit ends";
 
-/// What a line asks for.
+/// A line of input.
 enum Input<'l> {
     Lambda(&'l str),
     New,
@@ -37,8 +38,8 @@ impl<'l> Input<'l> {
     }
 }
 
-/// Answers line after line of stdin until it ends.
-pub(super) fn run(opened: &mut Opened, options: GenerateOptions) -> Result<()> {
+/// Answers each line of stdin until it ends.
+pub(super) fn run(loaded: &mut LoadedModel, options: GenerateOptions) -> Result<()> {
     let is_terminal = io::stdin().is_terminal();
     if is_terminal {
         say(HELP);
@@ -57,29 +58,29 @@ pub(super) fn run(opened: &mut Opened, options: GenerateOptions) -> Result<()> {
             Input::New => messages.clear(),
             Input::Say("") => {}
             Input::Lambda(text) => {
-                if let Err(error) = change_lambda(&mut opened.model, text) {
+                if let Err(error) = change_lambda(&mut loaded.model, text) {
                     say(&format!("error: {error}"));
                 }
             }
             Input::Say(text) => {
                 messages.push(Message { role: "user".into(), content: text.to_owned() });
-                let prompt_ids = render(opened, &messages)?;
-                match answer(opened, &prompt_ids, &options) {
+                let prompt_ids = loaded.encode_conversation(&messages)?;
+                match answer(&loaded.model, &loaded.tokenizer, &prompt_ids, &options) {
                     Ok(content) => messages.push(Message { role: "assistant".into(), content }),
                     Err(error) if is_broken_pipe(&error) => return Ok(()),
                     Err(error) => return Err(error),
                 }
-                // Each turn draws anew.
+                // Each turn samples with new random numbers.
                 options.seed = options.seed.wrapping_add(1);
             }
         }
     }
 }
 
-/// Sets λ, and says what it is now.
+/// Sets λ if `text` is not empty, and shows it.
 fn change_lambda(model: &mut Model, text: &str) -> Result<()> {
     let Some(dimensions) = model.adapter_dimensions().map(<[String]>::to_vec) else {
-        bail!("there is no λ to choose: that takes --adapter with an adapter of kind \"lambda_lora\"");
+        bail!("there is no λ to choose: pass an adapter of kind \"lambda_lora\" with --adapter");
     };
     if !text.is_empty() {
         model.fix_lambda(&lambda::parse(text, &dimensions)?)?;

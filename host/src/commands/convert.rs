@@ -1,22 +1,21 @@
-//! `lambda-dpo convert`: records → samples with their target distributions, stages 1 and 2 alone.
+//! `lambda-dpo convert`: records → samples with their target distributions, without tokenising them.
 
 use std::io;
 use std::path::Path;
 
 use anyhow::Result;
 
-use crate::atomic;
 use crate::cli::ConvertArgs;
-use crate::hub::Hub;
+use crate::console::{Progress, say};
+use crate::files::atomic;
+use crate::files::hub::Hub;
 use crate::plugin::{ConvertOptions, Plugin, PluginError, Reader};
-use crate::train::data::describe;
-use crate::train::progress::{Progress, say};
 
 pub(super) fn run(args: &ConvertArgs, plugin: Option<&Path>) -> Result<()> {
     let plugin = Plugin::load(plugin)?;
     let files = Hub::from_env().record_files(&args.records)?;
     let options = ConvertOptions {
-        format: args.format.format(),
+        format: args.format,
         dimensions: args.dimensions.clone(),
         missing_rating: args.missing.value(),
         temperature: args.temperature,
@@ -24,14 +23,14 @@ pub(super) fn run(args: &ConvertArgs, plugin: Option<&Path>) -> Result<()> {
     };
     let mut reader = plugin.reader(&files, &options)?;
     write_samples(&mut reader, &args.out)?;
-    let lines = describe(&reader.report()?, 0);
+    let lines = reader.report()?.describe(0);
     say(&format!("{}: {}", args.out.display(), lines.join("; ")));
     Ok(())
 }
 
 fn write_samples(reader: &mut Reader, out: &Path) -> Result<()> {
     let mut progress = Progress::new("converting", 0, 0);
-    let mut refused: Option<PluginError> = None;
+    let mut failed: Option<PluginError> = None;
     let written = atomic::write_with(out, |file| {
         let mut num_samples = 0;
         loop {
@@ -39,7 +38,7 @@ fn write_samples(reader: &mut Reader, out: &Path) -> Result<()> {
                 Ok(Some(sample)) => writeln!(file, "{sample}")?,
                 Ok(None) => return Ok(()),
                 Err(error) => {
-                    refused = Some(error);
+                    failed = Some(error);
                     return Err(io::ErrorKind::InvalidData.into());
                 }
             }
@@ -48,7 +47,7 @@ fn write_samples(reader: &mut Reader, out: &Path) -> Result<()> {
         }
     });
     progress.clear();
-    match refused {
+    match failed {
         Some(error) => Err(error.into()),
         None => Ok(written?),
     }

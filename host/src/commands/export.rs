@@ -1,4 +1,4 @@
-//! `lambda-dpo export`: a policy as one set of weights, in a format that other programs read.
+//! `lambda-dpo export`: a policy as one set of weights, in a format for other programs.
 
 use std::path::Path;
 
@@ -6,13 +6,13 @@ use anyhow::{Result, ensure};
 use tch::{Device, Kind};
 
 use crate::cli::{ExportArgs, ExportFormat};
+use crate::console::say;
 use crate::export::{self, Destination, onnx, torchscript};
-use crate::hub::Hub;
+use crate::files::hub::Hub;
 use crate::libtorch;
 use crate::model::{Model, ModelConfig};
-use crate::train::progress::say;
 
-use super::load;
+use super::loaded_model::load_policy;
 
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let out = Destination::begin(&args.out)?;
@@ -27,34 +27,34 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     }
     out.finish(args.policy.chat_template.as_deref())?;
     let what = if args.to == ExportFormat::Peft { "adapter" } else { "policy" };
-    say(&format!("the {what} stands in {}", args.out.display()));
+    say(&format!("{what} written to {}", args.out.display()));
     Ok(())
 }
 
-/// The adapter alone, a λ-adapter at its λ.
+/// Writes only the adapter; a λ-adapter as a LoRA at its λ.
 fn write_peft(args: &ExportArgs, folder: &Path, out: &Path) -> Result<()> {
-    ensure!(args.policy.adapter.is_some(), "--to peft writes an adapter: give one with --adapter DIR");
-    ensure!(args.dtype.is_none(), "--to peft writes the adapter in float32, as it is: leave --dtype out");
-    let mut model = load(&args.policy, folder, Device::Cpu, Kind::Float)?;
+    ensure!(args.policy.adapter.is_some(), "--to peft writes an adapter: pass one with --adapter DIR");
+    ensure!(args.dtype.is_none(), "--to peft always writes the adapter in float32: leave --dtype out");
+    let mut model = load_policy(&args.policy, folder, Device::Cpu, Kind::Float)?;
     model.fold_lambda()?;
     let base = &args.policy.model;
     let base = if base.is_dir() { std::path::absolute(base)? } else { base.clone() };
     Ok(model.save_adapter(out, &base.display().to_string())?)
 }
 
-/// The weights to write, the adapter among them, in the dtype to write.
+/// Loads the weights in the dtype to write, with the adapter merged.
 ///
-/// Folding is done in float32, unless the weights are stored as they will be written: then each value is rounded once
-/// either way.
+/// The adapter is merged in float32, unless the weights are stored in the dtype to write: then each value is rounded
+/// once either way.
 fn policy(args: &ExportArgs, folder: &Path) -> Result<Model> {
     let stored = ModelConfig::load(folder)?.dtype.unwrap_or(Kind::Float);
     let kind = match args.dtype {
-        Some(dtype) => dtype.kind(),
+        Some(dtype) => dtype.into(),
         None if args.to == ExportFormat::Onnx => Kind::Float,
         None => stored,
     };
     let loaded = if args.policy.adapter.is_some() && stored != kind { Kind::Float } else { kind };
-    let mut model = load(&args.policy, folder, Device::Cpu, loaded)?;
+    let mut model = load_policy(&args.policy, folder, Device::Cpu, loaded)?;
     model.freeze();
     if model.has_adapter() {
         model.merge_adapter()?;

@@ -1,7 +1,7 @@
-//! `lambda-dpo schema`: the JSON Schemas that the types give, as committed in `schemas/`.
+//! `lambda-dpo schema`: prints the JSON Schemas in `schemas/`.
 //!
-//! Records and samples are the plugin's types, which this program knows through the ABI alone; so their schemas are taken
-//! from the files. A test holds the files to the types.
+//! The schemas are generated from types. Records and samples are types of the plugin, which this program reaches only
+//! through the ABI, so it embeds the files; a test checks that they match the types.
 
 use std::io::{Write, stdout};
 

@@ -7,25 +7,26 @@ use anyhow::Result;
 use serde::Serialize;
 use tch::{Device, Kind};
 
-use crate::atomic;
 use crate::cli::ScoreArgs;
-use crate::foreign::{Scorer, ScriptPolicy};
-use crate::hub::Hub;
+use crate::console::Progress;
+use crate::files::atomic;
+use crate::files::hub::Hub;
 use crate::libtorch;
-use crate::plugin::{CollateOptions, Dataset, Layout, LossOptions, Objective, Plugin, Reduction, Tokenizer, Wants};
-use crate::train::data::uniform;
-use crate::train::progress::Progress;
+use crate::plugin::{CollateOptions, Dataset, Layout, LossOptions, Plugin, Tokenizer};
+use crate::policy::batch_inputs::uniform_lambda;
+use crate::policy::{Scorer, TorchScriptPolicy};
 
-use super::{Opened, open, open_records};
+use super::loaded_model::LoadedModel;
+use super::records::open_records;
 
 /// A line of the output.
 #[derive(Debug, Serialize)]
 struct Score {
-    /// Position of the record in the concatenated inputs.
+    /// Index of the record in the concatenated inputs.
     record: u64,
-    /// [N] sums over each response's tokens.
+    /// Sums of token log-probs `[N]`, one for each response.
     log_probs: Vec<f32>,
-    /// [N]
+    /// Numbers of tokens `[N]`.
     num_tokens: Vec<i64>,
 }
 
@@ -56,36 +57,27 @@ pub(super) fn run(args: &ScoreArgs, plugin: Option<&Path>) -> Result<()> {
     }
 }
 
-/// The model, or the module that takes its weights' place.
+/// Loads the model, or the TorchScript module that replaces its weights.
 fn open_scorer(args: &ScoreArgs, plugin: Option<&Path>) -> Result<(Plugin, Tokenizer, Box<dyn Scorer>)> {
     let Some(file) = &args.torchscript else {
-        let Opened { plugin, tokenizer, model, .. } = open(&args.model, plugin)?;
+        let LoadedModel { plugin, tokenizer, model, .. } = LoadedModel::load(&args.model, plugin)?;
         return Ok((plugin, tokenizer, Box::new(model)));
     };
     let device = libtorch::prepare(&args.model.device)?;
     let plugin = Plugin::load(plugin)?;
     let folder = Hub::from_env().model_folder(&args.model.policy.model)?;
     let tokenizer = plugin.tokenizer(&folder, args.model.policy.chat_template.as_deref())?;
-    Ok((plugin, tokenizer, Box::new(ScriptPolicy::open(file, device)?)))
+    Ok((plugin, tokenizer, Box::new(TorchScriptPolicy::open(file, device)?)))
 }
 
-/// One record by itself, so that its figures depend on no other.
+/// Scores a record by itself, so that its log-probs do not depend on other records.
 fn score(scorer: &dyn Scorer, plugin: &Plugin, dataset: &Dataset, sample: usize) -> Result<Score> {
-    const OPTIONS: LossOptions = LossOptions {
-        objective: Objective::Listwise,
-        reduction: Reduction::Sum,
-        beta: 1.0,
-        normalizer: None,
-        logits_budget_bytes: 256 << 20,
-        paper_exact: false,
-        wants: Wants { hidden: false, lm_head: false, logits: false, sequence_log_probs: false },
-    };
     let info = &dataset.samples()[sample];
-    let collate = CollateOptions { layout: Layout::Packed, max_tokens: None, pad_token_id: 0 };
-    // λ plays no part in log-probs.
-    let lambda = uniform(dataset.dimensions().len());
+    let collate = CollateOptions { layout: Layout::Packed, ..CollateOptions::default() };
+    // Log-probs do not depend on λ.
+    let lambda = uniform_lambda(dataset.dimensions().len());
     let batch = dataset.batch(&[sample], &lambda, &scorer.collate(collate))?;
-    let (_, log_probs) = scorer.log_probs(plugin, &batch, &OPTIONS)?;
+    let (_, log_probs) = scorer.log_probs(plugin, &batch, &LossOptions::default())?;
     Ok(Score {
         record: info.record_index,
         log_probs: Vec::try_from(log_probs.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?)?,

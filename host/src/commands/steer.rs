@@ -1,4 +1,4 @@
-//! `lambda-dpo steer`: the control report over a grid of λ.
+//! `lambda-dpo steer`: writes a control report over a grid of λ.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -7,55 +7,42 @@ use anyhow::{Context as _, Result, bail, ensure};
 use indexmap::IndexMap;
 
 use crate::cli::SteerArgs;
-use crate::config;
+use crate::console::say;
+use crate::files::hub::Hub;
 use crate::generate::GenerateOptions;
-use crate::hub::Hub;
-use crate::plugin::{LossOptions, Objective, Reduction, Wants};
-use crate::steer::{Compared, Rater, Settings, Subject, measure, read, write};
-use crate::train::progress::say;
+use crate::plugin::LossOptions;
+use crate::steer::{NamedReport, Rater, Settings, Subject, measure, read, tables, write};
 
-use super::generate::eos_token_ids;
-use super::open;
+use super::loaded_model::LoadedModel;
 
 pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
-    ensure!(args.model.policy.lambda.is_none(), "steer goes over a grid of λ: leave --lambda out");
+    ensure!(args.model.policy.lambda.is_none(), "steer measures a grid of λ: leave --lambda out");
     ensure!(args.steps >= 1, "--steps must be at least 1, not 0");
     ensure!(args.num_prompts >= 1, "--num-prompts must be at least 1, not 0: leave --rater out to generate nothing");
     ensure!(args.num_samples >= 1, "--num-samples must be at least 1, not 0");
     ensure!(args.beta > 0.0 && args.beta.is_finite(), "--beta must be a number above 0, not {}", args.beta);
     let rater = args.rater.as_deref().map(Rater::parse).transpose()?;
-    let compared = named(&args.compare, "--compare")?
+    let others = named(&args.compare, "--compare")?
         .into_iter()
-        .map(|(name, folder)| Ok(Compared { report: read(&folder)?, name }))
+        .map(|(name, folder)| Ok(NamedReport { report: read(&folder)?, name }))
         .collect::<Result<Vec<_>>>()?;
     let soup = named(&args.soup, "--soup")?;
     let files = Hub::from_env().record_files(&args.records)?;
 
-    let mut opened = open(&args.model, plugin)?;
+    let mut loaded = LoadedModel::load(&args.model, plugin)?;
     if !soup.is_empty() {
         let specialists: Vec<(String, PathBuf)> = soup.iter().map(|(name, at)| (name.clone(), at.clone())).collect();
-        opened.model.load_soup(&specialists)?;
-        opened.model.freeze();
+        loaded.model.load_soup(&specialists)?;
+        loaded.model.freeze();
     }
-    if rater.is_some() && !opened.tokenizer.info()?.has_chat_template {
+    if rater.is_some() && !loaded.tokenizer.info()?.has_chat_template {
         bail!(
-            "the tokenizer of {} has no chat template to ask with: give one with --chat-template FILE",
-            opened.folder.display()
+            "the tokenizer of {} has no chat template, which --rater needs: pass one with --chat-template FILE",
+            loaded.folder.display()
         );
     }
     let settings = Settings {
-        loss: LossOptions {
-            objective: Objective::Listwise,
-            reduction: match args.reduction {
-                config::Reduction::Sum => Reduction::Sum,
-                config::Reduction::Mean => Reduction::Mean,
-            },
-            beta: args.beta,
-            normalizer: None,
-            logits_budget_bytes: 256 << 20,
-            paper_exact: false,
-            wants: Wants::default(),
-        },
+        loss: LossOptions { reduction: args.reduction, beta: args.beta, ..LossOptions::default() },
         num_steps: args.steps,
         rater,
         num_prompts: args.num_prompts,
@@ -66,18 +53,18 @@ pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
             temperature: args.temperature,
             top_p: args.top_p,
             seed: args.seed,
-            eos_token_ids: eos_token_ids(&opened)?,
+            eos_token_ids: loaded.eos_token_ids()?,
         },
     };
     let subject = Subject { model: args.model.policy.model.clone(), adapter: args.model.policy.adapter.clone(), soup };
-    let report = measure(subject, &mut opened.model, &opened.plugin, &opened.tokenizer, &files, &settings)?;
-    let page = write(&args.out, &report, &compared)?;
-    std::io::stdout().write_all(report.table(&compared).as_bytes())?;
-    say(&format!("the curves stand in {}", page.display()));
+    let report = measure(subject, &mut loaded.model, &loaded.plugin, &loaded.tokenizer, &files, &settings)?;
+    let page = write(&args.out, &report, &others)?;
+    std::io::stdout().write_all(tables(&report, &others).as_bytes())?;
+    say(&format!("report written to {}", page.display()));
     Ok(())
 }
 
-/// NAME=DIR, each name once.
+/// Parses NAME=DIR, with each name once.
 fn named(parts: &[String], flag: &str) -> Result<IndexMap<String, PathBuf>> {
     let mut found = IndexMap::new();
     for part in parts {

@@ -1,4 +1,4 @@
-//! `lambda-dpo validate`: an exported policy beside the model that it was made from.
+//! `lambda-dpo validate`: compares an exported policy with the model it was exported from.
 
 use std::fmt::Write as _;
 use std::io::{Write as _, stdout};
@@ -8,17 +8,18 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::cli::ValidateArgs;
-use crate::foreign::compare::{Comparison, Spread, Worst, compare, usual_tolerance};
-use crate::foreign::{LogitsPolicy as _, OnnxPolicy};
-use crate::hub::Hub;
+use crate::console::Progress;
+use crate::files::hub::Hub;
 use crate::model::dtype_name;
-use crate::train::progress::Progress;
+use crate::policy::compare::{Comparison, ComparisonInputs, Spread, WorstToken, compare, usual_tolerance};
+use crate::policy::{LogitsPolicy as _, OnnxPolicy};
 
-use super::{Opened, open, open_records};
+use super::loaded_model::LoadedModel;
+use super::records::open_records;
 
-/// What `--json` prints.
+/// Output of `--json`.
 #[derive(Debug, Serialize)]
-struct Report<'a> {
+struct ValidationReport<'a> {
     onnx: &'a Path,
     opset: i64,
     ir_version: i64,
@@ -27,62 +28,69 @@ struct Report<'a> {
     comparison: &'a Comparison,
 }
 
-/// 0 where the policy passes, else 1.
+/// Returns exit code 0 if the policy passes, else 1.
 pub(super) fn run(args: &ValidateArgs, plugin: Option<&Path>) -> Result<u8> {
     let policy = OnnxPolicy::open(&args.onnx, args.onnxruntime.as_deref())?;
     let files = Hub::from_env().record_files(&args.records)?;
-    let opened = open(&args.model, plugin)?;
-    let dataset = open_records(&opened.plugin, &opened.tokenizer, &files, args.format)?;
-    let tolerance = args.tolerance.unwrap_or_else(|| usual_tolerance(opened.model.kind(), policy.kind()));
+    let loaded = LoadedModel::load(&args.model, plugin)?;
+    let dataset = open_records(&loaded.plugin, &loaded.tokenizer, &files, args.format)?;
+    let tolerance = args.tolerance.unwrap_or_else(|| usual_tolerance(loaded.model.kind(), policy.kind()));
     let samples: Vec<usize> = (0..dataset.len()).collect();
     let mut progress = Progress::new("validating", dataset.len() as u64, 0);
-    let comparison = compare((&opened.model, &policy), &opened.plugin, (&dataset, &samples), tolerance, &mut |done| {
-        progress.update(done as u64, dataset.len() as u64, "");
-    });
+    let inputs = ComparisonInputs {
+        model: &loaded.model,
+        policy: &policy,
+        plugin: &loaded.plugin,
+        dataset: &dataset,
+        samples: &samples,
+        tolerance,
+    };
+    let comparison = compare(&inputs, &mut |done| progress.update(done as u64, dataset.len() as u64, ""));
     progress.clear();
     let comparison = comparison?;
     let file = policy.file();
-    let report = Report {
+    let report = ValidationReport {
         onnx: &file.path,
         opset: file.opset,
         ir_version: file.ir_version,
         dtype: dtype_name(policy.kind()).unwrap_or("float32"),
         comparison: &comparison,
     };
-    let text = if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { describe(&report, &opened)? };
+    let text = if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { describe(&report, &loaded)? };
     stdout().write_all(text.as_bytes())?;
     Ok(u8::from(!comparison.passed))
 }
 
-fn describe(report: &Report, opened: &Opened) -> Result<String> {
-    let Report { comparison, .. } = report;
+fn describe(report: &ValidationReport, loaded: &LoadedModel) -> Result<String> {
+    let ValidationReport { comparison, .. } = report;
     let mut text = String::new();
     writeln!(text, "{} (opset {}, {})", report.onnx.display(), report.opset, report.dtype)?;
     let Comparison { num_records, num_responses, num_tokens, .. } = comparison;
     writeln!(text, "  compared        {num_records} records, {num_responses} responses, {num_tokens} tokens")?;
     let spread = |spread: &Spread| format!("max {:.2e}, mean {:.2e}, p99 {:.2e}", spread.max, spread.mean, spread.p99);
     writeln!(text, "  token log-probs {}", spread(&comparison.token_log_probs))?;
-    writeln!(text, "  their sums      {}", spread(&comparison.sequence_log_probs))?;
+    writeln!(text, "  response sums   {}", spread(&comparison.sequence_log_probs))?;
     if let Some(loss) = comparison.loss {
         let (model, policy) = (loss.model, loss.policy);
         writeln!(
             text,
-            "  loss            {model:.6} and {policy:.6}, of one record {:.2e} apart",
+            "  loss            model {model:.6}, policy {policy:.6}; at most {:.2e} apart per record",
             loss.max_difference
         )?;
     }
     let ranking = &comparison.ranking;
     let first = ranking.first_record.map(|record| format!(", first in record {record}")).unwrap_or_default();
-    writeln!(text, "  ranking         differs in {} records{first}", ranking.num_different)?;
+    writeln!(text, "  rankings        differ in {} records{first}", ranking.num_different)?;
     if let Some(worst) = comparison.worst {
-        let Worst { record, response, token, token_id, model, policy } = worst;
-        let word = opened.tokenizer.decode(&[token_id], false)?;
+        let WorstToken { record, response, token, token_id, model, policy } = worst;
+        let word = loaded.tokenizer.decode(&[token_id], false)?;
         writeln!(
             text,
-            "  worst           record {record}, response {response}, token {token} ({word:?}): {model:.6} and {policy:.6}"
+            "  worst           record {record}, response {response}, token {token} ({word:?}): model {model:.6}, policy \
+             {policy:.6}"
         )?;
     }
     let verdict = if comparison.passed { "passed" } else { "FAILED" };
-    writeln!(text, "  {verdict} at a tolerance of {:e} a token", comparison.tolerance)?;
+    writeln!(text, "  {verdict} at a tolerance of {:e} per token", comparison.tolerance)?;
     Ok(text)
 }

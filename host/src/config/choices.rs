@@ -1,76 +1,8 @@
-//! Values that are one word out of a few. An unknown word is answered with the known ones.
+//! Choices of the run config only; those that it shares with the plugin are in `lambda-dpo-concepts`.
 
-/// Declares an enum whose variants are written as words, with `name`, serde in both directions, `Display`, and a schema.
-macro_rules! choices {
-    (
-        $(#[doc = $doc:literal])+
-        $name:ident { $( $(#[doc = $variant_doc:literal])+ $variant:ident = $word:literal ),+ $(,)? }
-    ) => {
-        $(#[doc = $doc])+
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $( $(#[doc = $variant_doc])+ $variant ),+ }
+use lambda_dpo_concepts::words;
 
-        impl $name {
-            /// Every word that is allowed, in the order of the variants.
-            pub const WORDS: &'static [&'static str] = &[$($word),+];
-
-            /// The word as it stands in a config.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $word),+ }
-            }
-        }
-
-        impl std::str::FromStr for $name {
-            type Err = String;
-
-            fn from_str(word: &str) -> Result<Self, String> {
-                match word {
-                    $($word => Ok(Self::$variant),)+
-                    _ => Err(format!("must be {}, not \"{word}\"", or_list(Self::WORDS))),
-                }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.name())
-            }
-        }
-
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.name())
-            }
-        }
-
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let word = String::deserialize(deserializer)?;
-                word.parse().map_err(serde::de::Error::custom)
-            }
-        }
-
-        impl schemars::JsonSchema for $name {
-            fn schema_name() -> std::borrow::Cow<'static, str> {
-                stringify!($name).into()
-            }
-
-            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                let words: &[&str] = &[$(concat!($($variant_doc),+)),+];
-                let words: Vec<&str> = words.iter().map(|text| text.trim()).collect();
-                schemars::json_schema!({
-                    "description": concat!($($doc),+).trim(),
-                    "type": "string",
-                    "enum": Self::WORDS,
-                    // Taplo shows these beside the words.
-                    "x-taplo": { "docs": { "enumValues": words } }
-                })
-            }
-        }
-    };
-}
-
-choices! {
+words! {
     /// What a run does.
     Stage {
         /// Supervised fine-tuning on conversations.
@@ -82,7 +14,7 @@ choices! {
     }
 }
 
-choices! {
+words! {
     /// Where a run's first weights come from.
     Init {
         /// The folder's weights.
@@ -92,7 +24,7 @@ choices! {
     }
 }
 
-choices! {
+words! {
     /// The dtype of the weights and of the forward.
     DType {
         /// float32.
@@ -102,7 +34,16 @@ choices! {
     }
 }
 
-choices! {
+impl From<DType> for tch::Kind {
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::Float32 => Self::Float,
+            DType::BFloat16 => Self::BFloat16,
+        }
+    }
+}
+
+words! {
     /// The kind of adapter.
     AdapterKind {
         /// LoRA, as PEFT writes it.
@@ -112,7 +53,7 @@ choices! {
     }
 }
 
-choices! {
+words! {
     /// What s^ref is.
     ReferenceKind {
         /// `adapter_off` where there is an adapter, else `model`.
@@ -130,19 +71,7 @@ choices! {
     }
 }
 
-choices! {
-    /// The schema of the record files.
-    DataFormat {
-        /// `instruction` and rated `completions`.
-        UltraFeedback = "ultrafeedback",
-        /// `prompt`, `chosen`, `rejected`.
-        Pairs = "pairs",
-        /// `messages`, or ShareGPT's `conversations`.
-        Chat = "chat",
-    }
-}
-
-choices! {
+words! {
     /// How λ is drawn.
     Schedule {
         /// λ ~ Dir(α·1).
@@ -160,7 +89,7 @@ choices! {
     }
 }
 
-choices! {
+words! {
     /// How the Gaussian schedule puts z ~ N(0, I) on the simplex.
     Normalization {
         /// softmax(z).
@@ -170,7 +99,7 @@ choices! {
     }
 }
 
-choices! {
+words! {
     /// How often λ is drawn.
     Per {
         /// Once for each prompt of each epoch.
@@ -180,29 +109,7 @@ choices! {
     }
 }
 
-choices! {
-    /// What s is.
-    Reduction {
-        /// The sum of a response's token log-probs.
-        Sum = "sum",
-        /// Their mean.
-        Mean = "mean",
-    }
-}
-
-choices! {
-    /// How a batch is laid out in rows.
-    Layout {
-        /// A prompt once, followed by its responses.
-        Packed = "packed",
-        /// One padded row per response.
-        Rows = "rows",
-        /// One padded row per dimension and response, as the paper.
-        Expanded = "expanded",
-    }
-}
-
-choices! {
+words! {
     /// How the learning rate moves.
     LrSchedulerType {
         /// Warm-up, then constant.
@@ -213,15 +120,5 @@ choices! {
         Linear = "linear",
         /// Warm-up, then half a cosine to 0.
         Cosine = "cosine",
-    }
-}
-
-/// `"a"`, `"a" or "b"`, `"a", "b" or "c"`.
-pub(crate) fn or_list(words: &[&str]) -> String {
-    let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
-    match quoted.split_last() {
-        None => String::new(),
-        Some((last, [])) => last.clone(),
-        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
     }
 }

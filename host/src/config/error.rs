@@ -1,8 +1,8 @@
-//! What can be wrong with a run config.
+//! Errors of the run config.
 
 use std::path::PathBuf;
 
-/// One sentence each, naming where the key stands and what would do instead.
+/// The run config is invalid; the message names the key, the layer that sets it and a way out.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
@@ -10,46 +10,49 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The file is no TOML.
+    /// The file is not TOML.
     #[error("{}, line {line}: {problem}", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// Where.
+        /// Number of the line, from 1.
         line: usize,
-        /// What the parser says.
+        /// The parser's message.
         problem: String,
     },
-    /// An argument that is no `key=value`.
+    /// The argument is not `key=value`.
     #[error("`{text}` is not an override: write key=value, as in train.learning_rate=1e-4")]
     Override {
         /// The argument.
         text: String,
     },
-    /// A key that does not exist.
-    #[error("{origin}: unknown key `{key}`{}", suggestion.as_ref().map(|known| format!("; did you mean `{known}`?")).unwrap_or_default())]
+    /// The key does not exist.
+    #[error(
+        "{origin}: unknown key `{key}`{}",
+        suggestion.as_ref().map(|known| format!("; did you mean `{known}`?")).unwrap_or_default()
+    )]
     UnknownKey {
-        /// The layer it stands in.
+        /// The layer that sets it.
         origin: String,
         /// The key.
         key: String,
         /// The nearest known key.
         suggestion: Option<String>,
     },
-    /// A value of the wrong type or out of range.
+    /// The value has the wrong type or is out of range.
     #[error("{origin}: `{key}` {problem}")]
     Value {
-        /// The layer it stands in.
+        /// The layer that sets it.
         origin: String,
         /// The key.
         key: String,
         /// What is wrong, as the rest of the sentence.
         problem: String,
     },
-    /// A key without which there is no run.
+    /// A required key is not set.
     #[error("the run config lacks `{key}`: {hint}")]
     Missing {
         /// The key.
@@ -57,7 +60,7 @@ pub enum ConfigError {
         /// What to set it to.
         hint: String,
     },
-    /// Keys that contradict each other, or a value that makes no sense.
+    /// Keys contradict each other, or a value is out of range.
     #[error("{0}")]
     Invalid(String),
 }

@@ -1,4 +1,4 @@
-//! The run config as a JSON Schema, for editors: what `schemas/config.schema.json` holds.
+//! The JSON Schema of the run config, for editors; `schemas/config.schema.json` is a copy of it.
 
 use std::borrow::Cow;
 
@@ -9,15 +9,15 @@ use serde_json::Value;
 
 use super::{MissingRating, RunConfig, TargetModules};
 
-/// The schema of [`RunConfig`], as a TOML file holds it: draft 7, which editors know.
+/// Returns the schema of [`RunConfig`] for TOML files, in draft 7, which editors support.
 pub fn schema() -> Schema {
-    // First, while references stand beside nothing that a draft-7 reader would pass over.
+    // First, before references get siblings, which a draft-7 reader would ignore.
     let settings = SchemaSettings::draft07().with(|settings| settings.transforms.insert(0, Box::new(for_toml)));
     settings.into_generator().into_root_schema_for::<RunConfig>()
 }
 
-/// Takes out what TOML has not got: null, as a type and as a default (a key is left out instead), and with it the
-/// defaults of whole sections, whose keys say theirs.
+/// Removes null, which TOML lacks (a key is left out instead), as a type and as a default, and the defaults of whole
+/// sections, because each key has its own.
 fn for_toml(schema: &mut Schema) {
     if let Some(object) = schema.as_object_mut() {
         object.retain(|key, value| key != "default" || !(value.is_null() || value.is_object()));

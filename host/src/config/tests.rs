@@ -1,4 +1,4 @@
-//! Layers, messages, contradictions.
+//! Tests of layers, messages and contradictions.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
@@ -23,7 +23,7 @@ fn load_text(text: &str, environment: &[(&str, &str)], overrides: &[&str]) -> Re
     load(&path, environment, &overrides)
 }
 
-/// The message, with the temporary folder taken out.
+/// Returns the message without the temporary folder.
 fn message(text: &str, overrides: &[&str]) -> String {
     let text = load_text(text, &[], overrides).unwrap_err().to_string();
     match (text.find("/"), text.find("run.toml")) {
@@ -46,7 +46,7 @@ fn later_layers_win() {
     assert_eq!(config.seed, 7);
     assert_eq!(config.train.max_steps, Some(7));
     assert_eq!(config.train.max_grad_norm, 1.0);
-    assert_eq!(config.data.format, Some(DataFormat::UltraFeedback));
+    assert_eq!(config.data.format, Some(Format::UltraFeedback));
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn overrides_are_typed() {
 }
 
 #[test]
-fn a_table_given_whole_replaces_one_below_it() {
+fn a_table_that_is_set_whole_replaces_that_of_an_earlier_layer() {
     let text = with("[lambda]\nschedule = \"fixed\"\nweights = { honesty = 1.0 }");
     let replaced = load_text(&text, &[], &["lambda.weights={helpfulness=1}"]).unwrap();
     assert_eq!(replaced.lambda.weights.unwrap(), BTreeMap::from([("helpfulness".into(), 1.0)]));
@@ -94,7 +94,7 @@ fn paths_are_relative_to_the_file() {
     std::fs::write(nested.join("run.toml"), MINIMAL.replace("\"run\"", "\"../../run\"")).unwrap();
     let config = load(&nested.join("run.toml"), std::iter::empty(), &[]).unwrap();
     assert_eq!(config.output_dir, folder.path().join("run"));
-    // Where a folder is a link, `..` is what the system makes of it.
+    // The system resolves `..` of a link.
     let link = folder.path().join("link");
     std::os::unix::fs::symlink(&nested, &link).unwrap();
     let config = load(&link.join("run.toml"), std::iter::empty(), &[]).unwrap();
@@ -131,7 +131,7 @@ fn unknown_keys_suggest_the_nearest() {
 }
 
 #[test]
-fn a_module_takes_rows_and_nothing_of_the_models() {
+fn a_torchscript_module_excludes_keys_of_the_decoder() {
     let with = |key: &str| message(MINIMAL, &["model.torchscript=m.pt", key]);
     for (key, excluded) in [
         ("model.init=random", "model.init = \"random\""),
@@ -146,7 +146,7 @@ fn a_module_takes_rows_and_nothing_of_the_models() {
     );
     assert_eq!(
         with("loss.layout=packed"),
-        "loss.layout = \"packed\" needs a mask that model.torchscript cannot be given: leave it out, or set \"rows\""
+        "loss.layout = \"packed\" needs an attention mask that model.torchscript does not take: leave it out, or set \"rows\""
     );
     let config = load_text(MINIMAL, &[], &["model.torchscript=m.pt"]).unwrap();
     assert_eq!(config.loss.layout, Layout::Rows);
@@ -156,8 +156,8 @@ fn a_module_takes_rows_and_nothing_of_the_models() {
 fn values_of_a_wrong_type_name_key_and_layer() {
     for (override_text, problem) in [
         ("train.learning_rate=fast", "must be a number, not string \"fast\""),
-        ("train.max_steps=1.5", "must be a whole number from 0, not 1.5"),
-        ("train.save_steps=-1", "must be a whole number from 0, not -1"),
+        ("train.max_steps=1.5", "must be a non-negative integer, not 1.5"),
+        ("train.save_steps=-1", "must be a non-negative integer, not -1"),
         ("loss.layout=packd", "must be \"packed\", \"rows\" or \"expanded\", not \"packd\""),
         ("data.missing_rating=nan", "must be \"mask\" or a number, not NaN"),
         ("adapter.target_modules=all", "must be \"all-linear\" or a list of names, not \"all\""),
@@ -168,7 +168,7 @@ fn values_of_a_wrong_type_name_key_and_layer() {
     assert_eq!(
         message("stage = ", &[]).split(':').next().unwrap(),
         "run.toml, line 1",
-        "a file that is no TOML names its line"
+        "a file that is not TOML is reported with its line"
     );
     assert_eq!(
         message(MINIMAL, &["seed"]),
@@ -189,30 +189,30 @@ fn contradictions_are_found() {
     for (section, expected) in [
         (
             "[lambda]\nschedule = \"fixed\"\nweights = { a = 0.5, b = 0.4 }",
-            "lambda.weights come to 0.9, not to 1: they may miss it by 0.001 at most",
+            "lambda.weights sum to 0.9, not to 1: change them so that the difference is at most 0.001",
         ),
         (
             "[lambda]\nweights = { a = 1.0 }",
-            "lambda.weights goes with lambda.schedule = \"fixed\", which is \"dirichlet\"",
+            "lambda.weights is only for lambda.schedule = \"fixed\", not \"dirichlet\"",
         ),
         ("[lambda]\nschedule = \"unimodal\"", "lambda.schedule = \"unimodal\" needs lambda.dimension"),
         ("[reference]\nkind = \"adapter_off\"", "reference.kind = \"adapter_off\" needs an [adapter] section"),
         ("[reference]\nkind = \"onnx\"", "reference.kind = \"onnx\" needs reference.path, the exported file or folder"),
         (
             "[reference]\nkind = \"none\"\npath = \"x\"",
-            "reference.path goes with reference.kind = \"model\", not \"none\"",
+            "reference.path is only for reference.kind = \"model\", not \"none\"",
         ),
         (
             "[loss]\nlayout = \"rows\"\nmax_tokens = 512",
-            "loss.max_tokens goes with loss.layout = \"packed\", not \"rows\"",
+            "loss.max_tokens is only for loss.layout = \"packed\", not \"rows\"",
         ),
         (
             "[adapter]\nrank_per_dimension = 4",
-            "adapter.rank_per_dimension goes with adapter.kind = \"lambda_lora\", not \"lora\"",
+            "adapter.rank_per_dimension is only for adapter.kind = \"lambda_lora\", not \"lora\"",
         ),
         (
             "[adapter]\nkind = \"lambda_lora\"\nrank = 0",
-            "adapter.rank_per_dimension must be at least 1, not 0, and is adapter.rank where it is left out",
+            "adapter.rank_per_dimension, by default adapter.rank, must be at least 1, not 0",
         ),
         ("[loss]\nbeta = 0", "loss.beta must be a number above 0, not 0"),
         ("[train]\nlogging_steps = 0", "train.logging_steps must be at least 1, not 0"),
@@ -222,13 +222,13 @@ fn contradictions_are_found() {
     let sft = MINIMAL.replace("lambda_dpo", "sft");
     assert_eq!(
         message(&sft, &["adapter.kind=lambda_lora"]),
-        "adapter.kind = \"lambda_lora\" in stage \"sft\" needs data.dimensions, the names that λ weighs: its records have none"
+        "adapter.kind = \"lambda_lora\" in stage \"sft\" needs data.dimensions, the names of the dimensions of λ, because its records have none"
     );
     assert_eq!(message(&sft, &["data.format=pairs"]), "stage \"sft\" needs data.format = \"chat\", not \"pairs\"");
 }
 
 #[test]
-fn paper_exact_implies_and_refuses() {
+fn paper_exact_sets_other_keys_and_rejects_contradictions() {
     let text = with("[loss]\npaper_exact = true");
     let config = load_text(&text, &[], &[]).unwrap();
     assert_eq!((config.loss.layout, config.loss.reduction), (Layout::Expanded, Reduction::Mean));
@@ -249,14 +249,4 @@ fn paper_exact_implies_and_refuses() {
             )
         );
     }
-}
-
-#[test]
-fn unknown_dimensions_list_the_known_ones() {
-    let dimensions = ["helpfulness".to_owned(), "honesty".to_owned()];
-    let config = load_text(MINIMAL, &[], &["lambda.schedule=fixed", "lambda.weights={helpfullness=1}"]).unwrap();
-    assert_eq!(
-        schedule_options(&config.lambda, &dimensions).unwrap_err().to_string(),
-        "lambda.weights names the dimension `helpfullness`, which the records do not have: they have helpfulness, honesty"
-    );
 }

@@ -1,13 +1,13 @@
-//! What a config may not say. Every message names the key, what is wrong, and what would do.
+//! Checks of the values and of keys that contradict each other. Every message names the key, the problem and a way out.
 
 use std::collections::BTreeMap;
 
 use super::{
-    AdapterKind, AdapterSection, ConfigError, DType, DataFormat, Init, Layout, Reduction, ReferenceKind, RunConfig,
+    AdapterKind, AdapterSection, ConfigError, DType, Format, Init, Layout, Reduction, ReferenceKind, RunConfig,
     Schedule, Stage, TargetModules,
 };
 
-/// λ weights may miss 1 by this much and are renormalised.
+/// The sum of λ weights may differ from 1 by this much, as in the ABI; they are renormalised.
 pub const LAMBDA_TOLERANCE: f64 = 1e-3;
 
 pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
@@ -46,9 +46,9 @@ fn required(config: &RunConfig) -> Result<(), ConfigError> {
 fn stage_and_format(config: &RunConfig) -> Result<(), ConfigError> {
     let Some(format) = config.data.format else { return Ok(()) };
     let (fits, wanted) = match config.stage {
-        Stage::Sft => (format == DataFormat::Chat, "\"chat\""),
-        Stage::Dpo => (format != DataFormat::Chat, "\"pairs\" or \"ultrafeedback\""),
-        Stage::LambdaDpo => (format == DataFormat::UltraFeedback, "\"ultrafeedback\""),
+        Stage::Sft => (format == Format::Chat, "\"chat\""),
+        Stage::Dpo => (format != Format::Chat, "\"pairs\" or \"ultrafeedback\""),
+        Stage::LambdaDpo => (format == Format::UltraFeedback, "\"ultrafeedback\""),
     };
     check(fits, || format!("stage \"{}\" needs data.format = {wanted}, not \"{format}\"", config.stage))
 }
@@ -94,7 +94,7 @@ fn adapter_and_reference(config: &RunConfig) -> Result<(), ConfigError> {
     let is_file = matches!(reference.kind, ReferenceKind::Onnx | ReferenceKind::TorchScript);
     let takes_path = is_file || matches!(reference.kind, ReferenceKind::Auto | ReferenceKind::Model);
     check(reference.path.is_none() || takes_path, || {
-        format!("reference.path goes with reference.kind = \"model\", not \"{}\"", reference.kind)
+        format!("reference.path is only for reference.kind = \"model\", not \"{}\"", reference.kind)
     })?;
     check(reference.path.is_some() || !is_file, || {
         format!("reference.kind = \"{}\" needs reference.path, the exported file or folder", reference.kind)
@@ -110,28 +110,28 @@ fn lambda_adapter(config: &RunConfig, adapter: &AdapterSection) -> Result<(), Co
     if adapter.kind == AdapterKind::Lora {
         check(adapter.rank >= 1, || "adapter.rank must be at least 1, not 0".into())?;
         return check(adapter.rank_per_dimension.is_none(), || {
-            "adapter.rank_per_dimension goes with adapter.kind = \"lambda_lora\", not \"lora\"".into()
+            "adapter.rank_per_dimension is only for adapter.kind = \"lambda_lora\", not \"lora\"".into()
         });
     }
     check(adapter.rank_of_a_dimension() >= 1, || {
-        "adapter.rank_per_dimension must be at least 1, not 0, and is adapter.rank where it is left out".into()
+        "adapter.rank_per_dimension, by default adapter.rank, must be at least 1, not 0".into()
     })?;
     check(config.stage == Stage::LambdaDpo || config.data.dimensions.is_some(), || {
         format!(
-            "adapter.kind = \"lambda_lora\" in stage \"{}\" needs data.dimensions, the names that λ weighs: its records have \
-             none",
+            "adapter.kind = \"lambda_lora\" in stage \"{}\" needs data.dimensions, the names of the dimensions of λ, because \
+             its records have none",
             config.stage
         )
     })
 }
 
-/// What a module that this program does not compute has no place for.
+/// Rejects keys that have no meaning for a TorchScript module, whose forward is not this program's.
 fn torchscript(config: &RunConfig) -> Result<(), ConfigError> {
     if config.model.torchscript.is_none() {
         return Ok(());
     }
     check(config.loss.layout != Layout::Packed, || {
-        "loss.layout = \"packed\" needs a mask that model.torchscript cannot be given: leave it out, or set \"rows\""
+        "loss.layout = \"packed\" needs an attention mask that model.torchscript does not take: leave it out, or set \"rows\""
             .into()
     })?;
     check(config.adapter.is_none(), || {
@@ -153,41 +153,45 @@ fn lambda(config: &RunConfig) -> Result<(), ConfigError> {
     check(lambda.alpha > 0.0 && lambda.alpha.is_finite(), || {
         format!("lambda.alpha must be a number above 0, not {}", lambda.alpha)
     })?;
-    let goes_with = |is_set: bool, key: &str, schedule: Schedule| {
+    let belongs_to = |is_set: bool, key: &str, schedule: Schedule| {
         if is_set && lambda.schedule != schedule {
             return invalid(format!(
-                "lambda.{key} goes with lambda.schedule = \"{schedule}\", which is \"{}\"",
+                "lambda.{key} is only for lambda.schedule = \"{schedule}\", not \"{}\"",
                 lambda.schedule
             ));
         }
         check(is_set || lambda.schedule != schedule, || format!("lambda.schedule = \"{schedule}\" needs lambda.{key}"))
     };
-    goes_with(lambda.weights.is_some(), "weights", Schedule::Fixed)?;
-    goes_with(lambda.table.is_some(), "table", Schedule::Table)?;
-    goes_with(lambda.dimension.is_some(), "dimension", Schedule::Unimodal)?;
+    belongs_to(lambda.weights.is_some(), "weights", Schedule::Fixed)?;
+    belongs_to(lambda.table.is_some(), "table", Schedule::Table)?;
+    belongs_to(lambda.dimension.is_some(), "dimension", Schedule::Unimodal)?;
     if let Some(weights) = &lambda.weights {
         weights_are_lambda("lambda.weights", weights)?;
     }
     let rows = lambda.table.as_deref().unwrap_or_default();
-    check(lambda.table.is_none() || !rows.is_empty(), || "lambda.table has no rows".into())?;
+    check(lambda.table.is_none() || !rows.is_empty(), || {
+        "lambda.table has no rows: add one, or choose another lambda.schedule".into()
+    })?;
     for (index, row) in rows.iter().enumerate() {
         weights_are_lambda(&format!("lambda.table[{index}].weights"), &row.weights)?;
         check(row.probability >= 0.0 && row.probability.is_finite(), || {
-            format!("lambda.table[{index}].probability must be a number from 0, not {}", row.probability)
+            format!("lambda.table[{index}].probability must be a non-negative number, not {}", row.probability)
         })?;
     }
     let total: f64 = rows.iter().map(|row| row.probability).sum();
-    check(rows.is_empty() || total > 0.0, || "lambda.table gives every row the probability 0".into())
+    check(rows.is_empty() || total > 0.0, || {
+        "lambda.table gives every row the probability 0: make one of them positive".into()
+    })
 }
 
 fn weights_are_lambda(key: &str, weights: &BTreeMap<String, f64>) -> Result<(), ConfigError> {
     if let Some((name, weight)) = weights.iter().find(|(_, weight)| !(weight.is_finite() && **weight >= 0.0)) {
-        return invalid(format!("{key} gives `{name}` the weight {weight}: weights are numbers from 0"));
+        return invalid(format!("{key} gives `{name}` the weight {weight}: weights must be non-negative numbers"));
     }
     let total: f64 = weights.values().sum();
     check((total - 1.0).abs() <= LAMBDA_TOLERANCE, || {
         format!(
-            "{key} come to {}, not to 1: they may miss it by {LAMBDA_TOLERANCE} at most",
+            "{key} sum to {}, not to 1: change them so that the difference is at most {LAMBDA_TOLERANCE}",
             (total * 1e6).round() / 1e6
         )
     })
@@ -200,10 +204,10 @@ fn loss(config: &RunConfig) -> Result<(), ConfigError> {
     })?;
     check(loss.logits_budget_mib >= 1, || "loss.logits_budget_mib must be at least 1".into())?;
     check(loss.max_tokens != Some(0), || {
-        "loss.max_tokens must be at least 1: leave it out for one prompt a row".into()
+        "loss.max_tokens must be at least 1: leave it out for one prompt per row".into()
     })?;
     check(loss.max_tokens.is_none() || loss.layout == Layout::Packed, || {
-        format!("loss.max_tokens goes with loss.layout = \"packed\", not \"{}\"", loss.layout)
+        format!("loss.max_tokens is only for loss.layout = \"packed\", not \"{}\"", loss.layout)
     })?;
     check(loss.layout != Layout::Expanded || config.stage == Stage::LambdaDpo, || {
         format!("loss.layout = \"expanded\" is for stage \"lambda_dpo\", not \"{}\"", config.stage)
@@ -235,7 +239,7 @@ fn train(config: &RunConfig) -> Result<(), ConfigError> {
         ("adam_epsilon", train.adam_epsilon),
     ];
     for (key, value) in from_zero {
-        check(value >= 0.0 && value.is_finite(), || format!("train.{key} must be a number from 0, not {value}"))?;
+        check(value >= 0.0 && value.is_finite(), || format!("train.{key} must be a non-negative number, not {value}"))?;
     }
     for (key, value) in [("adam_beta1", train.adam_beta1), ("adam_beta2", train.adam_beta2)] {
         check((0.0..1.0).contains(&value), || format!("train.{key} must be at least 0 and below 1, not {value}"))?;

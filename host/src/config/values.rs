@@ -1,4 +1,4 @@
-//! Values that are a word or something else, and whole numbers, which serde's config layer would round silently.
+//! Values that are a word or something else, and numbers, which the config crate would convert silently.
 
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize, Serializer};
 pub enum MissingRating {
     /// The response is left out of that dimension.
     Mask,
-    /// This rating stands in (1.0 in the paper).
+    /// This rating replaces it (1.0 in the paper).
     Value(f64),
 }
 
 impl MissingRating {
-    /// What the plugin's options take: None masks.
+    /// Returns the rating that replaces a missing one; None masks it.
     pub fn value(self) -> Option<f64> {
         match self {
             Self::Mask => None,
@@ -72,9 +72,9 @@ impl<'de> Deserialize<'de> for MissingRating {
 /// `adapter.target_modules`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetModules {
-    /// Every linear layer of the decoder, the LM head aside.
+    /// Every linear layer of the decoder except the LM head.
     AllLinear,
-    /// Those whose name ends in one of these.
+    /// The linear layers whose name ends in one of these.
     Names(Vec<String>),
 }
 
@@ -119,7 +119,7 @@ impl Visitor<'_> for Whole {
     type Value = u64;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a whole number from 0")
+        f.write_str("a non-negative integer")
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<u64, E> {
@@ -127,20 +127,20 @@ impl Visitor<'_> for Whole {
     }
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<u64, E> {
-        u64::try_from(value).map_err(|_| E::custom(format!("must be a whole number from 0, not {value}")))
+        u64::try_from(value).map_err(|_| E::custom(format!("must be a non-negative integer, not {value}")))
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<u64, E> {
-        Err(E::custom(format!("must be a whole number from 0, not {value:?}")))
+        Err(E::custom(format!("must be a non-negative integer, not {value:?}")))
     }
 }
 
-/// A number without fraction or sign.
+/// Deserialises a non-negative integer; fractions, which the config crate would round, are rejected.
 pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     deserializer.deserialize_any(Whole)
 }
 
-/// The same, where the key is given at all.
+/// As [`whole`], for a key that may be left out.
 pub(super) fn optional_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     deserializer.deserialize_any(Whole).map(Some)
 }
@@ -163,12 +163,12 @@ impl Visitor<'_> for Number {
     }
 }
 
-/// A number; words that the config layer would read as one (`yes`) are refused.
+/// Deserialises a number; words that the config crate would read as one (`yes`) are rejected.
 pub(super) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     deserializer.deserialize_any(Number)
 }
 
-/// The same, where the key is given at all.
+/// As [`number`], for a key that may be left out.
 pub(super) fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     deserializer.deserialize_any(Number).map(Some)
 }

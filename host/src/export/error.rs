@@ -1,20 +1,20 @@
-//! Why a policy is not written.
+//! Errors of exports.
 
 use std::path::PathBuf;
 
-use crate::atomic::WriteError;
+use crate::files::atomic::WriteError;
 use crate::model::ModelError;
 
-/// An export that was not made; there is no folder then.
+/// An export failed; nothing is left at the destination.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// Something stands where the folder is to stand.
+    /// The destination exists already.
     #[error("{} exists already; choose another folder to export to, or delete it first", path.display())]
     Exists {
-        /// What was given.
+        /// The destination.
         path: PathBuf,
     },
-    /// A weight beyond the dtype's range.
+    /// A weight is out of the dtype's range.
     #[error(
         "`{tensor}` has values that float16 cannot hold (beyond ±65504, or not finite); export in float32 or bfloat16"
     )]
@@ -22,26 +22,27 @@ pub enum ExportError {
         /// The tensor.
         tensor: String,
     },
-    /// A caller's mistake.
+    /// The model has an adapter that is not merged.
     #[error("a model with an adapter cannot be exported; merge the adapter first")]
     Adapter,
-    /// A dtype that the format's readers do not compute in.
+    /// A dtype that ONNX Runtime's CPU provider does not compute in.
     #[error(
-        "ONNX is written in float32 or float16: the CPU provider of ONNX Runtime computes in no {dtype}; choose one with --dtype"
+        "ONNX is written in float32 or float16: the CPU provider of ONNX Runtime does not compute in {dtype}; choose one \
+         with --dtype"
     )]
     Dtype {
         /// The dtype.
         dtype: &'static str,
     },
-    /// libtorch did not write a module.
+    /// libtorch could not write a module.
     #[error("could not write {}: {problem}", path.display())]
     Script {
         /// The file.
         path: PathBuf,
-        /// What libtorch says.
+        /// libtorch's error.
         problem: String,
     },
-    /// The model.
+    /// An error of the model.
     #[error(transparent)]
     Model(#[from] ModelError),
     /// A file or folder could not be written.

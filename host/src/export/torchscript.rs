@@ -1,34 +1,31 @@
-//! A policy as a TorchScript module: the decoder as source text over the checkpoint's parameters.
+//! Exports a policy as a TorchScript module: the decoder as source text over the checkpoint's parameters.
 //!
-//! Nothing is traced, so no size of an example is baked in: the module holds at any number of rows and tokens. Parameters
-//! keep their names and stay trainable.
+//! The module is scripted, not traced, so it runs on any number of rows and tokens. Parameters keep their names and are
+//! trainable.
 
 use std::path::Path;
 
 use tch::Tensor;
 
 use super::ExportError;
-use crate::libtorch::script::Script;
+use crate::libtorch::script::{SCRIPT_FILE, Script};
 use crate::model::{Model, ModelConfig};
 
-/// The module, in an exported folder.
-pub const SCRIPT_FILE: &str = "model.pt";
-
-/// `ScalarType::Float`, as source text writes it.
+/// `ScalarType::Float` in source text.
 const FLOAT32: i32 = 6;
 
-/// Where Transformers keeps the rotary frequencies.
+/// Name of the rotary frequencies in Transformers.
 const INV_FREQ: &str = "model.rotary_emb.inv_freq";
 
 /// Writes `model.pt`, `config.json`, tokenizer, chat template and generation config into `folder`.
 ///
-/// `forward(input_ids, attention_mask, position_ids)`, all int64 [rows, tokens], gives logits [rows, tokens, V] in the
-/// dtype of the weights.
+/// `forward(input_ids, attention_mask, position_ids)` takes int64 [rows, tokens] and returns logits [rows, tokens, V]
+/// in the dtype of the weights.
 ///
 /// # Errors
 ///
-/// [`ExportError`] when the model has an adapter that is not merged, a file of `source`, the model's folder, cannot be
-/// read, or libtorch or the disk refuses.
+/// Returns an [`ExportError`] if the model has an adapter that is not merged, a file of `source`, the model's folder,
+/// cannot be read, or writing fails.
 pub fn write(model: &Model, source: &Path, folder: &Path) -> Result<(), ExportError> {
     if model.has_adapter() {
         return Err(ExportError::Adapter);
@@ -44,7 +41,7 @@ pub fn write(model: &Model, source: &Path, folder: &Path) -> Result<(), ExportEr
     Script { tensors, sources }.save(&path).map_err(|problem| ExportError::Script { path, problem })
 }
 
-/// Division by the root mean square in float32, then the weight.
+/// Method for the RMS norm, computed in float32 and rounded before the weight is applied.
 fn norm_source(config: &ModelConfig) -> String {
     format!(
         "
@@ -58,7 +55,7 @@ def norm(self, x: Tensor, weight: Tensor) -> Tensor:
     )
 }
 
-/// Methods of the whole: tokens → rotary angles and masks → layers → logits.
+/// Methods of the model: tokens → rotary angles and masks → layers → logits.
 fn decoder_source(config: &ModelConfig) -> String {
     let mut source = norm_source(config);
     source += &format!(
@@ -100,12 +97,12 @@ def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tenso
     source
 }
 
-/// Methods of one layer; those of all layers are the same.
+/// Methods of one layer, the same for all layers.
 fn layer_source(config: &ModelConfig) -> String {
     let linear = |name: &str, has_bias: bool| {
         if has_bias { format!("self.{name}.weight, self.{name}.bias") } else { format!("self.{name}.weight") }
     };
-    let (query_norm, key_norm) = if config.qk_norm() {
+    let (query_norm, key_norm) = if config.architecture.qk_norm {
         let norm = |name: &str| format!("self.norm({name}, self.self_attn.{name}_norm.weight)");
         (norm("q"), norm("k"))
     } else {
@@ -133,10 +130,10 @@ def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, bias: Tensor) -> Ten
     gated = torch.silu(torch.linear(x, {gate})) * torch.linear(x, {up})
     return hidden + torch.linear(gated, {down})
 ",
-            q = linear("self_attn.q_proj", config.attention_bias),
-            k = linear("self_attn.k_proj", config.attention_bias),
-            v = linear("self_attn.v_proj", config.attention_bias),
-            o = linear("self_attn.o_proj", config.o_proj_bias()),
+            q = linear("self_attn.q_proj", config.qkv_bias),
+            k = linear("self_attn.k_proj", config.qkv_bias),
+            v = linear("self_attn.v_proj", config.qkv_bias),
+            o = linear("self_attn.o_proj", config.o_proj_bias),
             gate = linear("mlp.gate_proj", config.mlp_bias),
             up = linear("mlp.up_proj", config.mlp_bias),
             down = linear("mlp.down_proj", config.mlp_bias),

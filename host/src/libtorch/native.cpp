@@ -1,4 +1,4 @@
-// What tch leaves out of libtorch, with exceptions turned into messages: native.rs has the other half.
+// Functions of libtorch that tch leaves out; exceptions become messages. native.rs is the Rust side.
 #include "guarded.h"
 
 #include <ATen/ops/_fused_adamw.h>
@@ -19,17 +19,17 @@ std::vector<at::Tensor> list(const at::Tensor *const *tensors, size_t num_tensor
 
 extern "C" {
 
-// Adds to the leaves' gradients, given that of `output`; the graph goes.
+// Backpropagates `grad`, the gradient of `output`, adding to the gradients of the leaves, and frees the graph.
 char *ldpo_backward(const at::Tensor *output, const at::Tensor *grad) {
   return guarded([&] { torch::autograd::backward({*output}, {*grad}); });
 }
 
-// Makes `grad` the gradient of a leaf; NULL takes the leaf's gradient away.
+// Sets the gradient of a leaf; NULL removes it.
 char *ldpo_set_grad(const at::Tensor *leaf, const at::Tensor *grad) {
   return guarded([&] { leaf->mutable_grad() = grad == nullptr ? at::Tensor() : *grad; });
 }
 
-// Every list has `num_tensors` entries; `step` and `grad_scale` are scalars beside the tensors.
+// Every list has `num_tensors` entries; `step` and `grad_scale` are scalars on the device of the tensors.
 char *ldpo_fused_adamw(const at::Tensor *const *weights, const at::Tensor *const *grads, const at::Tensor *const *exp_avgs,
                        const at::Tensor *const *exp_avg_sqs, size_t num_tensors, const at::Tensor *step,
                        const at::Tensor *grad_scale, double learning_rate, double beta1, double beta2,

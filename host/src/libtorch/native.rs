@@ -1,4 +1,5 @@
-//! What tch leaves out of libtorch: gradients in and out of autograd, and the fused AdamW. `native.cpp` has the other half.
+//! Functions of libtorch that tch leaves out: backward from a given gradient, setting a leaf's gradient, and the fused
+//! AdamW. `native.cpp` is the C++ side.
 
 use std::ffi::{CStr, c_char, c_void};
 
@@ -25,7 +26,7 @@ unsafe extern "C" {
     fn free(pointer: *mut c_void);
 }
 
-/// Takes the message that the C++ side allocated.
+/// Turns the message that the C++ side allocated into an error; NULL is success.
 pub(super) fn check(message: *mut c_char) -> Result<(), TchError> {
     if message.is_null() {
         return Ok(());
@@ -38,33 +39,33 @@ pub(super) fn check(message: *mut c_char) -> Result<(), TchError> {
     }
 }
 
-/// Adds to the gradients of the leaves that `output` was computed from, given its own; its graph goes.
+/// Backpropagates `grad`, the gradient of `output`, adding to the gradients of the leaves, and frees the graph.
 ///
 /// # Errors
 ///
-/// `output` has no graph, the shapes differ, or libtorch fails.
+/// Returns an error if `output` has no graph, if the shapes differ, or if libtorch fails.
 pub fn backward(output: &Tensor, grad: &Tensor) -> Result<(), TchError> {
     // SAFETY: both tensors live through the call.
     check(unsafe { ldpo_backward(output.as_ptr(), grad.as_ptr()) })
 }
 
-/// Makes `grad` the gradient of `leaf`, without a copy; `None` takes the gradient away.
+/// Sets the gradient of `leaf` to `grad`, without a copy; None removes it.
 ///
 /// # Errors
 ///
-/// `leaf` is no leaf.
+/// Returns an error if `leaf` is not a leaf.
 pub fn set_grad(leaf: &Tensor, grad: Option<&Tensor>) -> Result<(), TchError> {
     let grad = grad.map_or(std::ptr::null(), Tensor::as_ptr);
     // SAFETY: the tensors live through the call; the C++ side shares the gradient and takes NULL.
     check(unsafe { ldpo_set_grad(leaf.as_ptr(), grad) })
 }
 
-/// The tensors of one fused update, entry by entry those of one parameter; all contiguous, of one dtype and device.
+/// The tensors of one fused update, one entry in each list per parameter; all contiguous, of one dtype and device.
 #[derive(Debug, Default)]
 pub struct AdamWTensors {
-    /// Updated.
+    /// Parameters; updated.
     pub weights: Vec<Tensor>,
-    /// Divided by the call's scale.
+    /// Gradients; read divided by `grad_scale`.
     pub grads: Vec<Tensor>,
     /// First moments; updated.
     pub exp_avgs: Vec<Tensor>,
@@ -83,24 +84,24 @@ pub struct AdamWScalars {
     pub beta2: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub epsilon: f64,
-    /// t, this update included.
+    /// t: number of updates, including this one.
     pub num_updates: u64,
-    /// What gradients are divided by first.
+    /// Divisor of the gradients.
     pub grad_scale: f64,
 }
 
-/// One pass of libtorch's fused AdamW over all tensors.
+/// Updates all tensors with libtorch's fused AdamW.
 ///
 /// # Errors
 ///
-/// Tensors that do not belong together; libtorch's failures.
+/// Returns an error if the lists differ in length, and errors from libtorch.
 pub fn fused_adamw(tensors: &AdamWTensors, scalars: &AdamWScalars) -> Result<(), TchError> {
     let Some(first) = tensors.weights.first() else { return Ok(()) };
     let num_tensors = tensors.weights.len();
     if [&tensors.grads, &tensors.exp_avgs, &tensors.exp_avg_sqs].iter().any(|list| list.len() != num_tensors) {
-        return Err(TchError::Torch("a fused AdamW needs gradient and moments for every weight".into()));
+        return Err(TchError::Torch("the fused AdamW needs a gradient and two moments for each weight".into()));
     }
     let scalar = |value: f64| Tensor::f_from_slice(&[value as f32])?.f_squeeze()?.f_to_device(first.device());
     let (step, grad_scale) = (scalar(scalars.num_updates as f64)?, scalar(scalars.grad_scale)?);

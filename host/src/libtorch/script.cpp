@@ -1,4 +1,4 @@
-// Makes a TorchScript module of parameters and source text, which tch cannot: script.rs has the other half.
+// Makes a TorchScript module from parameters and source text, which tch cannot. script.rs is the Rust side.
 #include "guarded.h"
 
 #include <torch/csrc/jit/api/module.h>
@@ -12,7 +12,7 @@ namespace {
 using torch::jit::CompilationUnit;
 using torch::jit::Module;
 
-// The module at a dotted path below `root`, made where it is missing; a class of its own for each.
+// Returns the module at a dotted path below `root`, creating missing ones, each of its own class.
 Module at_path(Module root, const std::string &path, const std::shared_ptr<CompilationUnit> &unit) {
   Module module = root;
   size_t start = 0;
@@ -34,7 +34,7 @@ Module at_path(Module root, const std::string &path, const std::shared_ptr<Compi
 
 extern "C" {
 
-// Tensors have dotted names; `sources[i]` defines methods of the module at `paths[i]`, "" for the root, which is the last.
+// Tensors have dotted names; `sources[i]` defines methods of the module at `paths[i]`, "" for the root, which comes last.
 // Returns NULL, or a message for the caller to free().
 char *ldpo_script_save(const char *const *names, const at::Tensor *const *tensors, const bool *is_buffer,
                        size_t num_tensors, const char *const *paths, const char *const *sources, size_t num_sources,

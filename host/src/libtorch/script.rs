@@ -1,4 +1,4 @@
-//! Makes TorchScript modules of parameters and source text. `script.cpp` has the other half.
+//! Makes TorchScript modules from parameters and source text. `script.cpp` is the C++ side.
 
 use std::ffi::{CString, c_char};
 use std::path::Path;
@@ -21,12 +21,15 @@ unsafe extern "C" {
     ) -> *mut c_char;
 }
 
-/// A module to be made.
+/// Name of the module's file in an exported folder.
+pub const SCRIPT_FILE: &str = "model.pt";
+
+/// A TorchScript module to be compiled.
 #[derive(Debug, Default)]
 pub(crate) struct Script<'t> {
     /// Parameters and buffers by dotted name; true for buffers.
     pub(crate) tensors: Vec<(String, &'t Tensor, bool)>,
-    /// Methods by the dotted path of their module, those that others call first, the root's ("") last.
+    /// Methods by the dotted path of their module: callees before their callers, the root's ("") last.
     pub(crate) sources: Vec<(String, String)>,
 }
 
@@ -35,16 +38,16 @@ impl Script<'_> {
     ///
     /// # Errors
     ///
-    /// What libtorch's compiler or the disk refuses, as text.
+    /// Returns the message of libtorch if the source does not compile or the file cannot be written.
     pub(crate) fn save(&self, file: &Path) -> Result<(), String> {
         let names = texts(self.tensors.iter().map(|(name, ..)| name.as_str()))?;
         let tensors: Vec<*const C_tensor> = self.tensors.iter().map(|(_, tensor, _)| tensor.as_ptr()).collect();
         let is_buffer: Vec<bool> = self.tensors.iter().map(|(.., is_buffer)| *is_buffer).collect();
         let paths = texts(self.sources.iter().map(|(path, _)| path.as_str()))?;
         let sources = texts(self.sources.iter().map(|(_, source)| source.as_str()))?;
-        let file = text(file.to_str().ok_or_else(|| format!("{} is not UTF-8", file.display()))?)?;
+        let file = text(file.to_str().ok_or_else(|| format!("{} is not valid UTF-8; rename it", file.display()))?)?;
         let (name_pointers, path_pointers, source_pointers) = (pointers(&names), pointers(&paths), pointers(&sources));
-        // SAFETY: the lists are of the lengths that are given, and they and what they point to live through the call.
+        // SAFETY: the lists have the given lengths, and they and what they point to live through the call.
         let message = unsafe {
             ldpo_script_save(
                 name_pointers.as_ptr(),
@@ -62,7 +65,7 @@ impl Script<'_> {
 }
 
 fn text(text: &str) -> Result<CString, String> {
-    CString::new(text).map_err(|_| format!("{text:?} holds a NUL"))
+    CString::new(text).map_err(|_| format!("{text:?} contains a NUL character"))
 }
 
 fn texts<'a>(all: impl Iterator<Item = &'a str>) -> Result<Vec<CString>, String> {

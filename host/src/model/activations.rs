@@ -1,42 +1,59 @@
-//! What a forward pass keeps for its backward pass.
+//! Forward pass with gradients: the activations that it saves, and the backward pass over them.
 //!
-//! With checkpointing only the input of each layer is kept, and the layer is computed again when its gradient is due. The
-//! arithmetic is the same, dropout included, so on a CPU the gradients are equal bit for bit.
+//! With gradient checkpointing only the input of each layer is saved, and the layer is computed again in the backward
+//! pass. The arithmetic, including dropout, is the same, so on a CPU the gradients are equal bit for bit.
 
 use tch::Tensor;
 
-use super::decoder::Context;
-use super::{Model, ModelError};
 use crate::libtorch::native;
 
-/// How a forward pass for training runs.
+use super::ModelError;
+use super::causal_lm::Model;
+use super::inputs::ModelInputs;
+use super::pass::Context;
+
+/// Options of a forward pass for training.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ForwardOptions {
-    /// Keep only each layer's input and compute the layers again in the backward pass.
+    /// Save only each layer's input, and compute the layers again in the backward pass.
     pub checkpointing: bool,
-    /// Seed of the adapter's dropout; `None` switches dropout off.
+    /// Seed of the adapter's dropout; `None` disables dropout.
     pub dropout_seed: Option<i64>,
 }
 
-/// Hidden states, and what their gradient needs to go on to the parameters.
+/// Hidden states, and the activations saved for the backward pass.
 pub struct Activations<'m> {
     model: &'m Model,
     context: Context,
     input_ids: Tensor,
-    /// Outside the graph.
+    /// Detached from the graph.
     hidden: Tensor,
-    kept: Kept,
+    saved: Saved,
 }
 
-enum Kept {
+/// Tensors saved for the backward pass.
+enum Saved {
     /// The hidden states with their graph.
     Graph(Tensor),
-    /// The input of each layer, and last that of the final norm; no graph.
-    Inputs(Vec<Tensor>),
+    /// The input of each layer and finally that of the last norm, without a graph.
+    LayerInputs(Vec<Tensor>),
+}
+
+impl Model {
+    /// Computes hidden states like [`hidden`](Self::hidden), and saves the activations for a backward pass.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`hidden`](Self::hidden).
+    pub fn forward(&self, inputs: &ModelInputs, options: &ForwardOptions) -> Result<Activations<'_>, ModelError> {
+        let context = tch::no_grad(|| self.context(inputs, options.dropout_seed))?;
+        let input_ids = inputs.input_ids.f_to_device(self.device)?;
+        Activations::compute(self, context, input_ids, options.checkpointing)
+    }
 }
 
 impl<'m> Activations<'m> {
-    pub(super) fn compute(
+    fn compute(
         model: &'m Model,
         context: Context,
         input_ids: Tensor,
@@ -51,7 +68,7 @@ impl<'m> Activations<'m> {
                 }
                 model.norm.forward(&inputs[model.layers.len()])
             })?;
-            return Ok(Activations { model, context, input_ids, hidden, kept: Kept::Inputs(inputs) });
+            return Ok(Activations { model, context, input_ids, hidden, saved: Saved::LayerInputs(inputs) });
         }
         let hidden = tch::with_grad(|| -> Result<Tensor, ModelError> {
             let mut hidden = model.embed(&input_ids)?;
@@ -60,15 +77,15 @@ impl<'m> Activations<'m> {
             }
             model.norm.forward(&hidden)
         })?;
-        Ok(Activations { model, context, input_ids, hidden: hidden.f_detach()?, kept: Kept::Graph(hidden) })
+        Ok(Activations { model, context, input_ids, hidden: hidden.f_detach()?, saved: Saved::Graph(hidden) })
     }
 
-    /// Hidden states after the final norm, [R, T, H], outside the graph.
+    /// Returns the hidden states after the final norm, [R, T, H], detached from the graph.
     pub fn hidden(&self) -> &Tensor {
         &self.hidden
     }
 
-    /// Adds the parameters' gradients to their `.grad`, given that of the hidden states.
+    /// Accumulates the parameters' gradients in their `.grad`, given the gradient of the hidden states.
     ///
     /// # Shapes
     ///
@@ -76,9 +93,9 @@ impl<'m> Activations<'m> {
     ///
     /// # Errors
     ///
-    /// [`ModelError`] when the shape differs or libtorch fails.
+    /// Returns a [`ModelError`] if the shape differs from that of the hidden states or libtorch fails.
     pub fn backward(self, grad_hidden: &Tensor) -> Result<(), ModelError> {
-        let Activations { model, context, input_ids, hidden, kept } = self;
+        let Activations { model, context, input_ids, hidden, saved } = self;
         let (shape, found) = (hidden.size(), grad_hidden.size());
         if grad_hidden.numel() != hidden.numel() || found.last() != shape.last() {
             return Err(ModelError::Request(format!(
@@ -88,14 +105,14 @@ impl<'m> Activations<'m> {
         let grad = grad_hidden.f_detach()?.f_view(shape.as_slice())?.f_to_device(hidden.device())?;
         let grad = grad.f_to_kind(hidden.f_kind()?)?;
         drop(hidden);
-        tch::with_grad(|| match kept {
-            Kept::Graph(hidden) => backward(&hidden, &grad),
-            Kept::Inputs(inputs) => backward_layers(model, &context, &input_ids, inputs, grad),
+        tch::with_grad(|| match saved {
+            Saved::Graph(hidden) => backward(&hidden, &grad),
+            Saved::LayerInputs(inputs) => backward_layers(model, &context, &input_ids, inputs, grad),
         })
     }
 }
 
-/// From the last layer to the first, as far down as there is something to train.
+/// Computes the layers again and their gradients, from the last layer down to the first that has trainable parameters.
 fn backward_layers(
     model: &Model,
     context: &Context,
@@ -125,7 +142,7 @@ fn backward_layers(
     backward(&model.embed(input_ids)?, &grad)
 }
 
-/// Continues autograd from `output` with its gradient.
+/// Runs autograd's backward from `output`, given its gradient.
 fn backward(output: &Tensor, grad: &Tensor) -> Result<(), ModelError> {
     if output.requires_grad() { Ok(native::backward(output, grad)?) } else { Ok(()) }
 }

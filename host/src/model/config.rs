@@ -1,8 +1,9 @@
-//! Stage 5, its shape: what `config.json` says of a model.
+//! The configuration of a model, read from `config.json`.
 //!
 //! Both spellings are read: the older `rope_theta` + `rope_scaling` + `torch_dtype` and the newer `rope_parameters` +
-//! `dtype`. Fields keep their names; where a field is absent, the default is that of the family's class in Transformers.
-//! Sliding windows are honoured; `attention_dropout` is not (all published models of these families have 0).
+//! `dtype`. Fields are named as in the file. The default of an absent field is that of the family's configuration class
+//! in Transformers. Sliding windows are supported; `attention_dropout` is ignored (all published models of these
+//! families have 0).
 
 use std::fs;
 use std::path::Path;
@@ -11,40 +12,20 @@ use serde_json::{Map, Value};
 use tch::Kind;
 
 use super::ModelError;
+use super::families::{self, Architecture, Bias, SlidingWindow};
 use super::json_fields::Fields;
 
-/// The decoder families, named as `model_type` names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// Llama 2, 3, 3.1, 3.2 and models of their architecture.
-    Llama,
-    /// Mistral 7B and its kind.
-    Mistral,
-    /// Qwen 2 and 2.5.
-    Qwen2,
-    /// Qwen 3, dense.
-    Qwen3,
-}
-
-/// Architecture, `model_type`, family.
-const FAMILIES: [(&str, &str, Family); 4] = [
-    ("LlamaForCausalLM", "llama", Family::Llama),
-    ("MistralForCausalLM", "mistral", Family::Mistral),
-    ("Qwen2ForCausalLM", "qwen2", Family::Qwen2),
-    ("Qwen3ForCausalLM", "qwen3", Family::Qwen3),
-];
-
-/// How rotary frequencies are stretched to longer contexts.
+/// How rotary frequencies are scaled for longer contexts.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// Not at all.
+    /// Unscaled.
     Default,
     /// All positions divided by a factor.
     Linear {
         /// `factor`.
         factor: f64,
     },
-    /// Llama 3.1: low frequencies divided by a factor, high ones kept, those between interpolated.
+    /// Llama 3.1: low frequencies are divided by a factor, high ones are unchanged, those in between are interpolated.
     Llama3 {
         /// `factor`.
         factor: f64,
@@ -57,11 +38,11 @@ pub enum RopeScaling {
     },
 }
 
-/// What `config.json` says, fields named as there.
+/// Configuration of a model; fields are named as in `config.json`.
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
-    /// From `architectures`, or `model_type` where that is absent.
-    pub family: Family,
+    /// The family, found by `architectures`, or by `model_type` if that is absent.
+    pub architecture: &'static Architecture,
     /// Rows of the embedding and the LM head.
     pub vocab_size: i64,
     /// Width of the hidden states.
@@ -74,37 +55,39 @@ pub struct ModelConfig {
     pub num_attention_heads: i64,
     /// Number of key and value heads; divides `num_attention_heads`.
     pub num_key_value_heads: i64,
-    /// Width of a head; `hidden_size / num_attention_heads` unless stated.
+    /// Width of a head.
     pub head_dim: i64,
-    /// The context that the model was made for; longer inputs run all the same.
+    /// Context length that the model was trained for; longer inputs are not rejected.
     pub max_position_embeddings: i64,
-    /// Added to the mean square in every norm.
+    /// ε, added to the mean square in every norm.
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// How those are stretched.
+    /// How the rotary frequencies are scaled.
     pub rope_scaling: RopeScaling,
-    /// Biases in attention: in all four projections (Llama, Qwen 3), always in q, k and v alone (Qwen 2), never (Mistral).
-    pub attention_bias: bool,
-    /// Biases in the MLP (Llama alone).
+    /// The query, key and value projections have biases (`attention_bias`, or always in this family).
+    pub qkv_bias: bool,
+    /// The output projection of attention has a bias.
+    pub o_proj_bias: bool,
+    /// The MLP's projections have biases.
     pub mlp_bias: bool,
-    /// The embedding is the LM head too.
+    /// The LM head shares the embedding's weight.
     pub tie_word_embeddings: bool,
-    /// How many tokens back a layer of sliding attention sees, itself included.
+    /// Number of tokens that a token sees in a layer with sliding attention, itself included.
     pub sliding_window: Option<i64>,
-    /// For each layer whether its attention slides (`layer_types`, or what follows from `max_window_layers`).
+    /// For each layer, whether its attention is sliding (from `layer_types` or `max_window_layers`).
     pub sliding_layers: Vec<bool>,
-    /// Standard deviation of new weights.
+    /// Standard deviation of randomly initialised weights.
     pub initializer_range: f64,
-    /// `dtype` or `torch_dtype`, where it is a floating one.
+    /// `dtype` or `torch_dtype`, if it is a floating-point type.
     pub dtype: Option<Kind>,
-    /// Token that begins a text.
+    /// Token at the beginning of a text.
     pub bos_token_id: Option<i64>,
-    /// Tokens that end a text; `config.json` may give one or several.
+    /// Tokens that end a text; `config.json` may have one or a list.
     pub eos_token_id: Vec<i64>,
-    /// Token that pads; its embedding is not trained, as in Transformers.
+    /// Padding token; its embedding is not trained, as in Transformers.
     pub pad_token_id: Option<i64>,
-    /// The whole file, for writing it again.
+    /// The whole file, so that it can be written back.
     pub(super) source: Map<String, Value>,
 }
 
@@ -113,8 +96,8 @@ impl ModelConfig {
     ///
     /// # Errors
     ///
-    /// [`ModelError`] when the folder or file is missing, does not parse, lacks a field, or asks for an architecture or
-    /// feature that is not supported (named).
+    /// Returns a [`ModelError`] if the folder or file is missing, the file is not valid JSON or lacks a field, or its
+    /// architecture or one of its features is not supported; the error names it.
     pub fn load(folder: &Path) -> Result<ModelConfig, ModelError> {
         if !folder.is_dir() {
             return Err(ModelError::NoFolder { folder: folder.to_path_buf() });
@@ -137,36 +120,27 @@ impl ModelConfig {
 
     fn parse(path: &Path, source: Map<String, Value>) -> Result<ModelConfig, ModelError> {
         let fields = Fields::new(path, &source);
-        let family = family(&fields)?;
+        let architecture = architecture(&fields)?;
         refuse_unsupported(&fields)?;
         let hidden_size = fields.size("hidden_size")?;
         let num_hidden_layers = fields.size("num_hidden_layers")?;
         let num_attention_heads = fields.size("num_attention_heads")?;
-        let default_key_value_heads = match family {
-            Family::Llama => num_attention_heads,
-            Family::Mistral => 8,
-            Family::Qwen2 | Family::Qwen3 => 32,
-        };
         let num_key_value_heads = match fields.get("num_key_value_heads") {
             Some(Value::Null) => num_attention_heads,
             Some(_) => fields.size("num_key_value_heads")?,
-            None => default_key_value_heads,
+            None => architecture.num_key_value_heads.unwrap_or(num_attention_heads),
         };
         let head_dim = match fields.get_some("head_dim") {
             Some(_) => fields.size("head_dim")?,
-            None if family == Family::Qwen3 => 128,
-            None => hidden_size / num_attention_heads,
+            None => architecture.head_dim.unwrap_or(hidden_size / num_attention_heads),
         };
-        let default_max_position_embeddings = match family {
-            Family::Llama => 2048,
-            Family::Mistral => 4096 * 32,
-            Family::Qwen2 | Family::Qwen3 => 32768,
-        };
-        let max_position_embeddings = fields.integer_or("max_position_embeddings", default_max_position_embeddings)?;
+        let max_position_embeddings =
+            fields.integer_or("max_position_embeddings", architecture.max_position_embeddings)?;
         let (rope_theta, rope_scaling) = rope(&fields, max_position_embeddings)?;
-        let (sliding_window, sliding_layers) = sliding(&fields, family, num_hidden_layers as usize)?;
+        let (sliding_window, sliding_layers) =
+            sliding(&fields, architecture.sliding_window, num_hidden_layers as usize)?;
         let config = ModelConfig {
-            family,
+            architecture,
             vocab_size: fields.size("vocab_size")?,
             hidden_size,
             intermediate_size: fields.size("intermediate_size")?,
@@ -178,12 +152,9 @@ impl ModelConfig {
             rms_norm_eps: fields.number_or("rms_norm_eps", 1e-6)?,
             rope_theta,
             rope_scaling,
-            attention_bias: match family {
-                Family::Llama | Family::Qwen3 => fields.flag_or("attention_bias", false)?,
-                Family::Qwen2 => true,
-                Family::Mistral => false,
-            },
-            mlp_bias: family == Family::Llama && fields.flag_or("mlp_bias", false)?,
+            qkv_bias: has_bias(&fields, architecture.qkv_bias)?,
+            o_proj_bias: has_bias(&fields, architecture.o_proj_bias)?,
+            mlp_bias: has_bias(&fields, architecture.mlp_bias)?,
             tie_word_embeddings: fields.flag_or("tie_word_embeddings", false)?,
             sliding_window,
             sliding_layers,
@@ -198,18 +169,6 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Whether the output projection of attention has a bias: not so in Qwen 2, whose q, k and v have one.
-    #[must_use]
-    pub fn o_proj_bias(&self) -> bool {
-        self.attention_bias && self.family != Family::Qwen2
-    }
-
-    /// Whether queries and keys are normalised head by head.
-    #[must_use]
-    pub fn qk_norm(&self) -> bool {
-        self.family == Family::Qwen3
-    }
-
     fn check(&self, fields: &Fields) -> Result<(), ModelError> {
         let heads = self.num_attention_heads;
         if heads % self.num_key_value_heads != 0 {
@@ -220,7 +179,8 @@ impl ModelConfig {
         if fields.get_some("head_dim").is_none() && self.hidden_size % heads != 0 {
             let hidden_size = self.hidden_size;
             return Err(fields.error(format!(
-                "`hidden_size` = {hidden_size} is no multiple of `num_attention_heads` = {heads}, and there is no `head_dim`"
+                "`hidden_size` = {hidden_size} is not a multiple of `num_attention_heads` = {heads}, and there is no \
+                 `head_dim`"
             )));
         }
         if self.head_dim % 2 != 0 {
@@ -230,25 +190,33 @@ impl ModelConfig {
     }
 }
 
-/// By `architectures`, else by `model_type`; refuses others by name.
-fn family(fields: &Fields) -> Result<Family, ModelError> {
-    let architecture = fields.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
+/// Finds the family by `architectures`, or by `model_type` if that is absent.
+fn architecture(fields: &Fields) -> Result<&'static Architecture, ModelError> {
+    let class_name = fields.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
     let model_type = fields.get("model_type").and_then(Value::as_str);
-    let found = FAMILIES.iter().find(|(name, kind, _)| match architecture {
-        Some(architecture) => architecture == *name,
-        None => model_type == Some(*kind),
+    let found = families::ALL.into_iter().find(|architecture| match class_name {
+        Some(class_name) => class_name == architecture.class_name,
+        None => model_type == Some(architecture.model_type),
     });
-    if let Some((_, _, family)) = found {
-        return Ok(*family);
+    if let Some(architecture) = found {
+        return Ok(architecture);
     }
-    let Some(name) = architecture.or(model_type) else {
+    let Some(name) = class_name.or(model_type) else {
         return Err(fields.error("it has neither `architectures` nor `model_type`".into()));
     };
-    let supported = FAMILIES.map(|(name, _, _)| name).join(", ");
+    let supported = families::ALL.map(|architecture| architecture.class_name).join(", ");
     Err(fields.unsupported(format!("architecture {name}"), format!("supported are {supported}")))
 }
 
-/// Features that change what the model computes, and that the decoder does not have.
+fn has_bias(fields: &Fields, bias: Bias) -> Result<bool, ModelError> {
+    match bias {
+        Bias::Never => Ok(false),
+        Bias::Always => Ok(true),
+        Bias::Field(name) => fields.flag_or(name, false),
+    }
+}
+
+/// Rejects features that change what the model computes and that the decoder does not have.
 fn refuse_unsupported(fields: &Fields) -> Result<(), ModelError> {
     if let Some(activation) = fields.get_some("hidden_act")
         && !matches!(activation.as_str(), Some("silu" | "swish"))
@@ -265,7 +233,7 @@ fn refuse_unsupported(fields: &Fields) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// `rope_parameters`, or `rope_theta` and `rope_scaling`.
+/// Reads the base and the scaling of the rotary frequencies, from `rope_parameters` or `rope_theta` and `rope_scaling`.
 fn rope(fields: &Fields, max_position_embeddings: i64) -> Result<(f64, RopeScaling), ModelError> {
     let nested = fields.object("rope_scaling")?.filter(|nested| !nested.is_empty());
     let nested = match nested {
@@ -303,19 +271,18 @@ fn rope(fields: &Fields, max_position_embeddings: i64) -> Result<(f64, RopeScali
     Ok((theta, scaling))
 }
 
-/// The window, and which layers slide.
-fn sliding(fields: &Fields, family: Family, num_layers: usize) -> Result<(Option<i64>, Vec<bool>), ModelError> {
-    let window = match family {
-        Family::Llama => None,
-        Family::Mistral => fields.nullable_integer_or("sliding_window", 4096)?,
-        Family::Qwen2 | Family::Qwen3 if !fields.flag_or("use_sliding_window", false)? => None,
-        Family::Qwen2 | Family::Qwen3 => fields.nullable_integer_or("sliding_window", 4096)?,
+/// Returns the window, and for each layer whether its attention is sliding.
+fn sliding(fields: &Fields, rule: SlidingWindow, num_layers: usize) -> Result<(Option<i64>, Vec<bool>), ModelError> {
+    let window = match rule {
+        SlidingWindow::Never => None,
+        SlidingWindow::SomeLayers if !fields.flag_or("use_sliding_window", false)? => None,
+        SlidingWindow::EveryLayer | SlidingWindow::SomeLayers => fields.nullable_integer_or("sliding_window", 4096)?,
     };
     let Some(window) = window else { return Ok((None, vec![false; num_layers])) };
     if window < 1 {
         return Err(fields.error(format!("`sliding_window` = {window} must be positive or null")));
     }
-    if family == Family::Mistral {
+    if rule == SlidingWindow::EveryLayer {
         return Ok((Some(window), vec![true; num_layers]));
     }
     let Some(layer_types) = fields.get_some("layer_types") else {
@@ -350,7 +317,7 @@ fn dtype(fields: &Fields) -> Option<Kind> {
     }
 }
 
-/// The name of a dtype in `config.json`; `None` for those that no model is of.
+/// Returns the name of a dtype in `config.json`; `None` if models do not have this dtype.
 #[must_use]
 pub fn dtype_name(kind: Kind) -> Option<&'static str> {
     match kind {

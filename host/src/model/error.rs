@@ -1,18 +1,18 @@
-//! What can go wrong with a model, as sentences.
+//! Errors of models and adapters.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::atomic::WriteError;
-use crate::safetensors::SafetensorsError;
+use crate::files::atomic::WriteError;
+use crate::files::safetensors::SafetensorsError;
 
-/// A model or adapter could not be read, run or written.
+/// Reading, running or writing a model or adapter failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The path is no folder.
+    /// The path is not a folder.
     #[error("{} is not a folder; give a model folder with config.json and safetensors weights", folder.display())]
     NoFolder {
-        /// What was given.
+        /// The path.
         folder: PathBuf,
     },
     /// The folder lacks a file.
@@ -20,9 +20,9 @@ pub enum ModelError {
     NoFile {
         /// The model's or adapter's folder.
         folder: PathBuf,
-        /// What it lacks.
+        /// The missing file.
         file: &'static str,
-        /// What to do.
+        /// How to fix it.
         way_out: &'static str,
     },
     /// A file could not be read.
@@ -30,25 +30,25 @@ pub enum ModelError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// A JSON file does not parse, lacks a field, or has one of a wrong type.
+    /// A JSON file is not valid, lacks a field, or has a field of a wrong type.
     #[error("{}: {message}", path.display())]
     Json {
         /// The file.
         path: PathBuf,
-        /// Which field, what was found, what is expected.
+        /// The field, what was found and what is expected.
         message: String,
     },
-    /// Something that the file asks for is not supported.
+    /// A file asks for a feature that is not supported.
     #[error("{}: {feature} is not supported; {way_out}", path.display())]
     Unsupported {
         /// The file.
         path: PathBuf,
         /// The field and its value.
         feature: String,
-        /// What is supported.
+        /// What is supported instead.
         way_out: String,
     },
     /// The weights lack a tensor.
@@ -61,7 +61,7 @@ pub enum ModelError {
         /// Its shape according to config.json.
         shape: Vec<i64>,
     },
-    /// The weights have a tensor that the model has no place for.
+    /// The weights have a tensor that is not a parameter of the model.
     #[error("{} has a tensor `{tensor}` that a model of this config.json does not have", file.display())]
     UnexpectedTensor {
         /// The file.
@@ -69,14 +69,14 @@ pub enum ModelError {
         /// The tensor.
         tensor: String,
     },
-    /// A tensor has another shape than the configuration says.
+    /// A tensor's shape differs from that of the configuration.
     #[error("{}: tensor `{tensor}` has shape {found:?}, but {source_of_shape} calls for {expected:?}", file.display())]
     TensorShape {
         /// The file.
         file: PathBuf,
         /// The tensor.
         tensor: String,
-        /// What `expected` follows from.
+        /// The file that determines the expected shape.
         source_of_shape: String,
         /// The shape that was expected.
         expected: Vec<i64>,
@@ -90,10 +90,10 @@ pub enum ModelError {
         adapter: PathBuf,
         /// The model's folder.
         model: PathBuf,
-        /// Where they differ.
+        /// How they differ.
         message: String,
     },
-    /// A request that the model cannot follow.
+    /// A call with arguments that the model cannot take.
     #[error("{0}")]
     Request(String),
     /// A safetensors file could not be read or written.
@@ -102,7 +102,7 @@ pub enum ModelError {
     /// A file or folder could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// libtorch refused: out of memory, most likely.
+    /// An error from libtorch, most likely out of memory.
     #[error("libtorch failed in the model: {0}")]
     Torch(String),
 }

@@ -1,54 +1,54 @@
-//! What a forward pass is given, and what its shape allows.
+//! Inputs of a forward pass, and how sequences are laid out in them.
 
 use tch::{Device, Kind, Tensor};
 
 use super::ModelError;
-use super::segments::PackedRow;
+use super::layers::packed_row::PackedRow;
 
-/// Tokens in rows, as the collator lays them out; on any device.
+/// Rows of tokens as the collator lays them out, on any device.
 ///
 /// # Shapes
 ///
-/// All [R, T] int64 but λ, as in the ABI's `Batch`.
+/// [R, T] int64, except λ; as in the ABI's `Batch`.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelInputs<'a> {
     /// Token ids.
     pub input_ids: &'a Tensor,
     /// Position of each token in its own sequence.
     pub position_ids: &'a Tensor,
-    /// Which prompt a token belongs to, −1 at padding.
+    /// Number of the prompt that a token belongs to; −1 at padding.
     pub prompt_ids: &'a Tensor,
-    /// Which sequence a response token belongs to, −1 at prompt tokens and padding.
+    /// Number of the sequence that a response token belongs to; −1 at prompt tokens and padding.
     pub sequence_ids: &'a Tensor,
-    /// [B, M] float, λ of each prompt: what a λ-adapter reads, and nothing else.
+    /// [B, M] float, λ of each prompt; read only by λ-adapters.
     pub lambda: Option<&'a Tensor>,
 }
 
-/// What the attention needs to know of the rows.
+/// How sequences are laid out in the rows, from which attention chooses its mask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
-    /// Every row is one sequence from its first token, and padding after it: plain causal attention is exact.
+    /// Each row is one sequence followed by padding, so that causal attention without a mask is exact.
     pub(super) one_sequence_per_row: bool,
     /// One more than the last position.
     pub(super) num_positions: i64,
-    /// How prompts and responses lie in each row; None where one of them is not packed as the collator packs.
+    /// How prompts and responses are packed in each row; None if a row is not packed as the collator packs.
     pub(super) packed_rows: Option<Vec<PackedRow>>,
 }
 
 impl ModelInputs<'_> {
-    /// Checks shapes, dtypes and token ids, and looks at how sequences lie in the rows.
+    /// Checks shapes, dtypes and token ids, and determines the layout of the rows.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Request`] with the first thing that does not fit: an id beyond the vocabulary would end the process on
-    /// CUDA.
+    /// Returns [`ModelError::Request`] for the first input that is invalid. Without the check, an id outside the
+    /// vocabulary would abort the process on CUDA.
     pub(super) fn check(&self, vocab_size: i64) -> Result<Layout, ModelError> {
         let size = self.input_ids.size();
         let &[num_rows, num_tokens] = size.as_slice() else {
             return Err(ModelError::Request(format!("`input_ids` must have shape [rows, tokens], found {size:?}")));
         };
         if num_rows == 0 || num_tokens == 0 {
-            return Err(ModelError::Request(format!("`input_ids` of shape {size:?} holds no token")));
+            return Err(ModelError::Request(format!("`input_ids` of shape {size:?} has no tokens")));
         }
         let input_ids = self.values("input_ids", self.input_ids)?;
         let position_ids = self.values("position_ids", self.position_ids)?;
@@ -87,7 +87,7 @@ impl ModelInputs<'_> {
     }
 }
 
-/// Whether a row is a prompt, then tokens of one sequence, then padding.
+/// Returns whether a row is a prompt, then tokens of one sequence, then padding.
 fn is_one_sequence(prompts: &[i64], sequences: &[i64]) -> bool {
     let length = prompts.iter().position(|&prompt| prompt == -1).unwrap_or(prompts.len());
     let (prompts, padding) = prompts.split_at(length);
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_of_one_sequence_are_told_from_packed_ones() {
+    fn rows_of_one_sequence_are_recognised() {
         assert!(is_one_sequence(&[0, 0, 0, 0], &[-1, -1, 7, 7]));
         assert!(is_one_sequence(&[3, 3, 3, -1], &[-1, 2, 2, -1]));
         assert!(is_one_sequence(&[-1, -1], &[-1, -1]));

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::ModelError;
 
-/// A JSON object and the file it stands in.
+/// A JSON object and the path of its file.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a> {
     path: &'a Path,
@@ -37,39 +37,39 @@ impl<'a> Fields<'a> {
         self.map.is_empty()
     }
 
-    /// A field, null included.
+    /// Returns a field, which may be null.
     pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         self.map.get(name)
     }
 
-    /// A field that is not null.
+    /// Returns a field if it is present and not null.
     pub(super) fn get_some(&self, name: &str) -> Option<&'a Value> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    /// A required integer above 0.
+    /// Returns a required integer above 0.
     pub(super) fn size(&self, name: &str) -> Result<i64, ModelError> {
         let value = self.get(name).and_then(Value::as_i64).filter(|&value| value > 0);
         value.ok_or_else(|| self.expected(name, "a positive integer"))
     }
 
-    /// A required number.
+    /// Returns a required number.
     pub(super) fn number(&self, name: &str) -> Result<f64, ModelError> {
         self.get(name).and_then(Value::as_f64).ok_or_else(|| self.expected(name, "a number"))
     }
 
-    /// A number, `default` where absent or null.
+    /// Returns a number, or `default` if it is absent or null.
     pub(super) fn number_or(&self, name: &str, default: f64) -> Result<f64, ModelError> {
         self.get_some(name).map_or(Ok(default), |_| self.number(name))
     }
 
-    /// An integer, `default` where absent or null.
+    /// Returns an integer, or `default` if it is absent or null.
     pub(super) fn integer_or(&self, name: &str, default: i64) -> Result<i64, ModelError> {
         let Some(value) = self.get_some(name) else { return Ok(default) };
         value.as_i64().ok_or_else(|| self.expected(name, "an integer"))
     }
 
-    /// An integer, `default` where absent, `None` where null.
+    /// Returns an integer, `default` if it is absent, `None` if it is null.
     pub(super) fn nullable_integer_or(&self, name: &str, default: i64) -> Result<Option<i64>, ModelError> {
         match self.get(name) {
             Some(Value::Null) => Ok(None),
@@ -77,13 +77,13 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A boolean, `default` where absent or null.
+    /// Returns a boolean, or `default` if it is absent or null.
     pub(super) fn flag_or(&self, name: &str, default: bool) -> Result<bool, ModelError> {
         let Some(value) = self.get_some(name) else { return Ok(default) };
         value.as_bool().ok_or_else(|| self.expected(name, "true or false"))
     }
 
-    /// One integer or a list of them; empty where absent or null.
+    /// Returns the integers of a field that is one integer or a list; none if it is absent or null.
     pub(super) fn integers(&self, name: &str) -> Result<Vec<i64>, ModelError> {
         let values = match self.get_some(name) {
             None => return Ok(Vec::new()),
@@ -94,7 +94,7 @@ impl<'a> Fields<'a> {
         integers.ok_or_else(|| self.expected(name, "an integer or a list of integers"))
     }
 
-    /// An object within; `None` where absent or null.
+    /// Returns a nested object; `None` if it is absent or null.
     pub(super) fn object(&self, name: &str) -> Result<Option<Fields<'a>>, ModelError> {
         match self.get_some(name) {
             None => Ok(None),

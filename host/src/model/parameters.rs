@@ -1,4 +1,4 @@
-//! The parameters that a configuration calls for: names, shapes, and where their values come from.
+//! The parameters of a model: their names and shapes from the configuration, and their values, loaded or initialised.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ use tch::{Device, Kind, Tensor};
 use super::ModelError;
 use super::config::ModelConfig;
 use super::random::Random;
-use crate::safetensors::SafetensorsFile;
+use crate::files::safetensors::SafetensorsFile;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const LM_HEAD: &str = "lm_head.weight";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// Parameters by their checkpoint names, in the order of Transformers' `named_parameters`.
+/// Parameters by their names in the checkpoint, in the order of Transformers' `named_parameters`.
 pub(super) type Parameters = IndexMap<String, Tensor>;
 
-/// Names and shapes of all parameters of a model.
+/// Returns names and shapes of all parameters of a model.
 pub(super) fn shapes(config: &ModelConfig) -> IndexMap<String, Vec<i64>> {
     let hidden = config.hidden_size;
     let query = config.num_attention_heads * config.head_dim;
@@ -33,14 +33,14 @@ pub(super) fn shapes(config: &ModelConfig) -> IndexMap<String, Vec<i64>> {
                 shapes.insert(format!("model.layers.{layer}.{name}.bias"), vec![num_outputs]);
             }
         };
-        linear("self_attn.q_proj", query, hidden, config.attention_bias);
-        linear("self_attn.k_proj", key_value, hidden, config.attention_bias);
-        linear("self_attn.v_proj", key_value, hidden, config.attention_bias);
-        linear("self_attn.o_proj", hidden, query, config.o_proj_bias());
+        linear("self_attn.q_proj", query, hidden, config.qkv_bias);
+        linear("self_attn.k_proj", key_value, hidden, config.qkv_bias);
+        linear("self_attn.v_proj", key_value, hidden, config.qkv_bias);
+        linear("self_attn.o_proj", hidden, query, config.o_proj_bias);
         let mut norm = |name: &str, size: i64| {
             shapes.insert(format!("model.layers.{layer}.{name}.weight"), vec![size]);
         };
-        if config.qk_norm() {
+        if config.architecture.qk_norm {
             norm("self_attn.q_norm", config.head_dim);
             norm("self_attn.k_norm", config.head_dim);
         }
@@ -66,10 +66,10 @@ pub(super) fn shapes(config: &ModelConfig) -> IndexMap<String, Vec<i64>> {
     shapes
 }
 
-/// New parameters as Transformers initialises them: norms 1, biases 0, the padding token's embedding 0, all others normal
+/// Initialises parameters as Transformers does: norms 1, biases 0, the padding token's embedding 0, all others normal
 /// with standard deviation `initializer_range`.
 ///
-/// The values depend on `seed` and the model alone, not on the device or its dtype (which rounds them).
+/// The values depend only on `seed` and the configuration, not on the device; the dtype rounds them.
 pub(super) fn random(config: &ModelConfig, device: Device, kind: Kind, seed: u64) -> Result<Parameters, ModelError> {
     let mut parameters = Parameters::new();
     for (stream, (name, shape)) in shapes(config).into_iter().enumerate() {
@@ -88,9 +88,9 @@ pub(super) fn random(config: &ModelConfig, device: Device, kind: Kind, seed: u64
     Ok(parameters)
 }
 
-/// Reads the safetensors weights of a model folder, one file or several with an index.
+/// Loads the safetensors weights of a model folder, from one file or from several files with an index.
 ///
-/// Every name and shape is checked before the first value is read.
+/// All names and shapes are checked before any value is read.
 pub(super) fn load(folder: &Path, config: &ModelConfig, device: Device, kind: Kind) -> Result<Parameters, ModelError> {
     let (listing, paths) = weight_files(folder)?;
     let files = paths.iter().map(|path| SafetensorsFile::open(path)).collect::<Result<Vec<_>, _>>()?;
@@ -109,7 +109,7 @@ pub(super) fn load(folder: &Path, config: &ModelConfig, device: Device, kind: Ki
                         found,
                     });
                 }
-                // Old checkpoints of Llama hold the rotary frequencies, which follow from config.json.
+                // Old checkpoints of Llama contain the rotary frequencies, which config.json determines.
                 None if name.ends_with(".rotary_emb.inv_freq") => {}
                 None if name == LM_HEAD => check_tied(path, file, &files)?,
                 None => return Err(ModelError::UnexpectedTensor { file: path.clone(), tensor: name }),
@@ -130,7 +130,7 @@ pub(super) fn load(folder: &Path, config: &ModelConfig, device: Device, kind: Ki
     Ok(parameters)
 }
 
-/// Some programs write the head of a tied model; it is left out where it is the embedding indeed.
+/// Some programs write the LM head of a tied model too; it is ignored if it equals the embedding.
 fn check_tied(path: &Path, file: &SafetensorsFile, files: &[SafetensorsFile]) -> Result<(), ModelError> {
     let embedding = files.iter().find(|file| file.shape(EMBEDDING).is_some()).map(|file| file.read(EMBEDDING));
     let head = file.read(LM_HEAD)?;
@@ -146,7 +146,7 @@ fn check_tied(path: &Path, file: &SafetensorsFile, files: &[SafetensorsFile]) ->
     })
 }
 
-/// The file that lists the tensors (for messages), and the files that hold them.
+/// Returns the file that lists the tensors (for error messages), and the files that contain them.
 fn weight_files(folder: &Path) -> Result<(PathBuf, Vec<PathBuf>), ModelError> {
     let single = folder.join("model.safetensors");
     if single.exists() {
@@ -169,7 +169,9 @@ fn weight_files(folder: &Path) -> Result<(PathBuf, Vec<PathBuf>), ModelError> {
     let map = map.ok_or_else(|| json_error("it has no `weight_map` object".into()))?;
     let mut names = map
         .iter()
-        .map(|(tensor, file)| file.as_str().ok_or_else(|| json_error(format!("`weight_map.{tensor}` is no file name"))))
+        .map(|(tensor, file)| {
+            file.as_str().ok_or_else(|| json_error(format!("`weight_map.{tensor}` is not a file name")))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     names.sort_unstable();
     names.dedup();
@@ -177,13 +179,13 @@ fn weight_files(folder: &Path) -> Result<(PathBuf, Vec<PathBuf>), ModelError> {
     Ok((index.clone(), paths))
 }
 
-/// A parameter by name.
+/// Returns a parameter by its name.
 pub(super) fn get(parameters: &Parameters, name: &str) -> Result<Tensor, ModelError> {
     let found = parameters.get(name).map(Tensor::shallow_clone);
     found.ok_or_else(|| ModelError::Request(format!("the model has no parameter `{name}`")))
 }
 
-/// The embedding, and the LM head (the same tensor where they are tied).
+/// Returns the embedding and the LM head, which are the same tensor if they are tied.
 pub(super) fn embedding_and_head(parameters: &Parameters) -> Result<(Tensor, Tensor), ModelError> {
     let embedding = get(parameters, EMBEDDING)?;
     let head = parameters.get(LM_HEAD).unwrap_or(&embedding).shallow_clone();

@@ -1,4 +1,4 @@
-//! Random numbers of the host's own: the same on every device, and apart from libtorch's generator.
+//! Random numbers that are the same on all devices and independent of libtorch's generator.
 
 use std::f64::consts::TAU;
 
@@ -6,30 +6,30 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use tch::Tensor;
 
-/// A generator for one purpose of a seed.
+/// A random number generator: one stream of a seed.
 pub(crate) struct Random(ChaCha12Rng);
 
 impl Random {
-    /// Streams of one seed are independent of each other.
+    /// Creates a generator. The streams of a seed are independent of each other.
     pub(crate) fn new(seed: u64, stream: u64) -> Random {
         let mut generator = ChaCha12Rng::seed_from_u64(seed);
         generator.set_stream(stream);
         Random(generator)
     }
 
-    /// Uniform in [0, 1).
+    /// Draws a number uniformly from [0, 1).
     pub(crate) fn unit(&mut self) -> f64 {
         (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Float32 values, uniform within ±`bound`.
+    /// Draws float32 values uniformly within ±`bound`.
     pub(crate) fn uniform(&mut self, shape: &[i64], bound: f64) -> Result<Tensor, tch::TchError> {
         let numel = shape.iter().product::<i64>() as usize;
         let values: Vec<f32> = (0..numel).map(|_| ((2.0 * self.unit() - 1.0) * bound) as f32).collect();
         Tensor::f_from_slice(&values)?.f_view(shape)
     }
 
-    /// Float32 values, normal with mean 0 (Box and Muller's pairs).
+    /// Draws normal float32 values with mean 0, by the Box–Muller transform.
     pub(crate) fn normal(&mut self, shape: &[i64], standard_deviation: f64) -> Result<Tensor, tch::TchError> {
         let numel = shape.iter().product::<i64>() as usize;
         let mut values = Vec::with_capacity(numel + 1);
@@ -43,9 +43,17 @@ impl Random {
     }
 }
 
-/// A seed of its own for each `index` under `seed` (the finaliser of SplitMix64).
-pub(super) fn mix(seed: u64, index: u64) -> u64 {
-    let mut z = seed.wrapping_add((index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+/// The increment of SplitMix64's state: 2⁶⁴ divided by the golden ratio.
+const INCREMENT: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// Returns a separate seed for each `index`: output number `index` of SplitMix64, seeded with `seed`.
+pub(super) fn seed_at(seed: u64, index: u64) -> u64 {
+    split_mix64(seed.wrapping_add(index.wrapping_mul(INCREMENT)))
+}
+
+/// Returns the output of the generator SplitMix64 in this state (Steele, Lea and Flood 2014).
+pub(crate) fn split_mix64(state: u64) -> u64 {
+    let mut z = state.wrapping_add(INCREMENT);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
@@ -61,6 +69,13 @@ mod tests {
         let Ok(values) = values else { panic!("{values:?}") };
         assert!(values.mean(None).double_value(&[]).abs() < 3e-4);
         assert!((values.std(false).double_value(&[]) - 0.02).abs() < 2e-4);
+    }
+
+    #[test]
+    fn seeds_are_those_of_split_mix64() {
+        // The first outputs of Vigna's splitmix64.c, seeded with 1234567.
+        let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        assert_eq!([0, 1, 2].map(|index| seed_at(1_234_567, index)), expected);
     }
 
     #[test]

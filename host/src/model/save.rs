@@ -6,16 +6,18 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use tch::Tensor;
 
+use super::ModelError;
+use super::adapter::peft_file;
+use super::causal_lm::Model;
 use super::config::dtype_name;
-use super::{Model, ModelError, adapter_file};
-use crate::{atomic, safetensors};
+use crate::files::{atomic, safetensors};
 
-/// Larger models are written in several files.
+/// Larger models are written in several files of at most this size, the default of `save_pretrained` in Transformers 4.
 const MAX_SHARD_BYTES: usize = 5_000_000_000;
 
 const GENERATION_FILE: &str = "generation_config.json";
 
-/// Files of a model folder that are carried over as they are, where they exist.
+/// Files of a model folder that are copied unchanged, if they exist.
 const CARRIED_FILES: [&str; 10] = [
     GENERATION_FILE,
     "tokenizer.json",
@@ -32,16 +34,16 @@ const CARRIED_FILES: [&str; 10] = [
 impl Model {
     /// Writes the model as a folder in Hugging Face's format; tokenizer and generation files come from `source_folder`.
     ///
-    /// The folder appears whole or not at all, in exchange for one that stands there. A tied LM head is left out.
+    /// The folder is written atomically and replaces an existing one. A tied LM head is not written.
     ///
     /// # Errors
     ///
-    /// [`ModelError`] when the model has an adapter that is not merged, or the disk refuses; what stood at `folder` then
-    /// still does.
+    /// Returns a [`ModelError`] if the model has an adapter that is not merged, or writing fails; an existing `folder`
+    /// is then unchanged.
     pub fn save(&self, folder: &Path, source_folder: &Path) -> Result<(), ModelError> {
         if self.has_adapter() {
             return Err(ModelError::Request(
-                "a model with an adapter cannot be saved as a whole; merge the adapter first or save it by itself"
+                "a model with an adapter cannot be saved as a whole; merge the adapter first, or save only the adapter"
                     .into(),
             ));
         }
@@ -51,12 +53,12 @@ impl Model {
         Ok(parts.commit()?)
     }
 
-    /// Writes into `folder` all of a model folder but its weights: `config.json` as the model was made from it, with the
-    /// dtype that the weights have now; tokenizer, chat template and generation files of `source_folder`.
+    /// Writes all files of a model folder except the weights into `folder`: `config.json` with the dtype that the
+    /// weights have now, and the tokenizer, chat template and generation files of `source_folder`.
     ///
     /// # Errors
     ///
-    /// [`ModelError`] when a file of the source cannot be read, or the disk refuses.
+    /// Returns a [`ModelError`] if a file of the source cannot be read, or writing fails.
     pub fn write_companions(&self, folder: &Path, source_folder: &Path) -> Result<(), ModelError> {
         write_json(&folder.join("config.json"), &self.config_json())?;
         carry_files(source_folder, folder)?;
@@ -64,21 +66,21 @@ impl Model {
         if generation.exists() { Ok(()) } else { write_json(&generation, &self.generation_json()) }
     }
 
-    /// Writes the adapter as a folder in PEFT's format, which appears whole or not at all.
+    /// Writes the adapter as a folder in PEFT's format, atomically.
     ///
-    /// `base_name` is what PEFT will call the base model: its folder or hub name.
+    /// `base_name` is the base model's folder or hub name, for PEFT.
     ///
     /// # Errors
     ///
-    /// [`ModelError`] when there is no adapter, or the disk refuses.
+    /// Returns a [`ModelError`] if there is no adapter, or writing fails.
     pub fn save_adapter(&self, folder: &Path, base_name: &str) -> Result<(), ModelError> {
         let Some(adapter) = &self.adapter else {
             return Err(ModelError::Request("the model has no adapter to save".into()));
         };
-        adapter_file::write(folder, &adapter.config, &adapter.parameters, base_name)
+        peft_file::write(folder, &adapter.config, &adapter.parameters, base_name)
     }
 
-    /// The source's `config.json` with the dtype of the weights, in the spelling that it has.
+    /// Returns the source's `config.json` with the dtype of the weights, in the spelling of the source.
     fn config_json(&self) -> Map<String, Value> {
         let mut json = self.config.source.clone();
         if let Some(name) = dtype_name(self.kind) {
@@ -93,7 +95,7 @@ impl Model {
         json
     }
 
-    /// What Transformers makes of `config.json` where a folder has no generation file.
+    /// Returns the generation config that Transformers derives from `config.json` if a folder has no such file.
     fn generation_json(&self) -> Map<String, Value> {
         let mut json = Map::new();
         json.insert("_from_model_config".into(), true.into());
@@ -105,7 +107,7 @@ impl Model {
         json
     }
 
-    /// `model.safetensors`, or numbered files and their index.
+    /// Writes `model.safetensors`, or numbered files and their index.
     fn write_weights(&self, folder: &Path, max_shard_bytes: usize) -> Result<(), ModelError> {
         let mut shards: Vec<Vec<(&str, &Tensor)>> = vec![Vec::new()];
         let (mut shard_bytes, mut total_bytes) = (0, 0);
@@ -139,11 +141,11 @@ impl Model {
     }
 }
 
-/// Copies tokenizer, chat template and generation files, as far as the source has them.
+/// Copies those tokenizer, chat template and generation files that the source has.
 ///
 /// # Errors
 ///
-/// [`ModelError`] when one of them cannot be read, or the disk refuses.
+/// Returns a [`ModelError`] if one of them cannot be read, or writing fails.
 pub fn carry_files(source_folder: &Path, folder: &Path) -> Result<(), ModelError> {
     for name in CARRIED_FILES {
         let source = source_folder.join(name);
@@ -155,11 +157,11 @@ pub fn carry_files(source_folder: &Path, folder: &Path) -> Result<(), ModelError
     Ok(())
 }
 
-/// Writes a chat template that takes the place of the tokenizer's own into a model's or adapter's folder.
+/// Writes a chat template, which overrides the tokenizer's own, into a model's or adapter's folder.
 ///
 /// # Errors
 ///
-/// [`ModelError`] when the template cannot be read, or the disk refuses.
+/// Returns a [`ModelError`] if the template cannot be read, or writing fails.
 pub fn write_chat_template(template: &Path, folder: &Path) -> Result<(), ModelError> {
     let text = fs::read(template).map_err(ModelError::read(template))?;
     Ok(atomic::write(&folder.join("chat_template.jinja"), &text)?)

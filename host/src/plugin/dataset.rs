@@ -1,4 +1,4 @@
-//! Stages 1 to 4 behind one handle: record files → batches.
+//! Stages 1 to 4 behind one handle: from record files to batches.
 
 use std::ffi::c_void;
 use std::ops::ControlFlow;
@@ -9,21 +9,25 @@ use lambda_dpo_abi as abi;
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
-use super::load::{answer, call, handle, lend_str, lend_strs, no_bytes, parse, path_strings, take};
-use super::{CacheUse, CollateOptions, DatasetOptions, Plugin, PluginError, Report, Tokenizer};
+use super::call::{answer, call, handle, lend_str, lend_strs, no_bytes, outputs, parse, path_strings, take, zeroed};
+use super::error::PluginError;
+use super::load::Plugin;
+use super::options::{CacheUse, CollateOptions, DatasetOptions};
+use super::report::Report;
+use super::tokenizer::Tokenizer;
 
 pub use lambda_dpo_abi::PREFETCH_CAPACITY;
 
-/// What a sampler needs to know of a sample.
+/// A sample as a sampler sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampleInfo {
-    /// Position of its record in the concatenated inputs.
+    /// Index of its record in the concatenated inputs.
     pub record_index: u64,
     /// N.
     pub num_responses: usize,
     /// Tokens of the prompt and all responses.
     pub num_tokens: usize,
-    /// Of its tokens and their targets: all that log-probs are a function of besides the model.
+    /// Hash of its tokens and targets, on which its log-probs depend besides the model.
     pub content_hash: u128,
 }
 
@@ -32,18 +36,19 @@ handle!(
     Dataset, abi::Dataset, dataset_free, info: DatasetInfo, samples: Vec<SampleInfo>
 );
 
-// SAFETY: the table allows any number of threads at once on a dataset.
+// SAFETY: the ABI allows any number of threads to use a dataset at once.
 unsafe impl Send for Dataset {}
 // SAFETY: as above.
 unsafe impl Sync for Dataset {}
 
 impl Plugin {
-    /// Reads, converts and tokenises record files, or takes what an earlier opening left in the cache; `progress` hears of
-    /// records done and, where known, their total.
+    /// Reads, converts and tokenises record files, or takes the result of an earlier opening from the cache; `progress` is
+    /// called with the number of records done and their total, 0 if that is not known.
     ///
     /// # Errors
-    /// A record that does not parse, a tokenizer without a template, a full disk; [`PluginError::is_cancelled`] where
-    /// `progress` broke off.
+    ///
+    /// Returns an error if a record does not parse, the tokenizer has no template or the disk is full, and one that
+    /// [`is_cancelled`](PluginError::is_cancelled) if `progress` breaks off.
     pub fn dataset(
         &self,
         paths: &[PathBuf],
@@ -55,7 +60,7 @@ impl Plugin {
         let paths = lend_strs(&paths);
         let cache_dir = path_strings(options.cache_dir.as_slice())?;
         let convert = options.convert.lend();
-        let tokenize = options.tokenize.lend();
+        let tokenize = options.tokenize.to_abi();
         let mut progress = progress;
         let options = abi::DatasetOptions {
             struct_size: size_of::<abi::DatasetOptions>(),
@@ -68,7 +73,7 @@ impl Plugin {
         let mut handle = std::ptr::null_mut();
         let open = self.api().dataset_open;
         let tokenizer = tokenizer.as_ptr();
-        // SAFETY: all arguments live through the call, which hears of progress on this thread alone.
+        // SAFETY: all arguments live through the call, which calls `progress` on this thread only.
         call(|error| unsafe { open(paths.as_ptr(), paths.len(), tokenizer, &options, &mut handle, error) })?;
         let handle = NonNull::new(handle).ok_or_else(|| answer("dataset_open", "no dataset"))?;
         let empty = Dataset { plugin: self.clone(), handle, info: DatasetInfo::default(), samples: Vec::new() };
@@ -76,17 +81,17 @@ impl Plugin {
     }
 }
 
-/// Carries the callback across the boundary; a panic in it must not unwind through C.
+/// Calls the callback from C, through which a panic must not unwind.
 unsafe extern "C" fn forward_progress(user: *mut c_void, done: u64, total: u64) -> i32 {
-    let told = std::panic::catch_unwind(|| {
+    let answer = std::panic::catch_unwind(|| {
         // SAFETY: `user` is the callback that `dataset` lent for the call.
         let progress = unsafe { &mut *user.cast::<&mut dyn FnMut(u64, u64) -> ControlFlow<()>>() };
         progress(done, total)
     });
-    i32::from(!matches!(told, Ok(ControlFlow::Continue(()))))
+    i32::from(!matches!(answer, Ok(ControlFlow::Continue(()))))
 }
 
-/// What the plugin says of a dataset as a whole.
+/// The answer of `dataset_info`.
 #[derive(Debug, Default, Deserialize)]
 struct DatasetInfo {
     dimensions: Vec<String>,
@@ -111,12 +116,12 @@ impl SampleInfo {
 }
 
 impl Dataset {
-    /// Fills in what the plugin says of the dataset.
+    /// Asks the plugin for the dataset's info and samples.
     fn described(mut self) -> Result<Self, PluginError> {
         let mut info = no_bytes();
         // SAFETY: the handle is alive.
         call(|error| unsafe { (self.plugin.api().dataset_info)(self.handle.as_ptr(), &mut info, error) })?;
-        self.info = parse(&self.plugin, info, "dataset_info")?;
+        self.info = parse(self.plugin.api(), info, "dataset_info")?;
         let mut samples = std::ptr::null_mut();
         // SAFETY: the handle is alive.
         call(|error| unsafe { (self.plugin.api().dataset_samples)(self.handle.as_ptr(), &mut samples, error) })?;
@@ -130,147 +135,136 @@ impl Dataset {
         Ok(self)
     }
 
-    /// Number of samples.
+    /// Returns the number of samples.
     pub fn len(&self) -> usize {
         self.samples.len()
     }
 
-    /// True where no record is left.
+    /// Returns true if there are no samples.
     pub fn is_empty(&self) -> bool {
         self.samples.is_empty()
     }
 
-    /// Names of the M dimensions.
+    /// Returns the names of the M dimensions.
     pub fn dimensions(&self) -> &[String] {
         &self.info.dimensions
     }
 
-    /// What was read and what was left out.
+    /// Returns counts of the records that were read and left out.
     pub fn report(&self) -> &Report {
         &self.info.report
     }
 
-    /// Tells other samples, or other targets of theirs, from the same.
+    /// Returns a hash of the samples and their targets.
     pub fn hash(&self) -> &str {
         &self.info.hash
     }
 
-    /// What came from the cache; None where there is none.
+    /// Returns how the cache was used; None without a cache.
     pub fn cache(&self) -> Option<&CacheUse> {
         self.info.cache.as_ref()
     }
 
-    /// The samples, in order.
+    /// Describes the use of the cache, if it was read or damaged.
+    pub fn describe_cache(&self) -> Option<String> {
+        let cache = self.cache()?;
+        let damage = cache
+            .damage
+            .as_ref()
+            .map(|problem| format!("{} is written again, because {problem}", cache.path.display()));
+        if cache.was_read { Some("tokens from the cache".to_owned()) } else { damage }
+    }
+
+    /// Returns the samples, in order.
     pub fn samples(&self) -> &[SampleInfo] {
         &self.samples
     }
 
-    /// Collates the samples at `indices`, with `lambda` `[B, M]` in rows, or takes what [`prefetch`](Self::prefetch) has
-    /// made of them.
+    /// Collates the samples at `indices` with `lambda` `[B, M]`, row-major, or takes the batch that
+    /// [`prefetch`](Self::prefetch) has collated.
     ///
     /// # Errors
-    /// An index out of range, a λ that is negative or not finite, or of a wrong length.
+    ///
+    /// Returns an error if an index is out of range, or if `lambda` is negative, not finite or of the wrong length.
     pub fn batch(&self, indices: &[usize], lambda: &[f64], options: &CollateOptions) -> Result<Batch, PluginError> {
         let indices = self.request(indices, lambda)?;
-        let options = options.lend();
-        Batch::fill(|batch, error| {
-            let make = self.plugin.api().dataset_batch;
-            let handle = self.handle.as_ptr();
-            // SAFETY: the handle is alive and all arguments live through the call.
-            unsafe { make(handle, indices.as_ptr(), indices.len(), lambda.as_ptr(), &options, batch, error) }
-        })
+        let options = options.to_abi();
+        let mut batch = zeroed!(abi::Batch);
+        let make = self.plugin.api().dataset_batch;
+        let handle = self.handle.as_ptr();
+        // SAFETY: the handle is alive and all arguments live through the call.
+        call(|error| unsafe {
+            make(handle, indices.as_ptr(), indices.len(), lambda.as_ptr(), &options, &mut batch, error)
+        })?;
+        Batch::take(&batch)
     }
 
-    /// Has a batch collated on the dataset's own thread, for a [`batch`](Self::batch) of the same arguments soon; at most
-    /// [`PREFETCH_CAPACITY`] of them at a time.
+    /// Starts to collate a batch on the dataset's own thread, for a later [`batch`](Self::batch) with the same arguments;
+    /// at most [`PREFETCH_CAPACITY`] at a time.
     ///
     /// # Errors
-    /// A λ of a wrong length; anything else is told by [`batch`](Self::batch).
+    ///
+    /// Returns an error if `lambda` has the wrong length; other errors are reported by [`batch`](Self::batch).
     pub fn prefetch(&self, indices: &[usize], lambda: &[f64], options: &CollateOptions) -> Result<(), PluginError> {
         let indices = self.request(indices, lambda)?;
-        let options = options.lend();
+        let options = options.to_abi();
         let ask = self.plugin.api().dataset_prefetch;
         let handle = self.handle.as_ptr();
         // SAFETY: the handle is alive and all arguments live through the call, which copies them.
         call(|error| unsafe { ask(handle, indices.as_ptr(), indices.len(), lambda.as_ptr(), &options, error) })
     }
 
-    /// The indices as the table takes them; the table reads M weights for each.
+    /// Converts the indices, and checks the length of `lambda`, of which the plugin reads M weights for each index.
     fn request(&self, indices: &[usize], lambda: &[f64]) -> Result<Vec<u64>, PluginError> {
         let expected = indices.len() * self.dimensions().len();
         if lambda.len() != expected {
-            let message = format!("λ holds {} values, the batch needs {expected}", lambda.len());
+            let message = format!("λ has {} values, but the batch needs {expected}", lambda.len());
             return Err(PluginError::Call { status: abi::STATUS_INVALID_ARGUMENT, message });
         }
         Ok(indices.iter().map(|index| *index as u64).collect())
     }
 }
 
-/// Declares [`Batch`] and its conversion in one place.
-macro_rules! batch {
-    ($($(#[$doc:meta])* $field:ident),* $(,)?) => {
-        /// Tensors on the CPU; fields, shapes and dtypes as in the ABI's `Batch`.
-        #[derive(Debug)]
-        pub struct Batch {
-            $($(#[$doc])* pub $field: Tensor,)*
-            /// Prompts with a dimension of positive weight.
-            pub num_contributing: u64,
-        }
-
-        impl Batch {
-            fn fill(
-                make: impl FnOnce(*mut abi::Batch, *mut abi::Error) -> abi::Status,
-            ) -> Result<Self, PluginError> {
-                let mut raw = abi::Batch {
-                    struct_size: size_of::<abi::Batch>(),
-                    $($field: std::ptr::null_mut(),)*
-                    num_contributing: 0,
-                };
-                call(|error| make(&mut raw, error))?;
-                Ok(Self {
-                    $($field: take(raw.$field, "dataset_batch")?,)*
-                    num_contributing: raw.num_contributing,
-                })
-            }
-        }
-    };
+outputs! {
+    /// Tensors on the CPU; fields, shapes and dtypes as in the ABI's `Batch`.
+    Batch, abi::Batch, "dataset_batch" {
+        /// `[R, T]`
+        input_ids: Tensor,
+        /// `[R, T]`
+        attention_mask: Tensor,
+        /// `[R, T]`
+        position_ids: Tensor,
+        /// `[R, T]`
+        labels: Tensor,
+        /// `[R, T]`
+        prompt_ids: Tensor,
+        /// `[R, T]`
+        sequence_ids: Tensor,
+        /// `[K]`
+        target_positions: Tensor,
+        /// `[K]`
+        target_ids: Tensor,
+        /// `[K]`
+        target_sequences: Tensor,
+        /// `[S]`
+        sequence_num_tokens: Tensor,
+        /// `[S]`
+        sequence_prompts: Tensor,
+        /// `[S]`
+        sequence_responses: Tensor,
+        /// `[B + 1]`
+        prompt_offsets: Tensor,
+        /// `[M, C]`
+        sequence_index: Tensor,
+        /// `[M, C]` float32
+        pi_target: Tensor,
+        /// `[M, C]` bool
+        target_mask: Tensor,
+        /// `[B, M]` float32
+        lambda: Tensor,
+        /// `[B]`
+        record_indices: Tensor,
+        /// Prompts with a dimension of positive weight.
+        num_contributing: u64,
+    }
 }
-
-batch!(
-    /// `[R, T]`
-    input_ids,
-    /// `[R, T]`
-    attention_mask,
-    /// `[R, T]`
-    position_ids,
-    /// `[R, T]`
-    labels,
-    /// `[R, T]`
-    prompt_ids,
-    /// `[R, T]`
-    sequence_ids,
-    /// `[K]`
-    target_positions,
-    /// `[K]`
-    target_ids,
-    /// `[K]`
-    target_sequences,
-    /// `[S]`
-    sequence_num_tokens,
-    /// `[S]`
-    sequence_prompts,
-    /// `[S]`
-    sequence_responses,
-    /// `[B + 1]`
-    prompt_offsets,
-    /// `[M, C]`
-    sequence_index,
-    /// `[M, C]` float32
-    pi_target,
-    /// `[M, C]` bool
-    target_mask,
-    /// `[B, M]` float32
-    lambda,
-    /// `[B]`
-    record_indices,
-);

@@ -1,19 +1,19 @@
-//! What a plugin call can fail with.
+//! Errors of the plugin.
 
 use std::path::PathBuf;
 
 use lambda_dpo_abi as abi;
 
-/// A plugin that cannot be loaded, or a call that it refused.
+/// The plugin cannot be loaded, or a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
-    /// No library at any of the places where it is looked for.
+    /// There is no library in any of the places.
     #[error(
-        "the plugin liblambda_dpo.so is at none of {}; give its place with --plugin FILE or LAMBDA_DPO_PLUGIN",
-        places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
+        "the plugin liblambda_dpo.so was not found at {}; give its path with --plugin FILE or LAMBDA_DPO_PLUGIN",
+        places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(" or ")
     )]
     NotFound {
-        /// Where it was looked for.
+        /// The places that were searched.
         places: Vec<PathBuf>,
     },
     /// The library does not load or lacks its entry point.
@@ -21,10 +21,10 @@ pub enum PluginError {
     Load {
         /// The library.
         path: PathBuf,
-        /// Why.
+        /// The error of the dynamic linker.
         source: libloading::Error,
     },
-    /// The library and this program are built for different torch versions.
+    /// The library and this program are built for different versions of torch.
     #[error(
         "{}: this plugin is built for torch {plugin}, this program for torch {host}; use a plugin built for torch {host}",
         path.display()
@@ -32,21 +32,21 @@ pub enum PluginError {
     TorchVersion {
         /// The library.
         path: PathBuf,
-        /// Its torch.
+        /// The version of torch that the library is built for.
         plugin: String,
-        /// Ours.
+        /// The version of torch that this program is built for.
         host: &'static str,
     },
-    /// The call failed; the message is the plugin's own sentence.
+    /// The call failed.
     #[error("{message}")]
     Call {
         /// One of the ABI's `STATUS_*`.
         status: abi::Status,
-        /// The sentence.
+        /// The plugin's message, one sentence.
         message: String,
     },
-    /// The plugin broke its contract.
-    #[error("the plugin answered `{call}` with something unreadable: {problem}")]
+    /// The plugin broke the contract of the ABI.
+    #[error("the plugin's answer to `{call}` is invalid: {problem}")]
     Answer {
         /// The function.
         call: &'static str,
@@ -56,7 +56,7 @@ pub enum PluginError {
 }
 
 impl PluginError {
-    /// True where the progress callback had asked to stop.
+    /// Returns true if the progress callback asked the call to stop.
     pub fn is_cancelled(&self) -> bool {
         matches!(self, Self::Call { status: abi::STATUS_CANCELLED, .. })
     }

@@ -4,8 +4,9 @@ use std::ptr::NonNull;
 
 use lambda_dpo_abi as abi;
 
-use super::load::{answer, call};
-use super::{Plugin, PluginError};
+use super::call::{answer, call, handle};
+use super::error::PluginError;
+use super::load::Plugin;
 
 /// A λ schedule; see the ABI's `SCHEDULE_*`.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,21 +22,21 @@ pub enum ScheduleKind {
     Gaussian,
     /// |z| / Σ |z|, z normal.
     GaussianAbs,
-    /// One-hot.
+    /// One-hot at a fixed dimension.
     Unimodal {
-        /// Where.
+        /// Index of the dimension.
         dimension: usize,
     },
-    /// One-hot, cycling.
+    /// One-hot, cycling through the dimensions.
     UnimodalCycle,
-    /// Always the same.
+    /// A constant λ.
     Fixed {
-        /// `[M]`
+        /// λ `[M]`.
         weights: Vec<f64>,
     },
-    /// Rows drawn by probability.
+    /// A row of a table, drawn by probability.
     Table {
-        /// λ `[M]` with its sampling weight.
+        /// λ `[M]` and the sampling weight of each row.
         rows: Vec<(Vec<f64>, f64)>,
     },
 }
@@ -43,21 +44,18 @@ pub enum ScheduleKind {
 /// A schedule over M dimensions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScheduleOptions {
-    /// Which one.
+    /// The distribution of λ.
     pub kind: ScheduleKind,
     /// M.
     pub num_dimensions: usize,
 }
 
-/// Draws λ.
-#[derive(Debug)]
-pub struct Schedule {
-    plugin: Plugin,
-    handle: NonNull<abi::Schedule>,
-    num_dimensions: usize,
-}
+handle!(
+    /// Draws λ.
+    Schedule, abi::Schedule, schedule_free, num_dimensions: usize
+);
 
-// SAFETY: the table allows any number of threads at once on a schedule.
+// SAFETY: the ABI allows any number of threads to use a schedule at once.
 unsafe impl Send for Schedule {}
 // SAFETY: as above.
 unsafe impl Sync for Schedule {}
@@ -66,7 +64,8 @@ impl Plugin {
     /// Makes a λ schedule.
     ///
     /// # Errors
-    /// Weights that do not come to 1, an α that is not positive, a dimension out of range.
+    ///
+    /// Returns an error if weights do not sum to 1, if α is not positive, or if a dimension is out of range.
     pub fn schedule(&self, options: &ScheduleOptions) -> Result<Schedule, PluginError> {
         let m = options.num_dimensions;
         let (mut weights, mut probabilities, mut alpha, mut dimension) = (Vec::new(), Vec::new(), 1.0, 0);
@@ -115,20 +114,21 @@ impl Plugin {
     }
 }
 
-/// The table reads M weights a row.
+/// Checks a row of weights, of which the plugin reads M whatever its length.
 fn check_row(row: &[f64], m: usize) -> Result<(), PluginError> {
     if row.len() == m {
         return Ok(());
     }
-    let message = format!("a λ has {} weights for {m} dimensions", row.len());
+    let message = format!("a λ has {} weights, but there are {m} dimensions", row.len());
     Err(PluginError::Call { status: abi::STATUS_INVALID_ARGUMENT, message })
 }
 
 impl Schedule {
-    /// λ `[M]` of one prompt instance.
+    /// Draws the λ `[M]` of one prompt instance.
     ///
     /// # Errors
-    /// Only a defect in the plugin.
+    ///
+    /// Returns an error only if the plugin has a defect.
     pub fn draw_instance(&self, seed: u64, epoch: u64, record_index: u64) -> Result<Vec<f64>, PluginError> {
         let mut lambda = vec![0.0; self.num_dimensions];
         let draw = self.plugin.api().schedule_draw_instance;
@@ -137,22 +137,16 @@ impl Schedule {
         Ok(lambda)
     }
 
-    /// λ `[M]` of one optimiser step.
+    /// Draws the λ `[M]` of one optimiser step.
     ///
     /// # Errors
-    /// Only a defect in the plugin.
+    ///
+    /// Returns an error only if the plugin has a defect.
     pub fn draw_step(&self, seed: u64, global_step: u64) -> Result<Vec<f64>, PluginError> {
         let mut lambda = vec![0.0; self.num_dimensions];
         let draw = self.plugin.api().schedule_draw_step;
         // SAFETY: the handle is alive and `lambda` holds M values.
         call(|error| unsafe { draw(self.handle.as_ptr(), seed, global_step, lambda.as_mut_ptr(), error) })?;
         Ok(lambda)
-    }
-}
-
-impl Drop for Schedule {
-    fn drop(&mut self) {
-        // SAFETY: the handle is alive and not used again.
-        unsafe { (self.plugin.api().schedule_free)(self.handle.as_ptr()) }
     }
 }

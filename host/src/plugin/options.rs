@@ -1,24 +1,12 @@
-//! Options of stages 1 to 4, and what was left out under them.
+//! Options of stages 1 to 4 of the data path.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use lambda_dpo_abi as abi;
-use serde::{Deserialize, Serialize};
+use lambda_dpo_concepts::{Format, Layout};
+use serde::Deserialize;
 
-use super::load::lend_strs;
-
-/// Schema of record files; see the ABI's `FORMAT_*`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// Rated completions.
-    #[default]
-    UltraFeedback,
-    /// Chosen and rejected.
-    Pairs,
-    /// Conversations.
-    Chat,
-}
+use super::call::{lend_strs, zeroed};
 
 /// How records are read and converted; see the ABI's `ConvertOptions`.
 #[derive(Clone, Debug)]
@@ -29,11 +17,11 @@ pub struct ConvertOptions {
     pub best_worst_pairs: bool,
     /// Names of the dimensions; None takes all that the inputs use.
     pub dimensions: Option<Vec<String>>,
-    /// What stands in for a missing rating; None masks it.
+    /// Rating that replaces a missing one; None masks it.
     pub missing_rating: Option<f64>,
     /// Temperature of the softmax over ratings.
     pub temperature: f64,
-    /// Records to read at most.
+    /// Maximum number of records to read.
     pub max_samples: Option<u64>,
     /// Sources to leave out.
     pub exclude_sources: Vec<String>,
@@ -42,9 +30,10 @@ pub struct ConvertOptions {
 }
 
 impl Default for ConvertOptions {
+    /// As the ABI's zero, but with temperature 1 and missing ratings masked, because there a zero is a value.
     fn default() -> Self {
         Self {
-            format: Format::UltraFeedback,
+            format: Format::default(),
             best_worst_pairs: false,
             dimensions: None,
             missing_rating: None,
@@ -56,10 +45,10 @@ impl Default for ConvertOptions {
     }
 }
 
-/// Bounds of tokenisation; see the ABI's `TokenizeOptions`.
+/// Limits of tokenisation; see the ABI's `TokenizeOptions`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokenizeOptions {
-    /// Bound on prompt + longest response in tokens.
+    /// Maximum length of prompt + longest response in tokens.
     pub cutoff_len: Option<usize>,
     /// Keep samples with fewer than two responses.
     pub keep_all: bool,
@@ -72,97 +61,54 @@ pub struct DatasetOptions {
     pub convert: ConvertOptions,
     /// Stage 3.
     pub tokenize: TokenizeOptions,
-    /// Where the tokens are kept for later openings; None keeps them for this one.
+    /// Folder in which the tokens are kept for later openings; None keeps them for this one only.
     pub cache_dir: Option<PathBuf>,
 }
 
-/// What a dataset had from its cache.
+/// How a dataset used its cache.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct CacheUse {
     /// The file.
     pub path: PathBuf,
-    /// The tokens were read from it; else they were written to it.
+    /// True if the tokens were read from the file, false if they were written to it.
     pub was_read: bool,
-    /// Why a file that stood there could not be used.
+    /// Why an existing file could not be used.
     pub damage: Option<String>,
 }
 
-/// The layout of a batch; see the ABI's `LAYOUT_*`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// M·N rows per prompt.
-    Expanded,
-    /// N rows per prompt.
-    Rows,
-    /// Prompt and responses in one row.
-    Packed,
-}
-
-/// How samples become a batch; see the ABI's `CollateOptions`.
-#[derive(Clone, Copy, Debug)]
+/// How samples are collated to a batch; see the ABI's `CollateOptions`.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct CollateOptions {
     /// The layout.
     pub layout: Layout,
-    /// Packed: prompts share a row up to this many tokens.
+    /// Packed: prompts share a row of at most this many tokens; None for one prompt per row.
     pub max_tokens: Option<usize>,
-    /// Fills padding.
+    /// Token id at padding.
     pub pad_token_id: i64,
 }
 
-/// Missing ratings of one kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MissingRatings {
-    /// How many.
-    pub count: u64,
-    /// Index of the first record that has one.
-    pub first_record: u64,
-}
-
-/// What was read and what was left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// Records read.
-    pub num_records: u64,
-    /// Samples made of them.
-    pub num_samples: u64,
-    /// Records left out, by reason.
-    pub skipped: BTreeMap<String, u64>,
-    /// Missing ratings, by kind.
-    pub missing_ratings: BTreeMap<String, MissingRatings>,
-    /// Samples cut at `cutoff_len`.
-    pub num_truncated: u64,
-    /// Responses dropped because no token was left of them.
-    pub num_dropped_responses: u64,
-}
-
 impl TokenizeOptions {
-    pub(super) fn lend(&self) -> abi::TokenizeOptions {
+    pub(super) fn to_abi(self) -> abi::TokenizeOptions {
         abi::TokenizeOptions {
-            struct_size: size_of::<abi::TokenizeOptions>(),
             cutoff_len: self.cutoff_len.unwrap_or(0) as u64,
             keep_all: u32::from(self.keep_all),
-            reserved: 0,
+            ..zeroed!(abi::TokenizeOptions)
         }
     }
 }
 
 impl CollateOptions {
-    pub(super) fn lend(&self) -> abi::CollateOptions {
+    pub(super) fn to_abi(self) -> abi::CollateOptions {
         abi::CollateOptions {
-            struct_size: size_of::<abi::CollateOptions>(),
-            layout: match self.layout {
-                Layout::Expanded => abi::LAYOUT_EXPANDED,
-                Layout::Rows => abi::LAYOUT_ROWS,
-                Layout::Packed => abi::LAYOUT_PACKED,
-            },
+            layout: self.layout.code(),
             max_tokens: self.max_tokens.unwrap_or(0) as u64,
-            pad_to_multiple_of: 0,
             pad_token_id: self.pad_token_id,
+            ..zeroed!(abi::CollateOptions)
         }
     }
 }
 
-/// `abi::ConvertOptions` with what it points to.
+/// `abi::ConvertOptions` with the text that it points to.
 pub(super) struct LentConvert {
     pub(super) raw: abi::ConvertOptions,
     _names: [Vec<abi::Str>; 2],
@@ -173,12 +119,7 @@ impl ConvertOptions {
         let dimensions = self.dimensions.as_deref().map(lend_strs);
         let sources = lend_strs(&self.exclude_sources);
         let raw = abi::ConvertOptions {
-            struct_size: size_of::<abi::ConvertOptions>(),
-            format: match self.format {
-                Format::UltraFeedback => abi::FORMAT_ULTRAFEEDBACK,
-                Format::Pairs => abi::FORMAT_PAIRS,
-                Format::Chat => abi::FORMAT_CHAT,
-            },
+            format: self.format.code(),
             best_worst_pairs: u32::from(self.best_worst_pairs),
             dimensions: dimensions.as_ref().map_or(std::ptr::null(), Vec::as_ptr),
             num_dimensions: dimensions.as_ref().map_or(0, Vec::len),
@@ -188,7 +129,7 @@ impl ConvertOptions {
             exclude_sources: sources.as_ptr(),
             num_exclude_sources: sources.len(),
             keep_all: u32::from(self.keep_all),
-            reserved: 0,
+            ..zeroed!(abi::ConvertOptions)
         };
         LentConvert { raw, _names: [dimensions.unwrap_or_default(), sources] }
     }

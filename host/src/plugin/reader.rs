@@ -1,26 +1,30 @@
-//! Stages 1 and 2: single records, and streams of record files.
+//! Stages 1 and 2: records are converted to samples, one at a time or as a stream.
 
 use std::path::PathBuf;
 use std::ptr::NonNull;
 
 use lambda_dpo_abi as abi;
 
-use super::load::{answer, call, handle, lend_str, lend_strs, no_bytes, parse, path_strings, take_text};
-use super::{ConvertOptions, Plugin, PluginError, Report};
+use super::call::{answer, call, handle, lend_str, lend_strs, no_bytes, parse, path_strings, take_text};
+use super::error::PluginError;
+use super::load::Plugin;
+use super::options::ConvertOptions;
+use super::report::Report;
 
 handle!(
-    /// Streams samples out of record files.
+    /// Streams samples from record files.
     Reader, abi::Reader, reader_free
 );
 
-// SAFETY: the table lets one thread at a time use a reader; using it takes `&mut`, but for its report, which locks.
+// SAFETY: the ABI allows one thread at a time to use a reader.
 unsafe impl Send for Reader {}
 
 impl Plugin {
-    /// Converts one record (JSON) to a sample (JSON); None where the options filter it out.
+    /// Converts one record (JSON) to a sample (JSON); None if the options filter it out.
     ///
     /// # Errors
-    /// A record that does not parse or lacks a field.
+    ///
+    /// Returns an error if the record does not parse or lacks a field.
     pub fn convert_record(
         &self,
         record: &str,
@@ -32,13 +36,14 @@ impl Plugin {
         let convert = self.api().convert_record;
         // SAFETY: all arguments live through the call.
         call(|error| unsafe { convert(lend_str(record), record_index, &options.raw, &mut sample, error) })?;
-        Ok(take_text(self, sample))
+        Ok(take_text(self.api(), sample))
     }
 
     /// Opens record files for streaming.
     ///
     /// # Errors
-    /// A file that is missing or holds no records of the format.
+    ///
+    /// Returns an error if a file is missing or does not contain records of the format.
     pub fn reader(&self, paths: &[PathBuf], options: &ConvertOptions) -> Result<Reader, PluginError> {
         let options = options.lend();
         let paths = path_strings(paths)?;
@@ -53,25 +58,27 @@ impl Plugin {
 }
 
 impl Reader {
-    /// The next sample as JSON; None at the end.
+    /// Returns the next sample as JSON; None at the end.
     ///
     /// # Errors
-    /// A record that does not parse or lacks a field.
+    ///
+    /// Returns an error if a record does not parse or lacks a field.
     pub fn next_sample(&mut self) -> Result<Option<String>, PluginError> {
         let mut sample = no_bytes();
         // SAFETY: the handle is alive.
         call(|error| unsafe { (self.plugin.api().reader_next)(self.handle.as_ptr(), &mut sample, error) })?;
-        Ok(take_text(&self.plugin, sample))
+        Ok(take_text(self.plugin.api(), sample))
     }
 
-    /// The counts so far.
+    /// Returns the counts so far.
     ///
     /// # Errors
-    /// Only a defect in the plugin.
+    ///
+    /// Returns an error only if the plugin has a defect.
     pub fn report(&self) -> Result<Report, PluginError> {
         let mut report = no_bytes();
         // SAFETY: the handle is alive.
         call(|error| unsafe { (self.plugin.api().reader_report)(self.handle.as_ptr(), &mut report, error) })?;
-        parse(&self.plugin, report, "reader_report")
+        parse(self.plugin.api(), report, "reader_report")
     }
 }

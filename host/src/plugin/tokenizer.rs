@@ -7,15 +7,16 @@ use lambda_dpo_abi as abi;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::load::{answer, call, handle, lend, lend_str, no_bytes, parse, path_strings, take, take_text};
-use super::{Plugin, PluginError};
+use super::call::{answer, call, handle, lend, lend_str, no_bytes, parse, path_strings, take, take_text};
+use super::error::PluginError;
+use super::load::Plugin;
 
 handle!(
     /// A tokenizer with its chat template.
     Tokenizer, abi::Tokenizer, tokenizer_free
 );
 
-// SAFETY: the table allows any number of threads at once on a tokenizer.
+// SAFETY: the ABI allows any number of threads to use a tokenizer at once.
 unsafe impl Send for Tokenizer {}
 // SAFETY: as above.
 unsafe impl Sync for Tokenizer {}
@@ -29,10 +30,10 @@ pub struct Message {
     pub content: String,
 }
 
-/// What a tokenizer says of itself.
+/// Sizes and special tokens of a tokenizer.
 #[derive(Clone, Debug, Deserialize)]
 pub struct TokenizerInfo {
-    /// Number of ids, added tokens included.
+    /// Number of token ids, including added tokens.
     pub vocab_size: usize,
     /// Beginning of sequence.
     pub bos_token_id: Option<i64>,
@@ -40,7 +41,7 @@ pub struct TokenizerInfo {
     pub eos_token_id: Option<i64>,
     /// Padding.
     pub pad_token_id: Option<i64>,
-    /// Whether messages can be rendered.
+    /// True if messages can be rendered.
     pub has_chat_template: bool,
 }
 
@@ -48,7 +49,8 @@ impl Plugin {
     /// Opens the tokenizer of a model folder.
     ///
     /// # Errors
-    /// A folder without tokenizer.json, a file that does not parse.
+    ///
+    /// Returns an error if the folder has no tokenizer.json, or if a file does not parse.
     pub fn tokenizer(&self, folder: &Path, chat_template: Option<&Path>) -> Result<Tokenizer, PluginError> {
         let template = chat_template.map(Path::to_path_buf).unwrap_or_default();
         let paths = path_strings(&[folder.to_path_buf(), template])?;
@@ -62,26 +64,28 @@ impl Plugin {
 }
 
 impl Tokenizer {
-    /// The handle, for a call that takes a tokenizer.
+    /// Returns the handle, for a call that takes a tokenizer.
     pub(super) fn as_ptr(&self) -> *const abi::Tokenizer {
         self.handle.as_ptr()
     }
 
-    /// Sizes and special tokens.
+    /// Returns sizes and special tokens.
     ///
     /// # Errors
-    /// Only a defect in the plugin.
+    ///
+    /// Returns an error only if the plugin has a defect.
     pub fn info(&self) -> Result<TokenizerInfo, PluginError> {
         let mut info = no_bytes();
         // SAFETY: the handle is alive.
         call(|error| unsafe { (self.plugin.api().tokenizer_info)(self.as_ptr(), &mut info, error) })?;
-        parse(&self.plugin, info, "tokenizer_info")
+        parse(self.plugin.api(), info, "tokenizer_info")
     }
 
     /// Renders messages with the chat template.
     ///
     /// # Errors
-    /// No template, or one that refuses the messages.
+    ///
+    /// Returns an error if there is no template, or if it rejects the messages.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, PluginError> {
         let messages = serde_json::to_string(messages).map_err(|error| answer("tokenizer_render", error))?;
         let mut text = no_bytes();
@@ -89,13 +93,14 @@ impl Tokenizer {
         let add = u32::from(add_generation_prompt);
         // SAFETY: all arguments live through the call.
         call(|error| unsafe { render(self.as_ptr(), lend_str(&messages), add, &mut text, error) })?;
-        take_text(&self.plugin, text).ok_or_else(|| answer("tokenizer_render", "nothing"))
+        take_text(self.plugin.api(), text).ok_or_else(|| answer("tokenizer_render", "nothing"))
     }
 
-    /// Encodes text as it stands.
+    /// Encodes text as it is: special tokens in it are recognised, none are added.
     ///
     /// # Errors
-    /// What the tokenizer refuses.
+    ///
+    /// Returns an error if the tokenizer's model cannot express the text.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>, PluginError> {
         let mut ids = std::ptr::null_mut();
         let encode = self.plugin.api().tokenizer_encode;
@@ -105,10 +110,11 @@ impl Tokenizer {
         Vec::try_from(ids).map_err(|error| answer("tokenizer_encode", error))
     }
 
-    /// Decodes ids to text.
+    /// Decodes ids to text; ids beyond the vocabulary decode to nothing.
     ///
     /// # Errors
-    /// Ids outside the vocabulary.
+    ///
+    /// Returns an error if an id is negative.
     pub fn decode(&self, ids: &[i64], skip_special_tokens: bool) -> Result<String, PluginError> {
         let ids = lend(&Tensor::from_slice(ids))?;
         let mut text = no_bytes();
@@ -116,6 +122,6 @@ impl Tokenizer {
         let skip = u32::from(skip_special_tokens);
         // SAFETY: all arguments live through the call.
         call(|error| unsafe { decode(self.as_ptr(), ids.as_raw(), skip, &mut text, error) })?;
-        take_text(&self.plugin, text).ok_or_else(|| answer("tokenizer_decode", "nothing"))
+        take_text(self.plugin.api(), text).ok_or_else(|| answer("tokenizer_decode", "nothing"))
     }
 }

@@ -1,21 +1,22 @@
-//! The λ that a control report measures.
+//! The λ at which a control report measures.
 
 use serde::{Deserialize, Serialize};
 
-/// Points on the simplex, and for each dimension those that its curve goes through.
+/// Points on the simplex, and the curve of each dimension through them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Grid {
-    /// λ `[M]` each, none twice.
+    /// λ `[M]` of each point, without duplicates.
     pub points: Vec<Vec<f64>>,
-    /// For each dimension k the points with λ_k = 0, 1/steps, …, 1 and the rest equal: the last is a corner.
+    /// For each dimension k, the indices of the points with λ_k = 0, 1/steps, …, 1 and the rest equal; the last is a
+    /// corner.
     pub curves: Vec<Vec<usize>>,
 }
 
 impl Grid {
-    /// Each of `num_dimensions` from 0 to 1 in `num_steps` steps, the rest equal.
+    /// Makes the grid in which each dimension goes from 0 to 1 in `num_steps` steps, with the rest equal.
     pub fn new(num_dimensions: usize, num_steps: usize) -> Self {
         let mut grid = Self { points: Vec::new(), curves: Vec::new() };
-        // Of one dimension there is one λ.
+        // With one dimension there is only one λ.
         let num_steps = if num_dimensions == 1 { 0 } else { num_steps.max(1) };
         for dimension in 0..num_dimensions {
             let curve = (0..=num_steps).map(|step| {
@@ -23,7 +24,7 @@ impl Grid {
                 let rest = (1.0 - own) / (num_dimensions.max(2) - 1) as f64;
                 let mut point = vec![rest; num_dimensions];
                 point[dimension] = own;
-                grid.place(point)
+                grid.index_of(point)
             });
             let curve = curve.collect();
             grid.curves.push(curve);
@@ -31,8 +32,8 @@ impl Grid {
         grid
     }
 
-    /// Where a point stands; it is added where it does not.
-    fn place(&mut self, point: Vec<f64>) -> usize {
+    /// Returns the index of a point, which is added if it is new.
+    fn index_of(&mut self, point: Vec<f64>) -> usize {
         let same = |other: &Vec<f64>| other.iter().zip(&point).all(|(left, right)| (left - right).abs() < 1e-9);
         self.points.iter().position(same).unwrap_or_else(|| {
             self.points.push(point);
@@ -48,7 +49,7 @@ mod tests {
     #[test]
     fn curves_share_their_common_points() {
         let grid = Grid::new(4, 4);
-        // Five points a curve; all four share the middle of the simplex.
+        // Each curve has five points, and all four share the middle of the simplex.
         assert_eq!(grid.points.len(), 4 * 5 - 3);
         for (dimension, curve) in grid.curves.iter().enumerate() {
             let own: Vec<f64> = curve.iter().map(|&point| grid.points[point][dimension]).collect();

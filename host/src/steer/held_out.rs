@@ -1,4 +1,4 @@
-//! Held-out records: what a policy makes of their rated responses, and the prompts that it answers.
+//! Held-out records: measures a policy on their rated responses, and provides prompts to answer.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -8,30 +8,29 @@ use serde::Deserialize;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use crate::cache::CacheFolder;
+use crate::console::Progress;
+use crate::files::cache_folder::CacheFolder;
+use crate::metrics::{MetricOptions, Row, Totals};
 use crate::model::Model;
 use crate::plugin::{
     Batch, CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Message, Plugin,
     TokenizeOptions, Tokenizer,
 };
-use crate::train::metrics::{Meaning, Row, Totals};
-use crate::train::progress::Progress;
-use crate::train::reference::log_probs;
-use crate::train::step::loss_inputs;
+use crate::policy::batch_inputs::{log_probs, loss_inputs, model_inputs, uniform_lambda};
 
-/// Prompts of a batch.
+/// Prompts per batch.
 const BATCH_SIZE: usize = 16;
 
 /// Rated records, tokenised.
 pub struct HeldOut {
     dataset: Dataset,
-    /// Of each record `[M][N]`; None where missing.
+    /// Ratings `[M][N]` of each record; None if missing.
     ratings: Vec<Vec<Vec<Option<f64>>>>,
     prompts: Vec<Vec<Message>>,
     collate: CollateOptions,
 }
 
-/// What `convert` writes of a record, as far as it is read here.
+/// The fields of a converted sample that are read here.
 #[derive(Deserialize)]
 struct Sample {
     prompt: Prompt,
@@ -51,7 +50,7 @@ impl HeldOut {
     ///
     /// # Errors
     ///
-    /// A record that does not parse; records that are not rated in a dimension of the adapter.
+    /// Returns an error if a record does not parse, or if the records are not rated in a dimension of the adapter.
     pub fn open(
         plugin: &Plugin,
         tokenizer: &Tokenizer,
@@ -61,7 +60,8 @@ impl HeldOut {
         let mut reader = plugin.reader(files, &ConvertOptions { keep_all: true, ..ConvertOptions::default() })?;
         let (mut known, mut ratings, mut prompts) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(sample) = reader.next_sample()? {
-            let sample: Sample = serde_json::from_str(&sample).context("the plugin gave a sample that is none")?;
+            let sample: Sample =
+                serde_json::from_str(&sample).context("the plugin returned a sample that does not parse")?;
             prompts.push(match sample.prompt {
                 Prompt::Text(content) => vec![Message { role: "user".into(), content }],
                 Prompt::Messages(messages) => messages,
@@ -70,20 +70,9 @@ impl HeldOut {
             known = sample.dimensions;
         }
         let dimensions = dimensions.map_or_else(|| known.clone(), <[String]>::to_vec);
-        let places: Vec<usize> = dimensions
-            .iter()
-            .map(|name| {
-                known.iter().position(|dimension| dimension == name).with_context(|| {
-                    format!(
-                        "the adapter weighs {}, but the records are not rated in {name}: they have {}",
-                        dimensions.join(", "),
-                        known.join(", ")
-                    )
-                })
-            })
-            .collect::<Result<_>>()?;
+        let indices = indices_of(&dimensions, &known)?;
         for record in &mut ratings {
-            *record = places.iter().map(|&place| record.get(place).cloned().unwrap_or_default()).collect();
+            *record = indices.iter().map(|&index| record.get(index).cloned().unwrap_or_default()).collect();
         }
 
         let options = DatasetOptions {
@@ -99,7 +88,7 @@ impl HeldOut {
         progress.clear();
         let dataset = dataset?;
         if dataset.is_empty() {
-            bail!("no record has two responses that are rated in one dimension: nothing can be measured");
+            bail!("no record has two responses that are rated in the same dimension: pass --records with more ratings");
         }
         let info = tokenizer.info()?;
         let pad_token_id = info.pad_token_id.or(info.eos_token_id).unwrap_or(0);
@@ -111,22 +100,17 @@ impl HeldOut {
         })
     }
 
-    /// Names of the M dimensions.
+    /// Returns the names of the M dimensions.
     pub fn dimensions(&self) -> &[String] {
         self.dataset.dimensions()
     }
 
-    /// Records that are measured.
-    pub fn len(&self) -> usize {
+    /// Returns the number of records that are measured.
+    pub fn num_records(&self) -> usize {
         self.dataset.len()
     }
 
-    /// Never: such records are refused.
-    pub fn is_empty(&self) -> bool {
-        self.dataset.is_empty()
-    }
-
-    /// The prompts of the first records, at most `number` of them.
+    /// Returns the prompts of the first records, at most `number` of them.
     pub fn prompts(&self, number: usize) -> Vec<&[Message]> {
         let records = self.dataset.samples().iter().take(number).map(|sample| sample.record_index as usize);
         records.filter_map(|record| self.prompts.get(record)).map(Vec::as_slice).collect()
@@ -141,26 +125,27 @@ impl HeldOut {
             .map(move |samples| Ok(self.dataset.batch(&samples, &lambda.repeat(samples.len()), &self.collate)?))
     }
 
-    /// s^ref `[S]` of each batch: the model's own log-probs, its adapter off.
+    /// Computes s^ref `[S]` of each batch: the model's log-probs with its adapter switched off.
     ///
     /// # Errors
     ///
-    /// What model, plugin or libtorch refuse.
+    /// Errors from model, plugin or libtorch.
     pub fn reference(&self, model: &mut Model, plugin: &Plugin, options: &LossOptions) -> Result<Vec<Tensor>> {
         model.set_adapter_enabled(false);
-        let lambda = crate::train::data::uniform(self.dimensions().len());
+        let lambda = uniform_lambda(self.dimensions().len());
         let references = self.batches(&lambda).map(|batch| Ok(log_probs(model, plugin, &batch?, options)?.1));
         let references = references.collect();
         model.set_adapter_enabled(true);
         references
     }
 
-    /// Measures a policy under λ: the fields of an evaluation in `metrics.jsonl`, and for each dimension `expected_rating`, the
-    /// mean over records of Σ_i P^(k)_i rating_k,i under the listwise distribution P^(k) (19) over the responses it rates.
+    /// Measures a policy under λ: the fields of an evaluation in `metrics.jsonl`, and for each dimension
+    /// `expected_rating`, the mean over records of Σ_i P^(k)_i rating_k,i under the listwise distribution P^(k) (19)
+    /// over the rated responses.
     ///
     /// # Errors
     ///
-    /// What model, plugin or libtorch refuse.
+    /// Errors from model, plugin or libtorch.
     pub fn measure(
         &self,
         model: &Model,
@@ -169,23 +154,23 @@ impl HeldOut {
         lambda: &[f64],
         references: &[Tensor],
     ) -> Result<Row> {
-        let meaning = Meaning { beta: options.beta, reduction: options.reduction, has_reference: true };
+        let metric_options = MetricOptions { beta: options.beta, reduction: options.reduction, has_reference: true };
         let mut totals = Totals::default();
         let mut expected = vec![Mean::default(); self.dimensions().len()];
         let mut num_contributing = 0;
         for (batch, reference) in self.batches(lambda).zip(references) {
             let batch = batch?;
-            let hidden = model.hidden(&crate::train::reference::model_inputs(&batch))?;
+            let hidden = model.hidden(&model_inputs(&batch))?;
             let inputs = loss_inputs(&batch, &hidden, model.lm_head(), Some(reference));
             let (outputs, _) = plugin.loss_forward(&inputs, &LossOptions { normalizer: Some(1.0), ..*options })?;
-            totals.add(&outputs, &batch, &meaning)?;
+            totals.add(&outputs, &batch, &metric_options)?;
             num_contributing += batch.num_contributing;
-            let listwise = outputs.listwise.context("the loss gave no rewards")?;
+            let listwise = outputs.listwise.context("the loss returned no rewards")?;
             self.add_expected(&batch, &listwise.rewards, &mut expected)?;
         }
         totals.loss /= num_contributing.max(1) as f64;
         let mut row = Row::new();
-        totals.write(&mut row, "eval_", self.dimensions(), &meaning);
+        totals.write(&mut row, "eval_", self.dimensions(), &metric_options);
         for (name, mean) in self.dimensions().iter().zip(expected).filter(|(_, mean)| mean.count > 0.0) {
             row.insert(format!("expected_rating/{name}"), Value::from(mean.sum / mean.count));
         }
@@ -217,13 +202,27 @@ impl HeldOut {
     }
 }
 
+/// Returns the index of each of the adapter's dimensions among those of the records.
+fn indices_of(dimensions: &[String], known: &[String]) -> Result<Vec<usize>> {
+    let index_of = |name: &String| {
+        known.iter().position(|dimension| dimension == name).with_context(|| {
+            format!(
+                "the adapter weighs {}, but the records are not rated in {name}: they have {}",
+                dimensions.join(", "),
+                known.join(", ")
+            )
+        })
+    };
+    dimensions.iter().map(index_of).collect()
+}
+
 #[derive(Clone, Copy, Default)]
 struct Mean {
     sum: f64,
     count: f64,
 }
 
-/// The mean of the values under the softmax of the rewards; pairs are (reward, value).
+/// Returns the mean of the values under the softmax of the rewards; pairs are (reward, value).
 fn expectation(pairs: &[(f64, f64)]) -> f64 {
     let largest = pairs.iter().map(|(reward, _)| *reward).fold(f64::NEG_INFINITY, f64::max);
     let weights = pairs.iter().map(|(reward, _)| (reward - largest).exp());

@@ -1,52 +1,53 @@
-//! The report as one HTML page that needs nothing beside it.
+//! The report as a self-contained HTML page.
 
 use std::fmt::Write as _;
 
 use super::plot::{self, Labels, Series};
-use super::report::{Compared, Figure, Report};
+use super::report::{ControlReport, Metric, NamedReport};
+use super::table::tables;
 
 const STYLE: &str = "body{font-family:sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222}\
 pre{background:#f6f6f6;padding:1em;overflow-x:auto}\
 .plots{display:flex;flex-wrap:wrap;gap:12px}.plots svg{border:1px solid #ddd}";
 
-/// The page.
-pub(super) fn html(report: &Report, compared: &[Compared]) -> Result<String, String> {
+/// Renders the page.
+pub(super) fn html(report: &ControlReport, others: &[NamedReport]) -> Result<String, String> {
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>What λ controls</title>\
          <style>{STYLE}</style></head>\n<body>\n<h1>What λ controls</h1>\n{}",
         introduction(report)
     );
-    for figure in report.figures() {
+    for metric in report.metrics() {
         let _ =
-            writeln!(page, "<h2>Each dimension over its own weight: {}</h2>\n<div class=\"plots\">", figure.title());
+            writeln!(page, "<h2>Each dimension over its own weight: {}</h2>\n<div class=\"plots\">", metric.title());
         for name in &report.dimensions {
-            let labels = Labels { title: name, x: &format!("λ of {name}, the rest equal"), y: figure.title() };
-            page.push_str(&plot::curves(&labels, &series(report, compared, |report| report.curve(figure, name)))?);
+            let labels = Labels { title: name, x: &format!("λ of {name}, the rest equal"), y: metric.title() };
+            page.push_str(&plot::curves(&labels, &series(report, others, |report| report.curve(metric, name)))?);
         }
         page.push_str("</div>\n");
     }
-    // The first figure there is: scores of generated text where these were made.
-    if let Some(&figure) = report.figures().first() {
-        let _ = writeln!(page, "<h2>Each pair of dimensions: {}</h2>\n<div class=\"plots\">", figure.title());
-        for (place, first) in report.dimensions.iter().enumerate() {
-            for second in &report.dimensions[place + 1..] {
+    // The first metric: scores of generated text if there are any.
+    if let Some(&metric) = report.metrics().first() {
+        let _ = writeln!(page, "<h2>Each pair of dimensions: {}</h2>\n<div class=\"plots\">", metric.title());
+        for (index, first) in report.dimensions.iter().enumerate() {
+            for second in &report.dimensions[index + 1..] {
                 let labels = Labels { title: &format!("{first} and {second}"), x: first, y: second };
                 page.push_str(&plot::front(
                     &labels,
-                    &series(report, compared, |report| pairs(report, figure, first, second)),
+                    &series(report, others, |report| pairs(report, metric, first, second)),
                 )?);
             }
         }
         page.push_str(
-            "</div>\n<p>A point is a λ of the grid; the line goes through those that no other of the same \
-                       adapter beats in both.</p>\n",
+            "</div>\n<p>Each point is a λ of the grid; the line connects the points that no other point of the same \
+             adapter exceeds in both dimensions.</p>\n",
         );
     }
-    let _ = writeln!(page, "<h2>Figures</h2>\n<pre>{}</pre>\n</body></html>", escape(&report.table(compared)));
+    let _ = writeln!(page, "<h2>Tables</h2>\n<pre>{}</pre>\n</body></html>", escape(&tables(report, others)));
     Ok(page)
 }
 
-fn introduction(report: &Report) -> String {
+fn introduction(report: &ControlReport) -> String {
     let adapter = report.subject.adapter.as_ref().map(|path| path.display().to_string());
     let soup = (!report.subject.soup.is_empty()).then(|| "a linear mix of specialists".to_owned());
     let what = adapter.or(soup).unwrap_or_else(|| report.subject.model.display().to_string());
@@ -66,15 +67,19 @@ fn introduction(report: &Report) -> String {
     text
 }
 
-/// One series for this report and each of the others.
-fn series(report: &Report, compared: &[Compared], points: impl Fn(&Report) -> Vec<(f64, f64)>) -> Vec<Series> {
-    let others = compared.iter().map(|other| (other.name.as_str(), &other.report));
+/// Returns a series for this report and for each of the others.
+fn series(
+    report: &ControlReport,
+    others: &[NamedReport],
+    points: impl Fn(&ControlReport) -> Vec<(f64, f64)>,
+) -> Vec<Series> {
+    let others = others.iter().map(|other| (other.name.as_str(), &other.report));
     let all = std::iter::once(("this", report)).chain(others);
     all.map(|(name, report)| Series { name: name.to_owned(), points: points(report) }).collect()
 }
 
-fn pairs(report: &Report, figure: Figure, first: &str, second: &str) -> Vec<(f64, f64)> {
-    let pair = |point| Some((report.at(point, figure, first)?, report.at(point, figure, second)?));
+fn pairs(report: &ControlReport, metric: Metric, first: &str, second: &str) -> Vec<(f64, f64)> {
+    let pair = |point| Some((report.at(point, metric, first)?, report.at(point, metric, second)?));
     (0..report.points.len()).filter_map(pair).collect()
 }
 

@@ -1,4 +1,4 @@
-//! The report's plots as SVG: a curve for each dimension, a front for each pair.
+//! The report's plots as SVG: a curve for each dimension, a Pareto front for each pair.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -13,31 +13,32 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(90, 90, 90),
 ];
 
-/// Points of one report in a plot.
+/// The points of one report in a plot.
 pub(super) struct Series {
     pub(super) name: String,
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// What a plot says of itself.
+/// Title and axis labels of a plot.
 pub(super) struct Labels<'a> {
     pub(super) title: &'a str,
     pub(super) x: &'a str,
     pub(super) y: &'a str,
 }
 
-/// Lines through each series' points.
+/// Draws a line through each series' points.
 pub(super) fn curves(labels: &Labels, series: &[Series]) -> Result<String, String> {
     draw(labels, series, |points| points.to_vec())
 }
 
-/// Points, and a line through those of each series that no other of it beats in both.
+/// Draws the points of each series, and a line through its Pareto front.
 pub(super) fn front(labels: &Labels, series: &[Series]) -> Result<String, String> {
-    draw(labels, series, undominated)
+    draw(labels, series, pareto_front)
 }
 
-/// Those points that no other exceeds in one coordinate without falling behind in the other, from left to right.
-fn undominated(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+/// Returns the points that no other point exceeds in one coordinate and equals or exceeds in the other, from left to
+/// right.
+fn pareto_front(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let mut sorted = points.to_vec();
     sorted.sort_by(|left, right| right.0.total_cmp(&left.0).then(right.1.total_cmp(&left.1)));
     let mut highest = f64::NEG_INFINITY;
@@ -50,7 +51,7 @@ fn undominated(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     sorted
 }
 
-/// What of a series' points its line connects.
+/// Selects the points of a series that its line connects.
 type Line = fn(&[(f64, f64)]) -> Vec<(f64, f64)>;
 
 fn draw(labels: &Labels, series: &[Series], line: Line) -> Result<String, String> {
@@ -100,7 +101,7 @@ fn draw_on(
     Ok(())
 }
 
-/// A little more than the values span.
+/// Returns a range a little wider than the values.
 fn span(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
     let finite = values.filter(|value| value.is_finite());
     let (low, high) =
@@ -121,8 +122,8 @@ mod tests {
     #[test]
     fn the_front_leaves_out_what_is_beaten() {
         let points = [(1.0, 5.0), (2.0, 2.0), (3.0, 4.0), (5.0, 1.0), (3.0, 3.0)];
-        assert_eq!(undominated(&points), [(1.0, 5.0), (3.0, 4.0), (5.0, 1.0)]);
-        assert!(undominated(&[]).is_empty());
+        assert_eq!(pareto_front(&points), [(1.0, 5.0), (3.0, 4.0), (5.0, 1.0)]);
+        assert!(pareto_front(&[]).is_empty());
     }
 
     #[test]

@@ -1,17 +1,17 @@
-//! Why a run stops.
+//! Errors of a run.
 
 use std::path::PathBuf;
 
-use crate::atomic::WriteError;
 use crate::config::ConfigError;
-use crate::foreign::ForeignError;
-use crate::hub::HubError;
+use crate::files::atomic::WriteError;
+use crate::files::hub::HubError;
+use crate::files::safetensors::SafetensorsError;
 use crate::libtorch::DeviceError;
 use crate::model::ModelError;
 use crate::plugin::PluginError;
-use crate::safetensors::SafetensorsError;
+use crate::policy::PolicyError;
 
-/// One sentence with what a person needs to go on.
+/// Error that ends a run, as one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// The folder holds a run, and the config does not say to resume it.
@@ -20,50 +20,50 @@ pub enum TrainError {
         output_dir.display()
     )]
     OutputDirTaken {
-        /// The folder.
+        /// The output folder.
         output_dir: PathBuf,
-        /// What was found in it.
+        /// Name of the checkpoint or result in it.
         found: String,
     },
-    /// A checkpoint that this run cannot go on from.
+    /// A checkpoint that this run cannot resume from.
     #[error("cannot resume from {}: {problem}", folder.display())]
     Resume {
         /// The checkpoint.
         folder: PathBuf,
-        /// Why, and what to do.
+        /// What is wrong, and what to do.
         problem: String,
     },
-    /// Nothing to train or evaluate on.
+    /// No samples to train or evaluate on.
     #[error("no sample is left of {key} ({counts}): check data.format, data.dimensions and data.exclude_sources")]
     NoSamples {
-        /// The config's key.
+        /// The key in the config.
         key: &'static str,
-        /// What became of the records.
+        /// How many records there were, and why they were skipped.
         counts: String,
     },
-    /// A loss or gradient that is no number; no weight was changed by it.
+    /// A loss or gradient that is not a finite number; it has not changed any weight.
     #[error(
-        "the {what} is {value} at step {step}, before which the run stopped; its records were {}; {}; lower \
-         train.learning_rate or look at these records",
+        "the {what} is {value} at step {step}, so the run stopped before that update; its records were {}; {}; lower \
+         train.learning_rate or check these records",
         list(records),
-        checkpoint.as_ref().map_or("no checkpoint was saved yet".to_owned(), |folder| format!("the last checkpoint is {}", folder.display()))
+        checkpoint.as_ref().map_or("no checkpoint has been saved".to_owned(), |folder| format!("the last checkpoint is {}", folder.display()))
     )]
     NotFinite {
-        /// Loss or gradient.
+        /// `loss` or `gradient`.
         what: &'static str,
         /// NaN or ±∞.
         value: f64,
-        /// The step that was not taken, from 1.
+        /// The step that was not completed, counted from 1.
         step: u64,
-        /// Positions of its records in the concatenated inputs.
+        /// Indices of its records in the concatenated record files.
         records: Vec<i64>,
         /// The last checkpoint of the run.
         checkpoint: Option<PathBuf>,
     },
-    /// A reference that is not what it should be.
+    /// A reference policy that differs from the model it should equal.
     #[error(
-        "the reference {} differs from the weights of {} by {found:.1e} in a token's log-prob, in record {record} the most \
-         ({tolerance:e} is allowed): export it again, or set reference.validate = false if it is another policy by intent",
+        "the reference {} differs from the weights of {} by up to {found:.1e} in a token's log-prob (record {record}; {tolerance:e} is \
+         allowed): export it again, or set reference.validate = false if it is a different policy on purpose",
         path.display(),
         model.display()
     )]
@@ -72,59 +72,71 @@ pub enum TrainError {
         path: PathBuf,
         /// Largest difference of a token's log-prob.
         found: f64,
-        /// Largest that is allowed.
+        /// Largest difference allowed.
         tolerance: f64,
-        /// The record of that token.
+        /// The record with that token.
         record: u64,
         /// The folder of the weights.
         model: PathBuf,
     },
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
-    Log {
+    File {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// Error from the operating system.
         source: std::io::Error,
     },
     /// The cache of reference log-probs cannot be written.
-    #[error("{}: cannot be written: {source}; set LAMBDA_DPO_CACHE to another folder, or reference.cache = false", path.display())]
+    #[error("{} cannot be written: {source}; set LAMBDA_DPO_CACHE to another folder, or reference.cache = false", path.display())]
     Cache {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// Error from the operating system.
         source: std::io::Error,
     },
-    /// The config.
+    /// Error in the config.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A model or data set that is not there.
+    /// A model or dataset that is not found.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The device.
+    /// Error from the device.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The plugin.
+    /// Error from the plugin.
     #[error(transparent)]
     Plugin(#[from] PluginError),
-    /// The model.
+    /// Error from the model.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A policy that is no model of the program's own.
+    /// Error from an ONNX or TorchScript policy.
     #[error(transparent)]
-    Foreign(#[from] ForeignError),
-    /// A tensor file.
+    Policy(#[from] PolicyError),
+    /// Error in a tensor file.
     #[error(transparent)]
     Safetensors(#[from] SafetensorsError),
     /// A file that could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// libtorch refused.
+    /// Error from libtorch.
     #[error("libtorch: {}", .0.to_string().lines().next().unwrap_or_default())]
     Torch(#[from] tch::TchError),
-    /// The operating system refused.
+    /// Error from the operating system.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+impl TrainError {
+    /// Adds the last checkpoint to [`TrainError::NotFinite`].
+    pub(super) fn with_checkpoint(self, folder: Option<&PathBuf>) -> Self {
+        match self {
+            Self::NotFinite { what, value, step, records, .. } => {
+                Self::NotFinite { what, value, step, records, checkpoint: folder.cloned() }
+            }
+            other => other,
+        }
+    }
 }
 
 fn list(records: &[i64]) -> String {

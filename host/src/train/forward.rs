@@ -1,32 +1,32 @@
-//! The forward pass of a policy: what the loss reads of it, and the way back to the parameters.
+//! The forward pass of a policy: the loss's inputs, and the backward pass to the parameters.
 
 use tch::Tensor;
 
 use crate::libtorch::native;
 use crate::model::{Activations, Model};
 use crate::plugin::{Batch, LossGradients, LossInputs};
+use crate::policy::batch_inputs::{loss_inputs, targets_and_weights};
 
 use super::TrainError;
-use super::step::{loss_inputs, targets_and_weights};
 
-/// What a policy gave for a batch.
+/// Result of a forward pass.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is never copied")]
 pub enum Forward<'m> {
-    /// A model's hidden states, with what their gradient needs.
+    /// A model's hidden states, with the activations that a backward pass needs.
     Activations(&'m Model, Activations<'m>),
-    /// The same without.
+    /// A model's hidden states, without gradients.
     Hidden(&'m Model, Tensor),
-    /// A module's logits, and the same outside their graph.
+    /// A TorchScript module's logits.
     Logits {
-        /// With a graph, where gradients were switched on.
+        /// The logits in their autograd graph, if gradients are switched on.
         graph: Tensor,
-        /// Outside it.
+        /// The same logits, detached.
         logits: Tensor,
     },
 }
 
 impl Forward<'_> {
-    /// The loss's inputs: hidden states and LM head, or logits.
+    /// Returns the loss's inputs: hidden states and LM head, or logits.
     pub fn loss_inputs<'a>(&'a self, batch: &'a Batch, reference: Option<&'a Tensor>) -> LossInputs<'a> {
         match self {
             Self::Activations(model, activations) => {
@@ -37,11 +37,11 @@ impl Forward<'_> {
         }
     }
 
-    /// Adds the parameters' gradients to their `.grad`, given those of the loss's inputs.
+    /// Accumulates the parameters' gradients in their `.grad`, given the gradients of the loss's inputs.
     ///
     /// # Errors
     ///
-    /// What libtorch refuses.
+    /// Errors from libtorch.
     pub fn backward(self, gradients: LossGradients) -> Result<(), TrainError> {
         match self {
             Self::Activations(model, activations) => {

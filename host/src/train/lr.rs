@@ -12,13 +12,13 @@ pub struct LrSchedule {
 }
 
 impl LrSchedule {
-    /// A schedule over `max_steps` updates; the warm-up lasts `ceil(warmup_ratio · max_steps)`.
+    /// Makes a schedule over `max_steps` updates, the first `ceil(warmup_ratio · max_steps)` of them warm-up.
     pub fn new(train: &TrainSection, max_steps: u64) -> Self {
         let warmup_steps = (train.warmup_ratio * max_steps as f64).ceil() as u64;
         Self { kind: train.lr_scheduler_type, peak: train.learning_rate, warmup_steps, max_steps }
     }
 
-    /// The rate of the update that follows `step` finished ones.
+    /// Returns the learning rate of the update after `step` finished ones.
     pub fn at(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
             return self.peak * step as f64 / self.warmup_steps as f64;

@@ -1,4 +1,4 @@
-//! AdamW with decoupled weight decay, its state in float32 whatever the parameters' dtype.
+//! AdamW with decoupled weight decay; its state is float32 whatever the parameters' dtype.
 
 use std::collections::HashMap;
 
@@ -10,11 +10,11 @@ use crate::libtorch::native::{self, AdamWScalars, AdamWTensors};
 /// Hyperparameters, named as in Transformers.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWOptions {
-    /// Decay of the first moment.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay rate of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub epsilon: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
@@ -31,13 +31,13 @@ impl From<&TrainSection> for AdamWOptions {
     }
 }
 
-/// One parameter and its state.
+/// A parameter and its state.
 #[derive(Debug)]
 struct Slot {
     name: String,
     /// Shares its storage with the model's.
     parameter: Tensor,
-    /// The float32 weights of a parameter that is held in less.
+    /// Float32 master weights of a 16-bit parameter.
     master: Option<Tensor>,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
@@ -62,11 +62,11 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// Zero moments for each parameter.
+    /// Makes an optimiser with zero moments for each parameter.
     ///
     /// # Errors
     ///
-    /// What libtorch refuses: out of memory.
+    /// Errors from libtorch, such as out of memory.
     pub fn new(parameters: Vec<(String, Tensor)>, options: AdamWOptions) -> Result<Self, TchError> {
         let slots = parameters.into_iter().map(|(name, parameter)| {
             let weights = parameter.f_detach()?;
@@ -83,20 +83,20 @@ impl AdamW {
         Ok(Self { slots: slots.collect::<Result<_, TchError>>()?, options, num_updates: 0 })
     }
 
-    /// Updates done so far.
+    /// Returns the number of updates so far.
     pub fn num_updates(&self) -> u64 {
         self.num_updates
     }
 
-    /// The norm of all gradients together.
+    /// Returns the norm of all gradients together.
     ///
     /// # Numerics
     ///
-    /// Rows in float32, so that no sum is long; the norm of their norms in float64.
+    /// The norm of each row is computed in float32, so that no sum is long, and the norm of those norms in float64.
     ///
     /// # Errors
     ///
-    /// What libtorch refuses.
+    /// Errors from libtorch.
     pub fn grad_norm(&self) -> Result<f64, TchError> {
         let mut norms = Vec::with_capacity(self.slots.len());
         for gradient in self.slots.iter().map(|slot| slot.parameter.grad()).filter(Tensor::defined) {
@@ -109,11 +109,11 @@ impl AdamW {
         Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])
     }
 
-    /// One update, of the gradients divided by `grad_scale`; the gradients are gone afterwards.
+    /// Updates the parameters once, with the gradients divided by `grad_scale`, and clears the gradients.
     ///
     /// # Errors
     ///
-    /// What libtorch refuses.
+    /// Errors from libtorch.
     pub fn step(&mut self, learning_rate: f64, grad_scale: f64) -> Result<(), TchError> {
         self.num_updates += 1;
         let AdamWOptions { beta1, beta2, epsilon, weight_decay } = self.options;
@@ -136,7 +136,7 @@ impl AdamW {
         })
     }
 
-    /// Every tensor of the state, under `<parameter>.exp_avg`, `.exp_avg_sq` and `.master`.
+    /// Returns the tensors of the state, named `<parameter>.exp_avg`, `.exp_avg_sq` and `.master`.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut state = Vec::new();
         for slot in &self.slots {
@@ -149,11 +149,12 @@ impl AdamW {
         state
     }
 
-    /// Takes over a state that [`state`](Self::state) gave. Returns the first entry that is missing or misshapen.
+    /// Loads a state saved from [`state`](Self::state). Returns the name of the first tensor that is missing or does
+    /// not fit.
     ///
     /// # Errors
     ///
-    /// What libtorch refuses.
+    /// Errors from libtorch.
     pub fn load_state(
         &mut self,
         num_updates: u64,
@@ -170,17 +171,18 @@ impl AdamW {
     }
 }
 
-/// What gradients are divided by so that their norm is at most `max_norm`, as in `torch.nn.utils.clip_grad_norm_`;
-/// 0 switches clipping off.
+/// Returns the divisor of gradients that makes their norm at most `max_norm`, as in `torch.nn.utils.clip_grad_norm_`;
+/// `max_norm` 0 switches clipping off.
 #[must_use]
 pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
     if max_norm > 0.0 { ((norm + 1e-6) / max_norm).max(1.0) } else { 1.0 }
 }
 
-/// Float32 copies of 16-bit gradients that may be alive at once.
+/// Size of float32 copies of 16-bit gradients at which a group of parameters is updated. It bounds the copies alive at
+/// once.
 const MAX_WIDENED_BYTES: usize = 64 << 20;
 
-/// Parameters that are updated in one pass.
+/// Parameters that are updated in one fused pass.
 #[derive(Default)]
 struct Group {
     tensors: AdamWTensors,
@@ -190,7 +192,7 @@ struct Group {
 }
 
 impl Group {
-    /// Adds a parameter, where it has a gradient, which it loses.
+    /// Adds a parameter if it has a gradient, and clears that gradient.
     fn take_gradient(&mut self, slot: &Slot) -> Result<(), TchError> {
         let gradient = slot.parameter.grad();
         if !gradient.defined() {
@@ -223,7 +225,7 @@ impl Group {
     }
 }
 
-/// Norms and biases do not decay: the rule of Transformers' Trainer, by name.
+/// Returns whether a parameter decays: all do but norms and biases, recognised by name as in Transformers' Trainer.
 fn decays(name: &str) -> bool {
     let name = name.to_lowercase();
     let is_norm = |part: &str| part == "norm" || part.ends_with("_norm");
@@ -281,7 +283,7 @@ mod tests {
     fn bfloat16_parameters_follow_float32_masters() {
         let p = Tensor::from_slice(&[1.0f32, -2.0, 0.5]).to_kind(Kind::BFloat16).set_requires_grad(true);
         let mut optimizer = AdamW::new(vec![("w".into(), p.shallow_clone())], options()).unwrap();
-        // Each step is far below bfloat16's resolution at 1.0; together they are not.
+        // Each step is far below bfloat16's resolution at 1.0, but together they are above it.
         for _ in 0..200 {
             set_grad(&p, &[1.0, 1.0, 1.0]);
             optimizer.step(1e-4, 1.0).unwrap();

@@ -1,38 +1,37 @@
 //! One optimiser step: forward, loss, backward, clip, update.
 
-use tch::Tensor;
-
+use crate::metrics::{MetricOptions, Totals};
 use crate::model::ForwardOptions;
-use crate::plugin::{Batch, LossInputs, LossOptions, Objective, Plugin};
+use crate::model::random::split_mix64;
+use crate::plugin::{LossOptions, Objective, Plugin, Wants};
 
 use super::TrainError;
-use super::batches::MicroBatch;
-use super::metrics::{Meaning, Totals};
+use super::data::MicroBatch;
 use super::optimizer::{AdamW, clip_scale};
-use super::policy::Policy;
-use super::reference::{ReferenceLogProbs, targets};
+use super::reference::ReferenceLogProbs;
+use super::trained_policy::TrainedPolicy;
 
-/// What a step works on.
+/// Policy with everything that a step needs.
 pub struct Learner {
     /// The policy.
-    pub policy: Policy,
-    /// Over its trainable parameters.
+    pub policy: TrainedPolicy,
+    /// Optimiser of its trainable parameters.
     pub optimizer: AdamW,
-    /// What computes the loss.
+    /// Computes the loss.
     pub plugin: Plugin,
-    /// Objective, reduction, β, gradients wanted; the normaliser is the step's own.
+    /// Objective, reduction, β, and the gradients needed; each step sets its own normaliser.
     pub loss: LossOptions,
-    /// How outputs become metrics.
-    pub meaning: Meaning,
-    /// Gradients are scaled down to this norm; 0 is off.
+    /// How metrics are computed from the loss's outputs.
+    pub metric_options: MetricOptions,
+    /// Norm to which gradients are clipped; 0 switches clipping off.
     pub max_grad_norm: f64,
-    /// Recompute activations in the backward.
+    /// Whether activations are recomputed in the backward pass.
     pub checkpointing: bool,
-    /// Seeds dropout together with the step; None where there is none.
+    /// Seed of dropout, combined with the step; None without dropout.
     pub dropout_seed: Option<u64>,
 }
 
-/// What a step tells.
+/// Result of one optimiser step.
 #[derive(Debug)]
 pub struct StepReport {
     /// Sums over its micro-batches.
@@ -44,12 +43,13 @@ pub struct StepReport {
 impl Learner {
     /// Accumulates the gradient of `micro_batches`, clips it, and updates the weights once.
     ///
-    /// The loss is a mean over the whole step, so 4 prompts at once and 4 times one give the same update.
+    /// The loss is a mean over the whole step, so one micro-batch of 4 prompts and 4 of one prompt give the same
+    /// update.
     ///
     /// # Errors
     ///
-    /// [`TrainError::NotFinite`] before any weight changes, where loss or gradient is NaN or infinite; what model, plugin or
-    /// libtorch refuse.
+    /// Returns [`TrainError::NotFinite`], before any weight changes, if loss or gradient is NaN or infinite. Errors
+    /// from model, plugin or libtorch.
     pub fn step(
         &mut self,
         step: u64,
@@ -64,14 +64,14 @@ impl Learner {
             let batch = &micro_batch.batch;
             let forward_options = ForwardOptions {
                 checkpointing: self.checkpointing,
-                dropout_seed: self.dropout_seed.map(|seed| mix(seed, step, index as u64)),
+                dropout_seed: self.dropout_seed.map(|seed| dropout_seed(seed, step, index as u64)),
             };
             let forward = self.policy.forward(micro_batch, &forward_options)?;
             let reference = reference.map(|reference| reference.of(micro_batch)).transpose()?;
             let inputs = forward.loss_inputs(batch, reference.as_ref());
 
             let (outputs, context) = self.plugin.loss_forward(&inputs, &options)?;
-            totals.add(&outputs, batch, &self.meaning)?;
+            totals.add(&outputs, batch, &self.metric_options)?;
             ensure_finite("loss", totals.loss, step, micro_batches)?;
 
             let Some(context) = context else { continue };
@@ -89,7 +89,7 @@ impl Learner {
     ///
     /// # Errors
     ///
-    /// What model, plugin or libtorch refuse.
+    /// Errors from model, plugin or libtorch.
     pub fn evaluate(
         &self,
         micro_batch: &MicroBatch,
@@ -99,48 +99,25 @@ impl Learner {
         let forward = self.policy.evaluate(micro_batch)?;
         let reference = reference.map(|reference| reference.of(micro_batch)).transpose()?;
         let inputs = forward.loss_inputs(&micro_batch.batch, reference.as_ref());
-        // Sums: the caller divides by the count of the whole evaluation.
-        let options = LossOptions { normalizer: Some(1.0), wants: crate::plugin::Wants::default(), ..self.loss };
+        // Sums, which the caller divides by the number of terms of the whole evaluation.
+        let options = LossOptions { normalizer: Some(1.0), wants: Wants::default(), ..self.loss };
         let (outputs, _) = self.plugin.loss_forward(&inputs, &options)?;
-        totals.add(&outputs, &micro_batch.batch, &self.meaning)?;
+        totals.add(&outputs, &micro_batch.batch, &self.metric_options)?;
         Ok(())
     }
 }
 
-/// What the loss of a step is a mean over; never 0.
+/// Returns the number of terms that the loss of a step is a mean over; at least 1.
 fn normalizer(objective: Objective, micro_batches: &[MicroBatch]) -> f64 {
-    let total: u64 = micro_batches.iter().map(|micro_batch| count(objective, micro_batch)).sum();
+    let total: u64 = micro_batches.iter().map(|micro_batch| num_terms(objective, micro_batch)).sum();
     total.max(1) as f64
 }
 
-/// A micro-batch's share of the normaliser: its contributing prompts, or its target tokens (sft).
-pub fn count(objective: Objective, micro_batch: &MicroBatch) -> u64 {
+/// Returns the number of terms of a micro-batch's loss: its contributing prompts, or its target tokens (sft).
+pub fn num_terms(objective: Objective, micro_batch: &MicroBatch) -> u64 {
     match objective {
         Objective::Listwise => micro_batch.batch.num_contributing,
         Objective::Sft => micro_batch.batch.target_ids.numel() as u64,
-    }
-}
-
-/// What the loss reads of a batch, from hidden states.
-pub fn loss_inputs<'a>(
-    batch: &'a Batch,
-    hidden: &'a Tensor,
-    lm_head: &'a Tensor,
-    reference: Option<&'a Tensor>,
-) -> LossInputs<'a> {
-    LossInputs { hidden: Some(hidden), lm_head: Some(lm_head), ..targets_and_weights(batch, reference) }
-}
-
-/// What the loss reads besides the policy's outputs.
-pub fn targets_and_weights<'a>(batch: &'a Batch, reference: Option<&'a Tensor>) -> LossInputs<'a> {
-    LossInputs {
-        reference_log_probs: reference,
-        prompt_offsets: Some(&batch.prompt_offsets),
-        sequence_index: Some(&batch.sequence_index),
-        pi_target: Some(&batch.pi_target),
-        target_mask: Some(&batch.target_mask),
-        lambda: Some(&batch.lambda),
-        ..targets(batch)
     }
 }
 
@@ -155,15 +132,9 @@ fn ensure_finite(what: &'static str, value: f64, step: u64, micro_batches: &[Mic
     Err(TrainError::NotFinite { what, value, step: step + 1, records, checkpoint: None })
 }
 
-/// One seed out of three numbers, by the finaliser of SplitMix64.
-fn mix(seed: u64, step: u64, micro_batch: u64) -> i64 {
-    let mut state = seed;
-    for part in [step, micro_batch] {
-        state = (state ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        state ^= state >> 31;
-    }
-    // libtorch's seeds are signed; half of them is plenty.
-    (state >> 1) as i64
+/// A separate dropout seed for each micro-batch of each step.
+fn dropout_seed(seed: u64, step: u64, micro_batch: u64) -> i64 {
+    let mixed = split_mix64(split_mix64(seed ^ step) ^ micro_batch);
+    // libtorch's seeds are signed, so one bit is dropped.
+    (mixed >> 1) as i64
 }

@@ -1,4 +1,4 @@
-//! Records in and samples out over Arrow's C stream interface.
+//! Arrow's C stream interface: streams of records as input, streams of samples as output.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::io::Cursor;
@@ -13,7 +13,7 @@ use arrow_json::reader::infer_json_schema;
 use arrow_schema::{ArrowError, SchemaRef};
 use lambda_dpo_abi as abi;
 use lambda_dpo_core as core;
-use lambda_dpo_tests::table::{self, Handle, Told, api, told};
+use lambda_dpo_tests::table::{self, Failure, Handle, api, checked};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ use crate::data_path;
 use crate::misuse::Given;
 use crate::records::{textual, usable};
 
-/// Records as record batches of `rows` rows, with the schema that they show.
+/// Records as record batches of `rows` rows, with an inferred schema.
 pub fn batches(records: &[Value], rows: usize) -> Vec<RecordBatch> {
     let lines: String = records.iter().map(|record| format!("{record}\n")).collect();
     let (schema, _) = infer_json_schema(Cursor::new(&lines), None).unwrap();
@@ -29,7 +29,7 @@ pub fn batches(records: &[Value], rows: usize) -> Vec<RecordBatch> {
     reader.map(Result::unwrap).collect()
 }
 
-/// A stream that counts the batches asked of it, and when it is gone.
+/// A stream that counts requested batches and its own release.
 struct Counted {
     batches: std::vec::IntoIter<Result<RecordBatch, ArrowError>>,
     schema: SchemaRef,
@@ -81,11 +81,11 @@ impl Counts {
 }
 
 /// `reader_open_arrow`.
-pub fn open(stream: &mut FFI_ArrowArrayStream, options: &abi::ConvertOptions) -> Result<Handle<abi::Reader>, Told> {
+pub fn open(stream: &mut FFI_ArrowArrayStream, options: &abi::ConvertOptions) -> Result<Handle<abi::Reader>, Failure> {
     let mut raw = null_mut();
-    // SAFETY: arrow's struct is the interface's; the reader is freed once.
+    // SAFETY: arrow's struct is that of the C interface; the reader is freed once.
     unsafe {
-        told(|e| (api().reader_open_arrow)((&raw mut *stream).cast(), options, &mut raw, e))?;
+        checked(|e| (api().reader_open_arrow)((&raw mut *stream).cast(), options, &mut raw, e))?;
         Ok(Handle::new(raw, api().reader_free))
     }
 }
@@ -95,7 +95,7 @@ pub fn to_arrow(reader: &Handle<abi::Reader>) -> ArrowArrayStreamReader {
     let mut stream = FFI_ArrowArrayStream::empty();
     // SAFETY: as above; the stream is ours on success.
     unsafe {
-        told(|e| (api().reader_to_arrow)(reader.raw(), (&raw mut stream).cast(), e)).unwrap();
+        checked(|e| (api().reader_to_arrow)(reader.raw(), (&raw mut stream).cast(), e)).unwrap();
         ArrowArrayStreamReader::from_raw(&mut stream).unwrap()
     }
 }
@@ -115,7 +115,7 @@ fn options() -> abi::ConvertOptions {
     table::convert_options(abi::FORMAT_ULTRAFEEDBACK)
 }
 
-/// `convert_record`'s sample with its prompt as turns.
+/// The sample that `convert_record` returns, with its prompt as a list of turns.
 fn sample(record: &Value, index: usize, options: &abi::ConvertOptions) -> Option<Value> {
     let sample = table::convert_record(&record.to_string(), index as u64, options).unwrap()?;
     let mut sample: Value = serde_json::from_str(&sample).unwrap();
@@ -125,7 +125,7 @@ fn sample(record: &Value, index: usize, options: &abi::ConvertOptions) -> Option
     Some(sample)
 }
 
-/// 4 responses in 2 dimensions, with a missing rating.
+/// A record with 4 responses rated in 2 dimensions, one rating missing.
 fn record(i: usize) -> Value {
     let completion = |j: usize| {
         let honesty = if j == 2 { json!("N/A") } else { json!((i + j).to_string()) };
@@ -136,20 +136,20 @@ fn record(i: usize) -> Value {
 }
 
 #[test]
-fn samples_are_those_of_single_records() {
+fn samples_equal_those_of_single_records() {
     let records: Vec<Value> = (0..600).map(record).collect();
     let counts = Counts::default();
     let mut stream = counts.stream(batches(&records, 100).into_iter().map(Ok).collect());
     let reader = open(&mut stream, &options()).unwrap();
-    assert!(stream.release.is_none(), "the plugin takes the stream over");
+    assert!(stream.release.is_none(), "the plugin has not taken ownership of the stream");
     let mut samples = to_arrow(&reader);
     let names: Vec<String> = samples.schema().fields().iter().map(|field| field.name().clone()).collect();
     assert_eq!(names, ["prompt", "responses", "dimensions", "ratings", "pi_target", "record"]);
 
     let first = samples.next().unwrap().unwrap();
     assert_eq!(first.num_rows(), 256);
-    assert_eq!(counts.asked(), 3, "no batch is asked for before it is needed");
-    // The stream draws on the reader's samples, and lives on without it.
+    assert_eq!(counts.asked(), 3, "batches were requested before they were needed");
+    // The stream takes samples from the reader and outlives its handle.
     drop(reader);
     let mut all = vec![first];
     all.extend(samples.by_ref().map(Result::unwrap));
@@ -178,7 +178,7 @@ fn annotations_may_be_a_list_that_names_its_dimensions() {
     assert!(
         message.starts_with("`dimensions` must be named: in this stream `completions[].annotations` is of type List")
     );
-    assert_eq!(counts.released(), 1, "a stream that was taken over is released where the call fails");
+    assert_eq!(counts.released(), 1, "the stream is not released although the call failed");
 
     let names = [table::text("honesty"), table::text("helpfulness")];
     let options = abi::ConvertOptions { dimensions: names.as_ptr(), num_dimensions: 2, ..options() };
@@ -198,13 +198,13 @@ fn an_error_inside_the_stream_names_the_row() {
     let reader = open(&mut stream, &options()).unwrap();
     let mut samples = to_arrow(&reader);
     assert_eq!(samples.next().unwrap().unwrap().num_rows(), 256);
-    assert_eq!(samples.next().unwrap().unwrap().num_rows(), 14, "what came before the error is given");
+    assert_eq!(samples.next().unwrap().unwrap().num_rows(), 14, "samples before the error are missing");
     let message = samples.next().unwrap().unwrap_err().to_string();
     assert!(
         message.ends_with("record 270 of the stream: `completions[1].response` is null: expected text"),
         "{message}"
     );
-    assert!(samples.next().is_none(), "nothing follows an error");
+    assert!(samples.next().is_none(), "a batch follows the error");
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn a_failing_producer_is_quoted() {
     let next = || {
         let mut bytes = table::no_bytes();
         // SAFETY: all pointers are valid.
-        told(|e| unsafe { (api().reader_next)(reader.raw(), &mut bytes, e) }).map(|()| table::take_text(bytes))
+        checked(|e| unsafe { (api().reader_next)(reader.raw(), &mut bytes, e) }).map(|()| table::take_text(bytes))
     };
     for _ in 0..3 {
         assert!(next().unwrap().is_some());
@@ -227,7 +227,7 @@ fn a_failing_producer_is_quoted() {
     assert_eq!(next().unwrap(), None);
 }
 
-/// A producer that breaks the interface's rules, or fails without a word.
+/// Producers that break the interface's rules, or fail without a message.
 mod broken {
     use super::*;
 
@@ -274,9 +274,9 @@ mod broken {
 fn a_stream_that_breaks_the_interface_is_an_error() {
     for (i, (mut stream, problem)) in broken::streams().into_iter().enumerate() {
         let mut reader = null_mut();
-        // SAFETY: all pointers are valid; the stream's callbacks do what they say.
-        let told = told(|e| unsafe { (api().reader_open_arrow)(&mut stream, &options(), &mut reader, e) });
-        let (status, message) = told.unwrap_err();
+        // SAFETY: all pointers are valid, and the stream's callbacks are sound.
+        let result = checked(|e| unsafe { (api().reader_open_arrow)(&mut stream, &options(), &mut reader, e) });
+        let (status, message) = result.unwrap_err();
         assert_eq!(status, abi::STATUS_INVALID_DATA);
         assert!(message.starts_with(&format!("the schema of `stream` cannot be read: {problem}")), "{message}");
         assert_eq!(broken::RELEASED.load(Ordering::SeqCst), i + 1);
@@ -291,26 +291,26 @@ fn null_and_released_streams_are_refused_by_name() {
     let mut stream = counts.stream(vec![Ok(batches(&[record(0)], 8).remove(0))]);
     let stream_raw = (&raw mut stream).cast::<abi::ArrowArrayStream>();
     let open = api().reader_open_arrow;
-    let refused = |call: Result<(), Told>, message: &str| {
+    let refused = |call: Result<(), Failure>, message: &str| {
         assert_eq!(call.unwrap_err(), (abi::STATUS_INVALID_ARGUMENT, message.to_owned()));
     };
     // SAFETY: every pointer is NULL or valid.
     unsafe {
-        refused(told(|e| open(null_mut(), &options(), &mut reader, e)), "argument `stream` is NULL");
+        refused(checked(|e| open(null_mut(), &options(), &mut reader, e)), "argument `stream` is NULL");
         let released = (&raw mut released).cast();
-        refused(told(|e| open(released, &options(), &mut reader, e)), "argument `stream` is released already");
-        refused(told(|e| (api().reader_to_arrow)(null_mut(), released, e)), "argument `reader` is NULL");
-        refused(told(|e| open(stream_raw, null(), &mut reader, e)), "argument `options` is NULL");
+        refused(checked(|e| open(released, &options(), &mut reader, e)), "argument `stream` is released already");
+        refused(checked(|e| (api().reader_to_arrow)(null_mut(), released, e)), "argument `reader` is NULL");
+        refused(checked(|e| open(stream_raw, null(), &mut reader, e)), "argument `options` is NULL");
         assert_eq!(counts.released(), 1);
 
         let mut again = counts.stream(vec![Ok(batches(&[record(0)], 8).remove(0))]);
         let again = (&raw mut again).cast();
-        refused(told(|e| open(again, &options(), null_mut(), e)), "argument `reader` is NULL");
+        refused(checked(|e| open(again, &options(), null_mut(), e)), "argument `reader` is NULL");
         assert_eq!(counts.released(), 2);
         let mut last = counts.stream(vec![Ok(batches(&[record(0)], 8).remove(0))]);
         let last = (&raw mut last).cast();
-        told(|e| open(last, &options(), &mut reader, e)).unwrap();
-        refused(told(|e| (api().reader_to_arrow)(reader, null_mut(), e)), "argument `stream` is NULL");
+        checked(|e| open(last, &options(), &mut reader, e)).unwrap();
+        refused(checked(|e| (api().reader_to_arrow)(reader, null_mut(), e)), "argument `stream` is NULL");
         (api().reader_free)(reader);
         assert_eq!(counts.released(), 3);
     }
@@ -323,8 +323,9 @@ fn a_dataset_of_a_stream_refuses_nulls_and_releases_it() {
     let refused = |tokenizer, options, dataset, message: &str| {
         let mut stream = counts.stream(vec![Ok(batches(&[record(0)], 8).remove(0))]);
         // SAFETY: every pointer is NULL or valid.
-        let call =
-            told(|e| unsafe { (api().dataset_open_arrow)((&raw mut stream).cast(), tokenizer, options, dataset, e) });
+        let call = checked(|e| unsafe {
+            (api().dataset_open_arrow)((&raw mut stream).cast(), tokenizer, options, dataset, e)
+        });
         assert_eq!(call.unwrap_err(), (abi::STATUS_INVALID_ARGUMENT, message.to_owned()));
         assert!(stream.release.is_none());
     };
@@ -333,20 +334,20 @@ fn a_dataset_of_a_stream_refuses_nulls_and_releases_it() {
     refused(tokenizer, &options, null_mut(), "argument `dataset` is NULL");
     assert_eq!(counts.released(), 3);
     // SAFETY: as above.
-    let call = told(|e| unsafe { (api().dataset_open_arrow)(null_mut(), tokenizer, &options, &mut dataset, e) });
+    let call = checked(|e| unsafe { (api().dataset_open_arrow)(null_mut(), tokenizer, &options, &mut dataset, e) });
     assert_eq!(call.unwrap_err(), (abi::STATUS_INVALID_ARGUMENT, "argument `stream` is NULL".to_owned()));
     assert!(dataset.is_null());
 }
 
-/// A stream of ours whose struct is empty answers, and may be released twice.
+/// A released stream from the plugin can still be called, and may be released twice.
 #[test]
-fn a_released_stream_of_ours_answers() {
+fn a_released_stream_of_samples_can_be_called() {
     let reader = open(&mut Counts::default().stream(vec![Ok(batches(&[record(0)], 8).remove(0))]), &options()).unwrap();
-    // SAFETY: zero is a released stream.
+    // SAFETY: a zeroed struct is a released stream.
     let mut stream: abi::ArrowArrayStream = unsafe { std::mem::zeroed() };
     // SAFETY: all pointers are valid; calls after the release are what is tested.
     unsafe {
-        told(|e| (api().reader_to_arrow)(reader.raw(), &mut stream, e)).unwrap();
+        checked(|e| (api().reader_to_arrow)(reader.raw(), &mut stream, e)).unwrap();
         let (get_next, get_last_error) = (stream.get_next.unwrap(), stream.get_last_error.unwrap());
         let release = stream.release.unwrap();
         assert_eq!(get_next(&mut stream, null_mut()), 22);
@@ -359,7 +360,7 @@ fn a_released_stream_of_ours_answers() {
     }
 }
 
-/// The calls that the property below drives, and the core beside them.
+/// The functions that the property test below compares with the core.
 pub const COVERED: [(&str, fn()); 2] =
     [("reader_open_arrow", streams_of_samples), ("reader_to_arrow", streams_of_samples)];
 
@@ -367,14 +368,14 @@ pub const COVERED: [(&str, fn()); 2] =
 fn report(reader: &Handle<abi::Reader>) -> String {
     let mut bytes = table::no_bytes();
     // SAFETY: all pointers are valid.
-    told(|e| unsafe { (api().reader_report)(reader.raw(), &mut bytes, e) }).unwrap();
+    checked(|e| unsafe { (api().reader_report)(reader.raw(), &mut bytes, e) }).unwrap();
     table::take_text(bytes).unwrap()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// The core directly, and through the table: the same batches, up to the same error.
+    /// The core directly and the table give the same batches, up to the same error.
     #[test]
     fn streams_of_samples(
         first in usable(),
@@ -427,7 +428,7 @@ proptest! {
         prop_assert_eq!(rows(&found), expected);
     }
 
-    /// A reader over files gives its samples as a stream, too.
+    /// A reader of files can return its samples as a stream as well.
     #[test]
     fn files_to_streams(records in prop::collection::vec(usable(), 1..6)) {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -435,7 +436,7 @@ proptest! {
         let (path, mut raw) = (table::text(file.path().to_str().unwrap()), null_mut());
         // SAFETY: all pointers are valid; the reader is freed once.
         let reader = unsafe {
-            told(|e| (api().reader_open)(&path, 1, &options(), &mut raw, e)).unwrap();
+            checked(|e| (api().reader_open)(&path, 1, &options(), &mut raw, e)).unwrap();
             Handle::new(raw, api().reader_free)
         };
         let found: Vec<RecordBatch> = to_arrow(&reader).map(Result::unwrap).collect();

@@ -1,4 +1,5 @@
-//! An Arrow stream is read in the memory of a few of its batches, however many there are: measured in a process of its own.
+//! Reading an Arrow stream needs memory for a few of its batches, however many there are; measured in a separate
+//! process.
 
 use std::io::Write;
 use std::process::Command;
@@ -17,7 +18,7 @@ const ROWS: usize = 256;
 const RESPONSE_BYTES: usize = 10_000;
 const MIB: u64 = 1 << 20;
 
-/// A batch of some 5 MB, in memory of its own.
+/// A batch of about 5 MB.
 fn batch(number: usize) -> RecordBatch {
     let completion = |j: usize| json!({ "response": format!("{number} {j} ").repeat(RESPONSE_BYTES / 4), "annotations": { "a": { "Rating": j.to_string() } } });
     let records: Vec<_> = (0..ROWS)
@@ -26,7 +27,7 @@ fn batch(number: usize) -> RecordBatch {
     batches(&records, ROWS).remove(0)
 }
 
-/// Reads a stream of that many batches, which are made as they are asked for, to its end as a stream of samples.
+/// Reads a stream of batches, each made when it is requested, to its end as a stream of samples.
 fn read(num_batches: usize) {
     let schema = batch(0).schema();
     let stream = RecordBatchIterator::new((0..num_batches).map(|number| Ok(batch(number))), Arc::clone(&schema));
@@ -36,7 +37,7 @@ fn read(num_batches: usize) {
     assert_eq!(rows, num_batches * ROWS);
 }
 
-/// The most memory that a process took that did nothing but read such a stream.
+/// Peak memory of a process that only reads such a stream.
 fn peak_bytes(num_batches: usize) -> u64 {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "arrow_memory::does_not_grow_with_the_stream", "--nocapture"])
@@ -59,6 +60,6 @@ fn does_not_grow_with_the_stream() {
         return;
     }
     let [few, many] = [4, 24].map(peak_bytes);
-    // 20 batches more are 100 MB.
+    // 20 more batches are 100 MB.
     assert!(many <= few + 24 * MIB, "{} MiB became {} MiB", few / MIB, many / MIB);
 }

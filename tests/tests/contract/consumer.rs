@@ -1,12 +1,12 @@
-//! Programs in C: the example against today's header, and against the header of each revision that later libraries must
-//! still serve.
+//! Programs in C: the example compiled with the current header, and with the header of each earlier revision, which
+//! later libraries must still serve.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lambda_dpo_tests::{fixture, plugin_library, root};
 
-/// Compiles the example against the `lambda_dpo.h` in `include`.
+/// Compiles the example with the `lambda_dpo.h` in `include`.
 fn compile(include: &Path, program: &Path) {
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
     let output = Command::new(&compiler)

@@ -1,11 +1,11 @@
-//! Records to batches, and λ: the core directly, and through the table.
+//! From records to batches, and λ schedules: the core directly, and through the table.
 
 use std::path::PathBuf;
 use std::ptr::null;
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_core as core;
-use lambda_dpo_tests::table::{self, Handle, Told, api, told};
+use lambda_dpo_tests::table::{self, Failure, Handle, api, checked};
 use lambda_dpo_tests::{batch_fields, fixture};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -14,7 +14,7 @@ use tch::Tensor;
 
 use crate::records::{any_record, rated, text, usable};
 
-/// Options in both worlds.
+/// Options for the core and for the table.
 #[derive(Clone, Debug)]
 pub struct Options {
     format: core::Format,
@@ -82,7 +82,7 @@ impl Options {
         }
     }
 
-    /// Makes a call with the options of the table.
+    /// Makes a call with the options as the struct of the table.
     pub fn lend<T>(&self, call: impl FnOnce(&abi::ConvertOptions) -> T) -> T {
         let format = match self.format {
             core::Format::UltraFeedback => abi::FORMAT_ULTRAFEEDBACK,
@@ -105,8 +105,8 @@ impl Options {
     }
 }
 
-/// A core's error as a call tells of it.
-fn told_of(error: &core::Error) -> Told {
+/// The failure of a call for an error of the core.
+fn failure_of(error: &core::Error) -> Failure {
     let status = match error.kind() {
         core::ErrorKind::InvalidArgument => abi::STATUS_INVALID_ARGUMENT,
         core::ErrorKind::Io => abi::STATUS_IO,
@@ -118,48 +118,48 @@ fn told_of(error: &core::Error) -> Told {
     (status, error.to_string())
 }
 
-pub fn native<T>(result: core::Result<T>) -> Result<T, Told> {
-    result.map_err(|error| told_of(&error))
+pub fn native<T>(result: core::Result<T>) -> Result<T, Failure> {
+    result.map_err(|error| failure_of(&error))
 }
 
 pub fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap()
 }
 
-/// `reader_next` up to the end or the first error, then `reader_report`.
-fn read_all(files: &[PathBuf], options: &Options) -> Result<(Vec<Result<String, Told>>, String), Told> {
+/// Calls `reader_next` until the end or the first error, then `reader_report`.
+fn read_all(files: &[PathBuf], options: &Options) -> Result<(Vec<Result<String, Failure>>, String), Failure> {
     let names: Vec<String> = files.iter().map(|file| file.to_str().unwrap().to_owned()).collect();
     let paths: Vec<abi::Str> = names.iter().map(|name| table::text(name)).collect();
     let mut raw = std::ptr::null_mut();
     let mut samples = Vec::new();
     // SAFETY: all pointers are valid; the reader is freed once.
     unsafe {
-        options.lend(|options| told(|e| (api().reader_open)(paths.as_ptr(), paths.len(), options, &mut raw, e)))?;
+        options.lend(|options| checked(|e| (api().reader_open)(paths.as_ptr(), paths.len(), options, &mut raw, e)))?;
         let reader = Handle::new(raw, api().reader_free);
         loop {
             let mut bytes = table::no_bytes();
-            match told(|e| (api().reader_next)(reader.raw(), &mut bytes, e)).map(|()| table::take_text(bytes)) {
+            match checked(|e| (api().reader_next)(reader.raw(), &mut bytes, e)).map(|()| table::take_text(bytes)) {
                 Ok(Some(sample)) => samples.push(Ok(sample)),
                 Ok(None) => break,
-                Err(told) => {
-                    samples.push(Err(told));
+                Err(failure) => {
+                    samples.push(Err(failure));
                     break;
                 }
             }
         }
         let mut report = table::no_bytes();
-        told(|e| (api().reader_report)(reader.raw(), &mut report, e))?;
+        checked(|e| (api().reader_report)(reader.raw(), &mut report, e))?;
         Ok((samples, table::take_text(report).unwrap()))
     }
 }
 
-/// The words tokenizer in both worlds.
+/// The words tokenizer in the core and through the table.
 pub fn tokenizers() -> (core::Tokenizer, Handle<abi::Tokenizer>) {
     let folder = fixture("words");
     (core::Tokenizer::open(&folder, None).unwrap(), table::tokenizer_open(&folder).unwrap())
 }
 
-/// The fields of a batch in the table's order.
+/// The fields of a batch in the order of the table.
 fn fields(batch: &core::Batch) -> Vec<(&'static str, &Tensor)> {
     macro_rules! listed {
         ($($field:ident),*) => { vec![$((stringify!($field), &batch.$field)),*] };
@@ -181,7 +181,7 @@ pub const LAYOUTS: [(core::Layout, u32); 3] = [
     (core::Layout::Packed, abi::LAYOUT_PACKED),
 ];
 
-/// The calls that the properties below drive, and the core beside them.
+/// The functions that the property tests below compare with the core.
 pub const COVERED: [(&str, fn()); 17] = [
     ("convert_record", convert_record),
     ("reader_open", readers),
@@ -212,7 +212,7 @@ proptest! {
         prop_assert_eq!(exported, sample.map(|sample| sample.map(|sample| json(&sample))));
     }
 
-    /// Tokens of another tokenizer; in one list out of a few, something does not agree.
+    /// Tokens of another tokenizer; some lists are inconsistent.
     #[test]
     fn tokens_of_a_caller(
         record in any::<u64>(),
@@ -223,7 +223,7 @@ proptest! {
     ) {
         let n = response_ids.len();
         let row = |(weight, spoilt): &(i32, bool)| -> Vec<Value> {
-            // One weight for the first response, an equal share of the rest for the others.
+            // A weight for the first response; the others share the rest equally.
             let first = if n > 1 { f64::from(*weight) / 10.0 } else { 1.0 };
             let share = |i: usize| if i == 0 { value!(first) } else { value!((1.0 - first) / (n - 1) as f64) };
             (0..n + usize::from(*spoilt)).map(share).collect()
@@ -282,7 +282,7 @@ proptest! {
         let mut raw = std::ptr::null_mut();
         // SAFETY: all pointers are valid; the handle is freed once.
         let made = unsafe {
-            told(|e| (api().schedule_new)(&options, &mut raw, e)).map(|()| Handle::new(raw, api().schedule_free))
+            checked(|e| (api().schedule_new)(&options, &mut raw, e)).map(|()| Handle::new(raw, api().schedule_free))
         };
         if kind > abi::SCHEDULE_TABLE {
             prop_assert_eq!(made.unwrap_err().0, abi::STATUS_INVALID_ARGUMENT);
@@ -296,8 +296,8 @@ proptest! {
                 // SAFETY: λ has room for M numbers.
                 unsafe {
                     let raw = exported.raw();
-                    told(|e| (api().schedule_draw_instance)(raw, seed, epoch, index, instance.as_mut_ptr(), e)).unwrap();
-                    told(|e| (api().schedule_draw_step)(raw, seed, index, step.as_mut_ptr(), e)).unwrap();
+                    checked(|e| (api().schedule_draw_instance)(raw, seed, epoch, index, instance.as_mut_ptr(), e)).unwrap();
+                    checked(|e| (api().schedule_draw_step)(raw, seed, index, step.as_mut_ptr(), e)).unwrap();
                 }
                 prop_assert_eq!(instance, native.draw_instance(seed, epoch, index));
                 prop_assert_eq!(step, native.draw_step(seed, index));
@@ -331,20 +331,20 @@ proptest! {
         let (own, handle) = tokenizers();
         let messages = vec![core::Message::new("user", input.as_str()), core::Message::new("assistant", content)];
         let mut encoded = std::ptr::null_mut();
-        // SAFETY: all pointers are valid; what comes out is freed once.
+        // SAFETY: all pointers are valid; every result is freed once.
         unsafe {
             let raw = handle.raw();
             let (mut info, mut rendered, mut decoded) = (table::no_bytes(), table::no_bytes(), table::no_bytes());
-            told(|e| (api().tokenizer_info)(raw, &mut info, e)).unwrap();
+            checked(|e| (api().tokenizer_info)(raw, &mut info, e)).unwrap();
             prop_assert_eq!(table::take_text(info).unwrap(), json(own.info()));
             let listed = json(&messages);
-            let call = told(|e| (api().tokenizer_render)(raw, table::text(&listed), header.into(), &mut rendered, e));
+            let call = checked(|e| (api().tokenizer_render)(raw, table::text(&listed), header.into(), &mut rendered, e));
             prop_assert_eq!(call.map(|()| table::take_text(rendered).unwrap()), native(own.render(&messages, header)));
-            told(|e| (api().tokenizer_encode)(raw, table::text(&input), &mut encoded, e)).unwrap();
+            checked(|e| (api().tokenizer_encode)(raw, table::text(&input), &mut encoded, e)).unwrap();
             let encoded = abi::tensor::import(encoded).unwrap();
             prop_assert_eq!(Vec::<i64>::try_from(&encoded).unwrap(), own.encode(&input).unwrap());
             let lent = abi::tensor::export(&Tensor::from_slice(&ids)).unwrap();
-            let call = told(|e| (api().tokenizer_decode)(raw, lent.as_raw(), header.into(), &mut decoded, e));
+            let call = checked(|e| (api().tokenizer_decode)(raw, lent.as_raw(), header.into(), &mut decoded, e));
             prop_assert_eq!(call.map(|()| table::take_text(decoded).unwrap()), native(own.decode(&ids, header)));
         }
     }
@@ -371,7 +371,7 @@ proptest! {
             let exported = table::tokenize(&handle, &json(&sample), &options).unwrap();
             prop_assert_eq!(exported.is_none(), tokenized.is_empty());
             samples.extend(tokenized);
-            // A caller's own store, in between, changes nothing.
+            // Storing the tokens as JSON in between changes nothing.
             let read_back = |sample| table::tokenized(&table::tokens(&sample).unwrap()).unwrap();
             handles.extend(if stored { exported.map(read_back) } else { exported });
         }

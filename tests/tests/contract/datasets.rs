@@ -1,4 +1,4 @@
-//! The dataset's handle: the core directly, and through the table.
+//! Datasets: the core directly, and through the table.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -9,7 +9,7 @@ use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use lambda_dpo_abi as abi;
 use lambda_dpo_core as core;
 use lambda_dpo_core::dataset::{SampleInfo, TokenFolder};
-use lambda_dpo_tests::table::{self, Handle, NamedBatch, Told, api, told};
+use lambda_dpo_tests::table::{self, Failure, Handle, NamedBatch, api, checked};
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use crate::arrow::batches;
 use crate::data_path::{LAYOUTS, Options, native, options, same_batch, tokenizers};
 use crate::records::{any_record, usable};
 
-/// The calls that the properties below drive, and the core beside them.
+/// The functions that the property tests below compare with the core.
 pub const COVERED: [(&str, fn()); 7] = [
     ("dataset_open", of_files),
     ("dataset_open_arrow", of_streams),
@@ -30,7 +30,7 @@ pub const COVERED: [(&str, fn()); 7] = [
     ("dataset_prefetch", of_files),
 ];
 
-/// How both worlds open a dataset.
+/// Options that open the same dataset in the core and through the table.
 #[derive(Debug)]
 struct Opening<'a> {
     convert: &'a Options,
@@ -55,7 +55,7 @@ impl Opening<'_> {
     fn exported(
         &self,
         open: impl FnOnce(*const abi::DatasetOptions, *mut *mut abi::Dataset, *mut abi::Error) -> abi::Status,
-    ) -> Result<Handle<abi::Dataset>, Told> {
+    ) -> Result<Handle<abi::Dataset>, Failure> {
         let tokenize = abi::TokenizeOptions {
             cutoff_len: self.cutoff_len.unwrap_or(0) as u64,
             keep_all: self.keep_all.into(),
@@ -64,7 +64,7 @@ impl Opening<'_> {
         let cache_dir = self.cache_dir.map_or("", |folder| folder.to_str().unwrap());
         let mut raw = null_mut();
         self.convert.lend(|convert| {
-            // SAFETY: zero is valid for the rest.
+            // SAFETY: zero is valid for the other fields.
             let options = unsafe {
                 abi::DatasetOptions {
                     convert,
@@ -73,7 +73,7 @@ impl Opening<'_> {
                     ..table::sized::<abi::DatasetOptions>()
                 }
             };
-            told(|error| open(&options, &mut raw, error))
+            checked(|error| open(&options, &mut raw, error))
         })?;
         // SAFETY: the handle is ours on success.
         Ok(unsafe { Handle::new(raw, api().dataset_free) })
@@ -87,7 +87,7 @@ fn go_on() -> impl FnMut(u64, u64) -> ControlFlow<()> {
 fn info(dataset: &Handle<abi::Dataset>) -> Value {
     let mut bytes = table::no_bytes();
     // SAFETY: all pointers are valid.
-    told(|e| unsafe { (api().dataset_info)(dataset.raw(), &mut bytes, e) }).unwrap();
+    checked(|e| unsafe { (api().dataset_info)(dataset.raw(), &mut bytes, e) }).unwrap();
     serde_json::from_str(&table::take_text(bytes).unwrap()).unwrap()
 }
 
@@ -95,7 +95,7 @@ fn samples(dataset: &Handle<abi::Dataset>) -> Tensor {
     let mut raw = null_mut();
     // SAFETY: all pointers are valid; the tensor is ours on success.
     unsafe {
-        told(|e| (api().dataset_samples)(dataset.raw(), &mut raw, e)).unwrap();
+        checked(|e| (api().dataset_samples)(dataset.raw(), &mut raw, e)).unwrap();
         abi::tensor::import(raw).unwrap()
     }
 }
@@ -106,7 +106,7 @@ fn row(info: &SampleInfo) -> [i64; 5] {
     [info.record_index as i64, info.num_responses as i64, info.num_tokens as i64, half(0), half(8)]
 }
 
-/// What a batch is asked for with.
+/// Arguments of a request for a batch.
 struct Asked<'a> {
     indices: &'a [u64],
     lambda: &'a [f64],
@@ -116,13 +116,13 @@ struct Asked<'a> {
 fn prefetch(dataset: &Handle<abi::Dataset>, asked: &Asked) {
     let Asked { indices, lambda, options } = asked;
     // SAFETY: all pointers are valid.
-    let call = told(|e| unsafe {
+    let call = checked(|e| unsafe {
         (api().dataset_prefetch)(dataset.raw(), indices.as_ptr(), indices.len(), lambda.as_ptr(), *options, e)
     });
     call.unwrap();
 }
 
-fn batch(dataset: &Handle<abi::Dataset>, asked: &Asked) -> Result<NamedBatch, Told> {
+fn batch(dataset: &Handle<abi::Dataset>, asked: &Asked) -> Result<NamedBatch, Failure> {
     let Asked { indices, lambda, options } = asked;
     table::batch(|batch, e| {
         // SAFETY: all pointers are valid.
@@ -132,7 +132,7 @@ fn batch(dataset: &Handle<abi::Dataset>, asked: &Asked) -> Result<NamedBatch, To
     })
 }
 
-/// Everything that two datasets tell and give is the same.
+/// Checks that two datasets report the same and give the same batches.
 fn same_dataset(
     native: &core::Dataset,
     exported: &Handle<abi::Dataset>,
@@ -141,14 +141,14 @@ fn same_dataset(
 ) {
     // SAFETY: the handle is alive.
     assert_eq!(unsafe { (api().dataset_len)(exported.raw()) }, native.len() as u64);
-    let told = json!({
+    let expected = json!({
         "dimensions": native.dimensions(), "report": native.report(), "hash": native.hash(), "cache": info(exported)["cache"],
     });
-    assert_eq!(info(exported), told);
+    assert_eq!(info(exported), expected);
     let rows: Vec<i64> = native.samples().flat_map(|info| row(&info)).collect();
     assert_eq!(samples(exported), Tensor::from_slice(&rows).view([-1, 5]));
 
-    // One index beyond the end is picked now and then.
+    // Some picks are one beyond the end.
     let indices: Vec<usize> = picks.iter().map(|pick| pick % (native.len() + 1)).collect();
     let lambda = vec![0.5; indices.len() * native.dimensions().len()];
     let own = core::CollateOptions { layout, max_tokens: None, pad_to_multiple_of: 8, pad_token_id: 1 };
@@ -194,7 +194,7 @@ proptest! {
         match (native, exported) {
             (Ok(native), Ok(exported)) => {
                 let cache = info(&exported)["cache"].clone();
-                // The core, which came first, has written what the table's call reads.
+                // The core, which ran first, has written the cache that the table's call reads.
                 let path = native.cache().map(|cache| cache.path.clone());
                 let expected = path.map(|path| json!({ "path": path, "was_read": true, "damage": null }));
                 prop_assert_eq!(cache, expected.unwrap_or(Value::Null));
@@ -222,11 +222,11 @@ proptest! {
         };
         let native = native(core::Dataset::open_stream(stream(), &own, &opening.native(), &mut go_on()));
         let mut lent = FFI_ArrowArrayStream::new(stream());
-        // SAFETY: all pointers are valid; arrow's struct is the interface's.
+        // SAFETY: all pointers are valid; arrow's struct is that of the C interface.
         let exported = opening.exported(|options, dataset, e| unsafe {
             (api().dataset_open_arrow)((&raw mut lent).cast(), handle.raw(), options, dataset, e)
         });
-        prop_assert!(lent.release.is_none(), "the plugin takes the stream over");
+        prop_assert!(lent.release.is_none(), "the plugin has not taken ownership of the stream");
         match (native, exported) {
             (Ok(native), Ok(exported)) => same_dataset(&native, &exported, layout, &picks),
             (native, exported) => prop_assert_eq!(exported.unwrap_err(), native.unwrap_err()),
@@ -234,9 +234,9 @@ proptest! {
     }
 }
 
-/// A stream's dataset is the one of a file of the same records, but cannot be kept.
+/// A dataset from a stream equals that from a file of the same records, but cannot be cached.
 #[test]
-fn a_stream_gives_what_its_file_gives_and_has_no_cache() {
+fn a_stream_gives_the_same_dataset_as_a_file_but_no_cache() {
     let records: Vec<Value> = (0..600)
         .map(|i| {
             let completion = |j: usize| {
@@ -257,7 +257,7 @@ fn a_stream_gives_what_its_file_gives_and_has_no_cache() {
         let schema = batches[0].schema();
         let stream = RecordBatchIterator::new(batches.into_iter().map(Ok), schema);
         let mut lent = FFI_ArrowArrayStream::new(Box::new(stream));
-        // SAFETY: all pointers are valid; arrow's struct is the interface's.
+        // SAFETY: all pointers are valid; arrow's struct is that of the C interface.
         opening.exported(|options, dataset, e| unsafe {
             (api().dataset_open_arrow)((&raw mut lent).cast(), handle.raw(), options, dataset, e)
         })

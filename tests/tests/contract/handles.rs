@@ -1,30 +1,30 @@
-//! Handles that are none: freed, freed again, of another kind, made up. Each call that takes one says so.
+//! Invalid handles: freed, freed twice, of another type, made up. Each call that takes a handle refuses them.
 
 use std::ptr::{null, null_mut, without_provenance_mut};
 
 use lambda_dpo_abi as abi;
-use lambda_dpo_tests::table::{self, Handle, api, told};
+use lambda_dpo_tests::table::{self, Handle, api, checked};
 
 use crate::misuse::Given;
 
-/// Takes no handle that is none: neither made-up numbers and addresses nor, where there is one, the one that was freed.
+/// Checks that a call refuses made-up numbers and addresses, and the handle `freed`.
 fn refuses(function: &str, name: &str, freed: *mut u8, mut call: impl FnMut(*mut u8, *mut abi::Error) -> abi::Status) {
     let mut byte = 0_u8;
     for dead in [freed, without_provenance_mut(usize::MAX), without_provenance_mut(16), &raw mut byte] {
-        let (status, message) = told(|error| call(dead, error)).expect_err(function);
+        let (status, message) = checked(|error| call(dead, error)).expect_err(function);
         assert_eq!(status, abi::STATUS_INVALID_ARGUMENT, "{function}: {message}");
         let expected = format!("argument `{name}` is not a live handle of its type: it was freed, is of another");
         assert!(message.starts_with(&expected), "{function}: {message}");
     }
 }
 
-/// A λ schedule: a handle of another kind than any that the calls below take.
+/// A λ schedule, whose type most of the calls below do not take.
 fn schedule() -> Handle<abi::Schedule> {
     let mut raw = null_mut();
     // SAFETY: all pointers are valid; the handle is freed once.
     unsafe {
         let options = abi::ScheduleOptions { kind: abi::SCHEDULE_GAUSSIAN, num_dimensions: 1, ..table::sized() };
-        told(|e| (api().schedule_new)(&options, &mut raw, e)).unwrap();
+        checked(|e| (api().schedule_new)(&options, &mut raw, e)).unwrap();
         Handle::new(raw, api().schedule_free)
     }
 }
@@ -33,12 +33,12 @@ fn schedule() -> Handle<abi::Schedule> {
 pub fn readers() {
     let (given, mut reader, api) = (Given::new(), null_mut(), api());
     let (mut bytes, other) = (table::no_bytes(), schedule());
-    // SAFETY: every pointer is valid, but for the handles, which are what is tested.
+    // SAFETY: every pointer is valid; the invalid handles are what is tested.
     unsafe {
-        told(|e| (api.reader_open)(&given.path(), 1, &given.convert, &mut reader, e)).unwrap();
+        checked(|e| (api.reader_open)(&given.path(), 1, &given.convert, &mut reader, e)).unwrap();
         (api.reader_free)(other.raw().cast());
         (api.schedule_free)(reader.cast());
-        told(|e| (api.reader_next)(reader, &mut bytes, e)).unwrap();
+        checked(|e| (api.reader_next)(reader, &mut bytes, e)).unwrap();
         (api.bytes_free)(&mut bytes);
         (api.reader_free)(reader);
         (api.reader_free)(reader);
@@ -56,7 +56,7 @@ pub fn readers() {
 pub fn tokenizers_and_samples() {
     let (given, api, mut bytes, mut ids, mut sample) = (Given::new(), api(), table::no_bytes(), null_mut(), null_mut());
     let options = table::tokenize_options();
-    // SAFETY: as above; the handles are freed here, and again when `given` goes.
+    // SAFETY: as above; the handles are freed here, and again when `given` is dropped.
     unsafe {
         let lent = abi::tensor::export(&tch::Tensor::from_slice(&[5_i64])).unwrap();
         (api.tokenizer_free)(given.tokenizer.raw());
@@ -95,7 +95,7 @@ pub fn datasets() {
     unsafe {
         let options = given.dataset_options();
         let tokenizer = given.tokenizer.raw();
-        told(|e| (api.dataset_open)(&given.path(), 1, tokenizer, &options, &mut dataset, e)).unwrap();
+        checked(|e| (api.dataset_open)(&given.path(), 1, tokenizer, &options, &mut dataset, e)).unwrap();
         (api.dataset_free)(dataset);
         (api.dataset_free)(dataset);
         let (mut samples, mut batch) = (null_mut(), table::sized::<abi::Batch>());
@@ -140,14 +140,14 @@ pub fn schedules_and_contexts() {
         });
         assert!(gradients.sequence_log_probs.is_null());
     }
-    // What was freed as another kind is still there.
+    // A handle freed as another type is still alive.
     assert!(table::tokenize(&given.tokenizer, &given.sample, &given.tokenize).unwrap().is_some());
 }
 
 #[test]
 fn freeing_nothing_does_nothing() {
     let api = api();
-    // SAFETY: NULL is allowed, and so is what is no handle.
+    // SAFETY: NULL is allowed, and so are invalid handles.
     unsafe {
         (api.bytes_free)(null_mut());
         (api.batch_free)(null_mut());

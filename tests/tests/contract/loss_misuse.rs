@@ -1,5 +1,4 @@
-//! What a caller does wrong with the loss: shapes, ids, offsets and numbers that cannot be, devices and streams that are
-//! not there.
+//! Misuse of the loss: impossible shapes, ids, offsets and numbers, and streams that do not exist.
 
 use std::ffi::c_void;
 use std::ptr::{null_mut, without_provenance_mut};
@@ -7,11 +6,11 @@ use std::ptr::{null_mut, without_provenance_mut};
 use lambda_dpo_abi as abi;
 use lambda_dpo_host::plugin::{self, Plugin, PluginError};
 use lambda_dpo_tests::plugin_library;
-use lambda_dpo_tests::table::{self, PairLoss, Told, api, told};
+use lambda_dpo_tests::table::{self, Failure, PairLoss, api, checked};
 use tch::{Device, Kind, Tensor};
 
-use crate::batches::{HIDDEN, Problem, VOCAB};
 use crate::losses::{changed, exported, options_of};
+use lambda_dpo_tests::batches::{HIDDEN, Problem, VOCAB};
 
 const WANTS_HIDDEN: plugin::Wants =
     plugin::Wants { hidden: true, lm_head: false, logits: false, sequence_log_probs: false };
@@ -24,7 +23,7 @@ fn floats(size: &[i64]) -> Tensor {
     Tensor::zeros(size, (Kind::Float, Device::Cpu))
 }
 
-/// Calls with inputs of which `change` has spoilt something: a sentence that begins with `sentence`, no loss.
+/// Calls the loss with bad inputs, which must fail with a message that begins with `sentence`.
 #[track_caller]
 fn refused(spoilt: &plugin::LossInputs, sentence: &str) {
     let plugin = Plugin::load(Some(&plugin_library())).unwrap();
@@ -106,7 +105,7 @@ fn ids_and_offsets_out_of_range() {
 }
 
 #[test]
-fn weights_that_are_none() {
+fn invalid_lambda_beta_and_normalizer() {
     let problem = Problem::random(2, Kind::Float);
     let good = exported(&problem.inputs());
     for wrong in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.5] {
@@ -126,7 +125,7 @@ fn weights_that_are_none() {
     }
 }
 
-/// N = 0, M = 0, and no prompt at all.
+/// N = 0, M = 0, and no prompts.
 #[test]
 fn nothing_to_compare() {
     let problem = Problem::random(2, Kind::Float);
@@ -155,7 +154,7 @@ fn nothing_to_compare() {
 }
 
 #[test]
-fn gradients_of_what_was_not_given() {
+fn gradients_of_missing_inputs() {
     let problem = Problem::random(2, Kind::Float);
     let plugin = Plugin::load(Some(&plugin_library())).unwrap();
     let wants = plugin::Wants { logits: true, ..plugin::Wants::default() };
@@ -164,7 +163,7 @@ fn gradients_of_what_was_not_given() {
 }
 
 #[test]
-fn a_backward_of_other_inputs() {
+fn a_backward_with_other_inputs() {
     let plugin = Plugin::load(Some(&plugin_library())).unwrap();
     let problem = Problem::random(2, Kind::Float);
     let other = Problem::random(2, Kind::Double);
@@ -173,34 +172,34 @@ fn a_backward_of_other_inputs() {
     assert!(error.starts_with("the inputs of the backward differ from those of its forward"), "{error}");
 }
 
-/// The loss −log σ(1) of finished log-probs on a device, with the work on a stream; and the backward on another.
-fn on_stream(device: Device, forward: *mut c_void, backward: *mut c_void) -> Result<f64, Told> {
+/// Computes the loss −log σ(1) from log-probs on a device, the forward on one stream and the backward on another.
+fn on_stream(device: Device, forward: *mut c_void, backward: *mut c_void) -> Result<f64, Failure> {
     let loss = PairLoss::new(device);
-    // SAFETY: everything lives through the calls, and what comes out is freed once.
+    // SAFETY: everything outlives the calls, and every result is freed once.
     unsafe {
         let mut inputs = abi::LossInputs { cuda_stream: forward, ..loss.inputs() };
         let options = PairLoss::options();
         let (mut outputs, mut context) = (table::sized::<abi::LossOutputs>(), null_mut());
-        told(|e| (api().loss_forward)(&inputs, &options, &mut outputs, &mut context, e))?;
+        checked(|e| (api().loss_forward)(&inputs, &options, &mut outputs, &mut context, e))?;
         let loss = abi::tensor::import(std::mem::replace(&mut outputs.loss, null_mut())).unwrap();
         table::free_outputs(outputs);
         let mut gradients = table::sized::<abi::LossGradients>();
         inputs.cuda_stream = backward;
-        let told = told(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e));
+        let result = checked(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e));
         abi::tensor::free_tensor(gradients.sequence_log_probs);
         (api().loss_context_free)(context);
-        told.map(|()| loss.double_value(&[]))
+        result.map(|()| loss.double_value(&[]))
     }
 }
 
 #[test]
-fn a_stream_goes_with_tensors_on_its_device() {
+fn a_stream_needs_tensors_on_its_device() {
     let stream = |handle: usize| without_provenance_mut::<c_void>(handle);
     let none = stream(0);
     let cpu = on_stream(Device::Cpu, none, none).unwrap();
     assert!((cpu - (-1.0_f64).exp().ln_1p()).abs() < 1e-6);
-    let message = |told: Result<f64, Told>| {
-        let (status, message) = told.unwrap_err();
+    let message = |result: Result<f64, Failure>| {
+        let (status, message) = result.unwrap_err();
         assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
         message
     };
@@ -209,7 +208,7 @@ fn a_stream_goes_with_tensors_on_its_device() {
     assert_eq!(message(on_stream(Device::Cpu, none, stream(2))), refused);
     if tch::Cuda::is_available() {
         let cuda = Device::Cuda(0);
-        // CUDA's own two, and libtorch's current one.
+        // Libtorch's current stream, and CUDA's two predefined ones.
         for handle in [0, 1, 2] {
             let loss = on_stream(cuda, stream(handle), stream(handle)).unwrap();
             assert!((loss - cpu).abs() < 1e-6);

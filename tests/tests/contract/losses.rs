@@ -6,14 +6,14 @@ use lambda_dpo_abi as abi;
 use lambda_dpo_core as core;
 use lambda_dpo_host::plugin::{self, Plugin, PluginError};
 use lambda_dpo_tests::plugin_library;
-use lambda_dpo_tests::table::{self, PairLoss, api, told};
+use lambda_dpo_tests::table::{self, PairLoss, api, checked};
 use proptest::prelude::*;
 use proptest::sample::select;
 use tch::{Device, Kind, Tensor};
 
-use crate::batches::{Problem, Rng};
+use lambda_dpo_tests::batches::{Problem, Rng};
 
-/// What log-probs come from.
+/// The input that log-probs are computed from.
 #[derive(Clone, Copy, Debug)]
 enum Source {
     Hidden,
@@ -21,7 +21,7 @@ enum Source {
     SequenceLogProbs,
 }
 
-/// Something wrong with the inputs.
+/// An error in the inputs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
     None,
@@ -35,7 +35,7 @@ enum Fault {
     WholeNumbers,
 }
 
-/// The tensors of a problem, with the fault put in.
+/// The tensors of a problem, with a fault inserted.
 struct Inputs {
     source: Source,
     input: Option<Tensor>,
@@ -114,7 +114,7 @@ impl Inputs {
     }
 }
 
-/// The same inputs for the table.
+/// Converts inputs of the core to those of the table.
 pub fn exported<'a>(inputs: &core::LossInputs<'a>) -> plugin::LossInputs<'a> {
     plugin::LossInputs {
         hidden: inputs.hidden,
@@ -134,7 +134,7 @@ pub fn exported<'a>(inputs: &core::LossInputs<'a>) -> plugin::LossInputs<'a> {
     }
 }
 
-/// Options in both worlds.
+/// Options for the core and for the table.
 fn options() -> impl Strategy<Value = (core::LossOptions, plugin::LossOptions)> {
     (
         any::<bool>(),
@@ -171,7 +171,7 @@ fn same(what: &str, native: Option<&Tensor>, exported: Option<&Tensor>) {
     assert_eq!(native.is_some(), exported.is_some(), "{what}");
     let (Some(native), Some(exported)) = (native, exported) else { return };
     assert_eq!((native.kind(), native.size()), (exported.kind(), exported.size()), "{what}");
-    // Bit for bit, NaN included.
+    // Equal bit for bit, including NaN.
     let same = native.eq_tensor(exported).logical_or(&native.isnan().logical_and(&exported.isnan()));
     assert!(same.all().int64_value(&[]) == 1, "{what}: {native} {exported}");
 }
@@ -195,7 +195,7 @@ fn message(error: PluginError) -> String {
     }
 }
 
-/// The calls that the properties below drive, and the core beside them.
+/// The functions that the property tests below compare with the core.
 pub const COVERED: [(&str, fn()); 3] = [("log_probs", log_probs), ("loss_forward", losses), ("loss_backward", losses)];
 
 proptest! {
@@ -293,7 +293,7 @@ pub fn options_of(wants: plugin::Wants) -> plugin::LossOptions {
     }
 }
 
-/// The same values behind other strides and an offset: a transpose inside a larger allocation.
+/// The same values with other strides and an offset: a transposed view into a larger tensor.
 #[test]
 fn hidden_states_may_be_strided() {
     let plugin = Plugin::load(Some(&plugin_library())).unwrap();
@@ -324,30 +324,31 @@ fn the_callers_grad_mode_is_restored() {
     assert!(!(&weight * 2.0).requires_grad());
 }
 
-/// −log σ(Δ) with Δ = 1 has the gradient σ(1) − 1, once.
+/// −log σ(Δ) with Δ = 1 has the gradient σ(1) − 1; a second backward is refused.
 #[test]
 pub fn a_context_serves_one_backward() {
     let loss = PairLoss::new(Device::Cpu);
-    // SAFETY: everything lives through the calls, and what comes out is freed once.
+    // SAFETY: everything outlives the calls, and every result is freed once.
     unsafe {
         let (inputs, options) = (loss.inputs(), PairLoss::options());
         let (mut outputs, mut context) = (table::sized::<abi::LossOutputs>(), null_mut());
-        told(|e| (api().loss_forward)(&inputs, &options, &mut outputs, &mut context, e)).unwrap();
+        checked(|e| (api().loss_forward)(&inputs, &options, &mut outputs, &mut context, e)).unwrap();
         table::free_outputs(outputs);
         let mut gradients = table::sized::<abi::LossGradients>();
-        told(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e)).unwrap();
+        checked(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e)).unwrap();
         let gradient = abi::tensor::import(std::mem::replace(&mut gradients.sequence_log_probs, null_mut())).unwrap();
         let expected = 1.0 / (1.0 + (-1.0_f64).exp()) - 1.0;
         assert!((gradient.double_value(&[0]) - expected).abs() < 1e-6);
 
-        let again = told(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e)).unwrap_err();
+        let again = checked(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e)).unwrap_err();
         let sentence = "`context` has served its backward; run the forward again";
         assert_eq!(again, (abi::STATUS_POISONED, sentence.to_owned()));
         assert!(gradients.sequence_log_probs.is_null());
         (api().loss_context_free)(context);
         (api().loss_context_free)(context);
 
-        let (status, message) = told(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e)).unwrap_err();
+        let (status, message) =
+            checked(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e)).unwrap_err();
         assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
         assert!(message.starts_with("argument `context` is not a live handle of its type: it was freed"), "{message}");
     }

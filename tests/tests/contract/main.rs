@@ -1,12 +1,10 @@
-//! The plugin's contract: every function gives what the core gives, whatever comes in; nothing that a caller does wrong
-//! does more than fail with a sentence.
+//! The plugin's contract: every function returns what the core returns for any input, and whatever a caller does wrong
+//! only makes the call fail with a message.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod arrow;
 mod arrow_memory;
-#[path = "../batches/mod.rs"]
-mod batches;
 mod consumer;
 mod coverage;
 mod data_path;

@@ -1,16 +1,16 @@
-//! What a caller does wrong: counts and values that cannot be, texts of any depth and size, a callback that stops.
-//! NULLs, sizes, handles, tensors and the loss's own inputs are in files of their own.
+//! Misuse by a caller: impossible counts and values, text of any depth and size, a callback that cancels.
+//! NULLs, sizes, handles, tensors and the loss's inputs have their own files.
 
 use std::ptr::null_mut;
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_tests::fixture;
-use lambda_dpo_tests::table::{self, Handle, api, told};
+use lambda_dpo_tests::table::{self, Handle, api, checked};
 
 pub const RECORD: &str = r#"{"instruction": "hi", "completions": [
     {"response": "one", "annotations": {"a": {"Rating": 5}}}, {"response": "two", "annotations": {"a": {"Rating": 1}}}]}"#;
 
-/// What calls need that earlier ones give.
+/// Results of earlier calls that the tested calls need.
 pub struct Given {
     pub tokenizer: Handle<abi::Tokenizer>,
     pub sample: String,
@@ -39,7 +39,7 @@ impl Given {
     }
 
     pub fn dataset_options(&self) -> abi::DatasetOptions {
-        // SAFETY: zero is valid for the rest.
+        // SAFETY: zero is valid for the other fields.
         unsafe { abi::DatasetOptions { convert: &self.convert, tokenize: &self.tokenize, ..table::sized() } }
     }
 }
@@ -47,19 +47,19 @@ impl Given {
 #[test]
 fn a_misaligned_struct_is_refused() {
     let room = [0_u64; 32];
-    // SAFETY: within the array; the plugin must not read it.
+    // SAFETY: the pointer is inside the array; the plugin must not read it.
     let options = unsafe { room.as_ptr().cast::<u8>().add(1) }.cast::<abi::ConvertOptions>();
     let mut bytes = table::no_bytes();
     // SAFETY: as above.
-    let told = told(|e| unsafe { (api().convert_record)(table::text(RECORD), 0, options, &mut bytes, e) });
-    assert_eq!(told.unwrap_err(), (abi::STATUS_INVALID_ARGUMENT, "argument `options` is not aligned".to_owned()));
+    let result = checked(|e| unsafe { (api().convert_record)(table::text(RECORD), 0, options, &mut bytes, e) });
+    assert_eq!(result.unwrap_err(), (abi::STATUS_INVALID_ARGUMENT, "argument `options` is not aligned".to_owned()));
 }
 
 #[test]
 fn values_of_later_versions_are_refused() {
     let refused = |options: &abi::ConvertOptions, message: &str| {
-        let told = table::convert_record(RECORD, 0, options).unwrap_err();
-        assert_eq!(told, (abi::STATUS_INVALID_ARGUMENT, message.to_owned()));
+        let result = table::convert_record(RECORD, 0, options).unwrap_err();
+        assert_eq!(result, (abi::STATUS_INVALID_ARGUMENT, message.to_owned()));
     };
     refused(&table::convert_options(3), "`format` is 3, expected 0, 1 or 2");
     refused(&abi::ConvertOptions { keep_all: 2, ..options() }, "`keep_all` is 2, expected 0 or 1");
@@ -67,7 +67,7 @@ fn values_of_later_versions_are_refused() {
 }
 
 #[test]
-fn tokens_that_contradict_themselves_are_refused() {
+fn inconsistent_tokens_are_refused() {
     let tokens = |responses: &str, indices: &str, targets: &str| {
         format!(
             r#"{{"record":7,"prompt_ids":[1,2],"response_ids":{responses},"response_indices":{indices},"pi_target":{targets}}}"#
@@ -89,9 +89,9 @@ fn tokens_that_contradict_themselves_are_refused() {
 const DEPTH: usize = 10_000;
 const LONG_BYTES: usize = 100 << 20;
 
-/// JSON of 10,000 levels is an error wherever JSON goes in, and the library goes on.
+/// JSON of 10,000 levels is an error wherever JSON is accepted, and the library can be used afterwards.
 #[test]
-fn texts_of_any_depth_are_answered() {
+fn deeply_nested_text_is_an_error() {
     let given = Given::new();
     for open in ["[", "{\"a\":"] {
         let (status, message) = table::convert_record(&open.repeat(DEPTH), 0, &given.convert).unwrap_err();
@@ -114,7 +114,7 @@ fn texts_of_any_depth_are_answered() {
     assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
     assert!(message.starts_with("`messages` is not a JSON list of {role, content}: "), "{message}");
 
-    // A tokenizer's files, too, and a template that nests as deep.
+    // In a tokenizer's files as well, and for a template as deep.
     let folder = tempfile::tempdir().unwrap();
     let copy = |name: &str| std::fs::copy(fixture("words").join(name), folder.path().join(name)).unwrap();
     let status_of_opening = || table::tokenizer_open(folder.path()).map(drop).map_err(|(status, _)| status);
@@ -130,14 +130,14 @@ fn texts_of_any_depth_are_answered() {
     assert_eq!(status_of_opening(), Err(abi::STATUS_INVALID_DATA));
 }
 
-/// A text of 100 MB is an answer wherever text goes in.
+/// A text of 100 MB is handled wherever text is accepted.
 #[test]
-fn texts_of_any_size_are_answered() {
+fn text_of_any_size_is_handled() {
     let given = Given::new();
     let long = "x".repeat(LONG_BYTES);
     let sample = table::convert_record(&RECORD.replace("one", &long), 0, &given.convert).unwrap().unwrap();
     assert!(sample.len() > long.len());
-    // One word that the tokenizer does not know: of two responses one, with its end.
+    // The long response is one unknown word and an end-of-turn token.
     let tokenized = table::tokenize(&given.tokenizer, &sample, &given.tokenize).unwrap().unwrap();
     let batch = table::collate(&[tokenized], &[1.0], &given.collate).unwrap();
     assert!(batch.0.iter().any(|(name, lengths)| *name == "sequence_num_tokens" && lengths.size() == [2]));
@@ -152,14 +152,14 @@ fn texts_of_any_size_are_answered() {
 }
 
 /// `tokenizer_render`.
-fn render(given: &Given, messages: &str) -> Result<String, table::Told> {
+fn render(given: &Given, messages: &str) -> Result<String, table::Failure> {
     let mut text = table::no_bytes();
     // SAFETY: all pointers are valid.
-    told(|e| unsafe { (api().tokenizer_render)(given.tokenizer.raw(), table::text(messages), 1, &mut text, e) })?;
+    checked(|e| unsafe { (api().tokenizer_render)(given.tokenizer.raw(), table::text(messages), 1, &mut text, e) })?;
     Ok(table::take_text(text).unwrap())
 }
 
-/// Bytes that are not UTF-8 are refused by name wherever text goes in.
+/// Bytes that are not UTF-8 are refused with the name of the argument wherever text is accepted.
 #[test]
 fn text_that_is_not_utf_8_is_refused() {
     let (given, api) = (Given::new(), api());
@@ -167,25 +167,25 @@ fn text_that_is_not_utf_8_is_refused() {
     let (mut bytes, mut ids, mut sample) = (table::no_bytes(), null_mut(), null_mut());
     let (mut reader, mut tokenizer, mut dataset) = (null_mut(), null_mut(), null_mut());
     let raw = given.tokenizer.raw();
-    // SAFETY: all pointers are valid, and nothing comes out of a call that fails.
+    // SAFETY: all pointers are valid, and a call that fails returns nothing to free.
     unsafe {
         let names = abi::ConvertOptions { dimensions: &bad, num_dimensions: 1, ..options() };
         let sources = abi::ConvertOptions { exclude_sources: &bad, num_exclude_sources: 1, ..options() };
         let record = table::text(RECORD);
         let cache = abi::DatasetOptions { cache_dir: bad, ..given.dataset_options() };
         let calls = [
-            ("record", told(|e| (api.convert_record)(bad, 0, &given.convert, &mut bytes, e))),
-            ("dimensions", told(|e| (api.convert_record)(record, 0, &names, &mut bytes, e))),
-            ("exclude_sources", told(|e| (api.convert_record)(record, 0, &sources, &mut bytes, e))),
-            ("paths", told(|e| (api.reader_open)(&bad, 1, &given.convert, &mut reader, e))),
-            ("folder", told(|e| (api.tokenizer_open)(bad, table::text(""), &mut tokenizer, e))),
-            ("chat_template", told(|e| (api.tokenizer_open)(table::text("x"), bad, &mut tokenizer, e))),
-            ("messages", told(|e| (api.tokenizer_render)(raw, bad, 0, &mut bytes, e))),
-            ("text", told(|e| (api.tokenizer_encode)(raw, bad, &mut ids, e))),
-            ("sample", told(|e| (api.tokenize)(raw, bad, &given.tokenize, &mut sample, e))),
-            ("tokens", told(|e| (api.tokenized_sample_new)(bad, &mut sample, e))),
-            ("paths", told(|e| (api.dataset_open)(&bad, 1, raw, &cache, &mut dataset, e))),
-            ("cache_dir", told(|e| (api.dataset_open)(&given.path(), 1, raw, &cache, &mut dataset, e))),
+            ("record", checked(|e| (api.convert_record)(bad, 0, &given.convert, &mut bytes, e))),
+            ("dimensions", checked(|e| (api.convert_record)(record, 0, &names, &mut bytes, e))),
+            ("exclude_sources", checked(|e| (api.convert_record)(record, 0, &sources, &mut bytes, e))),
+            ("paths", checked(|e| (api.reader_open)(&bad, 1, &given.convert, &mut reader, e))),
+            ("folder", checked(|e| (api.tokenizer_open)(bad, table::text(""), &mut tokenizer, e))),
+            ("chat_template", checked(|e| (api.tokenizer_open)(table::text("x"), bad, &mut tokenizer, e))),
+            ("messages", checked(|e| (api.tokenizer_render)(raw, bad, 0, &mut bytes, e))),
+            ("text", checked(|e| (api.tokenizer_encode)(raw, bad, &mut ids, e))),
+            ("sample", checked(|e| (api.tokenize)(raw, bad, &given.tokenize, &mut sample, e))),
+            ("tokens", checked(|e| (api.tokenized_sample_new)(bad, &mut sample, e))),
+            ("paths", checked(|e| (api.dataset_open)(&bad, 1, raw, &cache, &mut dataset, e))),
+            ("cache_dir", checked(|e| (api.dataset_open)(&given.path(), 1, raw, &cache, &mut dataset, e))),
         ];
         for (name, call) in calls {
             let message = format!("argument `{name}` is not valid UTF-8: byte 1 is invalid");
@@ -198,15 +198,15 @@ fn options() -> abi::ConvertOptions {
     table::convert_options(abi::FORMAT_ULTRAFEEDBACK)
 }
 
-/// What the caller keeps of a batch stays, and the batch may be freed twice.
+/// Tensors that the caller has taken out of a batch stay valid, and the batch may be freed twice.
 #[test]
-pub fn a_batch_is_freed_but_for_what_was_taken_out() {
+pub fn freeing_a_batch_leaves_what_was_taken_out() {
     let given = Given::new();
-    // SAFETY: all pointers are valid; the one tensor that is taken out is ours.
+    // SAFETY: all pointers are valid; the tensor that is taken out is ours.
     unsafe {
         let mut batch = table::sized::<abi::Batch>();
         let raw = given.tokenized.raw().cast_const();
-        told(|e| (api().collate)(&raw, 1, &1.0, &given.collate, &mut batch, e)).unwrap();
+        checked(|e| (api().collate)(&raw, 1, &1.0, &given.collate, &mut batch, e)).unwrap();
         let input_ids = std::mem::replace(&mut batch.input_ids, null_mut());
         for _ in 0..2 {
             (api().batch_free)(&mut batch);
@@ -220,7 +220,7 @@ pub fn a_batch_is_freed_but_for_what_was_taken_out() {
 }
 
 #[test]
-fn batches_of_nothing_are_refused() {
+fn empty_batches_and_indices_out_of_range_are_refused() {
     let collate = table::collate_options(abi::LAYOUT_ROWS);
     let (status, message) = table::collate(&[], &[], &collate).unwrap_err();
     assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
@@ -239,12 +239,12 @@ fn batches_of_nothing_are_refused() {
     let options = given.dataset_options();
     // SAFETY: all pointers are valid; the dataset is freed once.
     unsafe {
-        told(|e| (api().dataset_open)(&given.path(), 1, given.tokenizer.raw(), &options, &mut dataset, e)).unwrap();
+        checked(|e| (api().dataset_open)(&given.path(), 1, given.tokenizer.raw(), &options, &mut dataset, e)).unwrap();
         let dataset = Handle::new(dataset, api().dataset_free);
         let mut batch = table::sized::<abi::Batch>();
         for (indices, expected) in [([1_u64], "index 1 is out of range"), ([u64::MAX], "is out of range")] {
             let call =
-                told(|e| (api().dataset_batch)(dataset.raw(), indices.as_ptr(), 1, &1.0, &collate, &mut batch, e));
+                checked(|e| (api().dataset_batch)(dataset.raw(), indices.as_ptr(), 1, &1.0, &collate, &mut batch, e));
             let (status, message) = call.unwrap_err();
             assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
             assert!(message.contains(expected), "{message}");
@@ -254,7 +254,7 @@ fn batches_of_nothing_are_refused() {
 }
 
 #[test]
-fn a_progress_callback_stops_the_work() {
+fn a_progress_callback_cancels() {
     unsafe extern "C" fn stop(calls: *mut std::ffi::c_void, _: u64, _: u64) -> i32 {
         // SAFETY: the test's own counter.
         unsafe { *calls.cast::<u32>() += 1 };
@@ -264,8 +264,9 @@ fn a_progress_callback_stops_the_work() {
     let options =
         abi::DatasetOptions { progress: Some(stop), progress_user: (&raw mut calls).cast(), ..given.dataset_options() };
     // SAFETY: all pointers are valid.
-    let told =
-        told(|e| unsafe { (api().dataset_open)(&given.path(), 1, given.tokenizer.raw(), &options, &mut dataset, e) });
-    assert_eq!(told.unwrap_err().0, abi::STATUS_CANCELLED);
+    let result = checked(|e| unsafe {
+        (api().dataset_open)(&given.path(), 1, given.tokenizer.raw(), &options, &mut dataset, e)
+    });
+    assert_eq!(result.unwrap_err().0, abi::STATUS_CANCELLED);
     assert_eq!((calls, dataset.is_null()), (1, true));
 }

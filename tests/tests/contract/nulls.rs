@@ -1,33 +1,33 @@
-//! NULL for every pointer of every function in turn.
+//! NULL for each pointer of each function in turn.
 
 use std::ptr::{null, null_mut};
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_tests::fixture;
-use lambda_dpo_tests::table::{self, api, told};
+use lambda_dpo_tests::table::{self, api, checked};
 
 use crate::misuse::{Given, RECORD};
 
-/// `pointer`, or NULL where its name is the one to leave out.
+/// Returns `pointer`, or NULL if its name is the one to leave out.
 fn unless<T>(left_out: &str, name: &str, pointer: *mut T) -> *mut T {
     if left_out == name { null_mut() } else { pointer }
 }
 
-/// Lends text, or NULL with a length.
+/// Borrows text, or NULL with a length if its name is the one to leave out.
 fn text_unless(left_out: &str, name: &str, text: &str) -> abi::Str {
     if left_out == name { abi::Str { data: null(), len: 3 } } else { table::text(text) }
 }
 
-/// Leaves out each of the named arguments in turn: the call must name it, with and without an error struct, and go
-/// through when none is left out.
+/// Leaves out each of the named arguments in turn: the call must fail and name it, with and without an error struct,
+/// and succeed if none is left out.
 fn refuses_null(function: &str, names: &[&str], mut call: impl FnMut(&str, *mut abi::Error) -> abi::Status) {
     for name in names {
-        let (status, message) = told(|error| call(name, error)).expect_err(&format!("{function} without {name}"));
+        let (status, message) = checked(|error| call(name, error)).expect_err(&format!("{function} without {name}"));
         assert_eq!(status, abi::STATUS_INVALID_ARGUMENT, "{function} without {name}: {message}");
         assert!(message.contains(&format!("`{name}` is NULL")), "{function} without {name}: {message}");
         assert_eq!(call(name, null_mut()), abi::STATUS_INVALID_ARGUMENT, "{function} without {name}");
     }
-    told(|error| call("", error)).unwrap_or_else(|told| panic!("{function}: {told:?}"));
+    checked(|error| call("", error)).unwrap_or_else(|failure| panic!("{function}: {failure:?}"));
     assert_eq!(call("", null_mut()), abi::STATUS_OK, "{function} without an error struct");
 }
 
@@ -37,7 +37,7 @@ fn readers_and_single_records() {
     let api = api();
     let path = given.path();
     let convert = &raw mut given.convert;
-    // SAFETY: every pointer is NULL or valid, and what comes out is freed once.
+    // SAFETY: every pointer is NULL or valid, and every result is freed once.
     unsafe {
         let mut api_out = null();
         refuses_null("get_api", &["api"], |name, e| {
@@ -80,10 +80,10 @@ fn tokenizers() {
     let api = api();
     let (tokenizer, tokenize) = (given.tokenizer.raw(), &raw mut given.tokenize);
     let (mut bytes, free) = (table::no_bytes(), |bytes: &mut abi::Bytes| {
-        // SAFETY: NULL, or what the last call gave.
+        // SAFETY: NULL, or the result of the last call.
         unsafe { (api.bytes_free)(bytes) }
     });
-    // SAFETY: every pointer is NULL or valid, and what comes out is freed once.
+    // SAFETY: every pointer is NULL or valid, and every result is freed once.
     unsafe {
         let folder = fixture("words");
         let folder = folder.to_str().unwrap();
@@ -158,7 +158,7 @@ fn batches_and_datasets() {
     let mut lambda = [1.0_f64];
     let mut samples = [given.tokenized.raw().cast_const()];
     let mut options = given.dataset_options();
-    // SAFETY: every pointer is NULL or valid, and what comes out is freed once.
+    // SAFETY: every pointer is NULL or valid, and every result is freed once.
     unsafe {
         let mut batch = table::sized::<abi::Batch>();
         refuses_null("collate", &["samples", "lambda", "options", "batch"], |name, e| {
@@ -211,7 +211,7 @@ fn batches_and_datasets() {
 #[test]
 fn schedules() {
     let api = api();
-    // SAFETY: every pointer is NULL or valid, and what comes out is freed once.
+    // SAFETY: every pointer is NULL or valid, and every result is freed once.
     unsafe {
         let mut options = abi::ScheduleOptions { kind: abi::SCHEDULE_GAUSSIAN, num_dimensions: 2, ..table::sized() };
         let (mut schedule, mut lambda) = (null_mut(), [0.0_f64; 2]);
@@ -234,7 +234,7 @@ fn schedules() {
 #[test]
 fn log_probs_and_losses() {
     let api = api();
-    // SAFETY: every pointer is NULL or valid, and what comes out is freed once.
+    // SAFETY: every pointer is NULL or valid, and every result is freed once.
     unsafe {
         let tensor = |tensor: tch::Tensor| abi::tensor::export(&tensor).unwrap();
         let logits = tensor(tch::Tensor::from_slice(&[0.5_f32, 1.0, 0.0, 2.0]).reshape([2, 2]));
@@ -276,14 +276,14 @@ fn log_probs_and_losses() {
         for tensor in [outputs.loss, outputs.token_log_probs, outputs.sequence_log_probs] {
             abi::tensor::free_tensor(tensor);
         }
-        // A context serves once: each call that goes through takes a new one.
+        // A context can be used once, so each call that succeeds needs a new one.
         let mut gradients = table::sized::<abi::LossGradients>();
         refuses_null("loss_backward", &["context", "inputs", "gradients"], |name, e| {
             abi::tensor::free_tensor(std::mem::replace(&mut gradients.logits, null_mut()));
             if name.is_empty() {
                 (api.loss_context_free)(context);
                 let mut outputs = table::sized::<abi::LossOutputs>();
-                told(|e| (api.loss_forward)(&inputs, &options, &mut outputs, &mut context, e)).unwrap();
+                checked(|e| (api.loss_forward)(&inputs, &options, &mut outputs, &mut context, e)).unwrap();
                 for tensor in [outputs.loss, outputs.token_log_probs, outputs.sequence_log_probs] {
                     abi::tensor::free_tensor(tensor);
                 }

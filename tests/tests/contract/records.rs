@@ -1,4 +1,4 @@
-//! Random records, as JSON: well-formed ones, ones with ratings of every kind, and ones that are wrong somewhere.
+//! Random records as JSON: valid ones, ones with every kind of rating, and invalid ones.
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 const DIMENSIONS: [&str; 3] = ["helpfulness", "honesty", "λ"];
 
-/// Words of `fixtures/words`, some that it does not know, and text that JSON must escape.
+/// Words of `fixtures/words`, unknown words, and text that JSON must escape.
 pub fn text() -> impl Strategy<Value = String> {
     let word = select(vec!["blue", "it", "is", "one", "two", "grün", "\"quoted\"", "\\", "🎈", "\u{1}", "<end>", ""]);
     prop::collection::vec(word, 0..6).prop_map(|words| words.join(" "))
@@ -36,7 +36,7 @@ fn annotations() -> impl Strategy<Value = Value> {
     prop_oneof![8 => by_name(), 2 => named, 1 => Just(Value::Null)]
 }
 
-/// A record with rated completions; N from 0.
+/// A record with rated completions, N ≥ 0.
 pub fn rated() -> impl Strategy<Value = Value> {
     let completion = (text(), annotations())
         .prop_map(|(response, annotations)| json!({ "response": response, "annotations": annotations }));
@@ -53,7 +53,7 @@ fn turns() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A record of any of the formats, as text; one in a few has a field of the wrong type, or is cut short.
+/// A record of any format as text; some have a field of the wrong type or are cut short.
 pub fn any_record() -> impl Strategy<Value = String> {
     let pair = (text(), text(), text())
         .prop_map(|(prompt, chosen, rejected)| json!({ "prompt": prompt, "chosen": chosen, "rejected": rejected }));
@@ -70,7 +70,7 @@ pub fn any_record() -> impl Strategy<Value = String> {
     })
 }
 
-/// A prompt with two to four rated responses, all usable.
+/// A prompt with two to four rated responses that can all be used.
 pub fn usable() -> impl Strategy<Value = Value> {
     let words = || prop::collection::vec(select(vec!["blue", "it", "is", "one", "two", "plum"]), 1..8);
     let ratings = || prop::collection::vec(1..=5, DIMENSIONS.len());
@@ -83,7 +83,7 @@ pub fn usable() -> impl Strategy<Value = Value> {
         .prop_map(|(prompt, completions)| json!({ "instruction": prompt.join(" "), "completions": completions }))
 }
 
-/// As [`usable`], with responses and ratings missing: what one column of text holds.
+/// Like [`usable`], but with responses and ratings missing; each field still has one Arrow type.
 pub fn textual() -> impl Strategy<Value = Value> {
     let rating = || prop_oneof![3 => (1..=5).prop_map(|value: i32| json!(value.to_string())), 1 => select(vec![json!("N/A"), json!(null)])];
     let completion = (text(), prop::collection::vec(rating(), DIMENSIONS.len())).prop_map(|(text, ratings)| {

@@ -1,21 +1,21 @@
-//! A `struct_size` that cannot be is refused by name, for every struct of every function.
+//! An impossible `struct_size` is refused with the name of the argument, for every struct of every function.
 
 use std::ptr::null_mut;
 
 use lambda_dpo_abi as abi;
-use lambda_dpo_tests::table::{self, PairLoss, api, told};
+use lambda_dpo_tests::table::{self, PairLoss, api, checked};
 use tch::Device;
 
 use crate::misuse::{Given, RECORD};
 
-/// Sizes below what revision 1.0 has, and beyond what any struct could have.
+/// Tries sizes below those of revision 1.0, and sizes that no struct could have.
 fn refuses<T>(function: &str, name: &str, value: &mut T, mut call: impl FnMut(*mut T, *mut abi::Error) -> abi::Status) {
     let size = size_of::<T>();
     let pointer = &raw mut *value;
     for wrong in [0, 1, 8, size - 1, 4097, usize::MAX] {
-        // SAFETY: each of these structs begins with its size, which alone is read of one that is refused.
+        // SAFETY: each of these structs begins with its size, and nothing else is read if the call is refused.
         unsafe { pointer.cast::<usize>().write(wrong) };
-        let (status, message) = told(|error| call(pointer, error)).expect_err(function);
+        let (status, message) = checked(|error| call(pointer, error)).expect_err(function);
         let expected = format!(
             "argument `{name}` has struct_size {wrong}, but the struct has at least {size} bytes (this version's has {size}): \
              set it to the struct's sizeof"
@@ -34,7 +34,7 @@ fn of_options() {
         (table::no_bytes(), null_mut(), null_mut(), null_mut(), null_mut());
     let mut convert = table::convert_options(abi::FORMAT_ULTRAFEEDBACK);
     let mut tokenize = table::tokenize_options();
-    // SAFETY: every pointer is valid, but for the sizes, which are what is tested.
+    // SAFETY: every pointer is valid; the wrong sizes are what is tested.
     unsafe {
         refuses("convert_record", "options", &mut convert, |options, e| {
             (api.convert_record)(table::text(RECORD), 0, options, &mut bytes, e)
@@ -64,7 +64,7 @@ fn of_options() {
 }
 
 #[test]
-fn of_batches_and_what_tells_of_the_build() {
+fn of_batches_and_build_info() {
     let (given, api) = (Given::new(), api());
     let sample = given.tokenized.raw().cast_const();
     // SAFETY: as above.
@@ -76,7 +76,7 @@ fn of_batches_and_what_tells_of_the_build() {
         });
         refuses("collate", "batch", &mut batch, |batch, e| (api.collate)(&sample, 1, &1.0, &given.collate, batch, e));
         let mut dataset = null_mut();
-        told(|e| {
+        checked(|e| {
             (api.dataset_open)(&given.path(), 1, given.tokenizer.raw(), &given.dataset_options(), &mut dataset, e)
         })
         .unwrap();
@@ -92,7 +92,7 @@ fn of_batches_and_what_tells_of_the_build() {
             (api.dataset_prefetch)(dataset.raw(), &0, 1, &1.0, options, e)
         });
         assert!(batch.input_ids.is_null());
-        // A batch of no size is none to free.
+        // Freeing a batch whose size is 0 does nothing.
         batch.struct_size = 0;
         (api.batch_free)(&mut batch);
         refuses("build_info", "info", &mut table::sized::<abi::BuildInfo>(), |info, e| (api.build_info)(info, e));
@@ -124,7 +124,7 @@ fn of_losses() {
             (api.loss_forward)(&inputs, &options, outputs, &mut context, e)
         });
         assert!(token.is_null() && sequence.is_null() && context.is_null() && outputs.loss.is_null());
-        told(|e| (api.loss_forward)(&inputs, &options, &mut outputs, &mut context, e)).unwrap();
+        checked(|e| (api.loss_forward)(&inputs, &options, &mut outputs, &mut context, e)).unwrap();
         table::free_outputs(outputs);
         refuses("loss_backward", "inputs", &mut inputs, |inputs, e| {
             (api.loss_backward)(context, inputs, 1.0, &mut gradients, e)
@@ -132,14 +132,14 @@ fn of_losses() {
         refuses("loss_backward", "gradients", &mut gradients, |gradients, e| {
             (api.loss_backward)(context, &inputs, 1.0, gradients, e)
         });
-        // None of these has used the context up.
-        told(|e| (api.loss_backward)(context, &inputs, 1.0, &mut gradients, e)).unwrap();
+        // None of these calls has used up the context.
+        checked(|e| (api.loss_backward)(context, &inputs, 1.0, &mut gradients, e)).unwrap();
         abi::tensor::free_tensor(gradients.sequence_log_probs);
         (api.loss_context_free)(context);
     }
 }
 
-/// An error struct that is too short is written to nowhere; the status stands.
+/// An error struct that is too short is not written to; the status is returned as usual.
 #[test]
 fn of_the_error_itself() {
     let mut buffer = [0xAA_u8; 16];

@@ -1,14 +1,15 @@
-//! Tensors over DLPack: dtypes, strides, offsets, emptiness, read-only memory; and refusal of the rest by name.
+//! Tensors over DLPack: dtypes, strides, offsets, empty tensors and read-only memory; anything else is refused with the
+//! name of the argument.
 
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_tests::fixture;
-use lambda_dpo_tests::table::{self, Told, api, told};
+use lambda_dpo_tests::table::{self, Failure, api, checked};
 use tch::{Kind, Tensor};
 
-/// A tensor over memory of the test's own, without a deleter.
+/// A tensor in memory of the test, without a deleter.
 struct Lent {
     shape: Vec<i64>,
     strides: Option<Vec<i64>>,
@@ -55,24 +56,24 @@ impl Lent {
     }
 }
 
-/// Decodes ids that are lent: the call that takes one tensor and nothing else.
-fn decode(mut ids: Lent) -> Result<String, Told> {
+/// Decodes borrowed ids, the simplest call that takes a tensor.
+fn decode(mut ids: Lent) -> Result<String, Failure> {
     decode_raw(ids.raw())
 }
 
-fn decode_raw(ids: abi::Tensor) -> Result<String, Told> {
+fn decode_raw(ids: abi::Tensor) -> Result<String, Failure> {
     let tokenizer = table::tokenizer_open(&fixture("words")).unwrap();
     let mut text = table::no_bytes();
-    // SAFETY: all pointers are valid, but for what is tested, which is refused before it is read.
-    told(|e| unsafe { (api().tokenizer_decode)(tokenizer.raw(), ids, 0, &mut text, e) })?;
+    // SAFETY: all pointers are valid except those under test, which are refused before they are read.
+    checked(|e| unsafe { (api().tokenizer_decode)(tokenizer.raw(), ids, 0, &mut text, e) })?;
     Ok(table::take_text(text).unwrap())
 }
 
-/// what is it red one two
+/// The tokens of "what is it red one two".
 const IDS: [i64; 6] = [5, 7, 20, 21, 29, 30];
 
 #[test]
-fn strides_and_offsets_hold() {
+fn strides_and_offsets_are_respected() {
     let lent = || Lent::new(&IDS, INT64, &[6]);
     assert_eq!(decode(lent()).unwrap(), "what is it red one two");
     let every_other = Lent { shape: vec![3], ..lent() };
@@ -96,7 +97,7 @@ fn read_only_memory_is_read() {
 }
 
 #[test]
-fn what_cannot_be_read_is_refused_by_name() {
+fn unsupported_tensors_are_refused_by_name() {
     let refused = |lent: Lent, problem: &str| {
         let (status, message) = decode(lent).unwrap_err();
         assert_eq!((status, message.as_str()), (abi::STATUS_INVALID_ARGUMENT, &*format!("tensor `ids`: {problem}")));
@@ -151,7 +152,7 @@ fn a_shape_that_is_null_is_refused() {
 }
 
 #[test]
-fn shapes_and_dtypes_that_do_not_fit_the_call_are_told() {
+fn shapes_and_dtypes_that_do_not_fit_the_call_are_reported() {
     let (status, message) = decode(Lent::new(&[0.0_f32; 6], FLOAT32, &[6])).unwrap_err();
     assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
     assert_eq!(message, "`ids` is Float [6], expected int64 [num_tokens]");
@@ -159,12 +160,12 @@ fn shapes_and_dtypes_that_do_not_fit_the_call_are_told() {
     assert_eq!(message, "`ids` is Int64 [2, 3], expected int64 [num_tokens]");
 }
 
-/// A listwise loss over two sequences with log-probs of any dtype, in memory that is only read.
-fn loss_of(log_probs: &mut Lent) -> Result<(f64, Tensor), Told> {
+/// The listwise loss of two sequences with log-probs of any dtype, and its gradient.
+fn loss_of(log_probs: &mut Lent) -> Result<(f64, Tensor), Failure> {
     let (offsets, pi, lambda) = ([0_i64, 2], [0.75_f32, 0.25], [1.0_f32]);
     let (mut offsets, mut pi, mut lambda) =
         (Lent::new(&offsets, INT64, &[2]), Lent::new(&pi, FLOAT32, &[1, 2]), Lent::new(&lambda, FLOAT32, &[1, 1]));
-    // SAFETY: all pointers are valid through the calls; what comes out is freed once.
+    // SAFETY: all pointers are valid during the calls; every result is freed once.
     unsafe {
         let inputs = abi::LossInputs {
             sequence_log_probs: log_probs.raw(),
@@ -176,9 +177,9 @@ fn loss_of(log_probs: &mut Lent) -> Result<(f64, Tensor), Told> {
         };
         let options = abi::LossOptions { beta: 1.0, wants: abi::WANTS_SEQUENCE_LOG_PROBS, ..table::sized() };
         let (mut outputs, mut context) = (table::sized::<abi::LossOutputs>(), null_mut());
-        told(|e| (api().loss_forward)(&inputs, &options, &mut outputs, &mut context, e))?;
+        checked(|e| (api().loss_forward)(&inputs, &options, &mut outputs, &mut context, e))?;
         let mut gradients = table::sized::<abi::LossGradients>();
-        told(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e))?;
+        checked(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e))?;
         (api().loss_context_free)(context);
         let loss = std::mem::replace(&mut outputs.loss, null_mut());
         table::free_outputs(outputs);
@@ -188,13 +189,13 @@ fn loss_of(log_probs: &mut Lent) -> Result<(f64, Tensor), Told> {
 }
 
 #[test]
-fn every_floating_dtype_is_read_and_answered_in_kind() {
+fn every_floating_dtype_is_accepted_and_gradients_have_the_same() {
     let expected = {
         let log_policy = |own: f64, other: f64| -((other - own).exp().ln_1p());
         -(0.75 * log_policy(-1.5, -2.0) + 0.25 * log_policy(-2.0, -1.5))
     };
     let dtype = |code, bits| abi::DLDataType { code, bits, lanes: 1 };
-    // -1.5 and -2.0 in each format.
+    // −1.5 and −2.0 in each dtype.
     let mut lent = [
         (Lent::new(&[-1.5_f64, -2.0], dtype(abi::DL_FLOAT, 64), &[2]), Kind::Double),
         (Lent::new(&[-1.5_f32, -2.0], FLOAT32, &[2]), Kind::Float),
@@ -222,7 +223,7 @@ fn log_probs_may_be_strided_and_expanded() {
 }
 
 #[test]
-fn whole_numbers_are_no_log_probs() {
+fn integers_are_not_log_probs() {
     let (status, message) = loss_of(&mut Lent::new(&IDS, INT64, &[2])).unwrap_err();
     assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
     assert_eq!(message, "sequence_log_probs is int64, but it must be float32, bfloat16, float16 or float64");

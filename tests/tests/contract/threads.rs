@@ -1,4 +1,4 @@
-//! One library, many threads.
+//! The library used from several threads.
 
 use std::thread;
 
@@ -8,8 +8,8 @@ use lambda_dpo_tests::table::{self, Handle};
 use lambda_dpo_tests::{fixture, plugin_library};
 use tch::{Kind, Tensor};
 
-use crate::batches::Problem;
 use crate::losses::exported;
+use lambda_dpo_tests::batches::Problem;
 
 const THREADS: u64 = 8;
 
@@ -24,7 +24,7 @@ fn record(i: u64) -> String {
     format!(r#"{{"instruction": "name a fruit", "completions": [{}]}}"#, completions.join(","))
 }
 
-/// Converts, tokenises and collates a few records with a tokenizer that all threads share, and computes a loss.
+/// Converts, tokenises and collates a few records with a shared tokenizer, and computes a loss.
 fn work(tokenizer: &Handle<abi::Tokenizer>, plugin: &Plugin, seed: u64) -> (Vec<Tensor>, f64, Tensor) {
     let convert = table::convert_options(abi::FORMAT_ULTRAFEEDBACK);
     let samples: Vec<_> = (0..4)
@@ -47,7 +47,7 @@ fn work(tokenizer: &Handle<abi::Tokenizer>, plugin: &Plugin, seed: u64) -> (Vec<
         wants: plugin::Wants { hidden: true, lm_head: true, ..plugin::Wants::default() },
     };
     let (outputs, context) = plugin.loss_forward(&exported(&problem.inputs()), &options).unwrap();
-    // A context may go to another thread, which brings the same inputs.
+    // A context may move to another thread, which passes the same inputs.
     let backward = move || {
         let problem = Problem::random(seed, Kind::Float);
         context.unwrap().backward(&exported(&problem.inputs()), 1.0).unwrap().hidden.unwrap()
@@ -57,7 +57,7 @@ fn work(tokenizer: &Handle<abi::Tokenizer>, plugin: &Plugin, seed: u64) -> (Vec<
 }
 
 #[test]
-fn eight_threads_get_what_one_gets() {
+fn eight_threads_get_the_same_as_one() {
     let plugin = Plugin::load(Some(&plugin_library())).unwrap();
     let tokenizer = table::tokenizer_open(&fixture("words")).unwrap();
     let alone: Vec<_> = (0..THREADS).map(|seed| work(&tokenizer, &plugin, seed)).collect();

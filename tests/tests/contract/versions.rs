@@ -1,11 +1,11 @@
-//! Versions, the size of structs, and how errors are told.
+//! Versions, exported symbols, and error messages.
 
 use std::process::Command;
 use std::ptr::{null, null_mut};
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_host::plugin::Plugin;
-use lambda_dpo_tests::table::{self, api, get_api, told};
+use lambda_dpo_tests::table::{self, api, checked, get_api};
 use lambda_dpo_tests::{fixture, plugin_library};
 
 #[test]
@@ -38,7 +38,7 @@ pub fn names_the_versions_it_was_built_for() {
     let mut info = abi::BuildInfo { struct_size: size_of::<abi::BuildInfo>(), version: empty, torch_version: empty };
     // SAFETY: `info` is valid, and its strings are static.
     let torch = unsafe {
-        told(|error| (api().build_info)(&mut info, error)).unwrap();
+        checked(|error| (api().build_info)(&mut info, error)).unwrap();
         std::str::from_utf8(std::slice::from_raw_parts(info.torch_version.data, info.torch_version.len)).unwrap()
     };
     assert_eq!(torch, "2.11.0");
@@ -51,14 +51,14 @@ fn a_missing_plugin_is_named_with_the_way_out() {
     assert_eq!(
         message,
         format!(
-            "the plugin liblambda_dpo.so is at none of {}; give its place with --plugin FILE or LAMBDA_DPO_PLUGIN",
+            "the plugin liblambda_dpo.so was not found at {}; give its path with --plugin FILE or LAMBDA_DPO_PLUGIN",
             missing.display()
         )
     );
 }
 
 #[test]
-fn a_record_that_does_not_parse_is_told_by_its_index() {
+fn a_record_that_does_not_parse_is_reported_by_its_index() {
     let options = table::convert_options(abi::FORMAT_ULTRAFEEDBACK);
     let (status, message) = table::convert_record("{}", 7, &options).unwrap_err();
     assert_eq!(status, abi::STATUS_INVALID_DATA);
@@ -66,8 +66,8 @@ fn a_record_that_does_not_parse_is_told_by_its_index() {
 }
 
 #[test]
-fn cuts_messages_at_a_character() {
-    // "λ" has two bytes: of the message about a missing λ, no half may be written.
+fn cuts_messages_between_characters() {
+    // The message contains "λ", which has two bytes; it must not be cut in half.
     // SAFETY: zero is valid for options.
     let options = unsafe { abi::ScheduleOptions { kind: 99, num_dimensions: 2, ..table::sized() } };
     for capacity in 0..64 {

@@ -1,23 +1,23 @@
-//! The decoder as a graph: what `host/src/model` computes, one row a sequence, in operators of ONNX.
+//! The decoder of `host/src/model` as a graph of ONNX operators, with one sequence per row.
 //!
-//! Hidden states are [N, H] with N = rows · tokens, so that a linear layer is one `Gemm` over its weight as the checkpoint
-//! has it, [out, in]. Attention has shape [R, G, Q, T, D]: G key-value heads, Q queries for each.
+//! Hidden states are [N, H] with N = rows · tokens, so that a linear layer is one `Gemm` with the checkpoint's weight,
+//! [out, in]. Attention has shape [R, G, Q, T, D]: G key-value heads, with Q query heads each.
 
 use tch::Kind;
 
 use super::graph::{Dim, Graph, int, ints};
-use super::proto::{ELEMENT_BOOL, ELEMENT_FLOAT, ELEMENT_FLOAT16, ELEMENT_INT64, GraphProto};
+use crate::files::onnx_proto::{ELEMENT_BOOL, ELEMENT_FLOAT, ELEMENT_FLOAT16, ELEMENT_INT64, GraphProto};
 use crate::model::ModelConfig;
 
-/// What is added to the score of a key that is not seen: the lowest float32, so that no row of the softmax is NaN.
+/// Added to the score of a masked key: the lowest float32 and not −∞, so that no row of the softmax is NaN.
 const UNSEEN: f32 = f32::MIN;
 
-/// Values that all layers read.
+/// Values that all layers share.
 struct Shared {
     /// [R, 1, 1, T, D] in the weights' dtype.
     cos: String,
     sin: String,
-    /// [R, 1, 1, T, T] float32: 0 where a query sees a key.
+    /// [R, 1, 1, T, T] float32: 0 if a query sees a key, else [`UNSEEN`].
     full_bias: String,
     sliding_bias: String,
     /// The shapes [R, T, G, Q, D] and [R, T, G, 1, D].
@@ -27,7 +27,7 @@ struct Shared {
     scale: String,
 }
 
-/// Writes the graph of one model.
+/// Builds the graph of one model.
 pub(super) struct Decoder<'a> {
     pub(super) config: &'a ModelConfig,
     pub(super) kind: Kind,
@@ -37,8 +37,8 @@ pub(super) struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    /// Inputs `input_ids`, `attention_mask`, `position_ids`, all [batch, sequence] int64; output `logits`
-    /// [batch, sequence, V] float32.
+    /// Builds the graph, with the inputs `input_ids`, `attention_mask` and `position_ids`, [batch, sequence] int64, and
+    /// the output `logits`, [batch, sequence, V] float32.
     pub(super) fn build(mut self) -> GraphProto {
         let dims = [Dim::Dynamic("batch"), Dim::Dynamic("sequence")];
         for name in ["input_ids", "attention_mask", "position_ids"] {
@@ -82,7 +82,7 @@ impl Decoder<'_> {
         Shared { cos, sin, full_bias, sliding_bias, query_shape, key_shape, scale }
     }
 
-    /// Cosines and sines of the positions, computed in float32 and rounded once.
+    /// Cosines and sines of the rotary angles, computed in float32 and rounded once.
     fn rotary(&mut self) -> (String, String) {
         let size = self.inv_freq.len() as i64;
         let frequencies = self.graph.floats("rotary.inv_freq", self.inv_freq, &[size]);
@@ -96,7 +96,7 @@ impl Decoder<'_> {
         (self.narrow(&cos, "rotary.cos"), self.narrow(&sin, "rotary.sin"))
     }
 
-    /// [R, T, T] bool: a token sees itself, and those before it in its row that are no padding.
+    /// [R, T, T] bool: a token sees itself and the tokens before it in its row, except padding.
     fn visible(&mut self, tokens_shape: &str) -> String {
         let zero = self.graph.integers("zero", &[0], &[]);
         let one = self.graph.integers("one", &[1], &[]);
@@ -112,7 +112,8 @@ impl Decoder<'_> {
         self.graph.op("And", &[&tokens, &causal], "mask.visible")
     }
 
-    /// The same for the layers that see those positions alone that lie less than a window behind.
+    /// The bias of layers with sliding attention, in which a token sees only positions less than a window before its
+    /// own.
     fn sliding_bias(&mut self, visible: &str) -> Option<String> {
         let window = self.config.sliding_window.filter(|_| self.config.sliding_layers.contains(&true))?;
         let queries = self.unsqueeze("position_ids", &[2], "mask.query_positions");
@@ -144,7 +145,7 @@ impl Decoder<'_> {
     }
 
     fn attention(&mut self, path: &str, input: &str, bias: &str, shared: &Shared) -> String {
-        let has_bias = self.config.attention_bias;
+        let has_bias = self.config.qkv_bias;
         let heads = |decoder: &mut Self, name: &str, shape: &str| {
             let projected = decoder.linear(&format!("{path}.{name}_proj"), input, has_bias);
             decoder.heads(&format!("{path}.{name}"), &projected, shape, name != "v")
@@ -167,13 +168,13 @@ impl Decoder<'_> {
         let width = self.config.num_attention_heads * self.config.head_dim;
         let shape = self.graph.integers("attended_shape", &[-1, width], &[2]);
         let attended = self.graph.op("Reshape", &[&attended, &shape], &format!("{path}.attended.rows"));
-        self.linear(&format!("{path}.o_proj"), &attended, self.config.o_proj_bias())
+        self.linear(&format!("{path}.o_proj"), &attended, self.config.o_proj_bias)
     }
 
-    /// [N, heads · D] to [R, G, Q, T, D], queries and keys normalised where the family does so.
+    /// [N, heads · D] to [R, G, Q, T, D]; queries and keys are normalised if the architecture has these norms.
     fn heads(&mut self, name: &str, projected: &str, shape: &str, is_normed: bool) -> String {
         let mut heads = self.graph.op("Reshape", &[projected, shape], &format!("{name}.tokens"));
-        if is_normed && self.config.qk_norm() {
+        if is_normed && self.config.architecture.qk_norm {
             heads = self.norm(&format!("{name}_norm"), &heads, &format!("{name}_norm"));
         }
         self.transpose(&heads, &[0, 2, 3, 1, 4], &format!("{name}.heads"))
@@ -232,12 +233,12 @@ impl Decoder<'_> {
         self.graph.op_with("Cast", &[input], name, vec![int("to", i64::from(element))])
     }
 
-    /// To float32, where the weights are not.
+    /// Casts to float32 if the weights are not.
     fn widen(&mut self, input: &str, name: &str) -> String {
         if self.kind == Kind::Half { self.cast(input, ELEMENT_FLOAT, name) } else { input.to_owned() }
     }
 
-    /// Back to the weights' dtype.
+    /// Casts back to the weights' dtype.
     fn narrow(&mut self, input: &str, name: &str) -> String {
         if self.kind == Kind::Half { self.cast(input, ELEMENT_FLOAT16, name) } else { input.to_owned() }
     }

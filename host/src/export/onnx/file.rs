@@ -1,4 +1,4 @@
-//! A model file, its weights streamed: inside as long as protobuf's 2 GiB are far, else in a file of their own beside it.
+//! Writes a model file, streaming its weights into it or, if they are too large for protobuf, into a second file.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -7,28 +7,27 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use tch::{Kind, Tensor};
 
-use super::proto::{
-    ELEMENT_FLOAT, ELEMENT_FLOAT16, EXTERNAL, GRAPH, GraphProto, INITIALIZER, ModelProto, OperatorSetIdProto, RAW_DATA,
-    StringStringEntryProto, TensorProto,
+use crate::files::atomic::{self, WriteError};
+use crate::files::onnx_proto::{
+    DATA_FILE, ELEMENT_FLOAT, ELEMENT_FLOAT16, EXTERNAL, GRAPH, GraphProto, INITIALIZER, IR_VERSION, MODEL_FILE,
+    ModelProto, OPSET_VERSION, OperatorSetIdProto, RAW_DATA, StringStringEntryProto, TensorProto,
 };
-use super::{IR_VERSION, OPSET_VERSION};
-use crate::atomic::{self, WriteError};
-use crate::safetensors::num_bytes;
-use crate::tensor_bytes::for_each_block;
+use crate::files::safetensors::num_bytes;
+use crate::files::tensor_bytes::for_each_block;
 
-/// Readers map weights into memory where each begins on a page.
+/// Weights in the second file begin at a multiple of the page size, so that readers can map them into memory.
 const ALIGNMENT: usize = 4096;
 
-/// Where the values of a weight are put.
+/// A weight and its position.
 struct Place<'a> {
     tensor: &'a Tensor,
-    /// The tensor's fields but for values inside the file.
+    /// The encoded `TensorProto`, without values that are inside the model file.
     header: Vec<u8>,
-    /// Bytes to skip in the weights' own file before them.
+    /// Padding before the values in the second file, in bytes.
     padding: usize,
 }
 
-/// Writes `model.onnx`, and `model.onnx.data` where the weights are more than `max_inline_bytes`.
+/// Writes `model.onnx`, and `model.onnx.data` if the weights are more than `max_inline_bytes`.
 pub(super) fn write<'t>(
     graph: &GraphProto,
     weights: impl Iterator<Item = (&'t String, &'t Tensor)>,
@@ -40,7 +39,7 @@ pub(super) fn write<'t>(
     let is_external = total > max_inline_bytes;
     let places = places(&weights, is_external);
     if is_external {
-        atomic::write_with(&folder.join(super::DATA_FILE), |file| {
+        atomic::write_with(&folder.join(DATA_FILE), |file| {
             for place in &places {
                 file.write_all(&vec![0; place.padding])?;
                 for_each_block(place.tensor, |bytes| file.write_all(bytes))?;
@@ -48,7 +47,7 @@ pub(super) fn write<'t>(
             Ok(())
         })?;
     }
-    atomic::write_with(&folder.join(super::MODEL_FILE), |file| write_model(file, graph, &places, is_external))
+    atomic::write_with(&folder.join(MODEL_FILE), |file| write_model(file, graph, &places, is_external))
 }
 
 fn places<'t>(weights: &[(&'t String, &'t Tensor)], is_external: bool) -> Vec<Place<'t>> {
@@ -67,7 +66,7 @@ fn places<'t>(weights: &[(&'t String, &'t Tensor)], is_external: bool) -> Vec<Pl
             proto.data_location = EXTERNAL;
             let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
             proto.external_data = vec![
-                entry("location", super::DATA_FILE.to_owned()),
+                entry("location", DATA_FILE.to_owned()),
                 entry("offset", offset.to_string()),
                 entry("length", num_bytes(tensor).to_string()),
             ];
@@ -77,7 +76,7 @@ fn places<'t>(weights: &[(&'t String, &'t Tensor)], is_external: bool) -> Vec<Pl
     weights.iter().map(place).collect()
 }
 
-/// The fields of protobuf one after the other, so that a weight is in memory a block at a time.
+/// Encodes the model field by field, so that only a block of a weight is in memory at a time.
 fn write_model(file: &mut dyn Write, graph: &GraphProto, places: &[Place], is_external: bool) -> io::Result<()> {
     let model = ModelProto {
         ir_version: IR_VERSION,
@@ -106,7 +105,8 @@ fn write_model(file: &mut dyn Write, graph: &GraphProto, places: &[Place], is_ex
     Ok(())
 }
 
-/// Key and length of a field of bytes or of a message; field numbers below 16, whose key is one byte.
+/// Returns key and length of a field that is bytes or a message; the field number must be below 16, so that the key is
+/// one byte.
 fn delimiter(field: u32, len: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode_key(field, WireType::LengthDelimited, &mut bytes);

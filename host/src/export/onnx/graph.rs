@@ -1,23 +1,23 @@
-//! A graph under construction: nodes in order, small constants, and the names of the weights they refer to.
+//! Builder of a graph: nodes in order and small constants; weights are referred to by name.
 
-use super::proto::{
+use crate::files::onnx_proto::{
     ATTRIBUTE_INT, ATTRIBUTE_INTS, AttributeProto, DimensionProto, DimensionSize, ELEMENT_FLOAT, ELEMENT_INT64,
     GraphProto, NodeProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
 
-/// Nodes and constants; every value is called by a name, its node by the same.
+/// Nodes and constants. A node has the name of the value that it computes.
 #[derive(Debug, Default)]
 pub(super) struct Graph {
     proto: GraphProto,
 }
 
 impl Graph {
-    /// Adds an operation that makes the value `output`, and gives that name.
+    /// Adds an operation that computes the value `output`, and returns that name.
     pub(super) fn op(&mut self, operator: &str, inputs: &[&str], output: &str) -> String {
         self.op_with(operator, inputs, output, Vec::new())
     }
 
-    /// The same with attributes.
+    /// Adds an operation with attributes.
     pub(super) fn op_with(
         &mut self,
         operator: &str,
@@ -35,13 +35,13 @@ impl Graph {
         output.to_owned()
     }
 
-    /// A constant of integers, made where there is none of this name; `shape` is `[]` for a scalar.
+    /// Adds a constant of integers unless there is one of this name; `shape` is `[]` for a scalar.
     pub(super) fn integers(&mut self, name: &str, values: &[i64], shape: &[i64]) -> String {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.constant(name, ELEMENT_INT64, shape, bytes)
     }
 
-    /// The same of float32 values.
+    /// Adds a constant of float32 values unless there is one of this name.
     pub(super) fn floats(&mut self, name: &str, values: &[f32], shape: &[i64]) -> String {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.constant(name, ELEMENT_FLOAT, shape, bytes)
@@ -70,7 +70,7 @@ impl Graph {
         self.proto.output.push(value_info(name, element, dims));
     }
 
-    /// The whole under a name, weights aside.
+    /// Names the graph and returns it, without weights.
     pub(super) fn finish(mut self, name: &str) -> GraphProto {
         self.proto.name = name.to_owned();
         self.proto
@@ -80,18 +80,18 @@ impl Graph {
 /// The size of a dimension of an input or output.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Dim {
-    /// What a run gives.
+    /// Chosen by each run.
     Dynamic(&'static str),
-    /// Always the same.
+    /// The same in all runs.
     Fixed(i64),
 }
 
-/// An attribute of one integer.
+/// Returns an attribute of one integer.
 pub(super) fn int(name: &str, value: i64) -> AttributeProto {
     AttributeProto { name: name.to_owned(), i: Some(value), ints: Vec::new(), r#type: ATTRIBUTE_INT }
 }
 
-/// An attribute of several.
+/// Returns an attribute of several integers.
 pub(super) fn ints(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto { name: name.to_owned(), i: None, ints: values.to_vec(), r#type: ATTRIBUTE_INTS }
 }

@@ -1,12 +1,13 @@
-//! Both spellings, every family's defaults, and what is refused.
+//! Both spellings, each family's defaults, and errors.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use serde_json::json;
 
+use super::families::{QWEN2, QWEN3};
 use super::*;
 
-/// A small Llama with `changes` applied: null removes a field.
+/// Parses the configuration of a small Llama with `changes` applied; the value "removed" removes a field.
 fn parse(changes: Value) -> Result<ModelConfig, String> {
     let mut config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128, "hidden_size": 32,
@@ -57,7 +58,7 @@ fn defaults_are_those_of_the_family() {
     let config = parse(json!({"rope_scaling": null, "eos_token_id": [5, 6], "pad_token_id": -1})).unwrap();
     assert_eq!((config.num_key_value_heads, config.head_dim, config.rope_theta), (4, 8, 10_000.0));
     assert_eq!((config.eos_token_id, config.pad_token_id), (vec![5, 6], None));
-    assert!(!config.attention_bias && !config.tie_word_embeddings && config.sliding_window.is_none());
+    assert!(!config.qkv_bias && !config.o_proj_bias && !config.tie_word_embeddings && config.sliding_window.is_none());
 
     let mistral = parse(json!({"architectures": ["MistralForCausalLM"], "num_attention_heads": 8})).unwrap();
     assert_eq!((mistral.num_key_value_heads, mistral.sliding_window), (8, Some(4096)));
@@ -68,17 +69,18 @@ fn defaults_are_those_of_the_family() {
 
     let qwen2 = json!({"architectures": "removed", "model_type": "qwen2", "num_key_value_heads": 2});
     let qwen2 = parse(qwen2).unwrap();
-    assert_eq!((qwen2.family, qwen2.attention_bias, qwen2.o_proj_bias()), (Family::Qwen2, true, false));
+    assert_eq!((qwen2.architecture, qwen2.qkv_bias, qwen2.o_proj_bias), (&QWEN2, true, false));
     assert_eq!(qwen2.sliding_window, None);
     let qwen3 = json!({"architectures": ["Qwen3ForCausalLM"], "num_key_value_heads": 2, "use_sliding_window": true,
                        "sliding_window": 16, "max_window_layers": 1});
     let qwen3 = parse(qwen3).unwrap();
-    assert_eq!((qwen3.head_dim, qwen3.qk_norm(), qwen3.attention_bias), (128, true, false));
+    assert_eq!((qwen3.architecture, qwen3.architecture.qk_norm), (&QWEN3, true));
+    assert_eq!((qwen3.head_dim, qwen3.qkv_bias, qwen3.o_proj_bias), (128, false, false));
     assert_eq!((qwen3.sliding_window, qwen3.sliding_layers), (Some(16), vec![false, true, true]));
 }
 
 #[test]
-fn what_is_not_supported_is_named() {
+fn unsupported_features_are_named() {
     let cases = [
         (
             json!({"architectures": ["GPTNeoXForCausalLM"]}),

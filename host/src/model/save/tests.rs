@@ -7,7 +7,7 @@ use tch::{Device, Kind};
 use super::*;
 
 #[test]
-fn several_files_hold_the_same_model() {
+fn a_model_in_several_files_is_read_back() {
     let source = tempfile::tempdir().unwrap();
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "vocab_size": 32, "hidden_size": 8, "intermediate_size": 12,

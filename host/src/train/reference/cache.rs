@@ -1,7 +1,7 @@
 //! Reference log-probs on disk: one file for each reference model, an entry for each prompt with its responses.
 //!
-//! The file holds [`Content`] as postcard and the BLAKE3 of that. It is replaced as a whole, with what other runs have put
-//! into it meanwhile; a lock keeps two of them from doing so at once.
+//! The file holds [`Content`] as postcard, followed by the BLAKE3 hash of that. It is always replaced as a whole, and
+//! keeps the entries that other runs have added in the meantime; a lock keeps two runs from replacing it at once.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -10,32 +10,32 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::atomic;
+use crate::console::say;
+use crate::files::atomic;
 use crate::train::TrainError;
-use crate::train::progress::say;
 
 const LOCK_FILE: &str = ".lock";
 
-/// One response under the reference: enough for its sum and its mean.
+/// One response under the reference: enough to compute the sum and the mean of its token log-probs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Response {
-    /// Σ over its target tokens.
+    /// Sum over its target tokens.
     pub log_prob_sum: f64,
-    /// Its target tokens.
+    /// Number of its target tokens.
     pub num_tokens: u32,
 }
 
-/// A prompt's responses by the hash of its tokens.
+/// Responses of prompts, by the hash of their tokens.
 pub type Entries = BTreeMap<u128, Vec<Response>>;
 
 #[derive(Serialize, Deserialize)]
 struct Content {
-    /// Of the file's own name: of a model, dtype and device.
+    /// The hash in the file's name, which identifies model, dtype and device.
     key: String,
     entries: Entries,
 }
 
-/// The entries of one reference model.
+/// Cache of one reference model.
 #[derive(Debug)]
 pub struct ReferenceCache {
     path: PathBuf,
@@ -43,11 +43,11 @@ pub struct ReferenceCache {
 }
 
 impl ReferenceCache {
-    /// The entries under `key` in a folder, which is made where it is missing.
+    /// Opens the cache of the model with hash `key` in a folder, which is created if missing.
     ///
     /// # Errors
     ///
-    /// The folder cannot be written to: better told before hours of computing than after.
+    /// Returns an error if the folder is not writable: better before hours of computing than after.
     pub fn open(folder: &Path, key: &blake3::Hash) -> Result<Self, TrainError> {
         let key = key.to_string();
         let cache = Self { path: folder.join(format!("{key}.log_probs")), key };
@@ -55,10 +55,10 @@ impl ReferenceCache {
         Ok(cache)
     }
 
-    /// All entries; a file that cannot be used is told and passed over.
+    /// Reads all entries; reports a file that cannot be used, and returns no entries of it.
     pub fn load(&self) -> Entries {
         self.read().unwrap_or_else(|problem| {
-            say(&format!("{}: {problem}; its log-probs are computed anew", self.path.display()));
+            say(&format!("{}: {problem}; its log-probs are computed again", self.path.display()));
             Entries::new()
         })
     }
@@ -67,13 +67,13 @@ impl ReferenceCache {
     ///
     /// # Errors
     ///
-    /// The disk refuses; the file then is as it was.
+    /// Returns an error if the file cannot be written; it is unchanged then.
     pub fn add(&self, new: Entries) -> Result<(), TrainError> {
         if new.is_empty() {
             return Ok(());
         }
         let _lock = self.lock()?;
-        // What is wrong with the file was told when it was loaded.
+        // A damaged file was reported when it was loaded.
         let mut entries = self.read().unwrap_or_default();
         entries.extend(new);
         let content = Content { key: self.key.clone(), entries };
@@ -99,13 +99,13 @@ impl ReferenceCache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Entries::new()),
             Err(error) => return Err(error.to_string()),
         };
-        let (encoded, checksum) = bytes.split_last_chunk::<{ blake3::OUT_LEN }>().ok_or("this file is cut short")?;
+        let (encoded, checksum) = bytes.split_last_chunk::<{ blake3::OUT_LEN }>().ok_or("this file is truncated")?;
         if blake3::hash(encoded) != *checksum {
             return Err("this file is damaged".to_owned());
         }
         match postcard::from_bytes::<Content>(encoded) {
             Ok(content) if content.key == self.key => Ok(content.entries),
-            _ => Err("this file holds something else than its name says".to_owned()),
+            _ => Err("this file holds the log-probs of another model".to_owned()),
         }
     }
 
@@ -155,7 +155,7 @@ mod tests {
         let another = ReferenceCache::open(folder.path(), &blake3::hash(b"another")).unwrap();
         another.add(entry(2)).unwrap();
         fs::copy(&another.path, &cache.path).unwrap();
-        assert_eq!(cache.read().unwrap_err(), "this file holds something else than its name says");
+        assert_eq!(cache.read().unwrap_err(), "this file holds the log-probs of another model");
         cache.add(entry(3)).unwrap();
         assert_eq!(cache.read().unwrap(), entry(3));
     }
@@ -166,7 +166,7 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         let error = ReferenceCache::open(&file.join("reference"), &blake3::hash(b"model")).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("{}/reference/.lock: cannot be written: ", file.display())), "{error}");
+        assert!(error.starts_with(&format!("{}/reference/.lock cannot be written: ", file.display())), "{error}");
         assert!(error.ends_with("; set LAMBDA_DPO_CACHE to another folder, or reference.cache = false"), "{error}");
     }
 }

@@ -1,27 +1,36 @@
-//! What reference log-probs depend on besides a sample's tokens: the model, as one hash.
+//! Hash of the reference policy: what reference log-probs depend on besides a sample's tokens.
 
 use std::path::Path;
 
 use tch::{Device, Tensor};
 
-use crate::foreign::LogitsPolicy;
+use crate::files::tensor_bytes::for_each_block;
 use crate::model::Model;
-use crate::tensor_bytes::for_each_block;
+use crate::policy::LogitsPolicy;
 use crate::train::TrainError;
+use crate::train::trained_policy::TrainableModel;
 
-/// Goes up with every change of what a forward pass computes, beyond its last bits.
+/// Goes up when a forward pass computes something else, in more than its last bits.
 const VERSION: u32 = 1;
 
-/// The hash of a model as it stands in memory, an adapter included: weights, dtype, kind of device and `config.json`.
+/// Hashes the model to train; `folder` contains its `config.json`.
+pub(super) fn key_of(model: &TrainableModel, folder: &Path) -> Result<blake3::Hash, TrainError> {
+    match model {
+        TrainableModel::Native(model) => model_key(model, folder),
+        TrainableModel::TorchScript(module) => policy_key(module),
+    }
+}
+
+/// Hashes a model in memory, including an adapter: weights, dtype, kind of device and `config.json`.
 ///
-/// Hashing what is in memory, and not the files it came from, covers weights that were drawn at random, too.
+/// Hashing what is in memory instead of the files it came from also covers randomly initialised weights.
 ///
 /// # Errors
 ///
-/// `config.json` cannot be read; libtorch refuses.
+/// Returns an error if `config.json` cannot be read. Errors from libtorch.
 pub fn model_key(model: &Model, folder: &Path) -> Result<blake3::Hash, TrainError> {
     let path = folder.join("config.json");
-    let config = std::fs::read(&path).map_err(|source| TrainError::Log { path, source })?;
+    let config = std::fs::read(&path).map_err(|source| TrainError::File { path, source })?;
     let device = if model.device() == Device::Cpu { "cpu" } else { "cuda" };
     let mut hasher = blake3::Hasher::new();
     hasher.update(&VERSION.to_le_bytes());
@@ -36,11 +45,11 @@ pub fn model_key(model: &Model, folder: &Path) -> Result<blake3::Hash, TrainErro
     Ok(hasher.finalize())
 }
 
-/// The hash of a policy that is no model of the program's own.
+/// Hashes an ONNX or TorchScript policy.
 ///
 /// # Errors
 ///
-/// Its file cannot be read.
+/// Returns an error if its file cannot be read.
 pub fn policy_key(policy: &impl LogitsPolicy) -> Result<blake3::Hash, TrainError> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&VERSION.to_le_bytes());

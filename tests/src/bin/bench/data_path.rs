@@ -1,4 +1,4 @@
-//! Records to batches: conversion and collation by themselves, and the whole path through the plugin.
+//! From records to batches: conversion and collation separately, and the whole path through the plugin.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -18,20 +18,20 @@ use crate::serving::{Command, serve};
 const BATCH_SIZE: usize = 8;
 const DIMENSIONS: [&str; 4] = ["helpfulness", "honesty", "instruction_following", "truthfulness"];
 
-/// A file of records, converted as the paper does it.
+/// A file of records, converted as in the paper.
 struct DataPath {
     plugin: Plugin,
     records: PathBuf,
     model: PathBuf,
-    /// All of the file, for collation alone.
+    /// All samples of the file, for measuring only collation.
     tokenized: Vec<TokenizedSample>,
 }
 
-/// Answers `without-tokenising`, `expanded` (the same collated in the paper's layout) and `with-tokenising`.
+/// Answers `without-tokenising`, `expanded` (the same, collated in the paper's layout) and `with-tokenising`.
 ///
 /// # Errors
 ///
-/// Records or a tokenizer that do not load.
+/// Returns an error if the records or the tokenizer do not load.
 pub fn run(records: &Path, model: &Path) -> Result<()> {
     libtorch::prepare("cpu")?;
     let data_path = DataPath::open(records, model)?;
@@ -69,7 +69,7 @@ impl DataPath {
         }))
     }
 
-    /// Seconds for all batches, and the first of them.
+    /// Collates all batches; returns the seconds and the first batch.
     fn collate(&self, layout: Layout) -> Result<(f64, Batch)> {
         let options = core::CollateOptions { layout, max_tokens: None, pad_to_multiple_of: 8, pad_token_id: 0 };
         let lambda = vec![0.25; BATCH_SIZE * DIMENSIONS.len()];
@@ -84,7 +84,7 @@ impl DataPath {
         Ok((seconds, first.context("there are no records")?))
     }
 
-    /// Opens the records through the plugin and takes every batch of them once.
+    /// Opens the records through the plugin and requests every batch once.
     fn with_tokenising(&self) -> Result<Value> {
         let options = plugin::DatasetOptions {
             convert: plugin::ConvertOptions {
@@ -119,14 +119,14 @@ fn reader(records: &Path) -> Result<SampleReader> {
     Ok(SampleReader::open(&[records.to_path_buf()], options)?)
 }
 
-/// Numbers that tell whether the other side made the same expanded batch: each entry weighted by its place.
+/// A digest for comparing the expanded batch with the other side's: sums of entries weighted by position.
 fn digest(batch: &Batch) -> Result<Value> {
     let weighted = |tensor: &Tensor, kind: Kind| -> Result<f64> {
         let flat = tensor.f_reshape([-1])?.f_to_kind(kind)?;
         let weights = Tensor::f_arange(flat.size1()?, (kind, Device::Cpu))?.f_fmod(9973.0)?.f_add_scalar(1.0)?;
         Ok(flat.f_mul(&weights)?.f_sum(kind)?.f_double_value(&[])?)
     };
-    // [M, C] to the paper's order: prompt, dimension, response.
+    // From [M, C] to the paper's order: prompt, dimension, response.
     let pi_target = batch.pi_target.f_reshape([4, -1, 4])?.f_permute([1, 0, 2])?;
     Ok(json!({
         "input_ids": weighted(&batch.input_ids, Kind::Int64)?,

@@ -1,4 +1,4 @@
-//! The training gradient of every layout on a device, against one computed in float64 on the CPU.
+//! The training gradient of every layout on a device, compared with one computed in float64 on the CPU.
 
 use std::fs;
 use std::path::Path;
@@ -15,11 +15,11 @@ use tch::{Device, Kind, Tensor};
 const VOCAB_SIZE: i64 = 131;
 const NUM_DIMENSIONS: usize = 2;
 
-/// Prints a line of JSON for each case: relative errors of the loss and of all gradients together.
+/// Prints a line of JSON for each case with the relative errors of the loss and of all gradients together.
 ///
 /// # Errors
 ///
-/// A device that is not there; what model or plugin refuse.
+/// Returns an error if the device does not exist, or if model or plugin fail.
 pub fn run(device: &str) -> Result<()> {
     let device = libtorch::prepare(device)?;
     let folder = tempfile::tempdir()?;
@@ -34,7 +34,7 @@ pub fn run(device: &str) -> Result<()> {
 
     let mut cases = vec![("two prompts", vec![sample(0, 20, &[9, 31, 4]), sample(1, 3, &[12, 30])])];
     if device.is_cuda() {
-        // Long enough that responses attend one by one there; on a CPU shorter ones do, which the tests see to.
+        // Long enough that responses attend one by one on CUDA; on a CPU shorter ones do, which the tests cover.
         cases.push(("long", vec![sample(0, 1000, &[1500, 1500, 1500, 1500])]));
     }
     for (case, samples) in cases {
@@ -59,7 +59,7 @@ pub fn run(device: &str) -> Result<()> {
     Ok(())
 }
 
-/// A prompt with responses of these lengths, rated in two dimensions.
+/// A prompt with responses of the given lengths, rated in two dimensions.
 fn sample(record_index: u64, prompt: usize, responses: &[usize]) -> TokenizedSample {
     let ids = |seed: usize, length: usize| (0..length).map(|at| ((at * 37 + seed * 101) % 128) as i64 + 2).collect();
     let response = |(at, length): (usize, &usize)| TokenizedResponse {
@@ -79,7 +79,7 @@ fn sample(record_index: u64, prompt: usize, responses: &[usize]) -> TokenizedSam
     }
 }
 
-/// Loss and all gradients, in the model's order, as float64 on the CPU.
+/// The loss and all gradients, in the order of the model's parameters, as float64 on the CPU.
 fn gradients(
     folder: &Path,
     plugin: &Plugin,

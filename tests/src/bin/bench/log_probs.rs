@@ -1,18 +1,19 @@
-//! Log-probs and their backward alone, through the plugin: hidden states and LM head in, gradients out.
+//! Only log-probs and their backward, through the plugin: from hidden states and LM head to gradients.
 
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use lambda_dpo_host::config::LossSection;
+use lambda_dpo_host::files::safetensors;
+use lambda_dpo_host::libtorch;
 use lambda_dpo_host::plugin::{LossInputs, LossOptions, Objective, Plugin, Reduction, Wants};
-use lambda_dpo_host::{libtorch, safetensors};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 use crate::serving::{Command, serve};
 
-/// A file of `hidden` (K, H), `lm_head` (V, H) and `target_ids` (K), of which every position is a target.
+/// Inputs read from a file of `hidden` [K, H], `lm_head` [V, H] and `target_ids` [K]; every position is a target.
 struct LogProbs {
     plugin: Plugin,
     hidden: Tensor,
@@ -23,11 +24,11 @@ struct LogProbs {
     options: LossOptions,
 }
 
-/// Answers `step` with loss and norms of the gradients.
+/// Answers `step` with the loss and the norms of the gradients.
 ///
 /// # Errors
 ///
-/// A file that lacks a tensor, a step that fails.
+/// Returns an error if the file lacks a tensor or a step fails.
 pub fn run(file: &Path, trains_head: bool) -> Result<()> {
     libtorch::prepare("cpu")?;
     let mut log_probs = Some(LogProbs::open(file, trains_head)?);
@@ -60,7 +61,7 @@ impl LogProbs {
                 reduction: Reduction::Sum,
                 beta: 1.0,
                 normalizer: None,
-                // The program's own default.
+                // The program's default.
                 logits_budget_bytes: usize::try_from(LossSection::default().logits_budget_mib << 20)?,
                 paper_exact: false,
                 wants: Wants { hidden: true, lm_head: trains_head, ..Wants::default() },

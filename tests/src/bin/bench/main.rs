@@ -1,13 +1,13 @@
-//! The Rust sides of `make bench` and `make gpu-check`; the scripts in tests/bench and tests/gpu run them beside PyTorch's.
+//! The Rust side of `make bench` and `make gpu-check`, which tests/bench and tests/gpu compare with PyTorch.
 //!
 //! ```text
 //! bench step SCENARIO                     a whole training step
-//! bench layouts DEVICE                    every layout's loss and gradient on a device against float64 on the CPU
+//! bench layouts DEVICE                    loss and gradient of every layout on a device, against float64 on the CPU
 //! bench log-probs FILE frozen|trained     log-probs and their backward, with the LM head frozen or trained
-//! bench data-path RECORDS MODEL           records to batches
-//! bench plot OUT.svg                      the plot that standard input describes
+//! bench data-path RECORDS MODEL           from records to batches
+//! bench plot OUT.svg                      the plot described on standard input
 //! ```
-#![expect(clippy::print_stdout, reason = "answers go to standard output")]
+#![expect(clippy::print_stdout, reason = "results go to standard output")]
 
 mod data_path;
 mod layouts;
@@ -22,7 +22,7 @@ use anyhow::{Result, bail};
 use lambda_dpo_host::libtorch;
 
 fn main() -> Result<()> {
-    // As the program does.
+    // Like the program.
     libtorch::use_huge_pages();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {

@@ -1,4 +1,4 @@
-//! Lines over one axis, as SVG.
+//! Line plots as SVG.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, stdin};
@@ -12,7 +12,7 @@ const SIZE: (u32, u32) = (800, 450);
 const COLOURS: [RGBColor; 4] =
     [RGBColor(31, 119, 180), RGBColor(214, 39, 40), RGBColor(44, 160, 44), RGBColor(148, 103, 189)];
 
-/// What standard input holds, as JSON.
+/// Description of a plot, read as JSON from standard input.
 #[derive(Deserialize)]
 struct Plot {
     title: String,
@@ -22,11 +22,11 @@ struct Plot {
     series: BTreeMap<String, Vec<(f64, f64)>>,
 }
 
-/// Draws the plot described on standard input into `out`; both axes begin at 0.
+/// Draws the plot described on standard input into `out`; both axes start at 0.
 ///
 /// # Errors
 ///
-/// A description that does not parse or holds no point; the disk refuses.
+/// Returns an error if the description does not parse or has no points, or if `out` cannot be written.
 pub fn run(out: &Path) -> Result<()> {
     let mut text = String::new();
     stdin().read_to_string(&mut text)?;

@@ -1,5 +1,5 @@
-//! The protocol of a measured process (tests/bench/serving.py has its other half): a command a line on standard input, a
-//! line of JSON on standard output for each.
+//! The protocol of a measured process (the other end is tests/bench/serving.py): one command per line on standard
+//! input, answered by one line of JSON on standard output.
 
 use std::io::stdin;
 
@@ -11,19 +11,20 @@ unsafe extern "C" {
     fn malloc_trim(pad: usize) -> i32;
 }
 
-/// What a process is asked for.
+/// A command to a measured process.
 pub enum Command<'a> {
-    /// Forget everything that was built.
+    /// Drop everything that was loaded.
     Drop,
-    /// One of its own commands.
+    /// A command of the benchmark.
     Word(&'a str),
 }
 
-/// Tells the number of threads, then answers until standard input ends; `answer` gives None for what it does not know.
+/// Reports the number of threads, then answers commands until standard input ends; `answer` returns None for an unknown
+/// command.
 ///
 /// # Errors
 ///
-/// What `answer` refuses or does not know.
+/// Returns an error if `answer` fails or does not know a command.
 pub fn serve(mut answer: impl FnMut(Command) -> Result<Option<Value>>) -> Result<()> {
     println!("{}", json!({ "threads": libtorch::num_threads() }));
     for line in stdin().lines() {
@@ -45,8 +46,8 @@ pub fn serve(mut answer: impl FnMut(Command) -> Result<Option<Value>>) -> Result
     Ok(())
 }
 
-/// Returns every free page of the heap to the system, so that the resident set is what is in use.
+/// Returns free heap pages to the system, so that the resident set is the memory in use.
 fn trim() {
-    // SAFETY: glibc's function takes any number, may be called at any time, and touches free memory only.
+    // SAFETY: this glibc function takes any number, may be called at any time, and only releases free memory.
     unsafe { malloc_trim(0) };
 }

@@ -1,34 +1,35 @@
-//! A training step as the program does it: plugin through its table, host model, its optimiser.
+//! A training step as in the program: plugin through its table, the host's model and optimiser.
 
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use lambda_dpo_host::config::{self, RunConfig, schedule_options};
+use lambda_dpo_host::config::{self, RunConfig};
 use lambda_dpo_host::libtorch;
+use lambda_dpo_host::metrics::MetricOptions;
 use lambda_dpo_host::model::{ForwardOptions, Model};
 use lambda_dpo_host::plugin::{
-    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Objective, Plugin, Reduction,
-    TokenizeOptions, Wants,
+    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Objective, Plugin, TokenizeOptions,
+    Wants,
 };
-use lambda_dpo_host::train::batches::MicroBatch;
-use lambda_dpo_host::train::metrics::Meaning;
+use lambda_dpo_host::policy::batch_inputs::{loss_inputs, model_inputs};
+use lambda_dpo_host::train::data::{MicroBatch, schedule_options};
+use lambda_dpo_host::train::durable::Interrupt;
 use lambda_dpo_host::train::optimizer::{AdamW, clip_scale};
-use lambda_dpo_host::train::policy::{self, Learned, Policy};
-use lambda_dpo_host::train::reference::{Reference, ReferenceLogProbs, Wanted, model_inputs};
-use lambda_dpo_host::train::signals::Interrupt;
-use lambda_dpo_host::train::step::{Learner, loss_inputs};
+use lambda_dpo_host::train::reference::{LogProbRequest, Reference, ReferenceLogProbs};
+use lambda_dpo_host::train::step::Learner;
+use lambda_dpo_host::train::trained_policy::{TrainableModel, TrainedPolicy};
 use serde_json::{Value, json};
 use tch::Device;
 
 use crate::serving::{Command, serve};
 
-/// Answers `step`, `breakdown` (a step's parts, timed one by one) and `reference` (its log-probs computed anew).
+/// Answers `step`, `breakdown` (the parts of a step, timed one by one) and `reference` (its log-probs computed again).
 ///
 /// # Errors
 ///
-/// A scenario that does not load, a step that fails.
+/// Returns an error if the scenario does not load or a step fails.
 pub fn run(folder: &Path) -> Result<()> {
     let mut session = Some(Session::open(folder)?);
     serve(|command| match (command, &mut session) {
@@ -43,7 +44,7 @@ pub fn run(folder: &Path) -> Result<()> {
     })
 }
 
-/// A learner with the one batch that it takes every step on.
+/// A learner, and the batch that it uses for every step.
 struct Session {
     learner: Learner,
     data: Data,
@@ -61,13 +62,13 @@ impl Session {
         let data = Data::open(&config, &plugin)?;
         let loss = loss_options(&config);
 
-        let Learned::Model(mut base) = policy::load_base(&config, &config.model.path, device)? else {
+        let TrainableModel::Native(mut base) = TrainableModel::load(&config, &config.model.path, device)? else {
             bail!("run.toml trains a TorchScript module");
         };
         let adapter = folder.join("adapter");
         let reference = match &config.reference.path {
             Some(path) if !adapter.exists() => {
-                let model = Model::load(path, device, policy::kind(&config))?;
+                let model = Model::load(path, device, config.model.dtype.into())?;
                 data.reference(&model, &plugin, loss)?
             }
             _ => data.reference(&base, &plugin, loss)?,
@@ -76,7 +77,7 @@ impl Session {
             base.load_adapter(&adapter)?;
         }
 
-        let policy = Policy::start(&config, &config.model.path, Learned::Model(base), None, None)?;
+        let policy = TrainedPolicy::start(&config, &config.model.path, TrainableModel::Native(base), None, None)?;
         let optimizer = AdamW::new(policy.trainable()?, (&config.train).into())?;
         let wants = policy.wants();
         let learner = Learner {
@@ -84,7 +85,7 @@ impl Session {
             optimizer,
             plugin,
             loss: LossOptions { wants, ..loss },
-            meaning: Meaning { beta: loss.beta, reduction: loss.reduction, has_reference: true },
+            metric_options: MetricOptions { beta: loss.beta, reduction: loss.reduction, has_reference: true },
             max_grad_norm: config.train.max_grad_norm,
             checkpointing: config.train.gradient_checkpointing,
             dropout_seed: None,
@@ -100,7 +101,7 @@ impl Session {
     }
 
     fn step(&mut self) -> Result<Value> {
-        let Learned::Model(model) = &self.learner.policy.learned else { bail!("the policy is no model") };
+        let TrainableModel::Native(model) = &self.learner.policy.model else { bail!("the policy is no model") };
         let device = model.device();
         finish_queued_work(device);
         let started = Instant::now();
@@ -112,10 +113,11 @@ impl Session {
         Ok(json!({ "seconds": seconds, "loss": report.totals.loss, "grad_norm": report.grad_norm }))
     }
 
-    /// The reference's log-probs once more, by the policy with its adapter off: the cost is the same for any weights.
+    /// Computes the reference log-probs again with the policy, its adapter off: the cost does not depend on the
+    /// weights.
     fn reference(&mut self) -> Result<Value> {
         let Learner { policy, plugin, loss, .. } = &mut self.learner;
-        let Learned::Model(model) = &mut policy.learned else { bail!("the policy is no model") };
+        let TrainableModel::Native(model) = &mut policy.model else { bail!("the policy is no model") };
         model.set_adapter_enabled(false);
         let started = Instant::now();
         self.data.reference(model, plugin, LossOptions { wants: Wants::default(), ..*loss })?;
@@ -124,11 +126,11 @@ impl Session {
         Ok(json!({ "seconds": seconds }))
     }
 
-    /// One more step, its parts timed one by one: what [`Learner::step`] does, in its order.
+    /// Takes a step like [`Learner::step`], timing its parts one by one.
     fn breakdown(&mut self) -> Result<Value> {
         let mut laps = Laps::new();
         let (learner, micro_batch) = (&mut self.learner, &self.micro_batches[0]);
-        let Learned::Model(model) = &learner.policy.learned else { bail!("the policy is no model") };
+        let TrainableModel::Native(model) = &learner.policy.model else { bail!("the policy is no model") };
         let options = LossOptions { normalizer: Some(micro_batch.batch.num_contributing as f64), ..learner.loss };
 
         let activations = model.forward(&model_inputs(&micro_batch.batch), &ForwardOptions::default())?;
@@ -155,14 +157,14 @@ impl Session {
     }
 }
 
-/// Waits until a CUDA device has done all that it was given.
+/// Waits until a CUDA device has finished all queued work.
 fn finish_queued_work(device: Device) {
     if let Device::Cuda(index) = device {
         tch::Cuda::synchronize(index as i64);
     }
 }
 
-/// Seconds by name, each from the end of the one before.
+/// Seconds by name, each measured from the end of the previous one.
 struct Laps(Value, Instant);
 
 impl Laps {
@@ -176,7 +178,7 @@ impl Laps {
     }
 }
 
-/// The records of a run, all of them in one micro-batch.
+/// The records of a run, all in one micro-batch.
 struct Data {
     dataset: Dataset,
     samples: Vec<usize>,
@@ -218,25 +220,22 @@ impl Data {
 
     /// s^ref under `model`, computed without a cache.
     fn reference(&self, model: &Model, plugin: &Plugin, loss: LossOptions) -> Result<ReferenceLogProbs> {
-        let wanted = Wanted {
+        let request = LogProbRequest {
             dataset: &self.dataset,
-            as_they_are: vec![self.samples.clone()],
+            fixed_batches: vec![self.samples.clone()],
             samples: Vec::new(),
             collate: self.collate,
             max_tokens: usize::MAX,
         };
         let reference = Reference { scorer: model, plugin, loss, cache: None, interrupt: &self.interrupt };
-        reference.log_probs(&[wanted])?.pop().context("the reference gave nothing")
+        reference.log_probs(&[request])?.pop().context("the reference gave nothing")
     }
 }
 
 fn loss_options(config: &RunConfig) -> LossOptions {
     LossOptions {
         objective: Objective::Listwise,
-        reduction: match config.loss.reduction {
-            config::Reduction::Sum => Reduction::Sum,
-            config::Reduction::Mean => Reduction::Mean,
-        },
+        reduction: config.loss.reduction,
         beta: config.loss.beta,
         normalizer: None,
         logits_budget_bytes: (config.loss.logits_budget_mib << 20) as usize,

@@ -1,0 +1,90 @@
+//! A model with its tokenizer and adapter, as most commands load it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+use tch::{Device, Kind};
+
+use crate::cli::{ModelArgs, PolicyArgs};
+use crate::files::hub::Hub;
+use crate::libtorch;
+use crate::model::Model;
+use crate::plugin::{Message, Plugin, Tokenizer};
+use crate::policy::batch_inputs::uniform_lambda;
+
+use super::lambda;
+
+/// A model, ready to run.
+pub(super) struct LoadedModel {
+    pub(super) plugin: Plugin,
+    pub(super) folder: PathBuf,
+    pub(super) model: Model,
+    pub(super) tokenizer: Tokenizer,
+}
+
+impl LoadedModel {
+    /// Loads the model that the command line names, and freezes it.
+    pub(super) fn load(args: &ModelArgs, plugin: Option<&Path>) -> Result<Self> {
+        let device = libtorch::prepare(&args.device)?;
+        let plugin = Plugin::load(plugin)?;
+        let folder = Hub::from_env().model_folder(&args.policy.model)?;
+        let tokenizer = plugin.tokenizer(&folder, args.policy.chat_template.as_deref())?;
+        let model = load_policy(&args.policy, &folder, device, args.dtype.into())?;
+        model.freeze();
+        Ok(Self { plugin, folder, model, tokenizer })
+    }
+
+    /// Encodes a conversation through the chat template, up to the start of the model's answer.
+    pub(super) fn encode_conversation(&self, messages: &[Message]) -> Result<Vec<i64>> {
+        if !self.tokenizer.info()?.has_chat_template {
+            bail!(
+                "the tokenizer of {} has no chat template: use --raw, or pass one with --chat-template FILE",
+                self.folder.display()
+            );
+        }
+        let text = self.tokenizer.render(messages, true)?;
+        Ok(self.tokenizer.encode(&text)?)
+    }
+
+    /// Returns the tokens that end a text: those of `generation_config.json`, else of `config.json`, else the
+    /// tokenizer's.
+    pub(super) fn eos_token_ids(&self) -> Result<Vec<i64>> {
+        for name in ["generation_config.json", "config.json"] {
+            let Ok(text) = std::fs::read_to_string(self.folder.join(name)) else { continue };
+            let Ok(config) = serde_json::from_str::<Value>(&text) else { continue };
+            let ids: Vec<i64> = match &config["eos_token_id"] {
+                Value::Array(ids) => ids.iter().filter_map(Value::as_i64).collect(),
+                id => id.as_i64().into_iter().collect(),
+            };
+            if !ids.is_empty() {
+                return Ok(ids);
+            }
+        }
+        Ok(self.tokenizer.info()?.eos_token_id.into_iter().collect())
+    }
+}
+
+/// Loads the model in `folder` with its adapter; a λ-adapter is set to `--lambda`, or else to uniform λ.
+pub(super) fn load_policy(args: &PolicyArgs, folder: &Path, device: Device, kind: Kind) -> Result<Model> {
+    let mut model = Model::load(folder, device, kind)?;
+    if let Some(adapter) = &args.adapter {
+        model.load_adapter(adapter)?;
+    }
+    let Some(dimensions) = model.adapter_dimensions() else {
+        if args.lambda.is_some() {
+            let what = match &args.adapter {
+                Some(adapter) => format!("{} is not", adapter.display()),
+                None => "there is no adapter".to_owned(),
+            };
+            bail!("--lambda needs an adapter of kind \"lambda_lora\", but {what}: leave --lambda out");
+        }
+        return Ok(model);
+    };
+    let weights = match &args.lambda {
+        Some(text) => lambda::parse(text, dimensions).context("--lambda")?,
+        None => uniform_lambda(dimensions.len()),
+    };
+    model.fix_lambda(&weights)?;
+    Ok(model)
+}

@@ -1,0 +1,77 @@
+//! Exports policies for other programs, each as a folder that is written atomically.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`onnx`] | the decoder as an ONNX graph |
+//! | [`torchscript`] | the decoder as a TorchScript module |
+//!
+//! Folders in Hugging Face's format are written by [`Model::save`].
+
+pub mod onnx;
+pub mod torchscript;
+
+mod error;
+
+use std::path::Path;
+
+use tch::Kind;
+
+use crate::files::atomic;
+use crate::model::{self, Model};
+
+pub use error::ExportError;
+
+/// A folder that is being written.
+#[derive(Debug)]
+pub struct Destination {
+    parts: atomic::Folder,
+}
+
+impl Destination {
+    /// Begins the folder `out`, which must not exist.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ExportError::Exists`] if it does, [`ExportError::Write`] if writing fails.
+    pub fn begin(out: &Path) -> Result<Self, ExportError> {
+        if out.exists() {
+            return Err(ExportError::Exists { path: out.to_path_buf() });
+        }
+        Ok(Self { parts: atomic::Folder::create(out)? })
+    }
+
+    /// Returns the folder to write to until [`finish`](Self::finish).
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.parts.path()
+    }
+
+    /// Moves the folder to its destination, with `chat_template` instead of the tokenizer's own.
+    ///
+    /// # Errors
+    ///
+    /// Returns an [`ExportError`] if the template cannot be read or writing fails; nothing is left at the destination.
+    pub fn finish(self, chat_template: Option<&Path>) -> Result<(), ExportError> {
+        if let Some(template) = chat_template {
+            model::write_chat_template(template, self.path())?;
+        }
+        Ok(self.parts.commit()?)
+    }
+}
+
+/// Checks that conversion to float16 left all parameters finite.
+///
+/// # Errors
+///
+/// Returns [`ExportError::Range`] with the first tensor that has a value out of range.
+pub fn check_range(model: &Model) -> Result<(), ExportError> {
+    if model.kind() != Kind::Half {
+        return Ok(());
+    }
+    for (name, parameter) in model.named_parameters() {
+        if parameter.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+            return Err(ExportError::Range { tensor: name.clone() });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! Stage 5 of the journey: `Batch` → hidden states, by one decoder for the families of `families.rs`: Llama, Mistral,
+//! Qwen 2 and Qwen 3.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `families` | the decoder families and how they differ |
+//! | `config` | `config.json` |
+//! | `parameters` | the weights: loaded from the folder, or initialised at random |
+//! | `inputs` | rows of tokens, validated |
+//! | `layers` | norm, rotary embedding, masks, attention, decoder layer |
+//! | `pass` | state that all layers of a forward pass share |
+//! | `kv_cache` | keys and values of the tokens so far, for decoding |
+//! | `adapter` | LoRA and λ-adapters, and their files |
+//! | `causal_lm` | the model, and its forward pass without gradients |
+//! | `activations` | its forward and backward pass for training |
+//! | `with_adapter` | adds, loads, disables and merges an adapter, and fixes its λ |
+//! | `save` | writes folders that `transformers` and `peft` load |
+//!
+//! # Invariants
+//!
+//! - Parameters have the names that they have in Transformers' checkpoints.
+//! - The forward pass ends before the vocabulary projection, which the plugin computes from the hidden states.
+//! - [`Model::hidden`] records no autograd graph; that of [`Model::forward`] ends at the hidden states.
+
+mod error;
+mod json_fields;
+pub(crate) mod random;
+mod families;
+mod config;
+mod parameters;
+mod inputs;
+mod layers;
+mod adapter;
+mod pass;
+mod kv_cache;
+mod causal_lm;
+mod activations;
+mod with_adapter;
+mod save;
+
+pub use activations::{Activations, ForwardOptions};
+pub use adapter::lambda_parts::LambdaParts;
+pub use adapter::lora::{LINEAR_NAMES, LoraConfig, TargetModules};
+pub use causal_lm::Model;
+pub use config::{ModelConfig, RopeScaling, dtype_name};
+pub use error::ModelError;
+pub use families::{Architecture, Bias, SlidingWindow};
+pub use inputs::ModelInputs;
+pub use kv_cache::KvCache;
+pub use save::{carry_files, write_chat_template};

@@ -1,0 +1,315 @@
+//! A decoder with its LM head: loads or initialises it, and runs it without gradients.
+
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Kind, Tensor};
+
+use crate::libtorch::native;
+
+use super::ModelError;
+use super::adapter::Adapter;
+use super::config::ModelConfig;
+use super::inputs::ModelInputs;
+use super::kv_cache::KvCache;
+use super::layers::decoder_layer::DecoderLayer;
+use super::layers::linear::Linear;
+use super::layers::mask::Masks;
+use super::layers::norm::RmsNorm;
+use super::layers::rope::Rope;
+use super::parameters::{self, Parameters};
+use super::pass::Context;
+
+/// A decoder with its LM head, on one device and in one dtype, with or without an adapter.
+///
+/// Initially all parameters are trainable; with an adapter, only those of the adapter.
+#[derive(Debug)]
+pub struct Model {
+    pub(super) config: ModelConfig,
+    pub(super) folder: PathBuf,
+    pub(super) device: Device,
+    pub(super) kind: Kind,
+    pub(super) parameters: Parameters,
+    pub(super) embed_tokens: Tensor,
+    pub(super) layers: Vec<DecoderLayer>,
+    pub(super) norm: RmsNorm,
+    lm_head: Tensor,
+    rope: Rope,
+    pub(super) adapter: Option<Adapter>,
+}
+
+impl Model {
+    /// Loads a model folder in Hugging Face's format, with weights in one or several safetensors files.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`ModelError`] if a file is missing, is not valid, or does not match the configuration.
+    pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<Model, ModelError> {
+        let config = ModelConfig::load(folder)?;
+        let parameters = tch::no_grad(|| parameters::load(folder, &config, device, kind))?;
+        Self::build(folder, config, device, kind, parameters)
+    }
+
+    /// Creates a model with random weights from the `config.json` in `folder`.
+    ///
+    /// The weights depend only on the configuration and `seed`.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`ModelError`] if the configuration is missing or not supported.
+    pub fn random(folder: &Path, device: Device, kind: Kind, seed: u64) -> Result<Model, ModelError> {
+        let config = ModelConfig::load(folder)?;
+        let parameters = tch::no_grad(|| parameters::random(&config, device, kind, seed))?;
+        Self::build(folder, config, device, kind, parameters)
+    }
+
+    fn build(
+        folder: &Path,
+        config: ModelConfig,
+        device: Device,
+        kind: Kind,
+        parameters: Parameters,
+    ) -> Result<Model, ModelError> {
+        let take = |name: &str| parameters::get(&parameters, name);
+        let layers = (0..config.num_hidden_layers)
+            .map(|layer| DecoderLayer::new(&config, layer, &take))
+            .collect::<Result<Vec<_>, _>>()?;
+        let norm = RmsNorm { weight: take("model.norm.weight")?, eps: config.rms_norm_eps };
+        let (embed_tokens, lm_head) = parameters::embedding_and_head(&parameters)?;
+        let rope = Rope::new(&config, device)?;
+        let folder = folder.to_path_buf();
+        let model = Model {
+            config,
+            folder,
+            device,
+            kind,
+            parameters,
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+            rope,
+            adapter: None,
+        };
+        model.unfreeze();
+        Ok(model)
+    }
+
+    /// Returns the configuration.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Returns the device of the parameters.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Returns the dtype of the parameters (an adapter's are float32).
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Converts the parameters to another dtype.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ModelError::Request`] if the model has an adapter, [`ModelError::Torch`] if libtorch fails.
+    pub fn into_kind(self, kind: Kind) -> Result<Model, ModelError> {
+        if kind == self.kind {
+            return Ok(self);
+        }
+        if self.has_adapter() {
+            return Err(ModelError::Request(
+                "the dtype of a model with an adapter is fixed; merge the adapter first".into(),
+            ));
+        }
+        let Model { config, folder, device, mut parameters, layers, norm, embed_tokens, lm_head, .. } = self;
+        // So that each tensor is freed as soon as it has been converted.
+        drop((layers, norm, embed_tokens, lm_head));
+        for parameter in parameters.values_mut() {
+            *parameter = parameter.f_detach()?.f_to_kind(kind)?;
+        }
+        Self::build(&folder, config, device, kind, parameters)
+    }
+
+    /// Freezes all parameters.
+    pub fn freeze(&self) {
+        for (_, parameter) in self.named_parameters() {
+            let _ = parameter.set_requires_grad(false);
+        }
+    }
+
+    /// Makes the adapter's parameters trainable, or all parameters if there is no adapter.
+    pub fn unfreeze(&self) {
+        let parameters = self.adapter.as_ref().map_or(&self.parameters, |adapter| &adapter.parameters);
+        for parameter in parameters.values() {
+            let _ = parameter.set_requires_grad(true);
+        }
+    }
+
+    /// Iterates over all parameters with their names, the adapter's last, always in the same order.
+    pub fn named_parameters(&self) -> impl Iterator<Item = (&String, &Tensor)> {
+        self.parameters.iter().chain(self.adapter.iter().flat_map(|adapter| &adapter.parameters))
+    }
+
+    /// Returns the trainable parameters with their names in the file that they are saved to, always in the same order.
+    #[must_use]
+    pub fn trainable(&self) -> Vec<(String, Tensor)> {
+        let trainable = self.named_parameters().filter(|(_, parameter)| parameter.requires_grad());
+        trainable.map(|(name, parameter)| (name.clone(), parameter.shallow_clone())).collect()
+    }
+
+    /// Returns the frequencies of the rotary embedding with their scaling, [head_dim / 2].
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ModelError::Torch`] if libtorch fails.
+    pub fn rotary_frequencies(&self) -> Result<Vec<f32>, ModelError> {
+        self.rope.frequencies()
+    }
+
+    /// Returns the weight of the LM head, [V, H], which is the embedding if they are tied.
+    pub fn lm_head(&self) -> &Tensor {
+        &self.lm_head
+    }
+
+    /// Returns whether the LM head is trainable.
+    #[must_use]
+    pub fn lm_head_trainable(&self) -> bool {
+        self.lm_head.requires_grad()
+    }
+
+    /// Adds a gradient to that of the LM head, without a copy if it has none yet.
+    ///
+    /// # Shapes
+    ///
+    /// `grad`: [V, H].
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`ModelError`] if the head is frozen or the shape differs.
+    pub fn accumulate_lm_head_grad(&self, grad: Tensor) -> Result<(), ModelError> {
+        if !self.lm_head_trainable() || grad.size() != self.lm_head.size() {
+            return Err(ModelError::Request(format!(
+                "a gradient of shape {:?} does not belong to an LM head of shape {:?} (trainable: {})",
+                grad.size(),
+                self.lm_head.size(),
+                self.lm_head_trainable()
+            )));
+        }
+        let grad = grad.f_to_device(self.device)?.f_to_kind(self.kind)?;
+        let mut accumulated = self.lm_head.f_grad()?;
+        if accumulated.defined() {
+            let _ = tch::no_grad(|| accumulated.f_add_(&grad))?;
+        } else {
+            native::set_grad(&self.lm_head, Some(&grad))?;
+        }
+        Ok(())
+    }
+
+    /// Computes the hidden states after the final norm, without gradients and without dropout.
+    ///
+    /// # Shapes
+    ///
+    /// [R, T, H].
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`ModelError`] if shapes or dtypes of the inputs are wrong, an id is not in the vocabulary, or
+    /// libtorch fails.
+    pub fn hidden(&self, inputs: &ModelInputs) -> Result<Tensor, ModelError> {
+        tch::no_grad(|| {
+            let context = self.context(inputs, None)?;
+            let mut hidden = self.embed(&inputs.input_ids.f_to_device(self.device)?)?;
+            for layer in &self.layers {
+                hidden = layer.forward(&hidden, &context, None)?;
+            }
+            self.norm.forward(&hidden)
+        })
+    }
+
+    /// Computes the hidden states of tokens that follow those in the cache: first the prompts (padded on the left as
+    /// the cache was created), then one token per row at a time.
+    ///
+    /// # Shapes
+    ///
+    /// `input_ids`: [R, T] int64, T = 1 unless the cache is empty; the result: [R, H], that of the last token.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`ModelError`] if the cache is full, an id is not in the vocabulary, or libtorch fails.
+    pub fn extend(&self, cache: &mut KvCache, input_ids: &Tensor) -> Result<Tensor, ModelError> {
+        let start = cache.num_tokens();
+        let (num_rows, num_new) = input_ids.size2()?;
+        if start > 0 && num_new != 1 {
+            return Err(ModelError::Request(format!(
+                "a cache that holds tokens is extended by one token at a time, not by {num_new}"
+            )));
+        }
+        tch::no_grad(|| {
+            let (position_ids, prompt_ids) = cache.places(num_rows, num_new)?;
+            let inputs = ModelInputs {
+                input_ids,
+                position_ids: &position_ids,
+                prompt_ids: &prompt_ids,
+                sequence_ids: &prompt_ids.f_full_like(-1)?,
+                lambda: None,
+            };
+            let mut context = self.context(&inputs, None)?;
+            cache.reserve(num_new)?;
+            if num_new == 1 {
+                let visible = cache.visible()?;
+                context.masks = Masks::for_new_token(&self.config, visible.as_ref(), self.device, self.kind)?;
+            }
+            let mut hidden = self.embed(&input_ids.f_to_device(self.device)?)?;
+            for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
+                hidden = layer.forward(&hidden, &context, Some(cache))?;
+            }
+            self.norm.forward(&hidden.f_select(1, num_new - 1)?)
+        })
+    }
+
+    pub(super) fn context(&self, inputs: &ModelInputs, dropout_seed: Option<i64>) -> Result<Context, ModelError> {
+        let layout = inputs.check(self.config.vocab_size)?;
+        Ok(Context {
+            rotary: self.rope.at(&inputs.position_ids.f_to_device(self.device)?, self.kind)?,
+            masks: Masks::for_rows(&self.config, inputs, &layout, self.device, self.kind)?,
+            adapter_enabled: self.adapter.as_ref().is_some_and(|adapter| adapter.is_enabled),
+            lambda_scale: match &self.adapter {
+                Some(adapter) => adapter.lambda_scale(inputs, self.kind, self.device)?,
+                None => None,
+            },
+            dropout_seed,
+        })
+    }
+
+    /// Embeds [R, T] ids as [R, T, H]; the padding token's row gets no gradient, as in Transformers.
+    pub(super) fn embed(&self, input_ids: &Tensor) -> Result<Tensor, ModelError> {
+        let padding = self.config.pad_token_id.filter(|&pad| pad < self.config.vocab_size).unwrap_or(-1);
+        Ok(Tensor::f_embedding(&self.embed_tokens, input_ids, padding, false, false)?)
+    }
+
+    /// Returns the first layer that a backward pass must reach: 0 if the embedding is trainable, the number of layers
+    /// if only the final norm is, `None` if no parameter but the LM head is.
+    pub(super) fn first_trainable_layer(&self) -> Option<usize> {
+        let trainable = self.named_parameters().filter(|(_, parameter)| parameter.requires_grad());
+        let layers = trainable.filter_map(|(name, _)| match name.split_once("layers.") {
+            Some((_, rest)) => rest.split('.').next()?.parse().ok(),
+            None if name.contains("embed_tokens") => Some(0),
+            None if name == "model.norm.weight" => Some(self.layers.len()),
+            None => None,
+        });
+        layers.min()
+    }
+
+    pub(super) fn linears_mut(&mut self) -> impl Iterator<Item = (String, &mut Linear)> {
+        self.layers.iter_mut().flat_map(DecoderLayer::linears_mut)
+    }
+
+    pub(super) fn linear_paths(&mut self) -> Vec<String> {
+        self.linears_mut().map(|(path, _)| path).collect()
+    }
+}

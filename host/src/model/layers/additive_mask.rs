@@ -1,0 +1,11 @@
+//! Masks that are added to attention scores.
+
+use tch::{Kind, Tensor};
+
+use crate::model::ModelError;
+
+/// Converts [R, T, S] bool into [R, 1, T, S]: 0 where true, −∞ where false.
+pub(in crate::model) fn additive(visible: &Tensor, kind: Kind) -> Result<Tensor, ModelError> {
+    let mask = Tensor::f_zeros(visible.size(), (kind, visible.device()))?;
+    Ok(mask.f_masked_fill(&visible.f_logical_not()?, f64::NEG_INFINITY)?.f_unsqueeze(1)?)
+}

@@ -1,0 +1,141 @@
+//! Metadata of an ONNX file, read without its weights, to report problems clearly; and the hash of its contents.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+
+use super::PolicyError;
+use crate::files::onnx_proto::MODEL_FILE;
+use crate::files::onnx_proto::{EXTERNAL, OperatorSetIdProto, StringStringEntryProto};
+
+/// An ONNX file, with its files of external weights.
+#[derive(Debug)]
+pub struct OnnxFile {
+    /// The graph.
+    pub path: PathBuf,
+    /// Version of ONNX's standard operators.
+    pub opset: i64,
+    /// Version of the file format.
+    pub ir_version: i64,
+    /// Dtype of the largest weight, in ONNX's numbering.
+    pub element: i32,
+    /// Files of external weights.
+    data: Vec<PathBuf>,
+}
+
+/// [`ModelProto`](crate::files::onnx_proto::ModelProto) without nodes and values, which decoding skips as unknown
+/// fields.
+#[derive(Clone, PartialEq, Message)]
+struct Outline {
+    #[prost(int64, tag = "1")]
+    ir_version: i64,
+    #[prost(message, optional, tag = "7")]
+    graph: Option<GraphOutline>,
+    #[prost(message, repeated, tag = "8")]
+    opset_import: Vec<OperatorSetIdProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GraphOutline {
+    #[prost(message, repeated, tag = "5")]
+    initializer: Vec<TensorOutline>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TensorOutline {
+    #[prost(int64, repeated, tag = "1")]
+    dims: Vec<i64>,
+    #[prost(int32, tag = "2")]
+    data_type: i32,
+    #[prost(string, tag = "8")]
+    name: String,
+    #[prost(message, repeated, tag = "13")]
+    external_data: Vec<StringStringEntryProto>,
+    #[prost(int32, tag = "14")]
+    data_location: i32,
+}
+
+impl OnnxFile {
+    /// Reads the metadata of the file `path`, or of `model.onnx` in the folder `path`.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`PolicyError`] if the file is missing, is not an ONNX file, or refers to weights that are missing or
+    /// truncated.
+    pub fn open(path: &Path) -> Result<Self, PolicyError> {
+        let path = if path.is_dir() { path.join(MODEL_FILE) } else { path.to_path_buf() };
+        let bytes = std::fs::read(&path).map_err(|source| PolicyError::Read { path: path.clone(), source })?;
+        let invalid = |problem: String| PolicyError::File { path: path.clone(), problem };
+        let outline = Outline::decode(bytes.as_slice())
+            .map_err(|error| invalid(format!("it is not an ONNX file, or is damaged ({error}); export it again")))?;
+        drop(bytes);
+        let opset = outline.opset_import.iter().find(|set| matches!(set.domain.as_str(), "" | "ai.onnx"));
+        let (Some(graph), Some(opset)) = (outline.graph, opset) else {
+            return Err(invalid(
+                "it is not an ONNX file, since it has no graph or no opset; export it again".to_owned(),
+            ));
+        };
+        let largest = graph.initializer.iter().max_by_key(|tensor| tensor.dims.iter().product::<i64>());
+        let element = largest.map_or(0, |tensor| tensor.data_type);
+        let external = graph.initializer.iter().filter(|tensor| tensor.data_location == EXTERNAL);
+        let mut sizes = BTreeMap::new();
+        for tensor in external {
+            check_external(&path, tensor, &mut sizes).map_err(invalid)?;
+        }
+        let (opset, ir_version) = (opset.version, outline.ir_version);
+        Ok(Self { path: path.clone(), opset, ir_version, element, data: sizes.into_keys().collect() })
+    }
+
+    /// Returns the hash of the file's contents and those of its external weights.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PolicyError::Read`] if a file cannot be read.
+    pub fn hash(&self) -> Result<blake3::Hash, PolicyError> {
+        let mut hasher = blake3::Hasher::new();
+        for path in [&self.path].into_iter().chain(&self.data) {
+            hasher.update(file_hash(path)?.as_bytes());
+        }
+        Ok(hasher.finalize())
+    }
+}
+
+/// Returns the hash of a file's contents, read a block at a time.
+pub(super) fn file_hash(path: &Path) -> Result<blake3::Hash, PolicyError> {
+    let hash = || -> io::Result<blake3::Hash> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(File::open(path)?)?;
+        Ok(hasher.finalize())
+    };
+    hash().map_err(|source| PolicyError::Read { path: path.to_path_buf(), source })
+}
+
+/// Checks that the file of an external weight exists and is long enough; `sizes` has the sizes of the files so far.
+fn check_external(model: &Path, tensor: &TensorOutline, sizes: &mut BTreeMap<PathBuf, u64>) -> Result<(), String> {
+    let entry =
+        |key: &str| tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
+    let number = |key: &str| entry(key).map_or(Some(0), |value| value.parse::<u64>().ok());
+    let name = &tensor.name;
+    let (Some(location), Some(offset), Some(length)) = (entry("location"), number("offset"), number("length")) else {
+        return Err(format!("it does not say where the values of `{name}` are; export it again"));
+    };
+    let path = model.with_file_name(location);
+    let size = match sizes.get(&path) {
+        Some(size) => *size,
+        None => std::fs::metadata(&path)
+            .map_err(|error| format!("its weights {} are missing ({error}); copy both files", path.display()))?
+            .len(),
+    };
+    sizes.insert(path.clone(), size);
+    if offset.saturating_add(length) > size {
+        return Err(format!(
+            "its weights {} are cut short: `{name}` ends at byte {}, but there are {size}; copy or export them again",
+            path.display(),
+            offset.saturating_add(length)
+        ));
+    }
+    Ok(())
+}

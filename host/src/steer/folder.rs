@@ -1,0 +1,40 @@
+//! A control report on disk: `steer.json` and the page.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::files::atomic;
+
+use super::page;
+use super::report::{ControlReport, NamedReport};
+
+const FILE: &str = "steer.json";
+const PAGE: &str = "index.html";
+
+/// Writes a report's folder, whole or not at all, and returns the path of its page.
+///
+/// # Errors
+///
+/// Returns an error if the folder cannot be written.
+pub fn write(folder: &Path, report: &ControlReport, others: &[NamedReport]) -> Result<PathBuf> {
+    let page = page::html(report, others).map_err(anyhow::Error::msg)?;
+    let parts = atomic::Folder::create(folder)?;
+    let json = serde_json::to_string_pretty(report)?;
+    atomic::write(&parts.path().join(FILE), format!("{json}\n").as_bytes())?;
+    atomic::write(&parts.path().join(PAGE), page.as_bytes())?;
+    parts.commit()?;
+    Ok(folder.join(PAGE))
+}
+
+/// Reads the report in a folder.
+///
+/// # Errors
+///
+/// Returns an error if the folder has no report.
+pub fn read(folder: &Path) -> Result<ControlReport> {
+    let path = folder.join(FILE);
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("{} cannot be read: pass a folder written by `steer --out`", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not a control report of `steer`", path.display()))
+}

@@ -1,0 +1,131 @@
+//! Measures a model at every λ of a grid.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::console::Progress;
+use crate::generate::{GenerateOptions, generate_all};
+use crate::metrics::Row;
+use crate::model::Model;
+use crate::plugin::{LossOptions, Message, Plugin, Tokenizer};
+use crate::policy::batch_inputs::uniform_lambda;
+
+use super::grid::Grid;
+use super::held_out::HeldOut;
+use super::rater::{Answer, Rater, Scores};
+use super::report::{ControlReport, Generation, Point, Subject};
+
+/// Settings of a measurement.
+pub struct Settings {
+    /// β and reduction of the listwise distribution.
+    pub loss: LossOptions,
+    /// Steps of the grid from λ_k = 0 to 1.
+    pub num_steps: usize,
+    /// Scores generated text; without one, nothing is generated.
+    pub rater: Option<Rater>,
+    /// Prompts to answer, at most.
+    pub num_prompts: usize,
+    /// Answers to each prompt.
+    pub num_samples: usize,
+    /// Answers generated at once.
+    pub batch_size: usize,
+    /// Sampling of the answers.
+    pub generate: GenerateOptions,
+}
+
+/// Measures a model at every λ of the grid, or at one point if it has no λ-adapter.
+///
+/// # Errors
+///
+/// Returns an error if the records are not rated in the adapter's dimensions, the tokenizer has no chat template, or
+/// the rater fails. Errors from model, plugin or libtorch.
+pub fn measure(
+    subject: Subject,
+    model: &mut Model,
+    plugin: &Plugin,
+    tokenizer: &Tokenizer,
+    files: &[PathBuf],
+    settings: &Settings,
+) -> Result<ControlReport> {
+    let adapter_dimensions = model.adapter_dimensions().map(<[String]>::to_vec);
+    let held_out = HeldOut::open(plugin, tokenizer, files, adapter_dimensions.as_deref())?;
+    let num_dimensions = held_out.dimensions().len();
+    let grid = match &adapter_dimensions {
+        Some(_) => Grid::new(num_dimensions, settings.num_steps),
+        None => Grid { points: vec![uniform_lambda(num_dimensions)], curves: vec![vec![0]; num_dimensions] },
+    };
+    let prompts = if settings.rater.is_some() { held_out.prompts(settings.num_prompts) } else { Vec::new() };
+    let prompt_ids = prompts
+        .iter()
+        .map(|messages| Ok(tokenizer.encode(&tokenizer.render(messages, true)?)?))
+        .collect::<Result<Vec<_>>>()?;
+    let prompt_ids: Vec<Vec<i64>> = std::iter::repeat_n(prompt_ids, settings.num_samples).flatten().collect();
+
+    let references = held_out.reference(model, plugin, &settings.loss)?;
+    let per_point = (held_out.num_records() + prompt_ids.len()) as u64;
+    let total = per_point * grid.points.len() as u64;
+    let mut progress = Progress::new("steering", total, 0);
+    let (mut rows, mut answers, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, lambda) in grid.points.iter().enumerate() {
+        if adapter_dimensions.is_some() {
+            model.fix_lambda(lambda)?;
+        }
+        let message = format!("λ {} of {}", index + 1, grid.points.len());
+        rows.push(held_out.measure(model, plugin, &settings.loss, lambda, &references)?);
+        let done = index as u64 * per_point + held_out.num_records() as u64;
+        progress.update(done, total, &message);
+        let texts = generate_all(model, &prompt_ids, &settings.generate, settings.batch_size, &mut |texts| {
+            progress.update(done + texts as u64, total, &message);
+        })?;
+        lengths.push(texts.iter().map(Vec::len).sum::<usize>() as f64 / texts.len().max(1) as f64);
+        for (messages, text) in prompts.iter().cycle().zip(&texts) {
+            answers.push(Answer { prompt: last_turn(messages), response: tokenizer.decode(text, true)? });
+        }
+    }
+    progress.clear();
+
+    let scores = match &settings.rater {
+        Some(rater) => means(&rater.rate(&answers)?, prompt_ids.len()),
+        None => Vec::new(),
+    };
+    let mut points = Vec::new();
+    for (index, (lambda, held_out)) in grid.points.into_iter().zip(rows).enumerate() {
+        let generated = scores.get(index).map(|scores| {
+            let mut row = Row::new();
+            row.extend(scores.iter().map(|(name, mean)| (format!("score/{name}"), (*mean).into())));
+            row.insert("num_tokens".into(), lengths[index].into());
+            row
+        });
+        points.push(Point { lambda, held_out, generated });
+    }
+    let (num_prompts, num_samples) = (prompts.len(), settings.num_samples);
+    let generation = |rater| Generation::new(rater, num_prompts, num_samples, &settings.generate);
+    let generation = settings.rater.as_ref().map(generation);
+    Ok(ControlReport::new(
+        subject,
+        held_out.dimensions(),
+        &settings.loss,
+        generation,
+        held_out.num_records(),
+        points,
+        grid.curves,
+    ))
+}
+
+/// Returns the text of a conversation's last turn, which is what raters read.
+fn last_turn(messages: &[Message]) -> String {
+    messages.last().map_or_else(String::new, |message| message.content.clone())
+}
+
+/// Averages the scores of each λ, whose answers follow each other.
+fn means(scores: &[Scores], answers_per_lambda: usize) -> Vec<Scores> {
+    let mean = |scores: &[Scores]| {
+        let mut sums = Scores::new();
+        for (name, score) in scores.iter().flatten() {
+            *sums.entry(name.clone()).or_default() += score / scores.len() as f64;
+        }
+        sums
+    };
+    scores.chunks(answers_per_lambda.max(1)).map(mean).collect()
+}

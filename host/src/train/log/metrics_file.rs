@@ -1,0 +1,110 @@
+//! `metrics.jsonl`: one line for each logged step or evaluation.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::files::atomic;
+use crate::metrics::Row;
+
+/// `metrics.jsonl`: appended to line by line, cut back on resuming.
+#[derive(Debug)]
+pub struct MetricsFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl MetricsFile {
+    /// Creates an empty file; given `last_step`, keeps the lines of an existing file up to that step.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the file cannot be read or written.
+    pub fn open(path: &Path, last_step: Option<u64>) -> io::Result<Self> {
+        let kept = match last_step {
+            Some(last_step) => read(path)?.into_iter().filter(|row| step_of(row) <= last_step).collect(),
+            None => Vec::new(),
+        };
+        let text: String = kept.iter().map(line).collect();
+        atomic::write(path, text.as_bytes()).map_err(|error| error.source)?;
+        let file = OpenOptions::new().append(true).open(path)?;
+        Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    /// Appends a line.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the file cannot be written.
+    pub fn append(&mut self, row: &Row) -> io::Result<()> {
+        self.file.write_all(line(row).as_bytes())
+    }
+
+    /// Reads all lines, in order.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the file cannot be read.
+    pub fn rows(&self) -> io::Result<Vec<Row>> {
+        read(&self.path)
+    }
+}
+
+/// Reads the lines of a metrics file. A last line that was cut short when the run was killed is left out, and a missing
+/// file has no lines.
+///
+/// # Errors
+///
+/// Returns an error if the file cannot be read.
+pub fn read(path: &Path) -> io::Result<Vec<Row>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns the step of a line.
+pub fn step_of(row: &Row) -> u64 {
+    row.get("step").and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// Returns (step, value) of the lines that have `key`.
+pub fn curve(rows: &[Row], key: &str) -> Vec<(u64, f64)> {
+    rows.iter().filter_map(|row| Some((step_of(row), row.get(key)?.as_f64()?))).collect()
+}
+
+fn line(row: &Row) -> String {
+    format!("{}\n", Value::Object(row.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn row(step: u64, loss: f64) -> Row {
+        Row::from_iter([("step".to_owned(), step.into()), ("loss".to_owned(), loss.into())])
+    }
+
+    #[test]
+    fn resuming_cuts_back_to_the_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let mut file = MetricsFile::open(&path, None).unwrap();
+        for step in 1..=5 {
+            file.append(&row(step, 1.0 / step as f64)).unwrap();
+        }
+        drop(file);
+        // As left behind by a run that was killed.
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        text.push_str("{\"step\": 6, \"lo");
+        std::fs::write(&path, text).unwrap();
+        let mut file = MetricsFile::open(&path, Some(3)).unwrap();
+        file.append(&row(4, 0.25)).unwrap();
+        assert_eq!(curve(&file.rows().unwrap(), "loss"), [(1, 1.0), (2, 0.5), (3, 1.0 / 3.0), (4, 0.25)]);
+    }
+}
