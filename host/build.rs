@@ -6,7 +6,9 @@ fn main() {
         println!("cargo:rerun-if-changed={source}");
     }
     let Ok(flags) = std::env::var("DEP_LAMBDA_DPO_DLPACK_CXXFLAGS") else {
-        println!("cargo:warning=lambda-dpo-abi did not say how to compile against libtorch, because its feature `tch` is off");
+        println!(
+            "cargo:warning=lambda-dpo-abi did not say how to compile against libtorch, because its feature `tch` is off"
+        );
         std::process::exit(1);
     };
     let mut build = cc::Build::new();
