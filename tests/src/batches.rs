@@ -258,7 +258,7 @@ pub struct Problem {
     pub hidden: Tensor,
     /// LM head [V, H].
     pub lm_head: Tensor,
-    /// Reference log-probs [S].
+    /// Reference log-probs `[S]`.
     pub reference: Tensor,
 }
 
