@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::config::LAMBDA_TOLERANCE;
 
-/// Parses weights [M], in the order of `dimensions`, that sum to 1.
+/// Parses weights `[M]`, in the order of `dimensions`, that sum to 1.
 ///
 /// Dimensions not named share the rest equally. The given sum may differ from 1 by [`LAMBDA_TOLERANCE`] and is
 /// renormalised.

@@ -10,7 +10,7 @@ use super::options::GenerateOptions;
 pub(super) enum Next {
     /// The most probable token.
     Token(i64),
-    /// Logits to sample from, [V].
+    /// Logits to sample from, `[V]`.
     Logits(Vec<f32>),
 }
 

@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::serving::{Command, serve};
 
-/// Inputs read from a file of `hidden` [K, H], `lm_head` [V, H] and `target_ids` [K]; every position is a target.
+/// Inputs read from a file of `hidden` [K, H], `lm_head` [V, H] and `target_ids` `[K]`; every position is a target.
 struct LogProbs {
     plugin: Plugin,
     hidden: Tensor,
