@@ -62,7 +62,8 @@ fn step(model: &Model, golden: &Tensors, samples: &[TokenizedSample], layout: La
         lambda: None,
     };
     let activations = model.forward(&inputs, &ForwardOptions { checkpointing, dropout_seed: None }).unwrap();
-    let reference = reference(golden, &batch, model.kind());
+    let accumulated = if model.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    let reference = reference(golden, &batch, accumulated);
     let inputs = LossInputs {
         hidden: Some(activations.hidden()),
         lm_head: Some(model.lm_head()),
@@ -87,9 +88,9 @@ struct Tolerance {
     gradient: f64,
 }
 
-/// The golden gradients are stored in float32, and cosines and sines of the rotary embedding are float32 in Transformers
-/// too, so even float64 agrees only to a few units of 2⁻²⁴ = 6e-8.
-const FLOAT64: Tolerance = Tolerance { loss: 1e-7, gradient: 1e-6 };
+/// All is float64 but the angles of the rotary embedding, which are float32 as in Transformers: those of 24 positions are off
+/// by up to 24 · 2⁻²⁴ = 1.4e-6, and gradients by a few times that (4.1e-6 was seen).
+const FLOAT64: Tolerance = Tolerance { loss: 1e-6, gradient: 1e-5 };
 
 /// A weight's gradient sums 16 · 24 positions that have each been rounded some 100 times on the way through two layers and
 /// back. Independent roundings add up to √(16 · 24 · 100) · 2⁻²⁴ = 1.2e-5; the largest of thousands of entries has four
