@@ -323,6 +323,8 @@ pub struct TrainSection {
     pub adam_epsilon: f64,
     /// Recompute activations per decoder layer in the backward.
     pub gradient_checkpointing: bool,
+    /// Use only algorithms that give the same bits in every run; on the CPU all do.
+    pub deterministic: bool,
     /// Steps between lines of `metrics.jsonl`.
     #[serde(deserialize_with = "whole")]
     pub logging_steps: u64,
@@ -355,6 +357,7 @@ impl Default for TrainSection {
             adam_beta2: 0.999,
             adam_epsilon: 1e-8,
             gradient_checkpointing: false,
+            deterministic: false,
             logging_steps: 1,
             save_steps: 500,
             save_total_limit: None,

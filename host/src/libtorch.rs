@@ -13,4 +13,5 @@ pub use allocator::use_huge_pages;
 pub(crate) use device::folder;
 pub use device::{DeviceError, prepare};
 pub use memory::peak_memory_bytes;
+pub use native::use_deterministic_algorithms;
 pub use threads::{num_threads, set_num_threads};

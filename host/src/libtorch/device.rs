@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use tch::{Cuda, Device};
 
+use super::threads::keep_num_threads;
+
 /// A device that is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -68,6 +70,8 @@ fn parse(request: &str) -> Option<Request> {
 /// Returns [`DeviceError`] if `request` is not a device, or asks for a CUDA device that does not exist.
 pub fn prepare(request: &str) -> Result<Device, DeviceError> {
     let parsed = parse(request).ok_or_else(|| DeviceError::Unknown { request: request.into() })?;
+    // Not a call that registers devices: CUDA can still be opened after it.
+    keep_num_threads();
     if parsed == Request::Cpu {
         return Ok(Device::Cpu);
     }

@@ -1,9 +1,11 @@
 // Functions of libtorch that tch leaves out; exceptions become messages. native.rs is the Rust side.
 #include "guarded.h"
 
+#include <ATen/Context.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <cstdlib>
 #include <vector>
 
 namespace {
@@ -27,6 +29,18 @@ char *ldpo_backward(const at::Tensor *output, const at::Tensor *grad) {
 // Sets the gradient of a leaf; NULL removes it.
 char *ldpo_set_grad(const at::Tensor *leaf, const at::Tensor *grad) {
   return guarded([&] { leaf->mutable_grad() = grad == nullptr ? at::Tensor() : *grad; });
+}
+
+// As torch.use_deterministic_algorithms(True), with the workspace that makes cuBLAS deterministic.
+char *ldpo_use_deterministic_algorithms() {
+  return guarded([] {
+    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+    at::globalContext().setDeterministicCuDNN(true);
+    at::globalContext().setBenchmarkCuDNN(false);
+    // Memory that an operation reads before it writes it would be an error of this program, and filling takes time.
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+  });
 }
 
 // Every list has `num_tensors` entries; `step` and `grad_scale` are scalars on the device of the tensors.

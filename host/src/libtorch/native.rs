@@ -1,5 +1,5 @@
-//! Functions of libtorch that tch leaves out: backward from a given gradient, setting a leaf's gradient, and the fused
-//! AdamW. `native.cpp` is the C++ side.
+//! Functions of libtorch that tch leaves out: backward from a given gradient, setting a leaf's gradient, the fused AdamW,
+//! and deterministic algorithms. `native.cpp` is the C++ side.
 
 use std::ffi::{CStr, c_char, c_void};
 
@@ -23,6 +23,7 @@ unsafe extern "C" {
         weight_decay: f64,
         epsilon: f64,
     ) -> *mut c_char;
+    fn ldpo_use_deterministic_algorithms() -> *mut c_char;
     fn free(pointer: *mut c_void);
 }
 
@@ -58,6 +59,19 @@ pub fn set_grad(leaf: &Tensor, grad: Option<&Tensor>) -> Result<(), TchError> {
     let grad = grad.map_or(std::ptr::null(), Tensor::as_ptr);
     // SAFETY: the tensors live through the call; the C++ side shares the gradient and takes NULL.
     check(unsafe { ldpo_set_grad(leaf.as_ptr(), grad) })
+}
+
+/// Restricts libtorch to algorithms whose results are the same in every run, for the rest of the process.
+///
+/// An operation that has none on the device fails, and says so. cuBLAS needs a fixed workspace for this, which it reads
+/// from the environment when CUDA starts, so call it before; a workspace that the environment already names is kept.
+///
+/// # Errors
+///
+/// Errors from libtorch.
+pub fn use_deterministic_algorithms() -> Result<(), TchError> {
+    // SAFETY: it sets an environment variable, which no other thread reads before CUDA starts, and libtorch's settings.
+    check(unsafe { ldpo_use_deterministic_algorithms() })
 }
 
 /// The tensors of one fused update, one entry in each list per parameter; all contiguous, of one dtype and device.

@@ -37,6 +37,10 @@ impl<'a> Setup<'a> {
         checkpoint: Option<&'a Checkpoint>,
         interrupt: &'a Interrupt,
     ) -> Result<Self, TrainError> {
+        if config.train.deterministic {
+            // Before CUDA starts.
+            libtorch::use_deterministic_algorithms()?;
+        }
         let device = libtorch::prepare(&config.model.device)?;
         if let Some(checkpoint) = checkpoint {
             libtorch::set_num_threads(checkpoint.state.num_threads);

@@ -271,6 +271,16 @@ pub struct Api {
     ) -> Status,
     /// Frees a schedule.
     pub schedule_free: unsafe extern "C" fn(schedule: *mut Schedule),
+    /// Returns λ' `[B, M]` float32 for a batch whose λ `[B, M]` (floating point) is drawn after it was collated: λ over
+    /// the dimensions that count for each prompt, scaled to sum to 1 again; all 0 if none of them has weight.
+    /// `prompt_offsets` and `target_mask` are the batch's. The result is on the CPU.
+    pub renormalize_lambda: unsafe extern "C" fn(
+        prompt_offsets: Tensor,
+        target_mask: Tensor,
+        lambda: Tensor,
+        renormalized: *mut Tensor,
+        error: *mut Error,
+    ) -> Status,
 
     /// Computes token log-probs `[K]` and sequence log-probs `[S]` without a loss. Of the options, the reduction and
     /// the budget apply; nothing is kept for a backward.

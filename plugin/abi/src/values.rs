@@ -170,7 +170,7 @@ pub struct LossInputs {
     pub pi_target: Tensor,
     /// `[M, C]` bool; NULL if every dimension rates every response.
     pub target_mask: Tensor,
-    /// `[B, M]` floating point.
+    /// `[B, M]` floating point λ': that of the batch, or of `renormalize_lambda`.
     pub lambda: Tensor,
     /// The `cudaStream_t` on which the call queues its work, if the tensors are on a CUDA device: inputs must be ready,
     /// and outputs become ready, in the order of the stream. NULL means libtorch's current stream of the calling

@@ -69,6 +69,7 @@ static API: abi::Api = abi::Api {
     schedule_draw_instance: lambda::schedule_draw_instance,
     schedule_draw_step: lambda::schedule_draw_step,
     schedule_free: lambda::schedule_free,
+    renormalize_lambda: lambda::renormalize_lambda,
     log_probs: loss::log_probs,
     loss_forward: loss::loss_forward,
     loss_backward: loss::loss_backward,

@@ -28,6 +28,7 @@ use crate::{Objective, Result};
 pub use context::LossContext;
 pub use inputs::{LossInputs, LossOptions};
 pub use outputs::{ListwiseOutputs, LossOutputs};
+pub use read::renormalize_lambda;
 
 /// Computes the loss with its metrics, and a context for its backward if `options.wants` asks for gradients.
 ///

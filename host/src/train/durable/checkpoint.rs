@@ -29,6 +29,7 @@ const FREE_KEYS: &[&str] = &[
     "data.eval_records",
     "loss.logits_budget_mib",
     "train.gradient_checkpointing",
+    "train.deterministic",
     "train.logging_steps",
     "train.save_steps",
     "train.save_total_limit",

@@ -100,19 +100,13 @@ def with_lambda(batch: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tenso
 
     λ'_k = λ_k / Σ λ over the dimensions in which the prompt has at least two ratings; all 0 if none of them has weight.
     """
-    counts = dimension_counts(batch)
-    weights = weights.to(counts.device, torch.float64).expand(counts.shape) * counts
-    mass = weights.sum(dim=1, keepdim=True)
-    scaled = torch.where(mass > 0, weights / mass, torch.zeros_like(weights))
-    return {**batch, "lambda": scaled.float()}
-
-
-def dimension_counts(batch: Mapping[str, Tensor]) -> Tensor:
-    """`[B, M]` bool: whether the dimension counts for the prompt."""
-    offsets, mask = batch["prompt_offsets"], batch["target_mask"]
-    prompts = torch.repeat_interleave(torch.arange(offsets.numel() - 1, device=mask.device), offsets.diff())
-    rated = torch.zeros(mask.shape[0], offsets.numel() - 1, dtype=torch.int32, device=mask.device)
-    return rated.index_add_(1, prompts, mask.int()).T > 0
+    shape = batch["prompt_offsets"].numel() - 1, batch["target_mask"].shape[0]
+    lent, renormalized = _native.Lent(), ctypes.c_void_p()
+    given = [batch["prompt_offsets"].cpu(), batch["target_mask"].cpu(), weights.to("cpu", torch.float64).expand(shape)]
+    _native.call("renormalize_lambda", *map(lent.pointer, given), ctypes.byref(renormalized))
+    taken = _native.take_tensor(renormalized.value)
+    assert taken is not None
+    return {**batch, "lambda": taken.to(batch["target_mask"].device)}
 
 
 def num_contributing(batch: Mapping[str, Tensor]) -> int:
