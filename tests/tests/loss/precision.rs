@@ -117,11 +117,10 @@ fn log_probs_of_distant_logits_are_as_exact_as_those_near_0() {
     }
 }
 
-/// 16-bit gradients are rounded: their operands (softmax − 1[v = y], and the hidden states times a coefficient) and their
-/// results, each by at most u of an entry and by half of that on average, where 1 + 2u is the next number after 1. The loss
-/// comes from log-probs, which are not.
+/// 16-bit gradients are rounded: an operand (softmax − 1[v = y], or the hidden states times a coefficient) and the result,
+/// each by at most u of an entry, where 1 + 2u is the next number after 1. The loss comes from log-probs, which are not.
 #[test]
-fn gradients_of_16_bit_inputs_are_rounded_once() {
+fn gradients_of_16_bit_inputs_are_rounded_twice_and_the_loss_never() {
     for (kind, u) in [(Kind::BFloat16, 2f64.powi(-8)), (Kind::Half, 2f64.powi(-11))] {
         for seed in 0..6 {
             let low = Problem::random(seed, kind);
@@ -148,11 +147,17 @@ fn gradients_of_16_bit_inputs_are_rounded_once() {
                     let grad = gradients.hidden.unwrap();
                     assert_eq!(grad.kind(), kind);
                     let off = relative_error(&grad, &exact.hidden.unwrap());
-                    assert!(off < u, "{kind:?}, seed {seed}, {logits_budget_bytes}: hidden gradient is off by {off}");
+                    assert!(
+                        off < 2.0 * u,
+                        "{kind:?}, seed {seed}, {logits_budget_bytes}: hidden gradient is off by {off}"
+                    );
                     if let (Some(grad), Some(exact)) = (gradients.lm_head, exact.lm_head) {
                         assert_eq!(grad.kind(), kind);
                         let off = relative_error(&grad, &exact);
-                        assert!(off < u, "{kind:?}, seed {seed}, {logits_budget_bytes}: head gradient is off by {off}");
+                        assert!(
+                            off < 2.0 * u,
+                            "{kind:?}, seed {seed}, {logits_budget_bytes}: head gradient is off by {off}"
+                        );
                     }
                 }
             }
