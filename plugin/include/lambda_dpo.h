@@ -692,7 +692,7 @@ typedef struct LambdaDpoLossInputs {
      */
     LambdaDpoTensor target_mask;
     /**
-     * `[B, M]` floating point.
+     * `[B, M]` floating point λ': that of the batch, or of `renormalize_lambda`.
      */
     LambdaDpoTensor lambda;
     /**
@@ -1290,6 +1290,16 @@ typedef struct LambdaDpoApi {
      * Frees a schedule.
      */
     void (*schedule_free)(LambdaDpoSchedule *schedule);
+    /**
+     * Returns λ' `[B, M]` float32 for a batch whose λ `[B, M]` (floating point) is drawn after it was collated: λ over
+     * the dimensions that count for each prompt, scaled to sum to 1 again; all 0 if none of them has weight.
+     * `prompt_offsets` and `target_mask` are the batch's. The result is on the CPU.
+     */
+    LambdaDpoStatus (*renormalize_lambda)(LambdaDpoTensor prompt_offsets,
+                                          LambdaDpoTensor target_mask,
+                                          LambdaDpoTensor lambda,
+                                          LambdaDpoTensor *renormalized,
+                                          struct LambdaDpoError *error);
     /**
      * Computes token log-probs `[K]` and sequence log-probs `[S]` without a loss. Of the options, the reduction and
      * the budget apply; nothing is kept for a backward.

@@ -233,7 +233,7 @@ fn a_run_killed_and_resumed_equals_one_that_never_stopped() {
 #[test]
 fn a_run_resumed_with_two_threads_equals_one_that_never_stopped() {
     for adapter in [&[][..], &["adapter.kind=lora", "adapter.rank=8"]] {
-        let mut overrides = vec!["train.max_steps=4", "train.save_steps=2", "data.cutoff_len=512"];
+        let mut overrides = vec!["train.max_steps=3", "train.save_steps=2", "data.cutoff_len=256"];
         overrides.extend(["train.per_device_train_batch_size=4", "train.learning_rate=1e-2"]);
         overrides.extend(adapter);
         let two_threads = |run: &Run, overrides: &[&str]| {
@@ -245,17 +245,11 @@ fn a_run_resumed_with_two_threads_equals_one_that_never_stopped() {
         two_threads(&run, &overrides);
         let dir = run.output_dir();
         let result = if adapter.is_empty() { "model" } else { "adapter" };
-        let weights = || {
-            fs::read(
-                dir.join("checkpoint-4")
-                    .join(format!("{}model.safetensors", if adapter.is_empty() { "" } else { "adapter_" })),
-            )
-            .unwrap()
-        };
+        let file = if adapter.is_empty() { "model.safetensors" } else { "adapter_model.safetensors" };
+        let weights = || fs::read(dir.join(result).join(file)).unwrap();
         let (before, trained) = (without_clocks(&dir), weights());
         // As if the run had been killed after the first checkpoint.
         fs::remove_dir_all(dir.join(result)).unwrap();
-        fs::remove_dir_all(dir.join("checkpoint-4")).unwrap();
         overrides.push("train.resume=auto");
         two_threads(&run, &overrides);
         assert_eq!(without_clocks(&dir), before);
@@ -275,8 +269,9 @@ fn a_deterministic_run_equals_any_other_on_the_cpu() {
 }
 
 /// The first moment after one step is 1 − β₁ times the gradient, so its error is the gradient's. That of one micro-batch is
-/// rounded to bfloat16, by at most 2⁻⁸ of each entry and 2⁻⁹ on average; twelve that are rounded so and then summed in
-/// float32 are as exact. A sum in bfloat16 is rounded at every one of eleven additions.
+/// rounded to bfloat16, by at most 2⁻⁸ of each entry, and twice if it is that of a head tied to its embedding; twelve that
+/// are rounded so and then summed in float32 are as exact. A sum in bfloat16 is rounded at each of eleven additions: 3.6
+/// times 2⁻⁸ was seen.
 #[test]
 fn twelve_prompts_at_once_and_twelve_times_one_are_the_same_step_in_bfloat16() {
     let gradients = [(12, 1), (1, 12)].map(|(batch_size, accumulation)| {
@@ -294,7 +289,7 @@ fn twelve_prompts_at_once_and_twelve_times_one_are_the_same_step_in_bfloat16() {
     });
     for (name, once) in &gradients[0] {
         let off = relative_error(&gradients[1][name], once);
-        assert!(off < 2f64.powi(-8), "{name}: {off}");
+        assert!(off < 2f64.powi(-7), "{name}: {off}");
     }
 }
 

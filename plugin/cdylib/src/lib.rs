@@ -5,8 +5,8 @@
 //! - Exports one symbol, [`lambda_dpo_get_api`].
 //! - Every function of the table runs inside `guard::call`: no panic leaves it, and outputs are written last and only
 //!   on success.
-//! - The plugin's only unsafe code is here, and it only translates: pointers to references, DLPack to tensors, handles
-//!   to values.
+//! - The plugin's only unsafe code besides one call in `lambda-dpo-products` is here, and it only translates: pointers to
+//!   references, DLPack to tensors, handles to values.
 
 mod failure;
 mod arguments;
