@@ -272,8 +272,8 @@ pub struct Api {
     /// Frees a schedule.
     pub schedule_free: unsafe extern "C" fn(schedule: *mut Schedule),
 
-    /// Computes token log-probs `[K]` and sequence log-probs `[S]` without a loss. Of the options, the reduction and
-    /// the budget apply; nothing is kept for a backward.
+    /// Computes token log-probs `[K]` and sequence log-probs `[S]`, on the CPU, without a loss. Of the options, the
+    /// reduction and the budget apply; nothing is kept for a backward.
     pub log_probs: unsafe extern "C" fn(
         inputs: *const LossInputs,
         options: *const LossOptions,
@@ -291,7 +291,7 @@ pub struct Api {
         error: *mut Error,
     ) -> Status,
     /// Computes the gradients of `grad_output` · loss. `inputs` are those of the forward, unchanged, with the same
-    /// `cuda_stream`. A context serves one backward.
+    /// `cuda_stream`. A context serves one backward; a call that rejects its inputs leaves it as it was.
     pub loss_backward: unsafe extern "C" fn(
         context: *mut LossContext,
         inputs: *const LossInputs,

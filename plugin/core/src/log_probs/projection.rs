@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::checks::{check_floating, dtype_name, invalid};
 use super::inputs::{LogProbInputs, LossGradients, Wants};
 use super::targets::{Chunk, TargetPlan};
+use super::upload::upload;
 use crate::Result;
 
 /// Source of the logits, flattened to one row per position.
@@ -298,7 +299,7 @@ impl<'a> Projection<'a> {
     /// Returns [K, 1] the values times `factor`, in the accumulation dtype, on the device of the inputs.
     fn column(&self, values: &[f64], factor: f64) -> Result<Tensor> {
         let column = Tensor::f_from_slice(values)?.f_unsqueeze(1)?.f_mul_scalar(factor)?;
-        Ok(column.f_to_kind(self.accumulation())?.f_to_device(self.input().device())?)
+        upload(&column.f_to_kind(self.accumulation())?, self.input().device())
     }
 }
 
