@@ -81,6 +81,8 @@ pub struct ModelSection {
     pub dtype: DType,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
+    /// CUDA: let products of float32 matrices round their factors to TF32, which is faster.
+    pub tf32: bool,
     /// A TorchScript module that is trained in the place of the model; `path` then needs the tokenizer only.
     pub torchscript: Option<PathBuf>,
 }
@@ -92,6 +94,7 @@ impl Default for ModelSection {
             init: Init::Pretrained,
             dtype: DType::Float32,
             device: "auto".into(),
+            tf32: false,
             torchscript: None,
         }
     }
@@ -262,9 +265,9 @@ pub struct LossSection {
     /// Packed layout: prompts share a row up to this many tokens; None is one prompt a row.
     #[serde(deserialize_with = "optional_whole")]
     pub max_tokens: Option<u64>,
-    /// MiB of logits that may be alive at once.
-    #[serde(deserialize_with = "whole")]
-    pub logits_budget_mib: u64,
+    /// MiB of logits that may be alive at once; None is 256, and on CUDA 1/32 of the free memory if that is more.
+    #[serde(deserialize_with = "optional_whole")]
+    pub logits_budget_mib: Option<u64>,
     /// Reproduce Appendix B of the paper.
     pub paper_exact: bool,
 }
@@ -276,7 +279,7 @@ impl Default for LossSection {
             reduction: Reduction::Sum,
             layout: Layout::Packed,
             max_tokens: None,
-            logits_budget_mib: 256,
+            logits_budget_mib: None,
             paper_exact: false,
         }
     }

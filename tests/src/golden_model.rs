@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{Model, ModelInputs};
 use tch::{Device, Kind, Tensor};
 
@@ -19,7 +20,7 @@ pub fn folder(family: &str) -> PathBuf {
 
 /// Loads a family's model in float32 on the CPU.
 pub fn load(family: &str) -> Model {
-    Model::load(&folder(family), Device::Cpu, Kind::Float).unwrap()
+    Model::load(&folder(family), Libtorch::cpu(), Kind::Float).unwrap()
 }
 
 /// The golden values that `make_goldens.py` wrote for a family.

@@ -1,6 +1,7 @@
 //! Training runs of a very small model on a few of the demo's records.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use lambda_dpo_host::libtorch::Libtorch;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -104,7 +105,7 @@ impl Run {
     /// Writes random weights to disk and makes the config load them.
     fn materialise(&self) {
         let text = fs::read_to_string(self.path("run.toml")).unwrap();
-        let model = lambda_dpo_host::model::Model::random(&self.path("model"), tch::Device::Cpu, tch::Kind::Float, 7);
+        let model = lambda_dpo_host::model::Model::random(&self.path("model"), Libtorch::cpu(), tch::Kind::Float, 7);
         model.unwrap().save(&self.path("weights"), &self.path("model")).unwrap();
         fs::remove_dir_all(self.path("model")).unwrap();
         fs::rename(self.path("weights"), self.path("model")).unwrap();

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use lambda_dpo_host::files::safetensors;
+use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{ForwardOptions, LoraConfig, Model, TargetModules};
 use lambda_dpo_tests::golden_model::{Golden, difference, folder, inputs, load, log_probs, relative};
 use tch::{Kind, Tensor};
@@ -130,7 +131,7 @@ fn recomputation_uses_the_same_dropout() {
 #[test]
 fn bfloat16_models_keep_float32_adapters() {
     let golden = Golden::of("qwen2");
-    let mut model = Model::load(&folder("qwen2"), tch::Device::Cpu, Kind::BFloat16).unwrap();
+    let mut model = Model::load(&folder("qwen2"), Libtorch::cpu(), Kind::BFloat16).unwrap();
     model.load_adapter(&folder("qwen2").join("adapter")).unwrap();
     let tensors = golden.packed().tensors();
     let activations = model.forward(&inputs(&tensors), &ForwardOptions::default()).unwrap();

@@ -3,12 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use lambda_dpo_host::libtorch;
+use lambda_dpo_host::libtorch::{self, Libtorch};
 use tch::Device;
 
 #[test]
 fn cuda_is_available_if_libtorch_has_it_and_refused_otherwise() {
-    let device = libtorch::prepare("auto").unwrap();
+    let device = libtorch::prepare("auto").unwrap().device();
     let has_library =
         std::fs::exists(concat!(env!("CARGO_MANIFEST_DIR"), "/../.libtorch/lib/libtorch_cuda.so")).unwrap();
     assert_eq!(tch::utils::has_cudart(), has_library);
@@ -23,7 +23,7 @@ fn cuda_is_available_if_libtorch_has_it_and_refused_otherwise() {
         let message = libtorch::prepare("cuda:99").unwrap_err().to_string();
         assert!(message.starts_with("device = \"cuda:99\" does not exist: this machine has "), "{message}");
     }
-    assert_eq!(libtorch::prepare("cpu").unwrap(), Device::Cpu);
+    assert_eq!(libtorch::prepare("cpu").unwrap(), Libtorch::cpu());
     libtorch::set_num_threads(1);
     assert_eq!(libtorch::num_threads(), 1);
 }

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use lambda_dpo_host::generate::{GenerateOptions, generate};
+use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{ForwardOptions, KvCache, Model};
 use lambda_dpo_tests::golden_model::{FAMILIES, Golden, difference, folder, inputs, load, log_probs, relative};
 use tch::{Device, Kind, Tensor};
@@ -124,7 +125,7 @@ fn gradients_accumulate_and_the_head_has_its_own() {
 fn bfloat16_is_close() {
     for family in FAMILIES {
         let golden = Golden::of(family);
-        let model = Model::load(&folder(family), Device::Cpu, Kind::BFloat16).unwrap();
+        let model = Model::load(&folder(family), Libtorch::cpu(), Kind::BFloat16).unwrap();
         let packed = golden.packed();
         let tensors = packed.tensors();
         let options = ForwardOptions { checkpointing: true, dropout_seed: None };
@@ -176,7 +177,7 @@ fn the_key_value_cache_changes_nothing() {
 
 #[test]
 fn random_models_repeat_and_follow_the_configuration() {
-    let make = |seed| Model::random(&folder("qwen2"), Device::Cpu, Kind::Float, seed).unwrap();
+    let make = |seed| Model::random(&folder("qwen2"), Libtorch::cpu(), Kind::Float, seed).unwrap();
     let (one, same, other) = (make(1).trainable(), make(1).trainable(), make(2).trainable());
     for ((name, one), ((_, same), (_, other))) in one.iter().zip(same.iter().zip(&other)) {
         assert_eq!(one, same, "{name}");
@@ -201,7 +202,7 @@ fn copy(family: &str) -> tempfile::TempDir {
 }
 
 fn message(folder: &Path) -> String {
-    let message = Model::load(folder, Device::Cpu, Kind::Float).err().unwrap().to_string();
+    let message = Model::load(folder, Libtorch::cpu(), Kind::Float).err().unwrap().to_string();
     message.replace(&folder.display().to_string(), "MODEL")
 }
 
@@ -273,7 +274,7 @@ fn a_pretrained_model_continues_its_story() {
     if !folder.exists() {
         return;
     }
-    let model = Model::load(folder, Device::Cpu, Kind::Float).unwrap();
+    let model = Model::load(folder, Libtorch::cpu(), Kind::Float).unwrap();
     let text = fs::read_to_string(folder.join("tokenizer.json")).unwrap();
     let tokenizer: serde_json::Value = serde_json::from_str(&text).unwrap();
     let pieces = tokenizer["model"]["vocab"].as_object().unwrap();

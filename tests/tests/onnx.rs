@@ -9,6 +9,7 @@ use lambda_dpo_host::export::onnx::{self, MODEL_FILE};
 use lambda_dpo_host::files::onnx_proto::{
     AttributeProto, DimensionSize, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };
+use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::Model;
 use lambda_dpo_tests::exports::Policy;
 use lambda_dpo_tests::fixture;
@@ -179,7 +180,7 @@ fn truncated_and_missing_external_weights_are_reported() {
     let policy = Policy::of_family("mistral");
     let folder = policy.path("out");
     fs::create_dir(&folder).unwrap();
-    let model = Model::load(&policy.path("model"), Device::Cpu, Kind::Float).unwrap();
+    let model = Model::load(&policy.path("model"), Libtorch::cpu(), Kind::Float).unwrap();
     onnx::write(&model, &policy.path("model"), &folder, 1000).unwrap();
     let (code, report) = policy.validate(&folder);
     assert_eq!(code, 0, "{report}");
@@ -233,6 +234,14 @@ fn a_library_that_is_not_the_runtime_is_reported_at_once() {
     let message = no_runtime(&text);
     assert!(message.starts_with(&format!("error: {text} is not a library of ONNX Runtime: ")), "{message}");
     assert!(message.contains("file too short") || message.contains("invalid ELF header"), "{message}");
+}
+
+/// To open a policy is to call libtorch, which then no longer finds a device that was not prepared.
+#[test]
+fn the_device_is_prepared_before_a_policy_is_opened() {
+    let arguments = ["validate", "--device", "gpu", "--model", "none", "--records", "none", "--onnx", "none"];
+    let message = Policy::of_family("llama2").refuse(&[&arguments[..], &["--onnxruntime", "no/such.so"]].concat());
+    assert!(message.starts_with("error: device = \"gpu\" is not a device; use"), "{message}");
 }
 
 /// The library reports version 1.10, as ONNX Runtime 1.10 does.

@@ -11,12 +11,11 @@ use crate::cli::ScoreArgs;
 use crate::console::Progress;
 use crate::files::atomic;
 use crate::files::hub::Hub;
-use crate::libtorch;
 use crate::plugin::{CollateOptions, Dataset, Layout, LossOptions, Plugin, Tokenizer};
 use crate::policy::batch_inputs::uniform_lambda;
 use crate::policy::{Scorer, TorchScriptPolicy};
 
-use super::loaded_model::LoadedModel;
+use super::loaded_model::{LoadedModel, prepare};
 use super::records::open_records;
 
 /// A line of the output.
@@ -63,11 +62,11 @@ fn open_scorer(args: &ScoreArgs, plugin: Option<&Path>) -> Result<(Plugin, Token
         let LoadedModel { plugin, tokenizer, model, .. } = LoadedModel::load(&args.model, plugin)?;
         return Ok((plugin, tokenizer, Box::new(model)));
     };
-    let device = libtorch::prepare(&args.model.device)?;
+    let libtorch = prepare(&args.model)?;
     let plugin = Plugin::load(plugin)?;
     let folder = Hub::from_env().model_folder(&args.model.policy.model)?;
     let tokenizer = plugin.tokenizer(&folder, args.model.policy.chat_template.as_deref())?;
-    Ok((plugin, tokenizer, Box::new(TorchScriptPolicy::open(file, device)?)))
+    Ok((plugin, tokenizer, Box::new(TorchScriptPolicy::open(file, libtorch)?)))
 }
 
 /// Scores a record by itself, so that its log-probs do not depend on other records.

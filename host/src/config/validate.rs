@@ -202,7 +202,7 @@ fn loss(config: &RunConfig) -> Result<(), ConfigError> {
     check(loss.beta > 0.0 && loss.beta.is_finite(), || {
         format!("loss.beta must be a number above 0, not {}", loss.beta)
     })?;
-    check(loss.logits_budget_mib >= 1, || "loss.logits_budget_mib must be at least 1".into())?;
+    check(loss.logits_budget_mib != Some(0), || "loss.logits_budget_mib must be at least 1".into())?;
     check(loss.max_tokens != Some(0), || {
         "loss.max_tokens must be at least 1: leave it out for one prompt per row".into()
     })?;

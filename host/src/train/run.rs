@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::config::{RunConfig, Stage};
 use crate::console::{Progress, say};
+use crate::libtorch::Libtorch;
 use crate::metrics::{Row, Totals};
 
 use super::TrainError;
@@ -31,6 +32,7 @@ pub(super) struct Run<'a> {
     config: &'a RunConfig,
     checkpoint: Option<&'a Checkpoint>,
     interrupt: &'a Interrupt,
+    libtorch: Libtorch,
     schedule: LrSchedule,
     /// Names of the dimensions in metrics; empty in stages without rated dimensions.
     dimensions: &'a [String],
@@ -47,10 +49,10 @@ impl<'a> Run<'a> {
         references: References,
         state: TrainerState,
     ) -> Self {
-        let Setup { config, checkpoint, interrupt, .. } = *setup;
+        let Setup { config, checkpoint, interrupt, libtorch, .. } = *setup;
         let schedule = LrSchedule::new(&config.train, batches.max_steps);
         let dimensions = if config.stage == Stage::LambdaDpo { data.dimensions() } else { &[] };
-        Self { config, checkpoint, interrupt, schedule, dimensions, batches, references, state }
+        Self { config, checkpoint, interrupt, libtorch, schedule, dimensions, batches, references, state }
     }
 
     /// Takes every step that is left, with its evaluations and checkpoints, and saves the result.
@@ -78,7 +80,8 @@ impl<'a> Run<'a> {
 
             let done = step + 1;
             self.state.global_step = done;
-            let finished = FinishedStep { report: &report, learning_rate, micro_batches: &micro_batches, started };
+            let (libtorch, micro_batches) = (self.libtorch, &micro_batches);
+            let finished = FinishedStep { report: &report, learning_rate, micro_batches, started, libtorch };
             let row = step_row(self.new_row(), &finished, self.dimensions, &learner.metric_options)?;
             if done % train.logging_steps == 0 || done == max_steps {
                 log.append(&row)?;

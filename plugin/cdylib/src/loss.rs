@@ -220,9 +220,9 @@ fn take(kept: &Mutex<Option<Kept>>, inputs: &Inputs) -> Outcome<LossContext> {
         }
         of_forward.context.check(&inputs.as_core())?;
     }
-    kept.take().map(|kept| kept.context).ok_or_else(|| {
-        Failure::new(abi::STATUS_POISONED, "`context` has served its backward; run the forward again")
-    })
+    kept.take()
+        .map(|kept| kept.context)
+        .ok_or_else(|| Failure::new(abi::STATUS_POISONED, "`context` has served its backward; run the forward again"))
 }
 
 /// See [`abi::Api::loss_backward`].

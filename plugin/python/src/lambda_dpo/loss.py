@@ -40,7 +40,8 @@ _WANTS = (
 
 @dataclass(frozen=True)
 class LossOutput:
-    """Loss and its components. Only `loss` carries a gradient.
+    """Loss and its components. Only `loss` carries a gradient, and only `loss` is on the device of the policy's output:
+    the others are on the CPU, where they are computed.
 
     Attributes:
         loss: `[]`, float32 (float64 for float64 inputs), divided by the normaliser.
@@ -88,7 +89,8 @@ def lambda_dpo_loss(
     batch), `logits`, or `log_probs`. Sums and softmaxes accumulate in float32 or better, whatever the inputs' dtype.
 
     Args:
-        batch: a batch of `ListwiseCollator`; with `log_probs`, its listwise fields are enough.
+        batch: a batch of `ListwiseCollator`; with `log_probs`, its listwise fields are enough. They are read on the CPU:
+            a field on a GPU costs a copy that waits for all work queued there.
         hidden: `[R, T, H]` or `[R·T, H]`, after the final norm.
         lm_head: `[V, H]`; cast to the dtype of `hidden` if they differ.
         logits: `[R, T, V]` or `[R·T, V]`.
@@ -121,7 +123,7 @@ def sequence_log_probs(
     reduction: Reduction = "sum",
     logits_budget_mib: int = 256,
 ) -> tuple[Tensor, Tensor]:
-    """Token log-probs `[K]` and sequence log-probs `[S]`, without gradients.
+    """Token log-probs `[K]` and sequence log-probs `[S]`, without gradients, on the CPU.
 
     The arguments are those of `lambda_dpo_loss`.
     """
@@ -163,9 +165,10 @@ class _Call:
     def forward(self, given: tuple[Tensor | None, ...], wants: int) -> Tensor:
         self.options.wants = wants
         self.outputs = self._run(given)
-        loss: Tensor = self.outputs["loss"]
         is_double = any(tensor is not None and tensor.dtype == torch.float64 for tensor in given)
-        return loss if is_double else loss.float()
+        dtype = torch.float64 if is_double else torch.float32
+        # Filled on the device: a copy to it would wait for all work that is queued there.
+        return torch.full((), self.outputs["loss"].item(), dtype=dtype, device=_device(given))
 
     def _run(self, given: tuple[Tensor | None, ...]) -> dict[str, Any]:
         """Runs the library's forward; returns its outputs and keeps the context for one backward."""
@@ -206,24 +209,20 @@ class _Call:
         self, lent: _native.Lent, given: tuple[Tensor | None, ...], *, listwise: bool
     ) -> _abi.LossInputs:
         hidden, lm_head, logits, log_probs = given
-        device = next((tensor.device for tensor in given if tensor is not None), torch.device("cpu"))
-        fields: dict[str, Tensor | None] = {
-            "hidden": hidden,
-            "lm_head": lm_head,
-            "logits": logits,
-            "sequence_log_probs": log_probs,
-        }
+        scored = {"hidden": hidden, "lm_head": lm_head, "logits": logits, "sequence_log_probs": log_probs}
+        small: dict[str, Tensor | None] = {}
         if log_probs is None:
-            fields |= {name: self.batch[name] for name in _TARGETS}
+            small |= {name: self.batch[name] for name in _TARGETS}
             num_sequences = self.batch["sequence_num_tokens"].numel()
         else:
             num_sequences = log_probs.numel()
         if listwise:
-            fields |= {name: self.batch[name] for name in _LISTWISE}
-            fields["reference_log_probs"] = self.reference_log_probs
-        pointers = {
-            name: lent.pointer(tensor.to(device)) for name, tensor in fields.items() if tensor is not None
-        }
+            small |= {name: self.batch[name] for name in _LISTWISE}
+            small["reference_log_probs"] = self.reference_log_probs
+        device = _device(given)
+        fields = {name: tensor.to(device) for name, tensor in scored.items() if tensor is not None}
+        fields |= {name: tensor.cpu() for name, tensor in small.items() if tensor is not None}
+        pointers = {name: lent.pointer(tensor) for name, tensor in fields.items()}
         inputs = _abi.LossInputs(num_sequences=num_sequences, **pointers)
         inputs.lent = lent  # Keeps the tensors alive as long as the struct that points to them.
         return inputs
@@ -243,7 +242,10 @@ class _Loss(torch.autograd.Function):
         return (None, *ctx.call.backward(ctx.saved_tensors, grad_output.item()))
 
 
+def _device(given: tuple[Tensor | None, ...]) -> torch.device:
+    return next((tensor.device for tensor in given if tensor is not None), torch.device("cpu"))
+
+
 def _exact(given: tuple[Tensor | None, ...]) -> torch.autocast:
     """Disables autocast for a call: the library chooses its own precision, and autocast would apply to it, too."""
-    device = next((tensor.device.type for tensor in given if tensor is not None), "cpu")
-    return torch.autocast(device, enabled=False)
+    return torch.autocast(_device(given).type, enabled=False)

@@ -30,7 +30,7 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from .collator import ListwiseCollator, num_contributing, with_lambda
+from .collator import Batch, ListwiseCollator, num_contributing, with_lambda
 from .config import LambdaDPOConfig, ListwiseOptions
 from .errors import ConfigError
 from .loss import LossOutput, lambda_dpo_loss, sequence_log_probs
@@ -178,8 +178,14 @@ class LambdaDPOTrainer(Trainer):
         """Returns a step's micro-batches with λ drawn for each prompt, and the number of prompts in the loss's mean."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         drawn = [with_lambda(batch, self._draw(batch)) for batch in batches]
-        count = torch.tensor(sum(num_contributing(batch) for batch in drawn), dtype=torch.float64, device=device)
-        return drawn, self.accelerator.reduce(count, "sum").clamp(min=1)
+        count = torch.tensor(sum(num_contributing(batch) for batch in drawn), dtype=torch.float64)
+        if self.accelerator.num_processes > 1:
+            count = self.accelerator.reduce(count.to(device), "sum").cpu()
+        return drawn, count.clamp(min=1)
+
+    def _prepare_inputs(self, inputs: Mapping[str, Any]) -> Any:
+        """Moves what the model reads to its device and, unlike Trainer's, nothing else."""
+        return Batch(inputs).to(self.args.device)
 
     def _draw(self, batch: Mapping[str, Tensor]) -> Tensor:
         if self.options.lambda_per == "step":
