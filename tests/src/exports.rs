@@ -9,7 +9,7 @@ use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{LambdaParts, LoraConfig, Model, TargetModules};
 use serde_json::{Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use tempfile::TempDir;
 
 use crate::{fixture, golden_model, program};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{Model, ModelInputs};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::fixture;
 

@@ -1,11 +1,11 @@
 //! Training runs of a very small model on a few of the demo's records.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use lambda_dpo_host::libtorch::Libtorch;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use lambda_dpo_host::libtorch::Libtorch;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -14,7 +14,7 @@ use lambda_dpo_tests::batches::{
     relative, relative_error,
 };
 use lambda_dpo_tests::fixture;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const DIMENSIONS: [&str; 3] = ["helpful", "honest", "brief"];
 

@@ -16,7 +16,7 @@ use lambda_dpo_tests::fixture;
 use lambda_dpo_tests::golden_model::FAMILIES;
 use prost::Message;
 use serde_json::Value;
-use tch::{Device, Kind};
+use tch::Kind;
 
 /// Largest difference allowed in a token's log-prob, from the contract; measured 6e-6 and 8e-3.
 const TOLERANCES: [(&str, f64); 2] = [("float32", 1e-4), ("float16", 2e-2)];

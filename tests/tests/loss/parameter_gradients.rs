@@ -15,7 +15,7 @@ use lambda_dpo_tests::batches::{
 };
 use lambda_dpo_tests::fixture;
 use ndarray::Array2;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 type Tensors = HashMap<String, Tensor>;
 

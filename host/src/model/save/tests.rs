@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use crate::libtorch::Libtorch;
-use tch::{Device, Kind};
+use tch::Kind;
 
 use super::*;
 
