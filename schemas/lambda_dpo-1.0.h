@@ -631,7 +631,9 @@ typedef struct LambdaDpoBatch {
  * Inputs of `log_probs` and `loss_forward`: exactly one of hidden states with the LM head, logits, or sequence
  * log-probs; and the targets. All are borrowed for the call.
  *
- * Letters of shapes as in LambdaDpoBatch; H is the hidden size, V the vocabulary size.
+ * Letters of shapes as in LambdaDpoBatch; H is the hidden size, V the vocabulary size. What is scored (`hidden` with
+ * `lm_head`, `logits`, or `sequence_log_probs`) is on any device; the fields after it are on the CPU, where they are
+ * read, as LambdaDpoBatch returns them.
  */
 typedef struct LambdaDpoLossInputs {
     /**
@@ -656,7 +658,7 @@ typedef struct LambdaDpoLossInputs {
      */
     LambdaDpoTensor sequence_log_probs;
     /**
-     * `[K]` int64, see LambdaDpoBatch.
+     * `[K]` int64, see LambdaDpoBatch; on the CPU, like all tensors below.
      */
     LambdaDpoTensor target_positions;
     /**
@@ -705,7 +707,7 @@ typedef struct LambdaDpoLossInputs {
 } LambdaDpoLossInputs;
 
 /**
- * Outputs of `loss_forward`; the tensors are owned by the caller, on the device of the inputs.
+ * Outputs of `loss_forward`; the tensors are owned by the caller, on the CPU, whatever the device of the inputs.
  */
 typedef struct LambdaDpoLossOutputs {
     /**
@@ -755,7 +757,7 @@ typedef struct LambdaDpoLossOutputs {
 } LambdaDpoLossOutputs;
 
 /**
- * Gradients from `loss_backward`, in the dtypes of their inputs; NULL for those not requested.
+ * Gradients from `loss_backward`, in the dtypes and on the devices of their inputs; NULL for those not requested.
  */
 typedef struct LambdaDpoLossGradients {
     /**
@@ -1291,8 +1293,8 @@ typedef struct LambdaDpoApi {
      */
     void (*schedule_free)(LambdaDpoSchedule *schedule);
     /**
-     * Computes token log-probs `[K]` and sequence log-probs `[S]` without a loss. Of the options, the reduction and
-     * the budget apply; nothing is kept for a backward.
+     * Computes token log-probs `[K]` and sequence log-probs `[S]`, on the CPU, without a loss. Of the options, the
+     * reduction and the budget apply; nothing is kept for a backward.
      */
     LambdaDpoStatus (*log_probs)(const struct LambdaDpoLossInputs *inputs,
                                  const struct LambdaDpoLossOptions *options,
@@ -1310,7 +1312,7 @@ typedef struct LambdaDpoApi {
                                     struct LambdaDpoError *error);
     /**
      * Computes the gradients of `grad_output` · loss. `inputs` are those of the forward, unchanged, with the same
-     * `cuda_stream`. A context serves one backward.
+     * `cuda_stream`. A context serves one backward; a call that rejects its inputs leaves it as it was.
      */
     LambdaDpoStatus (*loss_backward)(LambdaDpoLossContext *context,
                                      const struct LambdaDpoLossInputs *inputs,

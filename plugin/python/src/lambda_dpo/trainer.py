@@ -177,7 +177,7 @@ class LambdaDPOTrainer(Trainer):
     ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
         """Returns a step's micro-batches with λ drawn for each prompt, and the number of prompts in the loss's mean."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        drawn = [with_lambda(batch, self._draw(batch)) for batch in batches]
+        drawn: list[dict[str, Tensor]] = [with_lambda(batch, self._draw(batch)) for batch in batches]
         count = torch.tensor(sum(num_contributing(batch) for batch in drawn), dtype=torch.float64)
         if self.accelerator.num_processes > 1:
             count = self.accelerator.reduce(count.to(device), "sum").cpu()
