@@ -46,7 +46,7 @@ def test_a_rehearsal_runs_every_check(folder):
         for dtype in ("float", "bfloat16"):
             assert f"ok: two prompts, {layout}, {dtype}: loss" in answer.stdout
     assert "ok: the library inside Python on the CPU" in answer.stdout
-    for check in (
+    for line in (
         "training and evaluation, float32 with grouped heads, on cpu and the CPU: 0.0e+00 apart",
         "a run resumed on cpu and one that never stopped: 0.0e+00 apart",
         "dropout on cpu with activations kept and recomputed: 0.0e+00 apart",
@@ -54,7 +54,7 @@ def test_a_rehearsal_runs_every_check(folder):
         "a LoRA with TF32 and without on cpu: 0.0e+00 apart",
         "greedy decoding on cpu and the CPU: ",
     ):
-        assert f"ok: {check}" in answer.stdout
+        assert f"ok: {line}" in answer.stdout
     for side in ("ours", "(b)", "(c)"):
         assert f"| tiny, full | {side} | " in answer.stdout
         assert f"| tiny, LoRA | {side} | " in answer.stdout

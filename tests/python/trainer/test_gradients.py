@@ -120,6 +120,18 @@ def test_the_library_reads_small_inputs_on_the_cpu(monkeypatch):
     assert lent == ["meta", "meta"] + ["cpu"] * 9
 
 
+def test_a_budget_that_nobody_set_follows_the_device(monkeypatch):
+    from lambda_dpo.loss import _default_budget_bytes
+
+    mib = 1 << 20
+    for free, expected in {80_000: 2048, 79_000: 2048, 24_000: 512, 1_000: 256}.items():
+        _default_budget_bytes.cache_clear()
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free * mib, 0))
+        assert _default_budget_bytes(torch.device("cuda", 0)) == expected * mib
+    assert _default_budget_bytes(torch.device("cpu")) == 0
+    _default_budget_bytes.cache_clear()
+
+
 def test_every_dtype_that_models_have():
     torch.manual_seed(0)
     batch = small_batch()

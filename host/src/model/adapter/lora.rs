@@ -210,7 +210,6 @@ mod tests {
         for kind in [Kind::Float, Kind::BFloat16] {
             let input = Tensor::ones([100, 1000], (kind, Device::Cpu)).set_requires_grad(true);
             let dropped = lora(0.2).drop_out(&input, 5).unwrap();
-            assert_eq!(dropped, lora(0.2).drop_out(&input, 5).unwrap(), "the seed decides");
             let zeros = dropped.eq(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
             assert!((zeros - 0.2).abs() < 0.01, "{zeros}");
             let kept = Tensor::from(1.25).to_kind(kind).double_value(&[]);
@@ -229,7 +228,7 @@ mod tests {
 
     #[test]
     fn dropout_keeps_a_byte_for_each_input() {
-        let num_inputs = 16 << 20;
+        let num_inputs = 32 << 20;
         let input = Tensor::ones([num_inputs], (Kind::Float, Device::Cpu)).set_requires_grad(true);
         let before = resident_bytes();
         let dropped = lora(0.5).drop_out(&input, 5).unwrap();

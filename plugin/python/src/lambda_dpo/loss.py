@@ -7,6 +7,7 @@ M·C in the expanded layout), K target tokens. Numbers in parentheses are those 
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -80,7 +81,7 @@ def lambda_dpo_loss(
     beta: float = 0.1,
     reduction: Reduction = "sum",
     normalizer: float | None = None,
-    logits_budget_mib: int = 256,
+    logits_budget_mib: int | None = None,
     paper_exact: bool = False,
 ) -> LossOutput:
     """λ-DPO loss (15), differentiable with respect to the policy's output.
@@ -99,7 +100,8 @@ def lambda_dpo_loss(
         beta: β (17). 0.1 suits sums, 2 to 10 means.
         reduction: whether s is the sum or the mean of a response's token log-probs.
         normalizer: divisor of the loss; None divides by the number of contributing prompts in the batch.
-        logits_budget_mib: MiB of logits that may be in memory at once.
+        logits_budget_mib: MiB of logits that may be in memory at once; None is 256, and on a GPU 1/32 of the memory that
+            is free at the first call, if that is more.
         paper_exact: add 1e-10 to the targets, as the paper's Appendix B does.
 
     Raises:
@@ -121,7 +123,7 @@ def sequence_log_probs(
     lm_head: Tensor | None = None,
     logits: Tensor | None = None,
     reduction: Reduction = "sum",
-    logits_budget_mib: int = 256,
+    logits_budget_mib: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Token log-probs `[K]` and sequence log-probs `[S]`, without gradients, on the CPU.
 
@@ -143,7 +145,7 @@ class _Call:
         reduction: Reduction,
         beta: float,
         normalizer: float | None,
-        logits_budget_mib: int,
+        logits_budget_mib: int | None,
         paper_exact: bool,
     ) -> None:
         if reduction not in _abi.REDUCTIONS:
@@ -156,9 +158,10 @@ class _Call:
             reduction=_abi.REDUCTIONS[reduction],
             beta=beta,
             normalizer=normalizer or 0.0,
-            logits_budget_bytes=logits_budget_mib << 20,
+            logits_budget_bytes=0 if logits_budget_mib is None else logits_budget_mib << 20,
             paper_exact=int(paper_exact),
         )
+        self.has_budget = logits_budget_mib is not None
         self.outputs: dict[str, Any] = {}
         self.context: _native.Handle | None = None
 
@@ -220,6 +223,8 @@ class _Call:
             small |= {name: self.batch[name] for name in _LISTWISE}
             small["reference_log_probs"] = self.reference_log_probs
         device = _device(given)
+        if not self.has_budget:
+            self.options.logits_budget_bytes = _default_budget_bytes(device)
         fields = {name: tensor.to(device) for name, tensor in scored.items() if tensor is not None}
         fields |= {name: tensor.cpu() for name, tensor in small.items() if tensor is not None}
         pointers = {name: lent.pointer(tensor) for name, tensor in fields.items()}
@@ -240,6 +245,15 @@ class _Loss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         return (None, *ctx.call.backward(ctx.saved_tensors, grad_output.item()))
+
+
+@functools.cache
+def _default_budget_bytes(device: torch.device) -> int:
+    """Bytes of logits for a device, by the rule of the program; on the CPU 0, the library's own default."""
+    if device.type != "cuda":
+        return 0
+    share: int = torch.cuda.mem_get_info(device)[0] // 32
+    return max(1 << max(share.bit_length() - 1, 0), 256 << 20)
 
 
 def _device(given: tuple[Tensor | None, ...]) -> torch.device:
