@@ -85,7 +85,7 @@ impl LambdaParts {
         }
         let (num_rows, num_tokens) = prompt_ids.size2()?;
         let prompts = upload(&prompt_ids.f_clamp_min(0)?.f_reshape([-1])?, device)?;
-        let by_token = upload(&columns, device)?.f_index_select(0, &prompts)?;
+        let by_token = upload(columns, device)?.f_index_select(0, &prompts)?;
         Ok(by_token.f_view([num_rows, num_tokens, rank])?)
     }
 }
