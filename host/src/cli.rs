@@ -120,7 +120,8 @@ pub struct ScoreArgs {
     /// JSON lines file to write.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// TorchScript module to score instead of the model's weights: a file, or a folder with model.pt.
+    /// TorchScript module to score instead of the model's weights: a file, or a folder with model.pt. It is a program that
+    /// runs with your rights: use only modules that you trust.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["adapter", "lambda"])]
     pub torchscript: Option<PathBuf>,
 }

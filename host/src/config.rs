@@ -81,7 +81,8 @@ pub struct ModelSection {
     pub dtype: DType,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
-    /// A TorchScript module that is trained in the place of the model; `path` then needs the tokenizer only.
+    /// A TorchScript module that is trained in the place of the model; `path` then needs the tokenizer only. It is a program
+    /// that runs with your rights: use only modules that you trust.
     pub torchscript: Option<PathBuf>,
 }
 
@@ -138,7 +139,8 @@ impl Default for AdapterSection {
 pub struct ReferenceSection {
     /// What s^ref is.
     pub kind: ReferenceKind,
-    /// A model of its own for kind `model`; the file or folder of kinds `onnx` and `torchscript`.
+    /// A model of its own for kind `model`; the file or folder of kinds `onnx` and `torchscript`, of which the latter is a
+    /// program that runs with your rights.
     pub path: Option<PathBuf>,
     /// Kinds `onnx` and `torchscript`: compare with the weights of `model.path` over 32 records first.
     pub validate: bool,

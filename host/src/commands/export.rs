@@ -36,6 +36,8 @@ fn write_peft(args: &ExportArgs, folder: &Path, out: &Path) -> Result<()> {
     ensure!(args.policy.adapter.is_some(), "--to peft writes an adapter: pass one with --adapter DIR");
     ensure!(args.dtype.is_none(), "--to peft always writes the adapter in float32: leave --dtype out");
     let mut model = load_policy(&args.policy, folder, Device::Cpu, Kind::Float)?;
+    let adapter = model.trainable();
+    export::check_finite(adapter.iter().map(|(name, tensor)| (name, tensor)))?;
     model.fold_lambda()?;
     let base = &args.policy.model;
     let base = if base.is_dir() { std::path::absolute(base)? } else { base.clone() };
@@ -60,6 +62,6 @@ fn policy(args: &ExportArgs, folder: &Path) -> Result<Model> {
         model.merge_adapter()?;
     }
     let model = model.into_kind(kind)?;
-    export::check_range(&model)?;
+    export::check_finite(model.named_parameters())?;
     Ok(model)
 }

@@ -44,8 +44,19 @@ impl Layer {
         Ok(Self { origin: path.display().to_string(), keys, one_key: None })
     }
 
-    pub(super) fn from_variable(name: &str, value: &str) -> Result<Self, ConfigError> {
-        let path: Vec<String> = name[ENV_PREFIX.len()..].split("__").map(str::to_lowercase).collect();
+    /// Reads a variable: keys in any case, and after them names of a table's entries as they are written. A name that an
+    /// earlier layer has in another case is that entry.
+    pub(super) fn from_variable(
+        name: &str,
+        value: &str,
+        known: &[String],
+        earlier: &[Layer],
+    ) -> Result<Self, ConfigError> {
+        let mut path: Vec<String> = Vec::new();
+        for part in name[ENV_PREFIX.len()..].split("__") {
+            let key = path.join(".");
+            path.push(if known.contains(&key) { entry_name(part, &key, earlier) } else { part.to_lowercase() });
+        }
         if path.iter().any(String::is_empty) {
             return Err(ConfigError::Override { text: format!("{name}={value}") });
         }
@@ -80,6 +91,15 @@ impl Layer {
         let sets_table = get(&self.keys, key).is_some_and(Value::is_table);
         sets_table && self.one_key.as_ref().is_none_or(|one_key| one_key == key)
     }
+}
+
+/// Returns the name of an entry of the table `key` as the last earlier layer that has it writes it.
+fn entry_name(name: &str, key: &str, earlier: &[Layer]) -> String {
+    let tables = earlier.iter().rev().filter_map(|layer| get(&layer.keys, key)?.as_table());
+    let names: Vec<&String> = tables.flat_map(|table| table.keys()).collect();
+    let exact = names.iter().find(|known| known.as_str() == name);
+    let found = exact.or_else(|| names.iter().find(|known| known.eq_ignore_ascii_case(name)));
+    found.map_or_else(|| name.to_owned(), |found| (*found).clone())
 }
 
 impl config::Source for Layer {

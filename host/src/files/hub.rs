@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
+use crate::files::git_lfs::{GitLfsPointer, refuse_pointer};
+
 /// Small files of a model repository, fetched if they exist.
 const MODEL_FILES: &[&str] = &[
     "config.json",
@@ -29,6 +31,9 @@ pub enum HubError {
         /// As the user wrote it.
         path: PathBuf,
     },
+    /// A file of a model is not the file itself.
+    #[error(transparent)]
+    Pointer(#[from] GitLfsPointer),
     /// The path of a model is a file.
     #[error("{} is a file: give the model's folder", path.display())]
     NotAFolder {
@@ -113,8 +118,17 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// Returns [`HubError`] if there is no such folder and no such repository.
+    /// Returns [`HubError`] if there is no such folder and no such repository, or if one of its small files is
+    /// a Git LFS pointer.
     pub fn model_folder(&self, path: &Path) -> Result<PathBuf, HubError> {
+        let folder = self.find_model_folder(path)?;
+        for name in MODEL_FILES {
+            refuse_pointer(&folder.join(name))?;
+        }
+        Ok(folder)
+    }
+
+    fn find_model_folder(&self, path: &Path) -> Result<PathBuf, HubError> {
         if path.is_dir() {
             return Ok(path.to_path_buf());
         }

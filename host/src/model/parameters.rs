@@ -10,6 +10,7 @@ use tch::{Device, Kind, Tensor};
 use super::ModelError;
 use super::config::ModelConfig;
 use super::random::Random;
+use crate::files::beside::beside;
 use crate::files::safetensors::SafetensorsFile;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -175,7 +176,7 @@ fn weight_files(folder: &Path) -> Result<(PathBuf, Vec<PathBuf>), ModelError> {
         .collect::<Result<Vec<_>, _>>()?;
     names.sort_unstable();
     names.dedup();
-    let paths = names.into_iter().map(|name| folder.join(name)).collect();
+    let paths = names.into_iter().map(|name| beside(&index, name).map_err(json_error)).collect::<Result<_, _>>()?;
     Ok((index.clone(), paths))
 }
 

@@ -56,6 +56,15 @@ pub enum PluginError {
 }
 
 impl PluginError {
+    /// Rewords the plugin's message.
+    #[must_use]
+    pub fn reworded(self, reword: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Self::Call { status, message } => Self::Call { status, message: reword(&message) },
+            other => other,
+        }
+    }
+
     /// Returns true if the progress callback asked the call to stop.
     pub fn is_cancelled(&self) -> bool {
         matches!(self, Self::Call { status: abi::STATUS_CANCELLED, .. })

@@ -1,4 +1,6 @@
 //! A policy that is a TorchScript module, run by libtorch and trainable if it has parameters.
+//!
+//! A module is a program: libtorch runs its code with the rights of this process, so open only those that you trust.
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +10,7 @@ use super::PolicyError;
 use super::onnx_file::file_hash;
 use super::runtime::first_line;
 use super::scorer::{LogitsPolicy, probe};
+use crate::files::git_lfs::refuse_pointer;
 use crate::libtorch::script::SCRIPT_FILE;
 
 /// A loaded TorchScript module.
@@ -30,6 +33,7 @@ impl TorchScriptPolicy {
     /// or outputs or does not run.
     pub fn open(path: &Path, device: Device) -> Result<Self, PolicyError> {
         let path = if path.is_dir() { path.join(SCRIPT_FILE) } else { path.to_path_buf() };
+        refuse_pointer(&path)?;
         std::fs::File::open(&path).map_err(|source| PolicyError::Read { path: path.clone(), source })?;
         // Otherwise libtorch would optimise for the shapes of earlier runs, and equal runs would differ in the last
         // bits.

@@ -140,6 +140,20 @@ impl TrainedPolicy {
         })
     }
 
+    /// Checks that every weight that is trained is a finite number after a step, before it is saved.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`TrainError::WeightNotFinite`] with the first weight that is not. Errors from libtorch.
+    pub fn check_finite(&self, step: u64) -> Result<(), TrainError> {
+        for (name, weight) in self.trainable()? {
+            if weight.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+                return Err(TrainError::WeightNotFinite { name, step, checkpoint: None });
+            }
+        }
+        Ok(())
+    }
+
     /// Returns which gradients of the loss a backward pass needs.
     pub fn wants(&self) -> Wants {
         match &self.model {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::config::{AdapterKind, RunConfig, Stage};
 use crate::console::{Progress, say};
 use crate::files::cache_folder::CacheFolder;
+use crate::files::record_files::RecordFiles;
 use crate::plugin::{
     CollateOptions, ConvertOptions, Dataset, DatasetOptions, Format, Plugin, TokenizeOptions, Tokenizer,
 };
@@ -44,7 +45,7 @@ impl Data {
                 tokenize: TokenizeOptions { cutoff_len, keep_all: false },
                 cache_dir: setup.cache.as_ref().map(CacheFolder::samples),
             };
-            open_dataset(key, &hub.record_files(records)?, plugin, &tokenizer, &options, interrupt)
+            open_dataset(key, &RecordFiles::find(hub, records)?, plugin, &tokenizer, &options, interrupt)
         };
         let mut convert = convert_options(config);
         let train = open("data.records", &config.data.records, convert.clone())?;
@@ -84,9 +85,12 @@ impl Data {
     ///
     /// # Errors
     ///
-    /// Returns an error if λ names an unknown dimension.
+    /// Returns an error if λ names an unknown dimension, or no sample is left to train on.
     pub fn batches(&self, config: &RunConfig, plugin: &Plugin) -> Result<RunBatches<'_>, TrainError> {
         let (samples, held_out) = split(self.train.len(), config.data.eval_fraction, config.seed);
+        if samples.is_empty() {
+            return Err(TrainError::NothingToTrainOn { fraction: config.data.eval_fraction });
+        }
         let own = uniform_lambda(self.train.dimensions().len());
         let ((lambda, eval_lambda), adapter) = match (config.stage, self.adapter_dimensions(config)) {
             (Stage::LambdaDpo, _) => (lambda_source(config, plugin, self.train.dimensions())?, None),
@@ -143,7 +147,7 @@ fn convert_options(config: &RunConfig) -> ConvertOptions {
 
 fn open_dataset(
     key: &'static str,
-    files: &[PathBuf],
+    files: &RecordFiles,
     plugin: &Plugin,
     tokenizer: &Tokenizer,
     options: &DatasetOptions,
@@ -156,7 +160,7 @@ fn open_dataset(
         if interrupt.signal().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     progress.clear();
-    let dataset = dataset?;
+    let dataset = dataset.map_err(|error| error.reworded(|message| files.with_names(message)))?;
     let mut lines = dataset.report().describe(cutoff_len);
     if dataset.is_empty() {
         return Err(TrainError::NoSamples { key, counts: lines.join("; ") });

@@ -31,13 +31,17 @@ impl Row {
     }
 }
 
-/// Fails if a path is not a file.
+/// Fails if a path is not a regular file: others, such as pipes, can be read only once, and record files are read twice.
 pub(crate) fn check_files(paths: &[PathBuf]) -> Result<()> {
     for path in paths {
         let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
         if metadata.is_dir() {
             let source = std::io::Error::other("this is a folder; name the record files in it");
             return Err(Error::io(path, source));
+        }
+        if !metadata.is_file() {
+            let problem = "this is not a regular file and can be read only once; write it to a file first";
+            return Err(Error::io(path, std::io::Error::other(problem)));
         }
     }
     Ok(())
