@@ -10,8 +10,9 @@ use std::process::{Command, Output};
 use std::thread::sleep;
 use std::time::Duration;
 
+use lambda_dpo_host::plugin::{ConvertOptions, Plugin};
 use lambda_dpo_tests::trainer::{Run, metrics, stderr};
-use lambda_dpo_tests::{fixture, program};
+use lambda_dpo_tests::{fixture, plugin_library, program};
 
 const POINTER: &str =
     "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32\nsize 9\n";
@@ -98,6 +99,19 @@ fn records_may_come_through_a_pipe() {
 }
 
 #[test]
+fn the_plugin_refuses_what_it_cannot_read_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let plugin = Plugin::load(Some(&plugin_library())).unwrap();
+    let error = plugin.reader(std::slice::from_ref(&pipe), &ConvertOptions::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("{}: this is not a regular file and can be read only once; write it to a file first", pipe.display())
+    );
+}
+
+#[test]
 fn a_run_trains_on_records_from_a_pipe() {
     let [file, pipe] = [(); 2].map(|()| Run::new("lambda_dpo"));
     file.train(&["train.max_steps=1"]);
@@ -132,9 +146,9 @@ fn two_runs_do_not_share_an_output_folder() {
     first.kill().unwrap();
     first.wait().unwrap();
     // The lock has gone with its process.
-    assert!(run.output_dir().join(".lock").exists());
+    assert!(run.output_dir().join(".lambda-dpo.lock").exists());
     run.train(&["train.max_steps=1"]);
-    assert!(!run.output_dir().join(".lock").exists());
+    assert!(!run.output_dir().join(".lambda-dpo.lock").exists());
 }
 
 #[test]
@@ -220,9 +234,9 @@ fn a_kill_inside_a_save_leaves_one_folder_that_the_next_run_removes() {
         let output = Command::new("bash").args(["-c", &script]).envs(environment).output().unwrap();
         assert_eq!(output.status.signal(), Some(25), "{limit_of}: {}", stderr(&output));
 
-        let is_hidden = |name: &String| name.starts_with('.') && name != ".lock";
+        let is_hidden = |name: &String| name.starts_with('.') && name != ".lambda-dpo.lock";
         let left: Vec<String> = names(&run.output_dir()).into_iter().filter(is_hidden).collect();
-        assert_eq!(left, [".checkpoint-2.lock", ".checkpoint-2.partial"]);
+        assert_eq!(left, [".checkpoint-2.partial", ".checkpoint-2.partial.lock"]);
         run.train(&[&overrides[..], &["train.resume=auto"]].concat());
         assert!(names(&run.output_dir()).iter().all(|name| !name.starts_with('.')), "{:?}", names(&run.output_dir()));
         assert!(run.output_dir().join("checkpoint-2/trainer_state.json").exists());

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tch::{Device, Kind};
 
 use crate::cli::{ModelArgs, PolicyArgs};
+use crate::files::git_lfs::refuse_pointer;
 use crate::files::hub::Hub;
 use crate::libtorch;
 use crate::model::Model;
@@ -29,6 +30,7 @@ impl LoadedModel {
         let device = libtorch::prepare(&args.device)?;
         let plugin = Plugin::load(plugin)?;
         let folder = Hub::from_env().model_folder(&args.policy.model)?;
+        args.policy.chat_template.as_deref().map_or(Ok(()), refuse_pointer)?;
         let tokenizer = plugin.tokenizer(&folder, args.policy.chat_template.as_deref())?;
         let model = load_policy(&args.policy, &folder, device, args.dtype.into())?;
         model.freeze();

@@ -1,7 +1,7 @@
 //! Files and folders that appear whole or not at all.
 //!
 //! New content is written beside the target under the name `.<name>.partial`, synced, and renamed, while a lock in
-//! `.<name>.lock` keeps other processes away. The next write to the same target removes what an interrupted write left
+//! `.<name>.partial.lock` keeps other processes away. The next write to the same target removes what an interrupted write left
 //! behind.
 //!
 //! | module | contents |
@@ -288,12 +288,20 @@ mod tests {
     #[test]
     fn what_interrupted_writes_left_is_swept() {
         let folder = tempfile::tempdir().unwrap();
-        let left = [".model.partial", ".model.lock", "..model.partial.partial", "...model.partial.partial.partial"];
-        for name in left.into_iter().chain([".model.old", ".other.partial", "model", ".model", ".env.old"]) {
+        let left =
+            [".model.partial", ".model.partial.lock", "..model.partial.partial", "...model.partial.partial.partial"];
+        for name in left.into_iter().chain([
+            ".model.partial.old",
+            ".model.old",
+            ".other.partial",
+            "model",
+            ".model",
+            ".env.old",
+        ]) {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
         sweep(folder.path(), |name| name == "model");
-        assert_eq!(names(folder.path()), [".env.old", ".model", ".other.partial", "model"]);
+        assert_eq!(names(folder.path()), [".env.old", ".model", ".model.old", ".other.partial", "model"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::console::say;
 
 /// Name of the lock file of a folder.
-const FOLDER_LOCK: &str = ".lock";
+const FOLDER_LOCK: &str = ".lambda-dpo.lock";
 /// Longest text of a process id that is read.
 const MAX_PID_BYTES: u64 = 20;
 

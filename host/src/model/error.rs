@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::files::atomic::WriteError;
+use crate::files::git_lfs::GitLfsPointer;
 use crate::files::safetensors::SafetensorsError;
 
 /// Reading, running or writing a model or adapter failed.
@@ -99,6 +100,9 @@ pub enum ModelError {
     /// A safetensors file could not be read or written.
     #[error(transparent)]
     Safetensors(#[from] SafetensorsError),
+    /// A file is not the file itself.
+    #[error(transparent)]
+    Pointer(#[from] GitLfsPointer),
     /// A file or folder could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),

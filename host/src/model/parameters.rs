@@ -11,6 +11,7 @@ use super::ModelError;
 use super::config::ModelConfig;
 use super::random::Random;
 use crate::files::beside::beside;
+use crate::files::git_lfs::refuse_pointer;
 use crate::files::safetensors::SafetensorsFile;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -162,6 +163,7 @@ fn weight_files(folder: &Path) -> Result<(PathBuf, Vec<PathBuf>), ModelError> {
                       formats must be converted (save_pretrained in Transformers does)",
         });
     }
+    refuse_pointer(&index)?;
     let text = fs::read_to_string(&index).map_err(ModelError::read(&index))?;
     let json_error = |message: String| ModelError::Json { path: index.clone(), message };
     let value: Map<String, Value> =

@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(fs::read_to_string(target.join("config.json")).unwrap(), "new");
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
         // As left by a kill between the two renames.
-        fs::rename(&target, parent.path().join(".model.old")).unwrap();
+        fs::rename(&target, parent.path().join(".model.partial.old")).unwrap();
         drop(Folder::create(&target).unwrap());
         assert_eq!(fs::read_to_string(target.join("config.json")).unwrap(), "new");
     }
@@ -205,7 +205,7 @@ mod tests {
         }
         let mut names: Vec<_> = fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
-        assert_eq!(names, [".checkpoint-1.lock", ".checkpoint-1.partial"]);
+        assert_eq!(names, [".checkpoint-1.partial", ".checkpoint-1.partial.lock"]);
         assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 2);
         let missing = super::super::write(&outer.path().join("no/such.json"), b"").unwrap_err().to_string();
         assert!(

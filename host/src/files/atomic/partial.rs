@@ -1,4 +1,4 @@
-//! What is beside a target until it is complete: `.<name>.partial`, and a lock.
+//! What is beside a target until it is complete: `.<name>.partial`, and a lock in `.<name>.partial.lock`.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::files::lock::{Lock, LockError, process};
 
 const PARTIAL: &str = ".partial";
-const OLD: &str = ".old";
-const LOCK: &str = ".lock";
+const OLD: &str = ".partial.old";
+const LOCK: &str = ".partial.lock";
 
 /// The place of a new file or folder beside its target; dropping it removes what is there.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl Partial {
         })?;
         let (path, old) = (sibling(target, PARTIAL)?, old(target)?);
         // A write that was interrupted between the two renames of a replacement.
-        if old.exists() && !target.exists() {
+        if old.is_dir() && !target.exists() {
             fs::rename(&old, target)?;
         }
         remove(&old)?;

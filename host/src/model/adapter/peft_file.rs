@@ -10,6 +10,7 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
+use crate::files::git_lfs::refuse_pointer;
 use crate::files::{atomic, safetensors};
 use crate::model::ModelError;
 use crate::model::adapter::lambda_parts::LambdaParts;
@@ -133,6 +134,7 @@ impl AdapterFile {
 }
 
 fn read_config(path: &Path) -> Result<LoraConfig, ModelError> {
+    refuse_pointer(path)?;
     let text = fs::read_to_string(path).map_err(ModelError::read(path))?;
     let map: Map<String, Value> = serde_json::from_str(&text).map_err(|error| ModelError::Json {
         path: path.to_path_buf(),

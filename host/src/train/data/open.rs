@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use crate::config::{AdapterKind, RunConfig, Stage};
 use crate::console::{Progress, say};
 use crate::files::cache_folder::CacheFolder;
-use crate::files::record_files::RecordFiles;
+use crate::files::git_lfs::refuse_pointer;
+use crate::files::record_files::{RecordFiles, RecordFilesError};
 use crate::plugin::{
     CollateOptions, ConvertOptions, Dataset, DatasetOptions, Format, Plugin, TokenizeOptions, Tokenizer,
 };
@@ -36,6 +37,9 @@ impl Data {
     /// Returns an error if a file is missing, a record does not parse, or no sample is left.
     pub(in crate::train) fn open(setup: &Setup) -> Result<Self, TrainError> {
         let Setup { config, plugin, hub, model_folder, interrupt, .. } = setup;
+        if let Some(template) = &config.data.chat_template {
+            refuse_pointer(template).map_err(RecordFilesError::from)?;
+        }
         let tokenizer = plugin.tokenizer(model_folder, config.data.chat_template.as_deref())?;
         let info = tokenizer.info()?;
         let cutoff_len = Some(to_usize(config.data.cutoff_len));
