@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -126,11 +126,27 @@ fn a_run_trains_on_records_from_a_pipe() {
     assert_eq!(metrics(&pipe.output_dir())[0]["loss"], metrics(&file.output_dir())[0]["loss"]);
 }
 
+/// A process that does not outlive its test.
+struct Running(Child);
+
+impl Running {
+    fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 #[test]
 fn two_runs_do_not_share_an_output_folder() {
     let run = Run::new("sft");
-    let mut first = run.spawn(&["train.max_steps=100000", "train.save_steps=0"]);
-    while metrics(&run.output_dir()).is_empty() && first.try_wait().unwrap().is_none() {
+    let mut first = Running(run.spawn(&["train.max_steps=100000", "train.save_steps=0"]));
+    while metrics(&run.output_dir()).is_empty() && first.0.try_wait().unwrap().is_none() {
         sleep(Duration::from_millis(5));
     }
     let second = run.try_train(&["train.max_steps=1"]);
@@ -139,12 +155,11 @@ fn two_runs_do_not_share_an_output_folder() {
         format!(
             "error: {} is in use by process {}: wait until that run has ended, or choose another output_dir",
             run.output_dir().display(),
-            first.id()
+            first.0.id()
         )
     );
     assert_eq!(second.status.code(), Some(1));
-    first.kill().unwrap();
-    first.wait().unwrap();
+    first.kill();
     // The lock has gone with its process.
     assert!(run.output_dir().join(".lambda-dpo.lock").exists());
     run.train(&["train.max_steps=1"]);

@@ -223,7 +223,8 @@ fn external_weights_cannot_leave_the_folder() {
     for location in ["../secret", secret.to_str().unwrap(), "link"] {
         let mut model = whole.clone();
         let graph = model.graph.as_mut().unwrap();
-        graph.initializer[3].external_data[0] = entry("location", location);
+        let weight = graph.initializer.iter_mut().find(|tensor| tensor.data_location == EXTERNAL).unwrap();
+        weight.external_data[0] = entry("location", location);
         fs::write(&file, model.encode_to_vec()).unwrap();
         let text = message(&policy, &file);
         let location = location.replace(&policy.text(""), "");
