@@ -7,11 +7,14 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use crate::console::say;
 
 /// Name of the lock file of a folder.
 const FOLDER_LOCK: &str = ".lambda-dpo.lock";
+/// Said once, not for every file.
+static NO_LOCKS: Once = Once::new();
 /// Longest text of a process id that is read.
 const MAX_PID_BYTES: u64 = 20;
 
@@ -56,7 +59,12 @@ impl Lock {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(LockError::Held { pid: read_pid(&mut file) }),
                 Err(TryLockError::Error(error)) => {
-                    say(&format!("{} cannot be locked ({error}): do not write there twice at once", path.display()));
+                    NO_LOCKS.call_once(|| {
+                        say(&format!(
+                            "{} cannot be locked ({error}): do not write there with two processes at once",
+                            path.display()
+                        ));
+                    });
                 }
             }
             // The last holder may have removed the file between the two calls; then another process may lock a new one.

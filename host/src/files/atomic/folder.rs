@@ -224,7 +224,9 @@ mod tests {
         fs::create_dir(&real).unwrap();
         fs::set_permissions(&real, PermissionsExt::from_mode(0o750)).unwrap();
         std::os::unix::fs::symlink("real", &link).unwrap();
-        write(&link, "new").commit().unwrap();
+        write(&link, "old").commit().unwrap();
+        // As a shell completes it.
+        write(&parent.path().join("link/"), "new").commit().unwrap();
         assert!(link.is_symlink());
         assert_eq!(fs::read_to_string(real.join("config.json")).unwrap(), "new");
         assert_eq!(fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o750);

@@ -68,7 +68,8 @@ enum Target {
 }
 
 fn follow(path: &Path) -> io::Result<Target> {
-    let mut path = path.to_path_buf();
+    // Without a slash at its end, which would follow the last link unseen.
+    let mut path: PathBuf = path.components().collect();
     for _ in 0..MAX_LINKS {
         if let Some(number) = descriptor(&path) {
             return Ok(Target::Descriptor(path, number));
