@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 
+use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::generate::{GenerateOptions, generate};
 use lambda_dpo_host::model::{ForwardOptions, KvCache, Model};
 use lambda_dpo_tests::golden_model::{FAMILIES, Golden, difference, folder, inputs, load, log_probs, relative};
@@ -265,6 +266,88 @@ fn weights_that_do_not_fit_are_named() {
     let found = message(model.path());
     assert!(found.starts_with("MODEL/model.safetensors: tensor `"), "{found}");
     assert!(found.ends_with("has shape [128, 32], but config.json calls for [130, 32]"), "{found}");
+}
+
+/// Writes the weights of a copied model again, with `change` made to their names; None leaves a tensor out.
+fn rename(model: &Path, change: impl Fn(&str) -> Option<String>) {
+    let path = model.join("model.safetensors");
+    let tensors = safetensors::read(&path).unwrap();
+    let renamed: Vec<_> = tensors.iter().filter_map(|(name, tensor)| Some((change(name)?, tensor))).collect();
+    safetensors::write(&path, renamed.iter().map(|(name, tensor)| (name.as_str(), *tensor)), &[("format", "pt")])
+        .unwrap();
+}
+
+#[test]
+fn checkpoints_of_other_classes_are_read_as_transformers_reads_them() {
+    let without_prefix = |name: &str| Some(name.trim_start_matches("model.").to_owned());
+    for (family, class) in [("llama2", "LlamaForCausalLM"), ("qwen2", "Qwen2ForCausalLM")] {
+        let expected = load(family);
+        let family_name = class.trim_end_matches("ForCausalLM");
+        let is_tied = family == "qwen2";
+        let model = copy(family);
+        // From the base class; a model that is not tied still needs its head.
+        rename(model.path(), without_prefix);
+        edit_config(model.path(), class, &format!("{family_name}Model"));
+        let read = Model::load(model.path(), Device::Cpu, Kind::Float).unwrap();
+        assert!(read.named_parameters().eq(expected.named_parameters()), "{family}");
+        assert_eq!(read.trainable()[0].0, "model.embed_tokens.weight");
+
+        // Saved again, it is the whole model.
+        let again = tempfile::tempdir().unwrap();
+        read.save(&again.path().join("saved"), model.path()).unwrap();
+        let config = fs::read_to_string(again.path().join("saved/config.json")).unwrap();
+        assert!(config.contains(&format!("\"{class}\"")), "{config}");
+
+        // A tied model may store its head instead of its embedding.
+        if is_tied {
+            let model = copy(family);
+            rename(model.path(), |name| Some(name.replace("model.embed_tokens.weight", "lm_head.weight")));
+            let read = Model::load(model.path(), Device::Cpu, Kind::Float).unwrap();
+            assert!(read.named_parameters().eq(expected.named_parameters()), "{family}");
+        }
+
+        // The weights of another head are not the model's.
+        let model = copy(family);
+        let path = model.path().join("model.safetensors");
+        let mut tensors = safetensors::read(&path).unwrap();
+        for name in ["v_head.summary.weight", "v_head.summary.bias", "score.weight"] {
+            tensors.insert(name.to_owned(), Tensor::ones([1, 32], (Kind::Float, Device::Cpu)));
+        }
+        let entries = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+        safetensors::write(&path, entries, &[("format", "pt")]).unwrap();
+        let read = Model::load(model.path(), Device::Cpu, Kind::Float).unwrap();
+        assert!(read.named_parameters().eq(expected.named_parameters()), "{family}");
+    }
+}
+
+#[test]
+fn checkpoints_without_what_the_model_needs_name_the_way_out() {
+    let model = copy("llama2");
+    rename(model.path(), |name| Some(name.to_owned()).filter(|name| name != "lm_head.weight"));
+    edit_config(model.path(), "LlamaForCausalLM", "LlamaForSequenceClassification");
+    assert_eq!(
+        message(model.path()),
+        "MODEL/model.safetensors has no tensor `lm_head.weight` of shape [128, 32], which config.json calls for; it was \
+         saved from a class without LM head (the base model, or a reward model): save the whole model with \
+         `AutoModelForCausalLM`, or set `tie_word_embeddings` if its head is the embedding"
+    );
+    for prefix in ["module.", "pretrained_model.", "base_model.model."] {
+        let model = copy("llama2");
+        rename(model.path(), |name| Some(format!("{prefix}{name}")));
+        let found = message(model.path());
+        assert!(found.starts_with(&format!("MODEL/model.safetensors has a tensor `{prefix}")), "{found}");
+        let way_out = format!("; remove `{prefix}`, which a wrapper added, from the names of all tensors");
+        assert!(found.ends_with(&way_out), "{found}");
+    }
+    let model = copy("llama2");
+    let path = model.path().join("model.safetensors");
+    let mut tensors = safetensors::read(&path).unwrap();
+    let norm = tensors["model.norm.weight"].shallow_clone();
+    tensors.insert("norm.weight".to_owned(), norm);
+    let entries = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    safetensors::write(&path, entries, &[("format", "pt")]).unwrap();
+    let found = message(model.path());
+    assert!(found.ends_with("; it also has `model.norm.weight`, so leave one of the two out"), "{found}");
 }
 
 #[test]
