@@ -30,6 +30,7 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
+from .adapters import refuse_moved_reference
 from .collator import ListwiseCollator, num_contributing, with_lambda
 from .config import LambdaDPOConfig, ListwiseOptions
 from .errors import ConfigError
@@ -51,7 +52,8 @@ class LambdaDPOTrainer(Trainer):
     Args:
         model: the policy, or its name or folder.
         ref_model: the reference; None means the initial policy: with PEFT, the model with its adapter disabled; with
-            full fine-tuning, a copy of the model (no copy with `precompute_ref_log_probs`).
+            full fine-tuning, a copy of the model (no copy with `precompute_ref_log_probs`). An adapter that changes the
+            base itself (PiSSA, OLoRA, …; trained biases) needs one.
         args: a `LambdaDPOConfig`.
         data_collator: None makes a `ListwiseCollator` from the options.
         train_dataset, eval_dataset: UltraFeedback's records, rows with `prompt`, `completions` and `ratings`, or
@@ -301,6 +303,8 @@ class LambdaDPOTrainer(Trainer):
                 "`precompute_ref_log_probs` needs the whole model in each process, but FSDP and ZeRO-3 shard it: set "
                 "it to False."
             )
+        if ref_model is None and self.has_adapter:
+            refuse_moved_reference(model)
         if ref_model is not None or self.has_adapter or self.options.precompute_ref_log_probs:
             return ref_model
         if self._is_sharded:
