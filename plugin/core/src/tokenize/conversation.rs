@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use ndarray::Array2;
 
+use super::answers::check_answer;
 use super::responses::{Prompt, continuation};
 use super::samples::{TokenizeOptions, Tokenized, TokenizedResponse, TokenizedSample};
 use super::tokenizer::{Outcome, Tokenizer};
@@ -39,7 +40,10 @@ pub(super) fn tokenize(tokenizer: &Tokenizer, sample: &Sample, options: &Tokeniz
     let turns = answers.map(|(i, _)| {
         let context = &messages[..i];
         let prompt = tokenizer.render_text(context, true)?;
-        Ok(Turn { context, prompt, whole: tokenizer.render_text(&messages[..=i], false)? })
+        let whole = tokenizer.render_text(&messages[..=i], false)?;
+        let conversation = || tokenizer.render_text(context, false);
+        check_answer(&whole, &prompt, conversation, &messages[i].content, || format!("messages[{i}].content"))?;
+        Ok(Turn { context, prompt, whole })
     });
     let turns = turns.collect::<Outcome<Vec<_>>>()?;
 

@@ -2,10 +2,11 @@
 
 use ndarray::{Array2, Axis};
 
+use super::answers::check_answer;
 use super::samples::{TokenizeOptions, Tokenized, TokenizedResponse, TokenizedSample};
 use super::tokenizer::{Outcome, Tokenizer};
 use super::truncate::truncate;
-use crate::convert::{Sample, Skipped};
+use crate::convert::{PREFERENCE, Sample, Skipped};
 use crate::record::Message;
 
 /// Tokenises a prompt with its responses. The prompt, and each whole conversation of prompt and response, is encoded
@@ -16,7 +17,9 @@ pub(super) fn tokenize(tokenizer: &Tokenizer, sample: &Sample, options: &Tokeniz
     let mut responses = Vec::with_capacity(sample.responses.len());
     for (response_index, response) in sample.responses.iter().enumerate() {
         messages.push(Message::new("assistant", response));
-        let ids = prompt.answer(tokenizer, &messages)?;
+        let whole = tokenizer.render_text(&messages, false)?;
+        prompt.check_answer(tokenizer, &whole, response, || name_of(sample, response_index))?;
+        let ids = prompt.added(tokenizer, &whole)?;
         messages.pop();
         responses.push(TokenizedResponse { response_index, ids, is_target: None });
     }
@@ -41,6 +44,15 @@ pub(super) fn tokenize(tokenizer: &Tokenizer, sample: &Sample, options: &Tokeniz
         }),
     }
     Ok(tokenized)
+}
+
+/// Returns the field of a response: the two of a pair have names.
+fn name_of(sample: &Sample, response_index: usize) -> String {
+    match (sample.dimensions.as_slice(), sample.responses.len(), response_index) {
+        ([only], 2, 0) if only == PREFERENCE => "chosen".to_owned(),
+        ([only], 2, 1) if only == PREFERENCE => "rejected".to_owned(),
+        _ => format!("responses[{response_index}]"),
+    }
 }
 
 fn reason_to_skip(prompt: &[i64], responses: &[TokenizedResponse], pi_target: &Array2<f32>) -> Option<Skipped> {
@@ -83,9 +95,16 @@ impl Prompt {
         Ok(Self { messages: messages.to_vec(), text, ids })
     }
 
-    /// Returns the tokens that the last of `messages` adds to this prompt.
-    fn answer(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Outcome<Vec<i64>> {
-        self.added(tokenizer, &tokenizer.render_text(messages, false)?)
+    /// Fails if the template does not print all of an answer in `whole`, the rendered conversation.
+    pub(super) fn check_answer(
+        &self,
+        tokenizer: &Tokenizer,
+        whole: &str,
+        answer: &str,
+        name: impl FnOnce() -> String,
+    ) -> Outcome<()> {
+        let conversation = || tokenizer.render_text(&self.messages, false);
+        check_answer(whole, &self.text, conversation, answer, name)
     }
 
     /// Returns the tokens that `whole`, the rendered conversation, adds to this prompt: those after the prompt's tokens
@@ -93,7 +112,7 @@ impl Prompt {
     pub(super) fn added(&self, tokenizer: &Tokenizer, whole: &str) -> Outcome<Vec<i64>> {
         match whole.strip_prefix(&self.text) {
             Some(text) => continuation(tokenizer, &self.ids, whole, text),
-            None => tokenizer.encode_text(self.beyond_header(tokenizer, whole)?),
+            None => tokenizer.encode_after(&self.ids, self.beyond_header(tokenizer, whole)?),
         }
     }
 
@@ -122,12 +141,12 @@ pub(super) fn continuation(tokenizer: &Tokenizer, before: &[i64], whole: &str, a
     let ids = tokenizer.encode_text(whole)?;
     match ids.strip_prefix(before) {
         Some(after) => Ok(after.to_vec()),
-        None => tokenizer.encode_text(added),
+        None => tokenizer.encode_after(before, added),
     }
 }
 
 /// Returns the length in bytes of the common start of two texts, in whole characters.
-fn common_prefix(a: &str, b: &str) -> usize {
+pub(super) fn common_prefix(a: &str, b: &str) -> usize {
     let pairs = a.char_indices().zip(b.chars());
     pairs.take_while(|((_, a), b)| a == b).last().map_or(0, |((i, c), _)| i + c.len_utf8())
 }

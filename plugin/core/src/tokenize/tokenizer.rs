@@ -28,6 +28,8 @@ pub struct TokenizerInfo {
 #[derive(Debug)]
 pub struct Tokenizer {
     pub(super) encoder: tokenizers::Tokenizer,
+    /// The encoder of a text that another precedes, if the one for whole texts puts a space before them.
+    pub(super) continuing: Option<tokenizers::Tokenizer>,
     pub(super) template: Option<ChatTemplate>,
     /// Ids of special tokens, at which the encoder splits a text first.
     pub(super) special_ids: HashSet<u32>,
@@ -96,11 +98,40 @@ impl Tokenizer {
         Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
     }
 
+    /// Encodes a text that follows the tokens `before`: without the space that SentencePiece's tokenizers put before a
+    /// text, unless they put it after the special token that the text follows.
+    pub(super) fn encode_after(&self, before: &[i64], text: &str) -> Outcome<Vec<i64>> {
+        let Some(continuing) = &self.continuing else { return self.encode_text(text) };
+        let last = before.last().and_then(|&id| u32::try_from(id).ok()).filter(|id| self.special_ids.contains(id));
+        if let Some(id) = last
+            && let Some(token) = self.encoder.id_to_token(id)
+            && let [first, after @ ..] = self.encode_text(&(token + text))?.as_slice()
+            && *first == i64::from(id)
+        {
+            return Ok(after.to_vec());
+        }
+        // From the first special token on, a text is encoded alike wherever it stands.
+        let encoding = self.encoded(|encoder| encoder.encode(text, false))?;
+        let special = encoding.get_ids().iter().position(|id| self.special_ids.contains(id));
+        let end = special.map_or(text.len(), |token| encoding.get_offsets()[token].0);
+        let (start, rest) = text.split_at_checked(end).unwrap_or((text, ""));
+        let encoding = self.contained(|| continuing.encode_fast(start, false))?;
+        let ids = encoding.get_ids().iter().map(|&id| i64::from(id));
+        Ok(ids.chain(self.encode_text(rest)?).collect())
+    }
+
     pub(super) fn encoded(
         &self,
         encode: impl FnOnce(&tokenizers::Tokenizer) -> tokenizers::Result<tokenizers::Encoding>,
     ) -> Outcome<tokenizers::Encoding> {
-        contained(|| encode(&self.encoder).map_err(|error| error.to_string()))
+        self.contained(|| encode(&self.encoder))
+    }
+
+    fn contained(
+        &self,
+        encode: impl FnOnce() -> tokenizers::Result<tokenizers::Encoding>,
+    ) -> Outcome<tokenizers::Encoding> {
+        contained(|| encode().map_err(|error| error.to_string()))
             .flatten()
             .map_err(|problem| format!("{}: encoding fails: {problem}", self.folder))
     }
