@@ -156,9 +156,9 @@ impl Default for ReferenceSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataSection {
-    /// Files, or names of hub datasets, to train on.
+    /// Files, patterns of files, or hub datasets (`owner/name@revision:split`), to train on.
     pub records: Vec<PathBuf>,
-    /// Files, or names of hub datasets, to evaluate on.
+    /// Files, patterns of files, or hub datasets (`owner/name@revision:split`), to evaluate on.
     pub eval_records: Vec<PathBuf>,
     /// Share of `records` that is held out for evaluation instead.
     #[serde(deserialize_with = "number")]

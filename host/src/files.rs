@@ -7,6 +7,7 @@
 //! | [`safetensors`] | safetensors files |
 //! | [`onnx_proto`] | ONNX files |
 //! | [`cache_folder`] | the folder that keeps results between runs |
+//! | [`paths`] | `~` and patterns |
 //! | [`hub`] | models and datasets by their names on the hub |
 
 pub mod atomic;
@@ -14,4 +15,5 @@ pub mod tensor_bytes;
 pub mod safetensors;
 pub mod onnx_proto;
 pub mod cache_folder;
+pub mod paths;
 pub mod hub;

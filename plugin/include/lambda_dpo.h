@@ -1068,7 +1068,8 @@ typedef struct LambdaDpoApi {
                                       struct LambdaDpoBytes *sample,
                                       struct LambdaDpoError *error);
     /**
-     * Opens record files (JSON array, JSON lines, Parquet) for streaming. Free with `reader_free`.
+     * Opens record files (JSON array, JSON lines, Parquet; compressed with gzip or zstd, too) for streaming. Free with
+     * `reader_free`.
      */
     LambdaDpoStatus (*reader_open)(const struct LambdaDpoStr *paths,
                                    size_t num_paths,
@@ -1090,9 +1091,10 @@ typedef struct LambdaDpoApi {
      * Returns the remaining samples of a reader as an Arrow C stream, in batches that are read on demand.
      *
      * Columns: `prompt` (list of {role, content}; a text is one user turn), `responses` and `dimensions` (lists of
-     * utf8), `ratings` and `pi_target` (`[M][N]` lists of float64, null if missing or masked), `record` (uint64).
-     * `stream` is overwritten; the caller calls its `release`. It may outlive the reader, and both read the same
-     * samples. A failure inside it is an `errno` code, with a message from `get_last_error`; the stream ends there.
+     * utf8), `ratings` and `pi_target` (`[M][N]` lists of float64, null if missing or masked), `record` (uint64),
+     * `tools` (utf8: a JSON list, null without tools). A turn with fields beyond {role, content} is a failure. `stream`
+     * is overwritten; the caller calls its `release`. It may outlive the reader, and both read the same samples. A
+     * failure inside it is an `errno` code, with a message from `get_last_error`; the stream ends there.
      */
     LambdaDpoStatus (*reader_to_arrow)(LambdaDpoReader *reader,
                                        struct ArrowArrayStream *stream,
@@ -1104,7 +1106,8 @@ typedef struct LambdaDpoApi {
                                    struct LambdaDpoBytes *sample,
                                    struct LambdaDpoError *error);
     /**
-     * Returns the counts so far as JSON: records read, samples returned, skipped by reason, missing ratings by kind.
+     * Returns the counts so far as JSON: records read, samples returned, skipped by reason, missing ratings by kind,
+     * fields without effect.
      */
     LambdaDpoStatus (*reader_report)(const LambdaDpoReader *reader,
                                      struct LambdaDpoBytes *report,
@@ -1130,7 +1133,7 @@ typedef struct LambdaDpoApi {
                                       struct LambdaDpoBytes *info,
                                       struct LambdaDpoError *error);
     /**
-     * Renders messages (a JSON list of `{role, content}`) with the chat template.
+     * Renders messages (a JSON list of `{role, content}`, whose other fields the template sees) with the chat template.
      */
     LambdaDpoStatus (*tokenizer_render)(const LambdaDpoTokenizer *tokenizer,
                                         struct LambdaDpoStr messages,

@@ -8,12 +8,12 @@ use anyhow::Result;
 use crate::cli::ConvertArgs;
 use crate::console::{Progress, say};
 use crate::files::atomic;
-use crate::files::hub::Hub;
+use crate::files::hub::{Hub, Use};
 use crate::plugin::{ConvertOptions, Plugin, PluginError, Reader};
 
 pub(super) fn run(args: &ConvertArgs, plugin: Option<&Path>) -> Result<()> {
     let plugin = Plugin::load(plugin)?;
-    let files = Hub::from_env().record_files(&args.records)?;
+    let files = Hub::from_env().record_files(&args.records, Use::Train)?;
     let options = ConvertOptions {
         format: args.format,
         dimensions: args.dimensions.clone(),

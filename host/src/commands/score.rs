@@ -10,7 +10,7 @@ use tch::{Device, Kind};
 use crate::cli::ScoreArgs;
 use crate::console::Progress;
 use crate::files::atomic;
-use crate::files::hub::Hub;
+use crate::files::hub::{Hub, Use};
 use crate::libtorch;
 use crate::plugin::{CollateOptions, Dataset, Layout, LossOptions, Plugin, Tokenizer};
 use crate::policy::batch_inputs::uniform_lambda;
@@ -31,7 +31,7 @@ struct Score {
 }
 
 pub(super) fn run(args: &ScoreArgs, plugin: Option<&Path>) -> Result<()> {
-    let files = Hub::from_env().record_files(&args.records)?;
+    let files = Hub::from_env().record_files(&args.records, Use::Train)?;
     let (plugin, tokenizer, scorer) = open_scorer(args, plugin)?;
     let dataset = open_records(&plugin, &tokenizer, &files, args.format)?;
 

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 
 use crate::cli::SteerArgs;
 use crate::console::say;
-use crate::files::hub::Hub;
+use crate::files::hub::{Hub, Use};
 use crate::generate::GenerateOptions;
 use crate::plugin::LossOptions;
 use crate::steer::{NamedReport, Rater, Settings, Subject, measure, read, tables, write};
@@ -27,7 +27,7 @@ pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
         .map(|(name, folder)| Ok(NamedReport { report: read(&folder)?, name }))
         .collect::<Result<Vec<_>>>()?;
     let soup = named(&args.soup, "--soup")?;
-    let files = Hub::from_env().record_files(&args.records)?;
+    let files = Hub::from_env().record_files(&args.records, Use::Evaluate)?;
 
     let mut loaded = LoadedModel::load(&args.model, plugin)?;
     if !soup.is_empty() {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::cli::ValidateArgs;
 use crate::console::Progress;
-use crate::files::hub::Hub;
+use crate::files::hub::{Hub, Use};
 use crate::model::dtype_name;
 use crate::policy::compare::{Comparison, ComparisonInputs, Spread, WorstToken, compare, usual_tolerance};
 use crate::policy::{LogitsPolicy as _, OnnxPolicy};
@@ -31,7 +31,7 @@ struct ValidationReport<'a> {
 /// Returns exit code 0 if the policy passes, else 1.
 pub(super) fn run(args: &ValidateArgs, plugin: Option<&Path>) -> Result<u8> {
     let policy = OnnxPolicy::open(&args.onnx, args.onnxruntime.as_deref())?;
-    let files = Hub::from_env().record_files(&args.records)?;
+    let files = Hub::from_env().record_files(&args.records, Use::Train)?;
     let loaded = LoadedModel::load(&args.model, plugin)?;
     let dataset = open_records(&loaded.plugin, &loaded.tokenizer, &files, args.format)?;
     let tolerance = args.tolerance.unwrap_or_else(|| usual_tolerance(loaded.model.kind(), policy.kind()));

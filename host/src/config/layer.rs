@@ -35,6 +35,7 @@ impl Layer {
             line: error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count()),
             problem: error.message().replace('\n', " "),
         })?;
+        expand_homes(&mut keys);
         let base = path.parent().unwrap_or(Path::new(""));
         for key in PATH_KEYS.iter().chain(PATH_OR_HUB_KEYS) {
             if let Some(value) = get_mut(&mut keys, key) {
@@ -49,7 +50,8 @@ impl Layer {
         if path.iter().any(String::is_empty) {
             return Err(ConfigError::Override { text: format!("{name}={value}") });
         }
-        let keys = nest(&path, parse_value(value));
+        let mut keys = nest(&path, parse_value(value));
+        expand_homes(&mut keys);
         Ok(Self { origin: format!("environment variable {name}"), keys, one_key: Some(path.join(".")) })
     }
 
@@ -57,7 +59,8 @@ impl Layer {
         let malformed = || ConfigError::Override { text: text.to_owned() };
         let (key, value) = text.split_once('=').ok_or_else(malformed)?;
         let path = parse_key(key).ok_or_else(malformed)?;
-        let keys = nest(&path, parse_value(value));
+        let mut keys = nest(&path, parse_value(value));
+        expand_homes(&mut keys);
         Ok(Self { origin: format!("override `{text}`"), keys, one_key: Some(path.join(".")) })
     }
 
@@ -145,6 +148,24 @@ fn nest(path: &[String], value: Value) -> Table {
         table.insert(first.clone(), value);
     }
     table
+}
+
+/// Replaces `~` in all keys that hold paths: a shell does that only where a word begins.
+fn expand_homes(keys: &mut Table) {
+    fn expand(value: &mut Value) {
+        match value {
+            Value::String(text) if text.starts_with('~') => {
+                *text = crate::files::paths::expand_home(Path::new(&*text)).display().to_string();
+            }
+            Value::Array(items) => items.iter_mut().for_each(expand),
+            _ => {}
+        }
+    }
+    for key in PATH_KEYS.iter().chain(PATH_OR_HUB_KEYS) {
+        if let Some(value) = get_mut(keys, key) {
+            expand(value);
+        }
+    }
 }
 
 /// Resolves relative paths against the file's folder; the words of `train.resume` and, if allowed, hub names are kept.

@@ -34,6 +34,8 @@ pub struct HeldOut {
 #[derive(Deserialize)]
 struct Sample {
     prompt: Prompt,
+    tools: Option<Value>,
+    record: u64,
     dimensions: Vec<String>,
     ratings: Option<Vec<Vec<Option<f64>>>>,
 }
@@ -62,8 +64,14 @@ impl HeldOut {
         while let Some(sample) = reader.next_sample()? {
             let sample: Sample =
                 serde_json::from_str(&sample).context("the plugin returned a sample that does not parse")?;
+            if sample.tools.is_some() {
+                bail!(
+                    "record {} has `tools`, which steer cannot offer to the model: leave such records out",
+                    sample.record
+                );
+            }
             prompts.push(match sample.prompt {
-                Prompt::Text(content) => vec![Message { role: "user".into(), content }],
+                Prompt::Text(content) => vec![Message::new("user", content)],
                 Prompt::Messages(messages) => messages,
             });
             ratings.push(sample.ratings.unwrap_or_default());

@@ -115,7 +115,7 @@ pub fn measure(
 
 /// Returns the text of a conversation's last turn, which is what raters read.
 fn last_turn(messages: &[Message]) -> String {
-    messages.last().map_or_else(String::new, |message| message.content.clone())
+    messages.last().map_or_else(String::new, |message| message.content.clone().unwrap_or_default())
 }
 
 /// Averages the scores of each λ, whose answers follow each other.

@@ -89,7 +89,8 @@ pub struct Api {
         error: *mut Error,
     ) -> Status,
 
-    /// Opens record files (JSON array, JSON lines, Parquet) for streaming. Free with `reader_free`.
+    /// Opens record files (JSON array, JSON lines, Parquet; compressed with gzip or zstd, too) for streaming. Free with
+    /// `reader_free`.
     pub reader_open: unsafe extern "C" fn(
         paths: *const Str,
         num_paths: usize,
@@ -111,14 +112,16 @@ pub struct Api {
     /// Returns the remaining samples of a reader as an Arrow C stream, in batches that are read on demand.
     ///
     /// Columns: `prompt` (list of {role, content}; a text is one user turn), `responses` and `dimensions` (lists of
-    /// utf8), `ratings` and `pi_target` (`[M][N]` lists of float64, null if missing or masked), `record` (uint64).
-    /// `stream` is overwritten; the caller calls its `release`. It may outlive the reader, and both read the same
-    /// samples. A failure inside it is an `errno` code, with a message from `get_last_error`; the stream ends there.
+    /// utf8), `ratings` and `pi_target` (`[M][N]` lists of float64, null if missing or masked), `record` (uint64),
+    /// `tools` (utf8: a JSON list, null without tools). A turn with fields beyond {role, content} is a failure. `stream`
+    /// is overwritten; the caller calls its `release`. It may outlive the reader, and both read the same samples. A
+    /// failure inside it is an `errno` code, with a message from `get_last_error`; the stream ends there.
     pub reader_to_arrow:
         unsafe extern "C" fn(reader: *mut Reader, stream: *mut ArrowArrayStream, error: *mut Error) -> Status,
     /// Returns the next sample as JSON; NULL bytes at the end.
     pub reader_next: unsafe extern "C" fn(reader: *mut Reader, sample: *mut Bytes, error: *mut Error) -> Status,
-    /// Returns the counts so far as JSON: records read, samples returned, skipped by reason, missing ratings by kind.
+    /// Returns the counts so far as JSON: records read, samples returned, skipped by reason, missing ratings by kind,
+    /// fields without effect.
     pub reader_report: unsafe extern "C" fn(reader: *const Reader, report: *mut Bytes, error: *mut Error) -> Status,
     /// Frees a reader.
     pub reader_free: unsafe extern "C" fn(reader: *mut Reader),
@@ -136,7 +139,7 @@ pub struct Api {
     /// `has_chat_template`.
     pub tokenizer_info:
         unsafe extern "C" fn(tokenizer: *const Tokenizer, info: *mut Bytes, error: *mut Error) -> Status,
-    /// Renders messages (a JSON list of `{role, content}`) with the chat template.
+    /// Renders messages (a JSON list of `{role, content}`, whose other fields the template sees) with the chat template.
     pub tokenizer_render: unsafe extern "C" fn(
         tokenizer: *const Tokenizer,
         messages: Str,

@@ -78,10 +78,24 @@ impl ChatTemplate {
     ///
     /// Returns the problem as a clause: the message that the template raised, or the place where it failed.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> std::result::Result<String, String> {
+        self.render_with_tools(messages, None, add_generation_prompt)
+    }
+
+    /// [`render`](Self::render) with descriptions of tools, a list, which the template sees as `tools`.
+    ///
+    /// # Errors
+    ///
+    /// Like there.
+    pub fn render_with_tools(
+        &self,
+        messages: &[Message],
+        tools: Option<&serde_json::Value>,
+        add_generation_prompt: bool,
+    ) -> std::result::Result<String, String> {
         let special_tokens = Value::from_serialize(&self.special_tokens);
         let variables = context! {
             messages => Value::from_serialize(messages),
-            tools => Value::from(()),
+            tools => tools.map_or_else(|| Value::from(()), Value::from_serialize),
             documents => Value::from(()),
             add_generation_prompt,
             ..special_tokens

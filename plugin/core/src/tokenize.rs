@@ -7,6 +7,7 @@
 //! | `tokenizer` | text ↔ tokens |
 //! | `folder` | a model folder's tokenizer, special tokens and chat template |
 //! | `truncate` | the cutoff |
+//! | `printed` | checks that the chat template prints the fields that a record fills |
 //! | `responses` | a prompt with its responses |
 //! | `conversation` | a conversation in which every assistant turn is a target |
 //!
@@ -20,6 +21,7 @@ mod tokens;
 mod tokenizer;
 mod folder;
 mod truncate;
+mod printed;
 mod responses;
 mod conversation;
 #[cfg(test)]

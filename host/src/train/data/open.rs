@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::config::{AdapterKind, RunConfig, Stage};
 use crate::console::{Progress, say};
 use crate::files::cache_folder::CacheFolder;
+use crate::files::hub::Use;
 use crate::plugin::{
     CollateOptions, ConvertOptions, Dataset, DatasetOptions, Format, Plugin, TokenizeOptions, Tokenizer,
 };
@@ -38,16 +39,16 @@ impl Data {
         let tokenizer = plugin.tokenizer(model_folder, config.data.chat_template.as_deref())?;
         let info = tokenizer.info()?;
         let cutoff_len = Some(to_usize(config.data.cutoff_len));
-        let open = |key: &'static str, records: &[PathBuf], convert: ConvertOptions| {
+        let open = |key: &'static str, records: &[PathBuf], purpose: Use, convert: ConvertOptions| {
             let options = DatasetOptions {
                 convert,
                 tokenize: TokenizeOptions { cutoff_len, keep_all: false },
                 cache_dir: setup.cache.as_ref().map(CacheFolder::samples),
             };
-            open_dataset(key, &hub.record_files(records)?, plugin, &tokenizer, &options, interrupt)
+            open_dataset(key, &hub.record_files(records, purpose)?, plugin, &tokenizer, &options, interrupt)
         };
         let mut convert = convert_options(config);
-        let train = open("data.records", &config.data.records, convert.clone())?;
+        let train = open("data.records", &config.data.records, Use::Train, convert.clone())?;
         let eval = if config.data.eval_records.is_empty() {
             None
         } else {
@@ -55,7 +56,7 @@ impl Data {
             if config.stage == Stage::LambdaDpo {
                 convert.dimensions = Some(train.dimensions().to_vec());
             }
-            Some(open("data.eval_records", &config.data.eval_records, convert)?)
+            Some(open("data.eval_records", &config.data.eval_records, Use::Evaluate, convert)?)
         };
         let collate = CollateOptions {
             layout: config.loss.layout,

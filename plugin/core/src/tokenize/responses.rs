@@ -1,7 +1,9 @@
 //! A prompt with its responses.
 
 use ndarray::{Array2, Axis};
+use serde_json::Value;
 
+use super::printed::{check_fields, check_response};
 use super::samples::{TokenizeOptions, Tokenized, TokenizedResponse, TokenizedSample};
 use super::tokenizer::{Outcome, Tokenizer};
 use super::truncate::truncate;
@@ -12,10 +14,13 @@ use crate::record::Message;
 /// once.
 pub(super) fn tokenize(tokenizer: &Tokenizer, sample: &Sample, options: &TokenizeOptions) -> Outcome<Tokenized> {
     let mut messages = sample.prompt.to_messages();
-    let mut prompt = Prompt::new(tokenizer, &messages)?;
+    let tools = sample.tools.as_ref();
+    check_fields(tokenizer, &messages, tools, false)?;
+    let mut prompt = Prompt::new(tokenizer, &messages, tools)?;
     let mut responses = Vec::with_capacity(sample.responses.len());
-    for (response_index, response) in sample.responses.iter().enumerate() {
-        messages.push(Message::new("assistant", response));
+    for response_index in 0..sample.responses.len() {
+        messages.push(sample.answer(response_index));
+        check_response(tokenizer, &messages, tools, response_index)?;
         let ids = prompt.answer(tokenizer, &messages)?;
         messages.pop();
         responses.push(TokenizedResponse { response_index, ids, is_target: None });
@@ -70,22 +75,23 @@ fn kept_targets(pi_target: &Array2<f64>, responses: &[TokenizedResponse]) -> Arr
 }
 
 /// A prompt as text and as tokens.
-pub(super) struct Prompt {
+pub(super) struct Prompt<'a> {
     messages: Vec<Message>,
+    tools: Option<&'a Value>,
     text: String,
     pub(super) ids: Vec<i64>,
 }
 
-impl Prompt {
-    pub(super) fn new(tokenizer: &Tokenizer, messages: &[Message]) -> Outcome<Self> {
-        let text = tokenizer.render_text(messages, true)?;
+impl<'a> Prompt<'a> {
+    pub(super) fn new(tokenizer: &Tokenizer, messages: &[Message], tools: Option<&'a Value>) -> Outcome<Self> {
+        let text = tokenizer.render_with_tools(messages, tools, true)?;
         let ids = tokenizer.encode_text(&text)?;
-        Ok(Self { messages: messages.to_vec(), text, ids })
+        Ok(Self { messages: messages.to_vec(), tools, text, ids })
     }
 
     /// Returns the tokens that the last of `messages` adds to this prompt.
     fn answer(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Outcome<Vec<i64>> {
-        self.added(tokenizer, &tokenizer.render_text(messages, false)?)
+        self.added(tokenizer, &tokenizer.render_with_tools(messages, self.tools, false)?)
     }
 
     /// Returns the tokens that `whole`, the rendered conversation, adds to this prompt: those after the prompt's tokens
@@ -100,14 +106,14 @@ impl Prompt {
     /// Returns the text of an answer if the template's header for an answer to come differs from that of a given answer
     /// (because it opens a thinking block, say): the answer follows the common start of any two given answers, which
     /// must contain the whole conversation before them.
-    fn beyond_header<'a>(&self, tokenizer: &Tokenizer, whole: &'a str) -> Outcome<&'a str> {
+    fn beyond_header<'w>(&self, tokenizer: &Tokenizer, whole: &'w str) -> Outcome<&'w str> {
         let given = |answer: &str| {
             let messages = [self.messages.as_slice(), &[Message::new("assistant", answer)]].concat();
-            tokenizer.render_text(&messages, false)
+            tokenizer.render_with_tools(&messages, self.tools, false)
         };
         let (probe, other) = (given("A")?, given("B")?);
         let header = &probe[..common_prefix(&probe, &other)];
-        let conversation = tokenizer.render_text(&self.messages, false)?;
+        let conversation = tokenizer.render_with_tools(&self.messages, self.tools, false)?;
         let has_conversation = common_prefix(&self.text, header) >= common_prefix(&self.text, &conversation);
         whole.strip_prefix(header).filter(|_| has_conversation).ok_or_else(|| {
             "the chat template renders the prompt differently once an answer follows it; name one that does not as \

@@ -25,6 +25,8 @@ pub(crate) fn tokenizer(template: &str) -> Tokenizer {
 
 fn sample(prompt: &str, responses: &[&str], pi_target: Array2<f64>) -> Sample {
     Sample {
+        tools: None,
+        response_extras: Vec::new(),
         record_index: 5,
         prompt: Prompt::Text(prompt.into()),
         responses: responses.iter().map(|&response| response.into()).collect(),
@@ -343,4 +345,113 @@ fn saved_truncation_and_padding_are_ignored_and_named_tokens_added() {
     assert_eq!(tokenizer.encode("a b c<end>").unwrap().last(), Some(&420));
     assert!(tokenizer.encode("a b c d e f").unwrap().len() > 2);
     assert_eq!(tokenizer.encode("").unwrap().len(), 0);
+}
+
+/// A tokenizer with this template.
+fn with_template(source: &str) -> Tokenizer {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.jinja");
+    fs::write(&path, source).unwrap();
+    Tokenizer::open(&fixtures().join("tokenizer"), Some(&path)).unwrap()
+}
+
+const PRINTS_ALL: &str = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|im_start|>{{ m.role }} \
+    {% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}{{ m.content or '' }}\
+    {% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}<|im_end|>{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant {% endif %}";
+const PRINTS_CONTENT: &str = "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content or '' }}<|im_end|>{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant {% endif %}";
+
+fn chat_of(messages: &Value) -> Sample {
+    let prompt = serde_json::from_value(messages.clone()).unwrap();
+    Sample { prompt, ..sample("", &[], Array2::zeros((0, 0))) }
+}
+
+#[test]
+fn tools_and_fields_of_turns_reach_the_template() {
+    let tokenizer = with_template(PRINTS_ALL);
+    let messages = json!([
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": null, "reasoning_content": "why", "tool_calls": [{"function": {"name": "get"}}]},
+    ]);
+    let chat = Sample { tools: Some(json!([{"name": "get"}])), ..chat_of(&messages) };
+    let tokenized = one(tokenizer.tokenize(&chat, &TokenizeOptions::default()).unwrap());
+    let expected = "[{\"name\": \"get\"}]<|im_start|>user a<|im_end|><|im_start|>assistant {(why)get<|im_end|>}";
+    assert_eq!(marked(&tokenizer, &tokenized), expected);
+
+    let rated = Sample { tools: chat.tools, ..sample("q", &["x", "y"], array![[0.5, 0.5]]) };
+    let tokenized = one(tokenizer.tokenize(&rated, &TokenizeOptions::default()).unwrap());
+    let text = tokenizer.decode(&tokenized.prompt, false).unwrap();
+    assert_eq!(text, "[{\"name\": \"get\"}]<|im_start|>user q<|im_end|><|im_start|>assistant ");
+}
+
+#[test]
+fn what_the_template_does_not_print_is_refused_by_name() {
+    let tokenizer = with_template(PRINTS_CONTENT);
+    let problem = |sample: &Sample| tokenizer.tokenize(sample, &TokenizeOptions::default()).unwrap_err().to_string();
+    let way_out = "name one that does as `data.chat_template`, or remove the field";
+    let tools = Some(json!([{"name": "get"}]));
+    for sample in [
+        Sample { tools: tools.clone(), ..conversation(&[("user", "a"), ("assistant", "b")]) },
+        Sample { tools, ..sample("q", &["x", "y"], array![[0.5, 0.5]]) },
+    ] {
+        assert_eq!(problem(&sample), format!("record 5: the chat template does not print `tools`: {way_out}"));
+    }
+    for (field, value) in [
+        ("reasoning_content", json!("why")),
+        ("thinking", json!("why")),
+        ("tool_calls", json!([{"function": {"name": "get"}}])),
+        ("function_call", json!({"name": "get", "arguments": "{}"})),
+    ] {
+        let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "", field: value}]);
+        let expected = format!("record 5: the chat template does not print `{field}` of turn 2: {way_out}");
+        assert_eq!(problem(&chat_of(&messages)), expected);
+    }
+    let extras = |value: &Value| value.as_object().unwrap().clone();
+    let response_extras = vec![extras(&json!({})), extras(&json!({"reasoning_content": "why"}))];
+    let answers = Sample { response_extras, ..sample("q", &["x", "x"], array![[1.0, 0.0]]) };
+    let expected = format!("record 5: the chat template does not print `reasoning_content` of response 2: {way_out}");
+    assert_eq!(problem(&answers), expected);
+    let printing = with_template(PRINTS_ALL);
+    let tokenized = one(printing.tokenize(&answers, &TokenizeOptions::default()).unwrap());
+    let texts: Vec<_> = tokenized.responses.iter().map(|answer| printing.decode(&answer.ids, false).unwrap()).collect();
+    assert_eq!(texts, ["x<|im_end|>", "(why)x<|im_end|>"]);
+    // Two names for the same thing: one of them is printed.
+    let both = json!([
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "reasoning": "why", "reasoning_content": "why"},
+    ]);
+    with_template(PRINTS_ALL).tokenize(&chat_of(&both), &TokenizeOptions::default()).unwrap();
+}
+
+#[test]
+fn a_turn_with_a_weight_of_0_is_no_target() {
+    let tokenizer = tokenizer("chatml");
+    let messages = json!([
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "weight": 0},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d"},
+    ]);
+    let tokenized = one(tokenizer.tokenize(&chat_of(&messages), &TokenizeOptions::default()).unwrap());
+    let marked = marked(&tokenizer, &tokenized);
+    assert_eq!(marked.matches('{').count(), 1, "{marked}");
+    assert!(marked.contains("{d") && !marked.contains("{b"), "{marked}");
+    let none = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]);
+    let tokenized = tokenizer.tokenize(&chat_of(&none), &TokenizeOptions::default()).unwrap();
+    assert_eq!((tokenized.samples.len(), tokenized.skipped), (0, vec![Skipped::NoTargetLeft]));
+}
+
+#[test]
+fn tools_are_rendered_as_by_transformers() {
+    let folder = fixtures().join("tools");
+    let goldens: Vec<Value> = serde_json::from_str(&fs::read_to_string(folder.join("goldens.json")).unwrap()).unwrap();
+    let tokenizer = Tokenizer::open(&fixtures().join("tokenizer"), Some(&folder.join("template.jinja"))).unwrap();
+    assert_eq!(goldens.len(), 10);
+    for golden in goldens {
+        let messages: Vec<Message> = serde_json::from_value(golden["messages"].clone()).unwrap();
+        let tools = Some(&golden["tools"]).filter(|tools| !tools.is_null());
+        let text = tokenizer.render_with_tools(&messages, tools, golden["header"].as_bool().unwrap()).unwrap();
+        assert_eq!(json!(text), golden["text"]);
+    }
 }

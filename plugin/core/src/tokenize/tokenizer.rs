@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::chat_template::ChatTemplate;
 use crate::error::contained;
@@ -84,11 +85,21 @@ impl Tokenizer {
             .map_err(|problem| Error::InvalidData(format!("{}: decoding fails: {problem}", self.folder)))
     }
 
+    /// Renders a conversation without tools.
     pub(super) fn render_text(&self, messages: &[Message], add_generation_prompt: bool) -> Outcome<String> {
+        self.render_with_tools(messages, None, add_generation_prompt)
+    }
+
+    pub(super) fn render_with_tools(
+        &self,
+        messages: &[Message],
+        tools: Option<&Value>,
+        add_generation_prompt: bool,
+    ) -> Outcome<String> {
         let template = self.template.as_ref().ok_or_else(|| {
             format!("{}: the tokenizer has no chat template; name a file with one as `data.chat_template`", self.folder)
         })?;
-        template.render(messages, add_generation_prompt)
+        template.render_with_tools(messages, tools, add_generation_prompt)
     }
 
     pub(super) fn encode_text(&self, text: &str) -> Outcome<Vec<i64>> {
