@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo steer-stories test test-python test-big lint bench gpu-check fmt generate fuzz valgrind docs install
+.PHONY: help setup build demo steer-demo steer-stories test test-cpus test-python test-big lint bench gpu-check fmt generate fuzz valgrind docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +23,9 @@ steer-stories: ## the same on stories sampled from MODEL=DIR, a model of childre
 
 test: ## lint and every test, including the comparisons with transformers and peft
 	@ci/test.sh
+
+test-cpus: ## the numeric tests with the instruction sets of other processors and 1, 2 and 4 threads
+	@ci/test_cpus.sh
 
 test-python: ## the Python package with Transformers and in LLaMA-Factory (2 GB of packages the first time)
 	@ci/test_python.sh

@@ -9,10 +9,11 @@ use cargo_metadata::Package;
 use crate::{circles, graph, layers};
 
 /// Each crate of the workspace and the crates of the workspace it may depend on, dev-dependencies included.
-const ALLOWED: [(&str, &[&str]); 7] = [
+const ALLOWED: [(&str, &[&str]); 8] = [
     ("lambda-dpo-concepts", &[]),
     ("lambda-dpo-abi", &[]),
-    ("lambda-dpo-core", &["lambda-dpo-concepts"]),
+    ("lambda-dpo-products", &["lambda-dpo-abi"]),
+    ("lambda-dpo-core", &["lambda-dpo-concepts", "lambda-dpo-products"]),
     ("lambda-dpo-cdylib", &["lambda-dpo-concepts", "lambda-dpo-abi", "lambda-dpo-core"]),
     ("lambda-dpo", &["lambda-dpo-concepts", "lambda-dpo-abi"]),
     (

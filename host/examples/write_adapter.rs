@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use lambda_dpo_host::files::safetensors;
+use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{LambdaParts, LoraConfig, Model, ModelInputs, TargetModules};
 use tch::{Device, Kind, Tensor};
 
@@ -22,7 +23,7 @@ fn main() -> anyhow::Result<()> {
     std::fs::create_dir_all(&out).with_context(|| format!("Could not make the folder {}.", out.display()))?;
 
     let input_ids = Tensor::f_arange_start(3, 27, (Kind::Int64, Device::Cpu))?.f_view([1, -1])?;
-    let mut model = Model::load(&source, Device::Cpu, kind)?;
+    let mut model = Model::load(&source, Libtorch::cpu(), kind)?;
     let base_logits = logits(&model, &input_ids)?;
     model.save(&out.join("model"), &source)?;
 
@@ -43,7 +44,7 @@ fn main() -> anyhow::Result<()> {
     model.save(&out.join("merged"), &source)?;
 
     let parts = LambdaParts { dimensions: ["a", "b", "c"].map(str::to_owned).to_vec(), rank: 2 };
-    let mut model = Model::load(&source, Device::Cpu, kind)?;
+    let mut model = Model::load(&source, Libtorch::cpu(), kind)?;
     model.add_lora(&LoraConfig { rank: 1, lambda: Some(parts), ..config }, 12)?;
     fill(&model)?;
     model.save_adapter(&out.join("lambda_adapter"), &source.display().to_string())?;

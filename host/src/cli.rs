@@ -53,7 +53,7 @@ pub struct TrainArgs {
 /// `lambda-dpo convert`
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// Record files (JSON, JSON lines or Parquet) or names of Hugging Face datasets.
+    /// Record files (JSON, JSON lines or Parquet; or a pattern of them), or Hugging Face datasets (owner/name:split).
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub records: Vec<PathBuf>,
     /// JSON lines file to write.
@@ -111,7 +111,7 @@ pub struct ScoreArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Record files (JSON, JSON lines or Parquet) or names of Hugging Face datasets.
+    /// Record files (JSON, JSON lines or Parquet; or a pattern of them), or Hugging Face datasets (owner/name:split).
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub records: Vec<PathBuf>,
     /// Format of the records: ultrafeedback, pairs or chat.
@@ -120,7 +120,8 @@ pub struct ScoreArgs {
     /// JSON lines file to write.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// TorchScript module to score instead of the model's weights: a file, or a folder with model.pt.
+    /// TorchScript module to score instead of the model's weights: a file, or a folder with model.pt. It is a program that
+    /// runs with your rights: use only modules that you trust.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["adapter", "lambda"])]
     pub torchscript: Option<PathBuf>,
 }
@@ -160,7 +161,7 @@ pub struct SteerArgs {
     /// LoRA for each dimension, to be mixed linearly by λ instead of using --adapter (a rewarded soup).
     #[arg(long, num_args = 1.., value_name = "NAME=DIR", conflicts_with = "adapter")]
     pub soup: Vec<String>,
-    /// Held-out records with ratings: files (JSON, JSON lines or Parquet) or names of Hugging Face datasets.
+    /// Held-out records with ratings: files (JSON, JSON lines or Parquet), or Hugging Face datasets (owner/name:split).
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub records: Vec<PathBuf>,
     /// Folder to write steer.json and index.html to.
@@ -260,7 +261,7 @@ pub struct ValidateArgs {
     /// ONNX policy: a file, or a folder with model.onnx.
     #[arg(long, value_name = "FILE")]
     pub onnx: PathBuf,
-    /// Record files (JSON, JSON lines or Parquet) or names of Hugging Face datasets.
+    /// Record files (JSON, JSON lines or Parquet; or a pattern of them), or Hugging Face datasets (owner/name:split).
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub records: Vec<PathBuf>,
     /// Format of the records: ultrafeedback, pairs or chat.

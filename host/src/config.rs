@@ -81,7 +81,10 @@ pub struct ModelSection {
     pub dtype: DType,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
-    /// A TorchScript module that is trained in the place of the model; `path` then needs the tokenizer only.
+    /// CUDA: let products of float32 matrices round their factors to TF32, which is faster.
+    pub tf32: bool,
+    /// A TorchScript module that is trained in the place of the model; `path` then needs the tokenizer only. It is a program
+    /// that runs with your rights: use only modules that you trust.
     pub torchscript: Option<PathBuf>,
 }
 
@@ -92,6 +95,7 @@ impl Default for ModelSection {
             init: Init::Pretrained,
             dtype: DType::Float32,
             device: "auto".into(),
+            tf32: false,
             torchscript: None,
         }
     }
@@ -138,7 +142,8 @@ impl Default for AdapterSection {
 pub struct ReferenceSection {
     /// What s^ref is.
     pub kind: ReferenceKind,
-    /// A model of its own for kind `model`; the file or folder of kinds `onnx` and `torchscript`.
+    /// A model of its own for kind `model`; the file or folder of kinds `onnx` and `torchscript`, of which the latter is a
+    /// program that runs with your rights.
     pub path: Option<PathBuf>,
     /// Kinds `onnx` and `torchscript`: compare with the weights of `model.path` over 32 records first.
     pub validate: bool,
@@ -156,9 +161,9 @@ impl Default for ReferenceSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataSection {
-    /// Files, or names of hub datasets, to train on.
+    /// Files, patterns of files, or hub datasets (`owner/name@revision:split`), to train on.
     pub records: Vec<PathBuf>,
-    /// Files, or names of hub datasets, to evaluate on.
+    /// Files, patterns of files, or hub datasets (`owner/name@revision:split`), to evaluate on.
     pub eval_records: Vec<PathBuf>,
     /// Share of `records` that is held out for evaluation instead.
     #[serde(deserialize_with = "number")]
@@ -262,9 +267,9 @@ pub struct LossSection {
     /// Packed layout: prompts share a row up to this many tokens; None is one prompt a row.
     #[serde(deserialize_with = "optional_whole")]
     pub max_tokens: Option<u64>,
-    /// MiB of logits that may be alive at once.
-    #[serde(deserialize_with = "whole")]
-    pub logits_budget_mib: u64,
+    /// MiB of logits that may be alive at once; None is 256, and on CUDA 1/32 of the free memory if that is more.
+    #[serde(deserialize_with = "optional_whole")]
+    pub logits_budget_mib: Option<u64>,
     /// Reproduce Appendix B of the paper.
     pub paper_exact: bool,
 }
@@ -276,7 +281,7 @@ impl Default for LossSection {
             reduction: Reduction::Sum,
             layout: Layout::Packed,
             max_tokens: None,
-            logits_budget_mib: 256,
+            logits_budget_mib: None,
             paper_exact: false,
         }
     }
@@ -323,6 +328,8 @@ pub struct TrainSection {
     pub adam_epsilon: f64,
     /// Recompute activations per decoder layer in the backward.
     pub gradient_checkpointing: bool,
+    /// Use only algorithms that give the same bits in every run; on the CPU all do.
+    pub deterministic: bool,
     /// Steps between lines of `metrics.jsonl`.
     #[serde(deserialize_with = "whole")]
     pub logging_steps: u64,
@@ -355,6 +362,7 @@ impl Default for TrainSection {
             adam_beta2: 0.999,
             adam_epsilon: 1e-8,
             gradient_checkpointing: false,
+            deterministic: false,
             logging_steps: 1,
             save_steps: 500,
             save_total_limit: None,

@@ -5,7 +5,7 @@
 //! | [`onnx`] | the decoder as an ONNX graph |
 //! | [`torchscript`] | the decoder as a TorchScript module |
 //!
-//! Folders in Hugging Face's format are written by [`Model::save`].
+//! Folders in Hugging Face's format are written by [`Model::save`](crate::model::Model::save).
 
 pub mod onnx;
 pub mod torchscript;
@@ -14,10 +14,10 @@ mod error;
 
 use std::path::Path;
 
-use tch::Kind;
+use tch::{Kind, Tensor};
 
 use crate::files::atomic;
-use crate::model::{self, Model};
+use crate::model;
 
 pub use error::ExportError;
 
@@ -59,18 +59,17 @@ impl Destination {
     }
 }
 
-/// Checks that conversion to float16 left all parameters finite.
+/// Checks that all parameters are finite numbers, also after a conversion to float16.
 ///
 /// # Errors
 ///
-/// Returns [`ExportError::Range`] with the first tensor that has a value out of range.
-pub fn check_range(model: &Model) -> Result<(), ExportError> {
-    if model.kind() != Kind::Half {
-        return Ok(());
-    }
-    for (name, parameter) in model.named_parameters() {
+/// Returns [`ExportError::Range`] or [`ExportError::NotFinite`] with the first tensor that has another value.
+pub fn check_finite<'t>(parameters: impl IntoIterator<Item = (&'t String, &'t Tensor)>) -> Result<(), ExportError> {
+    for (name, parameter) in parameters {
         if parameter.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
-            return Err(ExportError::Range { tensor: name.clone() });
+            let tensor = name.clone();
+            let is_half = parameter.f_kind()? == Kind::Half;
+            return Err(if is_half { ExportError::Range { tensor } } else { ExportError::NotFinite { tensor } });
         }
     }
     Ok(())

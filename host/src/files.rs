@@ -2,16 +2,26 @@
 //!
 //! | module | contents |
 //! |---|---|
+//! | [`lock`] | locks that name the process which holds them |
 //! | [`atomic`] | files and folders that appear whole or not at all |
 //! | [`tensor_bytes`] | a tensor's values as bytes |
+//! | [`git_lfs`] | Git LFS pointers in the place of files |
+//! | [`beside`] | files that another file names |
 //! | [`safetensors`] | safetensors files |
 //! | [`onnx_proto`] | ONNX files |
 //! | [`cache_folder`] | the folder that keeps results between runs |
+//! | [`paths`] | `~` and patterns |
 //! | [`hub`] | models and datasets by their names on the hub |
+//! | [`record_files`] | the files that records are read from |
 
+pub mod lock;
 pub mod atomic;
 pub mod tensor_bytes;
+pub mod git_lfs;
+pub mod beside;
 pub mod safetensors;
 pub mod onnx_proto;
 pub mod cache_folder;
+pub mod paths;
 pub mod hub;
+pub mod record_files;

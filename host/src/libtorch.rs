@@ -3,14 +3,17 @@
 //! With [`crate::plugin`], this is the host's only unsafe code.
 
 mod allocator;
+mod upload;
+pub(crate) mod native;
+mod memory;
 mod device;
 mod threads;
-mod memory;
-pub(crate) mod native;
 pub mod script;
 
 pub use allocator::use_huge_pages;
 pub(crate) use device::folder;
-pub use device::{DeviceError, prepare};
-pub use memory::peak_memory_bytes;
+pub use device::{DeviceError, Libtorch, prepare};
+pub use memory::{free_device_memory_bytes, peak_device_memory_bytes, peak_memory_bytes};
+pub use native::use_deterministic_algorithms;
 pub use threads::{num_threads, set_num_threads};
+pub(crate) use upload::upload;

@@ -26,7 +26,7 @@ mod plot;
 mod page;
 mod folder;
 
-pub use folder::{read, write};
+pub use folder::{ReportFolder, read};
 pub use measure::{Settings, measure};
 pub use rater::Rater;
 pub use report::{ControlReport, NamedReport, Subject};

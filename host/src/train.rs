@@ -33,6 +33,7 @@ use std::path::Path;
 
 use crate::config::RunConfig;
 use crate::console::say;
+use crate::files::lock::{FolderLock, LockError};
 
 pub use error::TrainError;
 pub use run::Outcome;
@@ -49,14 +50,23 @@ use setup::Setup;
 /// Returns a [`TrainError`] if the run cannot go on. Checkpoints saved until then remain.
 pub fn run(config: &RunConfig, plugin: Option<&Path>) -> Result<Outcome, TrainError> {
     let interrupt = Interrupt::listen()?;
+    // Held to the end: two runs would mix their results. Before anything is computed, it also shows that the folder can be
+    // written.
+    let output_dir = &config.output_dir;
+    let lock = match FolderLock::acquire(output_dir) {
+        Err(error @ LockError::Held { .. }) => return Err(TrainError::of_lock(output_dir, error)),
+        other => other,
+    };
     let checkpoint = match durable::output::find_start(config)? {
         Start::Fresh => None,
         Start::Resume(checkpoint) => Some(checkpoint),
+        // A finished run may be where nothing can be written.
         Start::Finished(result) => {
             say(&format!("this run is finished: its result is in {}", result.display()));
             return Ok(Outcome::Finished(result));
         }
     };
+    let _lock = lock.map_err(|error| TrainError::of_lock(output_dir, error))?;
     match train(config, plugin, checkpoint.as_deref(), &interrupt) {
         // The progress callback told the plugin to stop.
         Err(TrainError::Plugin(error)) if error.is_cancelled() => Ok(stopped_early(&interrupt)),

@@ -631,7 +631,9 @@ typedef struct LambdaDpoBatch {
  * Inputs of `log_probs` and `loss_forward`: exactly one of hidden states with the LM head, logits, or sequence
  * log-probs; and the targets. All are borrowed for the call.
  *
- * Letters of shapes as in LambdaDpoBatch; H is the hidden size, V the vocabulary size.
+ * Letters of shapes as in LambdaDpoBatch; H is the hidden size, V the vocabulary size. What is scored (`hidden` with
+ * `lm_head`, `logits`, or `sequence_log_probs`) is on any device; the fields after it are on the CPU, where they are
+ * read, as LambdaDpoBatch returns them.
  */
 typedef struct LambdaDpoLossInputs {
     /**
@@ -656,7 +658,7 @@ typedef struct LambdaDpoLossInputs {
      */
     LambdaDpoTensor sequence_log_probs;
     /**
-     * `[K]` int64, see LambdaDpoBatch.
+     * `[K]` int64, see LambdaDpoBatch; on the CPU, like all tensors below.
      */
     LambdaDpoTensor target_positions;
     /**
@@ -692,7 +694,7 @@ typedef struct LambdaDpoLossInputs {
      */
     LambdaDpoTensor target_mask;
     /**
-     * `[B, M]` floating point.
+     * `[B, M]` floating point λ': that of the batch, or of `renormalize_lambda`.
      */
     LambdaDpoTensor lambda;
     /**
@@ -705,7 +707,7 @@ typedef struct LambdaDpoLossInputs {
 } LambdaDpoLossInputs;
 
 /**
- * Outputs of `loss_forward`; the tensors are owned by the caller, on the device of the inputs.
+ * Outputs of `loss_forward`; the tensors are owned by the caller, on the CPU, whatever the device of the inputs.
  */
 typedef struct LambdaDpoLossOutputs {
     /**
@@ -755,7 +757,7 @@ typedef struct LambdaDpoLossOutputs {
 } LambdaDpoLossOutputs;
 
 /**
- * Gradients from `loss_backward`, in the dtypes of their inputs; NULL for those not requested.
+ * Gradients from `loss_backward`, in the dtypes and on the devices of their inputs; NULL for those not requested.
  */
 typedef struct LambdaDpoLossGradients {
     /**
@@ -1068,7 +1070,8 @@ typedef struct LambdaDpoApi {
                                       struct LambdaDpoBytes *sample,
                                       struct LambdaDpoError *error);
     /**
-     * Opens record files (JSON array, JSON lines, Parquet) for streaming. Free with `reader_free`.
+     * Opens record files (JSON array, JSON lines, Parquet; compressed with gzip or zstd, too) for streaming. Free with
+     * `reader_free`.
      */
     LambdaDpoStatus (*reader_open)(const struct LambdaDpoStr *paths,
                                    size_t num_paths,
@@ -1090,9 +1093,10 @@ typedef struct LambdaDpoApi {
      * Returns the remaining samples of a reader as an Arrow C stream, in batches that are read on demand.
      *
      * Columns: `prompt` (list of {role, content}; a text is one user turn), `responses` and `dimensions` (lists of
-     * utf8), `ratings` and `pi_target` (`[M][N]` lists of float64, null if missing or masked), `record` (uint64).
-     * `stream` is overwritten; the caller calls its `release`. It may outlive the reader, and both read the same
-     * samples. A failure inside it is an `errno` code, with a message from `get_last_error`; the stream ends there.
+     * utf8), `ratings` and `pi_target` (`[M][N]` lists of float64, null if missing or masked), `record` (uint64),
+     * `tools` (utf8: a JSON list, null without tools). A turn with fields beyond {role, content} is a failure. `stream`
+     * is overwritten; the caller calls its `release`. It may outlive the reader, and both read the same samples. A
+     * failure inside it is an `errno` code, with a message from `get_last_error`; the stream ends there.
      */
     LambdaDpoStatus (*reader_to_arrow)(LambdaDpoReader *reader,
                                        struct ArrowArrayStream *stream,
@@ -1104,7 +1108,8 @@ typedef struct LambdaDpoApi {
                                    struct LambdaDpoBytes *sample,
                                    struct LambdaDpoError *error);
     /**
-     * Returns the counts so far as JSON: records read, samples returned, skipped by reason, missing ratings by kind.
+     * Returns the counts so far as JSON: records read, samples returned, skipped by reason, missing ratings by kind,
+     * fields without effect.
      */
     LambdaDpoStatus (*reader_report)(const LambdaDpoReader *reader,
                                      struct LambdaDpoBytes *report,
@@ -1130,7 +1135,7 @@ typedef struct LambdaDpoApi {
                                       struct LambdaDpoBytes *info,
                                       struct LambdaDpoError *error);
     /**
-     * Renders messages (a JSON list of `{role, content}`) with the chat template.
+     * Renders messages (a JSON list of `{role, content}`, whose other fields the template sees) with the chat template.
      */
     LambdaDpoStatus (*tokenizer_render)(const LambdaDpoTokenizer *tokenizer,
                                         struct LambdaDpoStr messages,
@@ -1291,8 +1296,18 @@ typedef struct LambdaDpoApi {
      */
     void (*schedule_free)(LambdaDpoSchedule *schedule);
     /**
-     * Computes token log-probs `[K]` and sequence log-probs `[S]` without a loss. Of the options, the reduction and
-     * the budget apply; nothing is kept for a backward.
+     * Returns λ' `[B, M]` float32 for a batch whose λ `[B, M]` (floating point) is drawn after it was collated: λ over
+     * the dimensions that count for each prompt, scaled to sum to 1 again; all 0 if none of them has weight.
+     * `prompt_offsets` and `target_mask` are the batch's. The result is on the CPU.
+     */
+    LambdaDpoStatus (*renormalize_lambda)(LambdaDpoTensor prompt_offsets,
+                                          LambdaDpoTensor target_mask,
+                                          LambdaDpoTensor lambda,
+                                          LambdaDpoTensor *renormalized,
+                                          struct LambdaDpoError *error);
+    /**
+     * Computes token log-probs `[K]` and sequence log-probs `[S]`, on the CPU, without a loss. Of the options, the
+     * reduction and the budget apply; nothing is kept for a backward.
      */
     LambdaDpoStatus (*log_probs)(const struct LambdaDpoLossInputs *inputs,
                                  const struct LambdaDpoLossOptions *options,
@@ -1310,7 +1325,7 @@ typedef struct LambdaDpoApi {
                                     struct LambdaDpoError *error);
     /**
      * Computes the gradients of `grad_output` · loss. `inputs` are those of the forward, unchanged, with the same
-     * `cuda_stream`. A context serves one backward.
+     * `cuda_stream`. A context serves one backward; a call that rejects its inputs leaves it as it was.
      */
     LambdaDpoStatus (*loss_backward)(LambdaDpoLossContext *context,
                                      const struct LambdaDpoLossInputs *inputs,

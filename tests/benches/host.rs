@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use lambda_dpo_core::{Batch, CollateOptions, Layout, TokenizedResponse, TokenizedSample, collate};
+use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{ForwardOptions, LambdaParts, LoraConfig, Model, ModelInputs, TargetModules};
 use lambda_dpo_host::train::optimizer::{AdamW, AdamWOptions, clip_scale};
 use ndarray::Array2;
@@ -32,7 +33,7 @@ fn one_layer(intermediate_size: i64) -> Model {
         "tie_word_embeddings": false, "hidden_act": "silu"
     });
     fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    Model::random(folder.path(), Device::Cpu, Kind::Float, 1).unwrap()
+    Model::random(folder.path(), Libtorch::cpu(), Kind::Float, 1).unwrap()
 }
 
 /// Prompts of 200 tokens with their responses, one row for each prompt.

@@ -54,6 +54,10 @@ def main() -> int:
     check_layouts(device)
     check_python(torch, device)
     with tempfile.TemporaryDirectory() as scratch:
+        from program import check_program
+
+        check_program(device, Path(scratch))
+    with tempfile.TemporaryDirectory() as scratch:
         report(torch, [measure(torch, case, Path(scratch)) for case in cases(device, options.rehearse)])
     return 0
 
@@ -95,18 +99,21 @@ def check_python(torch, device: str) -> None:
                 leaves = [(tensor + late[0, 0]).requires_grad_() for tensor in moved]
             else:
                 leaves = [tensor.clone().requires_grad_() for tensor in moved]
-            on_device = {name: tensor.to(device) for name, tensor in batch.items()}
-            found = lambda_dpo.lambda_dpo_loss(
-                on_device,
+            # The batch stays on the CPU, where the library reads it.
+            output = lambda_dpo.lambda_dpo_loss(
+                batch,
                 hidden=leaves[0],
                 lm_head=leaves[1],
-                reference_log_probs=reference.float().to(device),
+                reference_log_probs=reference,
                 beta=0.7,
                 logits_budget_mib=1,
-            ).loss
+            )
+            found = output.loss
             gradients = torch.autograd.grad(found, leaves)
         if is_cuda:
             torch.cuda.synchronize()
+        if found.device.type != device or output.rewards.device.type != "cpu":
+            raise SystemExit(f"The loss is on {found.device}, its metrics are on {output.rewards.device}.")
         errors = [relative(found, expected)]
         errors += [relative(one, other) for one, other in zip(gradients, expected_gradients)]
         name = "on the CPU" if not is_cuda else "on a separate stream" if stream is streams[0] else "on the default stream"

@@ -17,11 +17,13 @@ BUILT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 def folder(tmp_path_factory):
     """The files that ci/gpu_check.sh gathers."""
     folder = tmp_path_factory.mktemp("gpu-check")
-    for name, source in [("bin", BUILT / "bench"), ("lib", BUILT / "liblambda_dpo.so")]:
-        (folder / name).mkdir()
-        shutil.copy(source, folder / name)
+    for name, source in [("bin", "bench"), ("bin", "lambda-dpo"), ("lib", "liblambda_dpo.so")]:
+        (folder / name).mkdir(exist_ok=True)
+        shutil.copy(BUILT / source, folder / name)
+    shutil.copytree(ROOT / "fixtures" / "demo" / "sft-model", folder / "demo" / "sft-model")
+    shutil.copy(ROOT / "fixtures" / "demo" / "records.jsonl", folder / "demo")
     shutil.copytree(ROOT / "plugin" / "python" / "src" / "lambda_dpo", folder / "python" / "lambda_dpo")
-    for source in ["gpu/check.py", "gpu/llama.py", "bench/scenario.py", "bench/serving.py", "bench/sides.py"]:
+    for source in ["gpu/check.py", "gpu/program.py", "gpu/llama.py", "bench/scenario.py", "bench/serving.py", "bench/sides.py"]:
         shutil.copy(ROOT / "tests" / source, folder)
     return folder
 
@@ -44,6 +46,15 @@ def test_a_rehearsal_runs_every_check(folder):
         for dtype in ("float", "bfloat16"):
             assert f"ok: two prompts, {layout}, {dtype}: loss" in answer.stdout
     assert "ok: the library inside Python on the CPU" in answer.stdout
+    for line in (
+        "training and evaluation, float32 with grouped heads, on cpu and the CPU: 0.0e+00 apart",
+        "a run resumed on cpu and one that never stopped: 0.0e+00 apart",
+        "dropout on cpu with activations kept and recomputed: 0.0e+00 apart",
+        "a LoRA of a bfloat16 and a float32 model on cpu: ",
+        "a LoRA with TF32 and without on cpu: 0.0e+00 apart",
+        "greedy decoding on cpu and the CPU: ",
+    ):
+        assert f"ok: {line}" in answer.stdout
     for side in ("ours", "(b)", "(c)"):
         assert f"| tiny, full | {side} | " in answer.stdout
         assert f"| tiny, LoRA | {side} | " in answer.stdout

@@ -23,9 +23,9 @@ def write(family, out, *dtype):
     return load_file(out / "values.safetensors")
 
 
-def export(*arguments):
+def export(*arguments, **options):
     subprocess.run(BUILD_EXAMPLE, cwd=ROOT, check=True)
-    subprocess.run([BUILT / "lambda-dpo", "export", *arguments], check=True)
+    subprocess.run([BUILT / "lambda-dpo", "export", *arguments], check=True, **options)
 
 
 def logits(model, input_ids):

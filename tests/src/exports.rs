@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use lambda_dpo_host::files::safetensors;
+use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{LambdaParts, LoraConfig, Model, TargetModules};
 use serde_json::{Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use tempfile::TempDir;
 
 use crate::{fixture, golden_model, program};
@@ -83,7 +84,7 @@ impl Policy {
     }
 
     fn write_adapter(&self, lambda: Option<LambdaParts>) {
-        let mut model = Model::load(&self.path("model"), Device::Cpu, Kind::Float).unwrap();
+        let mut model = Model::load(&self.path("model"), Libtorch::cpu(), Kind::Float).unwrap();
         let config = LoraConfig {
             rank: 4,
             alpha: 8.0,

@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{Model, ModelInputs};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::fixture;
 
@@ -19,7 +20,12 @@ pub fn folder(family: &str) -> PathBuf {
 
 /// Loads a family's model in float32 on the CPU.
 pub fn load(family: &str) -> Model {
-    Model::load(&folder(family), Device::Cpu, Kind::Float).unwrap()
+    load_in(family, Kind::Float)
+}
+
+/// Loads a family's model in any dtype on the CPU.
+pub fn load_in(family: &str, kind: Kind) -> Model {
+    Model::load(&folder(family), Libtorch::cpu(), kind).unwrap()
 }
 
 /// The golden values that `make_goldens.py` wrote for a family.

@@ -117,11 +117,11 @@ pub struct PairLoss {
 }
 
 impl PairLoss {
-    /// Puts the tensors on a device.
+    /// Puts the log-probs on a device.
     pub fn new(device: Device) -> Self {
-        let lend = |tensor: Tensor| tensor::export(&tensor.to_device(device)).unwrap();
+        let lend = |tensor: Tensor| tensor::export(&tensor).unwrap();
         Self {
-            log_probs: lend(Tensor::from_slice(&[-1.0_f32, -2.0])),
+            log_probs: lend(Tensor::from_slice(&[-1.0_f32, -2.0]).to_device(device)),
             offsets: lend(Tensor::from_slice(&[0_i64, 2])),
             pi_target: lend(Tensor::from_slice(&[1.0_f32, 0.0]).view([1, 2])),
             lambda: lend(Tensor::from_slice(&[1.0_f32]).view([1, 1])),

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use lambda_dpo_host::libtorch::Libtorch;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -18,8 +19,13 @@ pub struct Run {
 impl Run {
     /// A run of the given stage: a one-layer Llama with random weights, 12 records, batches of 2.
     pub fn new(stage: &str) -> Self {
+        Self::sized(stage, 16, 1)
+    }
+
+    /// A run as [`new`](Self::new) makes it, of a model with this hidden size and number of layers.
+    pub fn sized(stage: &str, hidden_size: i64, num_layers: i64) -> Self {
         let run = Self { folder: tempfile::tempdir().unwrap() };
-        run.write_model("llama");
+        run.write_sized_model("llama", hidden_size, num_layers);
         let (records, format) = match stage {
             "sft" => ("sft.jsonl", "chat"),
             _ => ("records.jsonl", "ultrafeedback"),
@@ -81,6 +87,10 @@ impl Run {
 
     /// Writes `model/` with the demo's tokenizer and a tiny config of the given type.
     pub fn write_model(&self, model_type: &str) {
+        self.write_sized_model(model_type, 16, 1);
+    }
+
+    fn write_sized_model(&self, model_type: &str, hidden_size: i64, num_layers: i64) {
         let model = self.path("model");
         fs::create_dir_all(&model).unwrap();
         for name in ["tokenizer.json", "tokenizer_config.json"] {
@@ -89,11 +99,11 @@ impl Run {
         let demo = fs::read_to_string(fixture("demo/model/config.json")).unwrap();
         let mut config: Value = serde_json::from_str(&demo).unwrap();
         for (key, value) in [
-            ("hidden_size", json!(16)),
-            ("intermediate_size", json!(32)),
+            ("hidden_size", json!(hidden_size)),
+            ("intermediate_size", json!(2 * hidden_size)),
             ("num_attention_heads", json!(2)),
             ("num_key_value_heads", json!(1)),
-            ("num_hidden_layers", json!(1)),
+            ("num_hidden_layers", json!(num_layers)),
         ] {
             config[key] = value;
         }
@@ -104,7 +114,7 @@ impl Run {
     /// Writes random weights to disk and makes the config load them.
     fn materialise(&self) {
         let text = fs::read_to_string(self.path("run.toml")).unwrap();
-        let model = lambda_dpo_host::model::Model::random(&self.path("model"), tch::Device::Cpu, tch::Kind::Float, 7);
+        let model = lambda_dpo_host::model::Model::random(&self.path("model"), Libtorch::cpu(), tch::Kind::Float, 7);
         model.unwrap().save(&self.path("weights"), &self.path("model")).unwrap();
         fs::remove_dir_all(self.path("model")).unwrap();
         fs::rename(self.path("weights"), self.path("model")).unwrap();

@@ -286,3 +286,79 @@ fn a_full_disk_while_saving_leaves_the_last_checkpoint() {
     run.train(&["train.max_steps=4", "train.save_steps=2", "train.resume=auto"]);
     assert_eq!(metrics(&dir).len(), 4);
 }
+
+/// Runs `convert` on this text. Returns the exit status, the last line of stderr without the folder, and the samples.
+fn convert(format: &str, name: &str, contents: &[u8]) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let (records, out) = (folder.path().join(name), folder.path().join("out.jsonl"));
+    fs::write(&records, contents).unwrap();
+    let (records, out) = (records.to_str().unwrap(), out.to_str().unwrap());
+    let output = Run::program(&["convert", "--format", format, "--records", records, "--out", out]);
+    let text = stderr(&output).replace(&format!("{}/", folder.path().display()), "");
+    let last = text.lines().last().unwrap_or_default().to_owned();
+    (output.status.code(), last, fs::read_to_string(out).unwrap_or_default())
+}
+
+#[test]
+fn a_system_column_becomes_a_turn() {
+    let record = br#"{"system": "S", "prompt": "Q", "chosen": "a", "rejected": "b"}"#;
+    let (code, _, samples) = convert("pairs", "x.jsonl", record);
+    assert_eq!(code, Some(0));
+    assert!(
+        samples.starts_with(r#"{"prompt":[{"role":"system","content":"S"},{"role":"user","content":"Q"}],"#),
+        "{samples}"
+    );
+}
+
+#[test]
+fn tools_that_the_template_does_not_print_are_refused() {
+    let record = br#"{"conversations":[{"from":"human","value":"Q"}],"chosen":{"from":"gpt","value":"a"},"rejected":{"from":"gpt","value":"b"},"tools":"[{\"name\": \"get\", \"parameters\": {}}]"}"#;
+    let (code, _, samples) = convert("pairs", "x.jsonl", record);
+    assert_eq!(code, Some(0));
+    assert!(samples.contains(r#""tools":[{"name":"get","parameters":{}}]"#), "{samples}");
+    let run = with_records("dpo", &[String::from_utf8(record.to_vec()).unwrap()]);
+    refuses(
+        &run,
+        &["data.format=pairs"],
+        "{}/records.jsonl, line 1: the chat template does not print `tools`: name one that does as `data.chat_template`, \
+         or remove the field",
+    );
+}
+
+#[test]
+fn what_python_writes_is_read_or_named() {
+    let record = |rating: &str| record(&[("a", &format!(r#"{{"Rating": {rating}}}"#)), ("b", "2"), ("c", "3")]);
+    let (code, last, samples) = convert("ultrafeedback", "x.jsonl", record("NaN").as_bytes());
+    assert_eq!((code, samples.lines().count()), (Some(0), 1));
+    assert_eq!(last, "out.jsonl: 1 record; 1 sample; 1 rating missing (nan, first in record 0)");
+    let (code, last, _) = convert("ultrafeedback", "x.jsonl", record("Infinity").as_bytes());
+    assert_eq!(code, Some(1));
+    assert!(
+        last.starts_with("error: x.jsonl, line 1: `completions[0].annotations.honesty.Rating` is Infinity"),
+        "{last}"
+    );
+    let lone = record("1").replace("Tell", "\\ud83d");
+    let (code, last, _) = convert("ultrafeedback", "x.jsonl", lone.as_bytes());
+    assert_eq!(code, Some(1));
+    assert!(last.starts_with("error: x.jsonl, line 1: not valid JSON: `\\ud83d` is a lone surrogate"), "{last}");
+}
+
+#[test]
+fn fields_without_effect_are_reported() {
+    let record = br#"{"id": 1, "prompt": "Q", "chosen": "a", "rejected": "b", "score": 0.5}"#;
+    let (code, last, _) = convert("pairs", "x.jsonl", record);
+    assert_eq!((code, last.as_str()), (Some(0), "out.jsonl: 1 record; 1 sample; fields without effect: id, score"));
+}
+
+#[test]
+fn a_pattern_names_record_files() {
+    let run = Run::new("sft");
+    let folder = run.path("records.jsonl").parent().unwrap().display().to_string();
+    let lines = counts(&run, &[&format!("data.records=[{folder}/rec*.jsonl]")]);
+    assert!(lines.starts_with("data.records: "), "{lines}");
+    refuses(
+        &Run::new("sft"),
+        &["data.records=[no/*.jsonl]"],
+        "no/*.jsonl matches no file: `*`, `?`, `[…]` and `**` stand for names of files and folders",
+    );
+}

@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::process::Stdio;
 
 use lambda_dpo_host::generate::{GenerateOptions, generate, generate_all};
+use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{Model, ModelInputs};
 use lambda_dpo_tests::exports::Policy;
 use lambda_dpo_tests::{fixture, program};
@@ -52,10 +53,10 @@ fn without_cache(model: &Model, prompt: &[i64], options: &GenerateOptions) -> Ve
 
 #[test]
 fn caching_batching_and_padding_do_not_change_the_text() {
-    let demo = Model::load(&fixture("demo/sft-model"), Device::Cpu, Kind::Float).unwrap();
+    let demo = Model::load(&fixture("demo/sft-model"), Libtorch::cpu(), Kind::Float).unwrap();
     // Mistral has sliding windows, Qwen3 normed queries.
     let golden =
-        |family: &str| Model::random(&fixture("golden/models").join(family), Device::Cpu, Kind::Float, 3).unwrap();
+        |family: &str| Model::random(&fixture("golden/models").join(family), Libtorch::cpu(), Kind::Float, 3).unwrap();
     for (name, model) in [("demo", demo), ("mistral", golden("mistral")), ("qwen3", golden("qwen3"))] {
         let mut prompts = prompts();
         prompts.iter_mut().flatten().for_each(|id| *id %= model.config().vocab_size);
@@ -80,7 +81,7 @@ fn caching_batching_and_padding_do_not_change_the_text() {
 
 #[test]
 fn sampling_repeats_and_does_not_depend_on_the_batch() {
-    let model = Model::load(&fixture("demo/sft-model"), Device::Cpu, Kind::Float).unwrap();
+    let model = Model::load(&fixture("demo/sft-model"), Libtorch::cpu(), Kind::Float).unwrap();
     let prompts = prompts();
     for top_p in [1.0, 0.8] {
         let options = options(0.9, top_p);
@@ -97,7 +98,7 @@ fn sampling_repeats_and_does_not_depend_on_the_batch() {
 
 #[test]
 fn prompts_without_a_token_are_refused() {
-    let model = Model::load(&fixture("demo/sft-model"), Device::Cpu, Kind::Float).unwrap();
+    let model = Model::load(&fixture("demo/sft-model"), Libtorch::cpu(), Kind::Float).unwrap();
     let prompts = [vec![5], vec![]];
     let message = generate_all(&model, &prompts, &options(0.0, 1.0), 2, &mut |_| {}).unwrap_err().to_string();
     assert!(message.starts_with("there is no token to continue from"), "{message}");

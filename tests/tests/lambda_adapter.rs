@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use lambda_dpo_core::{
     Batch, CollateOptions, Layout, LossInputs, LossOptions, Reduction, TokenizedSample, collate, loss_forward,
 };
+use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{ForwardOptions, LambdaParts, LoraConfig, Model, ModelInputs, TargetModules};
 use lambda_dpo_tests::batches::{
     LAYOUTS, Rng, WANTS_HIDDEN, batch_of, collate_options, floats, loss, loss_inputs, loss_options, ragged_samples,
     relative, relative_error,
 };
 use lambda_dpo_tests::fixture;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const DIMENSIONS: [&str; 3] = ["helpful", "honest", "brief"];
 
@@ -31,7 +32,7 @@ fn config(rank: i64, lambda: Option<LambdaParts>) -> LoraConfig {
 
 /// A model with an adapter in which every matrix is random.
 fn model(config: &LoraConfig, kind: Kind) -> Model {
-    let mut model = Model::load(&folder(), Device::Cpu, kind).unwrap();
+    let mut model = Model::load(&folder(), Libtorch::cpu(), kind).unwrap();
     model.add_lora(config, 5).unwrap();
     let mut rng = Rng(17);
     for (_, parameter) in model.trainable() {
@@ -145,17 +146,12 @@ fn all_layouts_give_the_same_loss_and_gradients() {
 
 #[test]
 fn at_a_corner_it_is_that_dimensions_own_lora() {
-    corner_is_own_lora(Kind::Double, 1e-12, 1e-12);
-    // The matrix products have different widths, so float32 rounds differently.
-    corner_is_own_lora(Kind::Float, 1e-6, 1e-5);
-}
-
-/// Tolerances: of the loss, relative; of the norm of a gradient's error relative to the gradient's norm.
-fn corner_is_own_lora(kind: Kind, loss_tolerance: f64, gradient_tolerance: f64) {
+    // In float64: the matrix products have different widths, so float32 rounds differently.
+    let kind = Kind::Double;
     let samples = samples(5);
     let model_with_lambda = model(&config(0, parts(2)), kind);
     for (dimension, name) in (0..).zip(DIMENSIONS) {
-        let mut lora = Model::load(&folder(), Device::Cpu, kind).unwrap();
+        let mut lora = Model::load(&folder(), Libtorch::cpu(), kind).unwrap();
         lora.add_lora(&config(2, None), 5).unwrap();
         let own = |name: &str, tensor: &Tensor| tensor.narrow(i64::from(!name.contains("lora_A")), dimension * 2, 2);
         for ((name, from), (_, to)) in model_with_lambda.trainable().iter().zip(lora.trainable()) {
@@ -166,12 +162,15 @@ fn corner_is_own_lora(kind: Kind, loss_tolerance: f64, gradient_tolerance: f64) 
         let batch = batch_of(&samples, &one_hot, Layout::Packed);
         let (loss, gradients) = backward(&model_with_lambda, &batch, false);
         let (expected_loss, expected) = backward(&lora, &batch, false);
-        assert!(relative(loss, expected_loss) < loss_tolerance, "{name}: {loss} against {expected_loss}");
+        assert!(relative(loss, expected_loss) < 1e-12, "{name}: {loss} against {expected_loss}");
         for ((parameter, gradient), (_, expected)) in gradients.iter().zip(&expected) {
             let norm = |tensor: &Tensor| tensor.square().sum(Kind::Double).double_value(&[]).sqrt();
             let error = norm(&(own(parameter, gradient) - expected)) / norm(expected);
-            assert!(error < gradient_tolerance, "{name}: {parameter} is off by {error:e}");
-            assert!(relative(norm(gradient), norm(expected)) < 1e-5, "{name}: another dimension's part has a gradient");
+            assert!(error < 1e-12, "{name}: {parameter} is off by {error:e}");
+            assert!(
+                relative(norm(gradient), norm(expected)) < 1e-12,
+                "{name}: another dimension's part has a gradient"
+            );
         }
     }
 }
@@ -181,19 +180,21 @@ fn folded_merged_and_saved_it_is_the_same_at_that_lambda() {
     let lambda = [0.5, 0.2, 0.3];
     let batch = batch_of(&samples(6), &lambda.repeat(3), Layout::Packed);
     let hidden = |model: &Model| model.hidden(&inputs(&batch)).unwrap();
+    // A fixed λ is rounded to float32 where it is folded into B, and so are the merged weights; the largest of some thousand
+    // hidden states, each a sum of hundreds of such terms over two layers, has some 16 roundings: 1e-6. 1e-5 is ten times that.
     let mut live = model(&config(1, parts(2)), Kind::Float);
     let expected = hidden(&live);
     let target = tempfile::tempdir().unwrap();
     live.save_adapter(&target.path().join("lambda"), "base").unwrap();
     live.fix_lambda(&lambda).unwrap();
-    assert!(relative_error(&hidden(&live), &expected) < 1e-6, "the fixed λ does not replace the batch's");
+    assert!(relative_error(&hidden(&live), &expected) < 1e-5, "the fixed λ does not replace the batch's");
     live.set_adapter_enabled(false);
     let base = hidden(&live);
-    assert!(relative_error(&base, &hidden(&Model::load(&folder(), Device::Cpu, Kind::Float).unwrap())) == 0.0);
+    assert!(relative_error(&base, &hidden(&Model::load(&folder(), Libtorch::cpu(), Kind::Float).unwrap())) == 0.0);
     assert!(relative_error(&base, &expected) > 1e-2, "the adapter has no effect");
 
     let load = |name: &str| {
-        let mut model = Model::load(&folder(), Device::Cpu, Kind::Float).unwrap();
+        let mut model = Model::load(&folder(), Libtorch::cpu(), Kind::Float).unwrap();
         model.load_adapter(&target.path().join(name)).unwrap();
         model
     };
@@ -243,7 +244,7 @@ fn a_lambda_that_does_not_fit_is_refused() {
     assert_eq!(message(&[1.0, -0.5, 0.5]), "λ gives `honest` the weight -0.5: weights must be finite and not negative");
     let plain = model(&config(2, None), Kind::Float).fix_lambda(&[1.0]).unwrap_err().to_string();
     assert_eq!(plain, "there is no λ to choose: that takes an adapter of kind \"lambda_lora\"");
-    let mut model = Model::load(&folder(), Device::Cpu, Kind::Float).unwrap();
+    let mut model = Model::load(&folder(), Libtorch::cpu(), Kind::Float).unwrap();
     let message = model.add_lora(&config(0, None), 1).unwrap_err().to_string();
     assert_eq!(message, "An adapter's rank must be at least 1, found 0");
     let message = model.add_lora(&config(0, parts(0)), 1).unwrap_err().to_string();

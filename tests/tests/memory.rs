@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use lambda_dpo_host::export::onnx::{DATA_FILE, MODEL_FILE};
 use lambda_dpo_host::files::onnx_proto::ModelProto;
+use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::policy::{LogitsPolicy, OnnxPolicy};
 use lambda_dpo_tests::trainer::Run;
 use lambda_dpo_tests::{fixture, program};
@@ -173,6 +174,6 @@ fn an_export_of_more_than_two_gib_holds_the_weights_once() {
         assert_eq!(f32::from_le_bytes(value), 1e-3 * (number + 1) as f32, "{name}");
     }
     // The runtime can map the weights and run the graph.
-    let policy = OnnxPolicy::open(&out, None).unwrap();
+    let policy = OnnxPolicy::open(&out, None, Libtorch::cpu()).unwrap();
     assert_eq!(policy.vocab_size(), 32000);
 }

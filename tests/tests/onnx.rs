@@ -7,15 +7,17 @@ use std::process::Command;
 
 use lambda_dpo_host::export::onnx::{self, MODEL_FILE};
 use lambda_dpo_host::files::onnx_proto::{
-    AttributeProto, DimensionSize, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+    AttributeProto, DimensionSize, EXTERNAL, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
+    ValueInfoProto,
 };
+use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::Model;
 use lambda_dpo_tests::exports::Policy;
 use lambda_dpo_tests::fixture;
 use lambda_dpo_tests::golden_model::FAMILIES;
 use prost::Message;
 use serde_json::Value;
-use tch::{Device, Kind};
+use tch::Kind;
 
 /// Largest difference allowed in a token's log-prob, from the contract; measured 6e-6 and 8e-3.
 const TOLERANCES: [(&str, f64); 2] = [("float32", 1e-4), ("float16", 2e-2)];
@@ -136,7 +138,9 @@ fn files_that_do_not_fit_are_refused_with_a_reason() {
         message(&policy, &policy.path("missing.onnx")),
         "error: could not read OUT: No such file or directory (os error 2)"
     );
-    fs::write(policy.path("text.onnx"), "version https://git-lfs.github.com/spec/v1\n").unwrap();
+    fs::write(policy.path("pointer.onnx"), "version https://git-lfs.github.com/spec/v1\n").unwrap();
+    assert!(message(&policy, &policy.path("pointer.onnx")).starts_with("error: OUT is a Git LFS pointer, "));
+    fs::write(policy.path("text.onnx"), "<!doctype html>\n").unwrap();
     let text = message(&policy, &policy.path("text.onnx"));
     assert!(text.starts_with("error: OUT: it is not an ONNX file, or is damaged ("), "{text}");
     let half = fs::read(policy.path("out").join(MODEL_FILE)).unwrap();
@@ -179,7 +183,7 @@ fn truncated_and_missing_external_weights_are_reported() {
     let policy = Policy::of_family("mistral");
     let folder = policy.path("out");
     fs::create_dir(&folder).unwrap();
-    let model = Model::load(&policy.path("model"), Device::Cpu, Kind::Float).unwrap();
+    let model = Model::load(&policy.path("model"), Libtorch::cpu(), Kind::Float).unwrap();
     onnx::write(&model, &policy.path("model"), &folder, 1000).unwrap();
     let (code, report) = policy.validate(&folder);
     assert_eq!(code, 0, "{report}");
@@ -202,6 +206,50 @@ fn truncated_and_missing_external_weights_are_reported() {
         message(&policy, &file),
         "error: OUT: its weights OUT.data are missing (No such file or directory (os error 2)); copy both files"
     );
+}
+
+#[test]
+fn external_weights_cannot_leave_the_folder() {
+    let policy = Policy::of_family("llama2");
+    let folder = policy.path("out");
+    fs::create_dir(&folder).unwrap();
+    let model = Model::load(&policy.path("model"), Libtorch::cpu(), Kind::Float).unwrap();
+    onnx::write(&model, &policy.path("model"), &folder, 1000).unwrap();
+    let secret = policy.path("secret");
+    fs::copy(folder.join(onnx::DATA_FILE), &secret).unwrap();
+    std::os::unix::fs::symlink(&secret, folder.join("link")).unwrap();
+    let file = folder.join(MODEL_FILE);
+    let whole = read(&file);
+    let entry = |key: &str, value: &str| StringStringEntryProto { key: key.to_owned(), value: value.to_owned() };
+    for location in ["../secret", secret.to_str().unwrap(), "link"] {
+        let mut model = whole.clone();
+        let graph = model.graph.as_mut().unwrap();
+        let weight = graph.initializer.iter_mut().find(|tensor| tensor.data_location == EXTERNAL).unwrap();
+        weight.external_data[0] = entry("location", location);
+        fs::write(&file, model.encode_to_vec()).unwrap();
+        let text = message(&policy, &file);
+        let location = location.replace(&policy.text(""), "");
+        assert!(text.starts_with(&format!("error: OUT: it names the file `{location}`, ")), "{text}");
+        assert!(text.contains("but only files in its own folder and below are read; "), "{text}");
+    }
+    // A constant of a node, which is no weight of the graph: field 5 of an attribute is a tensor.
+    let tensor = TensorProto {
+        name: "hidden".into(),
+        data_location: EXTERNAL,
+        external_data: vec![entry("location", "../secret"), entry("length", "4")],
+        ..TensorProto::default()
+    };
+    let field = |number: u8, content: Vec<u8>| {
+        let length = u8::try_from(content.len()).unwrap();
+        assert!(length < 128, "its length is one byte");
+        [vec![number << 3 | 2, length], content].concat()
+    };
+    let node = field(5, field(5, tensor.encode_to_vec()));
+    // The parts of a repeated field are merged, so this is one more node of the graph.
+    let graph = field(7, field(1, node));
+    fs::write(&file, [whole.encode_to_vec(), graph].concat()).unwrap();
+    let text = message(&policy, &file);
+    assert!(text.starts_with("error: OUT: it names the file `../secret`, "), "{text}");
 }
 
 #[test]
@@ -233,6 +281,14 @@ fn a_library_that_is_not_the_runtime_is_reported_at_once() {
     let message = no_runtime(&text);
     assert!(message.starts_with(&format!("error: {text} is not a library of ONNX Runtime: ")), "{message}");
     assert!(message.contains("file too short") || message.contains("invalid ELF header"), "{message}");
+}
+
+/// To open a policy is to call libtorch, which then no longer finds a device that was not prepared.
+#[test]
+fn the_device_is_prepared_before_a_policy_is_opened() {
+    let arguments = ["validate", "--device", "gpu", "--model", "none", "--records", "none", "--onnx", "none"];
+    let message = Policy::of_family("llama2").refuse(&[&arguments[..], &["--onnxruntime", "no/such.so"]].concat());
+    assert!(message.starts_with("error: device = \"gpu\" is not a device; use"), "{message}");
 }
 
 /// The library reports version 1.10, as ONNX Runtime 1.10 does.

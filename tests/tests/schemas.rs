@@ -80,7 +80,12 @@ fn records_of_every_format_are_valid() {
             json!({"conversations": turns, "chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}}),
             Format::Pairs,
         ),
-        (json!({"conversations": turns, "system": "s"}), Format::Chat),
+        (json!({"conversations": turns, "system": "s", "tools": [{"name": "f"}]}), Format::Chat),
+        (
+            json!({"messages": [{"role": "assistant", "content": null, "tool_calls": [{"name": "f"}], "weight": 0}],
+                   "tools": "[]"}),
+            Format::Chat,
+        ),
     ] {
         assert!(validator.is_valid(&record), "{record}");
         Record::parse(&record.to_string(), format, 0).unwrap();
@@ -99,6 +104,9 @@ fn invalid_records_are_rejected_by_schema_and_parser() {
         (json!({"prompt": "q", "chosen": "a"}), Format::Pairs),
         (json!({"messages": []}), Format::Chat),
         (json!({"messages": [{"role": "user"}]}), Format::Chat),
+        (json!({"messages": [{"role": "assistant", "content": null}]}), Format::Chat),
+        (json!({"messages": [{"role": "user", "content": "x"}], "tools": [1]}), Format::Chat),
+        (json!({"messages": [{"role": "user", "content": "x"}], "system": ["s"]}), Format::Chat),
         (json!({"conversations": [{"from": "nobody", "value": "hi"}]}), Format::Chat),
         (json!([]), Format::Chat),
     ] {

@@ -142,6 +142,22 @@ fn a_mixture_of_copies_of_one_specialist_is_that_specialist() {
 }
 
 #[test]
+fn a_folder_with_other_files_is_not_replaced_by_a_report() {
+    let run = with_lambda();
+    fs::create_dir(run.path("mine")).unwrap();
+    fs::write(run.path("mine/notes.txt"), "kept").unwrap();
+    let output = steer(&run, "mine", &["--adapter", &adapter(&run)]);
+    assert_eq!(
+        stderr(&output).trim_end(),
+        format!(
+            "error: {} holds notes.txt, which is no part of a report: choose another folder for --out",
+            run.path("mine").display()
+        )
+    );
+    assert_eq!(fs::read_to_string(run.path("mine/notes.txt")).unwrap(), "kept");
+}
+
+#[test]
 fn a_failed_measurement_leaves_no_report() {
     let run = with_lambda();
     let own = adapter(&run);

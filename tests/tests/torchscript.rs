@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use lambda_dpo_host::files::safetensors;
+use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::Model;
 use lambda_dpo_host::policy::{LogitsPolicy, TorchScriptPolicy};
 use lambda_dpo_tests::exports::Policy;
@@ -35,8 +36,8 @@ fn a_module_gives_the_models_logits_at_any_shape() {
     for family in FAMILIES {
         let policy = Policy::of_family(family);
         policy.export_plain(&["--to", "torchscript"], "out");
-        let script = TorchScriptPolicy::open(&policy.path("out"), Device::Cpu).unwrap();
-        let model = Model::load(&policy.path("model"), Device::Cpu, Kind::Float).unwrap();
+        let script = TorchScriptPolicy::open(&policy.path("out"), Libtorch::cpu()).unwrap();
+        let model = Model::load(&policy.path("model"), Libtorch::cpu(), Kind::Float).unwrap();
         for shape in SHAPES {
             let [ids, mask, positions, prompts, sequences] = batch(shape);
             let found = script.logits([&ids, &mask, &positions]).unwrap();
@@ -69,7 +70,7 @@ fn a_module_scores_as_its_model() {
 #[test]
 fn a_module_exported_by_python_gives_pythons_logits() {
     let folder = fixture("golden/exports/gpt");
-    let script = TorchScriptPolicy::open(&folder, Device::Cpu).unwrap();
+    let script = TorchScriptPolicy::open(&folder, Libtorch::cpu()).unwrap();
     assert_eq!((script.vocab_size(), script.kind()), (31, Kind::Float));
     let golden = safetensors::read(&folder.join("golden.safetensors")).unwrap();
     for number in 0..3 {
@@ -81,7 +82,7 @@ fn a_module_exported_by_python_gives_pythons_logits() {
 }
 
 fn message(path: &Path) -> String {
-    let message = TorchScriptPolicy::open(path, Device::Cpu).unwrap_err().to_string();
+    let message = TorchScriptPolicy::open(path, Libtorch::cpu()).unwrap_err().to_string();
     message.replace(&path.display().to_string(), "SCRIPT")
 }
 

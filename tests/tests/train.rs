@@ -7,6 +7,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::Value;
+use tch::{Kind, Tensor};
 
 use lambda_dpo_tests::trainer::{Run, close, metrics, stderr};
 
@@ -223,6 +224,74 @@ fn a_run_killed_and_resumed_equals_one_that_never_stopped() {
 
         let again = killed.train(&resumed);
         assert!(stderr(&again).contains("this run is finished"), "{}", stderr(&again));
+    }
+}
+
+/// Two threads share the products of this model, and each its part of the sums; those of the tiny model above are too
+/// small for that.
+#[test]
+fn a_run_resumed_with_two_threads_equals_one_that_never_stopped() {
+    for adapter in [&[][..], &["adapter.kind=lora", "adapter.rank=8"]] {
+        let mut overrides = vec!["train.max_steps=3", "train.save_steps=2", "data.cutoff_len=256"];
+        overrides.extend(["train.per_device_train_batch_size=4", "train.learning_rate=1e-2"]);
+        overrides.extend(adapter);
+        let two_threads = |run: &Run, overrides: &[&str]| {
+            let output = run.command(overrides).env("OMP_NUM_THREADS", "2").env_remove("MKL_NUM_THREADS").output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "{overrides:?}: {}", stderr(&output));
+        };
+        let run = Run::sized("lambda_dpo", 64, 5);
+        two_threads(&run, &overrides);
+        let dir = run.output_dir();
+        let result = if adapter.is_empty() { "model" } else { "adapter" };
+        let file = if adapter.is_empty() { "model.safetensors" } else { "adapter_model.safetensors" };
+        let weights = || fs::read(dir.join(result).join(file)).unwrap();
+        let (before, trained) = (without_clocks(&dir), weights());
+        // As if the run had been killed after the first checkpoint.
+        fs::remove_dir_all(dir.join(result)).unwrap();
+        overrides.push("train.resume=auto");
+        two_threads(&run, &overrides);
+        assert_eq!(without_clocks(&dir), before);
+        assert!(weights() == trained, "the final weights differ");
+    }
+}
+
+#[test]
+fn a_deterministic_run_equals_any_other_on_the_cpu() {
+    let overrides = ["train.max_steps=2", "train.deterministic=true"];
+    let (run, deterministic) = (Run::new("lambda_dpo"), Run::new("lambda_dpo"));
+    run.train(&overrides[..1]);
+    deterministic.train(&overrides);
+    assert_eq!(without_clocks(&deterministic.output_dir()), without_clocks(&run.output_dir()));
+    let written = fs::read_to_string(deterministic.output_dir().join("run.toml")).unwrap();
+    assert!(written.contains("deterministic = true"), "{written}");
+}
+
+/// The first moment after one step is 1 − β₁ times the gradient, so its error is the gradient's. A gradient of bfloat16 is
+/// rounded by at most 2⁻⁸ of each entry, and by less than half of that in the root of the mean square; twelve that are
+/// rounded so and then summed in float32 are as exact, so the difference of the two stays below 2⁻⁸. A sum in bfloat16 is
+/// rounded again at each of eleven additions.
+#[test]
+fn twelve_prompts_at_once_and_twelve_times_one_are_the_same_step_in_bfloat16() {
+    let gradients = [(12, 1), (1, 12)].map(|(batch_size, accumulation)| {
+        let run = Run::new("sft");
+        let sizes = [
+            format!("train.per_device_train_batch_size={batch_size}"),
+            format!("train.gradient_accumulation_steps={accumulation}"),
+        ];
+        let mut overrides = vec!["train.max_steps=1", "train.save_steps=1", "model.dtype=bfloat16"];
+        overrides.extend(sizes.iter().map(String::as_str));
+        run.train(&overrides);
+        let state = Tensor::read_safetensors(run.output_dir().join("checkpoint-1/optimizer.safetensors")).unwrap();
+        let moments = state.into_iter().filter(|(name, _)| name.ends_with(".exp_avg"));
+        moments.collect::<std::collections::BTreeMap<_, _>>()
+    });
+    for (name, once) in &gradients[0] {
+        let (once, summed) = (once.to_kind(Kind::Double), gradients[1][name].to_kind(Kind::Double));
+        let off = ((summed - &once).norm() / once.norm()).double_value(&[]);
+        // The tied embedding has two gradients, and sums those of a token's positions in bfloat16.
+        let bar = if name.starts_with("model.embed_tokens") { 2f64.powi(-7) } else { 2f64.powi(-8) };
+        assert!(off < bar, "{name}: {off}");
     }
 }
 

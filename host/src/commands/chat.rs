@@ -63,10 +63,10 @@ pub(super) fn run(loaded: &mut LoadedModel, options: GenerateOptions) -> Result<
                 }
             }
             Input::Say(text) => {
-                messages.push(Message { role: "user".into(), content: text.to_owned() });
+                messages.push(Message::new("user", text));
                 let prompt_ids = loaded.encode_conversation(&messages)?;
                 match answer(&loaded.model, &loaded.tokenizer, &prompt_ids, &options) {
-                    Ok(content) => messages.push(Message { role: "assistant".into(), content }),
+                    Ok(content) => messages.push(Message::new("assistant", content)),
                     Err(error) if is_broken_pipe(&error) => return Ok(()),
                     Err(error) => return Err(error),
                 }

@@ -7,13 +7,16 @@ use anyhow::Result;
 
 use crate::cli::ConvertArgs;
 use crate::console::{Progress, say};
-use crate::files::atomic;
-use crate::files::hub::Hub;
+use crate::files::atomic::NewFile;
+use crate::files::hub::{Hub, Use};
+use crate::files::record_files::RecordFiles;
 use crate::plugin::{ConvertOptions, Plugin, PluginError, Reader};
 
 pub(super) fn run(args: &ConvertArgs, plugin: Option<&Path>) -> Result<()> {
     let plugin = Plugin::load(plugin)?;
-    let files = Hub::from_env().record_files(&args.records)?;
+    let out = NewFile::create(&args.out)?;
+    let files = RecordFiles::find(&Hub::from_env(), &args.records, Use::Train)?;
+    let named = |error: PluginError| error.reworded(|message| files.with_names(message));
     let options = ConvertOptions {
         format: args.format,
         dimensions: args.dimensions.clone(),
@@ -21,17 +24,17 @@ pub(super) fn run(args: &ConvertArgs, plugin: Option<&Path>) -> Result<()> {
         temperature: args.temperature,
         ..ConvertOptions::default()
     };
-    let mut reader = plugin.reader(&files, &options)?;
-    write_samples(&mut reader, &args.out)?;
+    let mut reader = plugin.reader(&files, &options).map_err(named)?;
+    write_samples(&mut reader, out, named)?;
     let lines = reader.report()?.describe(0);
     say(&format!("{}: {}", args.out.display(), lines.join("; ")));
     Ok(())
 }
 
-fn write_samples(reader: &mut Reader, out: &Path) -> Result<()> {
+fn write_samples(reader: &mut Reader, out: NewFile, named: impl Fn(PluginError) -> PluginError) -> Result<()> {
     let mut progress = Progress::new("converting", 0, 0);
     let mut failed: Option<PluginError> = None;
-    let written = atomic::write_with(out, |file| {
+    let written = out.fill(|file| {
         let mut num_samples = 0;
         loop {
             match reader.next_sample() {
@@ -48,7 +51,7 @@ fn write_samples(reader: &mut Reader, out: &Path) -> Result<()> {
     });
     progress.clear();
     match failed {
-        Some(error) => Err(error.into()),
+        Some(error) => Err(named(error).into()),
         None => Ok(written?),
     }
 }

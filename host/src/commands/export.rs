@@ -3,20 +3,19 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use tch::{Device, Kind};
+use tch::Kind;
 
 use crate::cli::{ExportArgs, ExportFormat};
 use crate::console::say;
 use crate::export::{self, Destination, onnx, torchscript};
 use crate::files::hub::Hub;
-use crate::libtorch;
+use crate::libtorch::Libtorch;
 use crate::model::{Model, ModelConfig};
 
 use super::loaded_model::load_policy;
 
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let out = Destination::begin(&args.out)?;
-    libtorch::prepare("cpu")?;
     let folder = Hub::from_env().model_folder(&args.policy.model)?;
     let policy = || policy(args, &folder);
     match args.to {
@@ -35,7 +34,9 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
 fn write_peft(args: &ExportArgs, folder: &Path, out: &Path) -> Result<()> {
     ensure!(args.policy.adapter.is_some(), "--to peft writes an adapter: pass one with --adapter DIR");
     ensure!(args.dtype.is_none(), "--to peft always writes the adapter in float32: leave --dtype out");
-    let mut model = load_policy(&args.policy, folder, Device::Cpu, Kind::Float)?;
+    let mut model = load_policy(&args.policy, folder, Libtorch::cpu(), Kind::Float)?;
+    let adapter = model.trainable();
+    export::check_finite(adapter.iter().map(|(name, tensor)| (name, tensor)))?;
     model.fold_lambda()?;
     let base = &args.policy.model;
     let base = if base.is_dir() { std::path::absolute(base)? } else { base.clone() };
@@ -54,12 +55,12 @@ fn policy(args: &ExportArgs, folder: &Path) -> Result<Model> {
         None => stored,
     };
     let loaded = if args.policy.adapter.is_some() && stored != kind { Kind::Float } else { kind };
-    let mut model = load_policy(&args.policy, folder, Device::Cpu, loaded)?;
+    let mut model = load_policy(&args.policy, folder, Libtorch::cpu(), loaded)?;
     model.freeze();
     if model.has_adapter() {
         model.merge_adapter()?;
     }
     let model = model.into_kind(kind)?;
-    export::check_range(&model)?;
+    export::check_finite(model.named_parameters())?;
     Ok(model)
 }

@@ -32,7 +32,7 @@ pub(super) fn run(args: &GenerateArgs, plugin: Option<&Path>) -> Result<()> {
         ids.extend(loaded.tokenizer.encode(prompt)?);
         ids
     } else {
-        let message = Message { role: "user".into(), content: prompt.clone() };
+        let message = Message::new("user", prompt);
         loaded.encode_conversation(&[message])?
     };
     match answer(&loaded.model, &loaded.tokenizer, &prompt_ids, &options) {

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
-use tch::{Device, Kind};
+use tch::Kind;
 
 use crate::cli::{ModelArgs, PolicyArgs};
+use crate::console::say;
+use crate::files::git_lfs::refuse_pointer;
 use crate::files::hub::Hub;
-use crate::libtorch;
+use crate::libtorch::{self, Libtorch};
 use crate::model::Model;
 use crate::plugin::{Message, Plugin, Tokenizer};
 use crate::policy::batch_inputs::uniform_lambda;
@@ -26,11 +28,16 @@ pub(super) struct LoadedModel {
 impl LoadedModel {
     /// Loads the model that the command line names, and freezes it.
     pub(super) fn load(args: &ModelArgs, plugin: Option<&Path>) -> Result<Self> {
-        let device = libtorch::prepare(&args.device)?;
+        Self::load_on(prepare(args)?, args, plugin)
+    }
+
+    /// Loads it as [`load`](Self::load) does, on a device that is prepared.
+    pub(super) fn load_on(libtorch: Libtorch, args: &ModelArgs, plugin: Option<&Path>) -> Result<Self> {
         let plugin = Plugin::load(plugin)?;
         let folder = Hub::from_env().model_folder(&args.policy.model)?;
+        args.policy.chat_template.as_deref().map_or(Ok(()), refuse_pointer)?;
         let tokenizer = plugin.tokenizer(&folder, args.policy.chat_template.as_deref())?;
-        let model = load_policy(&args.policy, &folder, device, args.dtype.into())?;
+        let model = load_policy(&args.policy, &folder, libtorch, args.dtype.into())?;
         model.freeze();
         Ok(Self { plugin, folder, model, tokenizer })
     }
@@ -65,9 +72,18 @@ impl LoadedModel {
     }
 }
 
+/// Prepares libtorch for the device that the command line names, and says if its dtype does not suit the device.
+pub(super) fn prepare(args: &ModelArgs) -> Result<Libtorch> {
+    let libtorch = libtorch::prepare(&args.device)?;
+    if let Some(notice) = libtorch.float32_notice(&args.device, args.dtype.into()) {
+        say(&notice);
+    }
+    Ok(libtorch)
+}
+
 /// Loads the model in `folder` with its adapter; a λ-adapter is set to `--lambda`, or else to uniform λ.
-pub(super) fn load_policy(args: &PolicyArgs, folder: &Path, device: Device, kind: Kind) -> Result<Model> {
-    let mut model = Model::load(folder, device, kind)?;
+pub(super) fn load_policy(args: &PolicyArgs, folder: &Path, libtorch: Libtorch, kind: Kind) -> Result<Model> {
+    let mut model = Model::load(folder, libtorch, kind)?;
     if let Some(adapter) = &args.adapter {
         model.load_adapter(adapter)?;
     }

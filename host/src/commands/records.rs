@@ -1,20 +1,20 @@
 //! Records that a command reads in full.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 
 use anyhow::Result;
 
 use crate::config::Format;
 use crate::console::Progress;
 use crate::files::cache_folder::CacheFolder;
+use crate::files::record_files::RecordFiles;
 use crate::plugin::{ConvertOptions, Dataset, DatasetOptions, Plugin, TokenizeOptions, Tokenizer};
 
 /// Reads and tokenises every record of the files: none is skipped, nothing is truncated, and ratings are not needed.
 pub(super) fn open_records(
     plugin: &Plugin,
     tokenizer: &Tokenizer,
-    files: &[PathBuf],
+    files: &RecordFiles,
     format: Format,
 ) -> Result<Dataset> {
     let convert = ConvertOptions { format, keep_all: true, ..ConvertOptions::default() };
@@ -27,5 +27,5 @@ pub(super) fn open_records(
         ControlFlow::Continue(())
     });
     progress.clear();
-    Ok(dataset?)
+    Ok(dataset.map_err(|error| error.reworded(|message| files.with_names(message)))?)
 }

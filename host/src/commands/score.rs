@@ -3,20 +3,20 @@
 use std::io;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::Serialize;
 use tch::{Device, Kind};
 
 use crate::cli::ScoreArgs;
 use crate::console::Progress;
-use crate::files::atomic;
-use crate::files::hub::Hub;
-use crate::libtorch;
+use crate::files::atomic::NewFile;
+use crate::files::hub::{Hub, Use};
+use crate::files::record_files::RecordFiles;
 use crate::plugin::{CollateOptions, Dataset, Layout, LossOptions, Plugin, Tokenizer};
 use crate::policy::batch_inputs::uniform_lambda;
 use crate::policy::{Scorer, TorchScriptPolicy};
 
-use super::loaded_model::LoadedModel;
+use super::loaded_model::{LoadedModel, prepare};
 use super::records::open_records;
 
 /// A line of the output.
@@ -30,16 +30,33 @@ struct Score {
     num_tokens: Vec<i64>,
 }
 
+impl Score {
+    /// Fails if a log-prob is not a finite number, which JSON cannot hold.
+    fn finite(self, policy: &Path) -> Result<Self> {
+        if let Some((response, value)) = (0..).zip(&self.log_probs).find(|(_, value)| !value.is_finite()) {
+            let record = self.record;
+            bail!(
+                "the log-prob of response {response} of record {record} is {value}: check the weights of {} and its \
+                 adapter, and this record",
+                policy.display()
+            );
+        }
+        Ok(self)
+    }
+}
+
 pub(super) fn run(args: &ScoreArgs, plugin: Option<&Path>) -> Result<()> {
-    let files = Hub::from_env().record_files(&args.records)?;
+    let out = NewFile::create(&args.out)?;
+    let files = RecordFiles::find(&Hub::from_env(), &args.records, Use::Train)?;
     let (plugin, tokenizer, scorer) = open_scorer(args, plugin)?;
     let dataset = open_records(&plugin, &tokenizer, &files, args.format)?;
 
+    let policy = args.torchscript.as_ref().unwrap_or(&args.model.policy.model);
     let mut progress = Progress::new("scoring", dataset.len() as u64, 0);
     let mut failed = None;
-    let written = atomic::write_with(&args.out, |file| {
+    let written = out.fill(|file| {
         for sample in 0..dataset.len() {
-            match score(scorer.as_ref(), &plugin, &dataset, sample) {
+            match score(scorer.as_ref(), &plugin, &dataset, sample).and_then(|score| score.finite(policy)) {
                 Ok(score) => writeln!(file, "{}", serde_json::to_string(&score)?)?,
                 Err(error) => {
                     failed = Some(error);
@@ -63,11 +80,11 @@ fn open_scorer(args: &ScoreArgs, plugin: Option<&Path>) -> Result<(Plugin, Token
         let LoadedModel { plugin, tokenizer, model, .. } = LoadedModel::load(&args.model, plugin)?;
         return Ok((plugin, tokenizer, Box::new(model)));
     };
-    let device = libtorch::prepare(&args.model.device)?;
+    let libtorch = prepare(&args.model)?;
     let plugin = Plugin::load(plugin)?;
     let folder = Hub::from_env().model_folder(&args.model.policy.model)?;
     let tokenizer = plugin.tokenizer(&folder, args.model.policy.chat_template.as_deref())?;
-    Ok((plugin, tokenizer, Box::new(TorchScriptPolicy::open(file, device)?)))
+    Ok((plugin, tokenizer, Box::new(TorchScriptPolicy::open(file, libtorch)?)))
 }
 
 /// Scores a record by itself, so that its log-probs do not depend on other records.

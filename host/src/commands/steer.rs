@@ -8,10 +8,11 @@ use indexmap::IndexMap;
 
 use crate::cli::SteerArgs;
 use crate::console::say;
-use crate::files::hub::Hub;
+use crate::files::hub::{Hub, Use};
+use crate::files::record_files::RecordFiles;
 use crate::generate::GenerateOptions;
 use crate::plugin::LossOptions;
-use crate::steer::{NamedReport, Rater, Settings, Subject, measure, read, tables, write};
+use crate::steer::{NamedReport, Rater, ReportFolder, Settings, Subject, measure, read, tables};
 
 use super::loaded_model::LoadedModel;
 
@@ -27,7 +28,8 @@ pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
         .map(|(name, folder)| Ok(NamedReport { report: read(&folder)?, name }))
         .collect::<Result<Vec<_>>>()?;
     let soup = named(&args.soup, "--soup")?;
-    let files = Hub::from_env().record_files(&args.records)?;
+    let out = ReportFolder::begin(&args.out)?;
+    let files = RecordFiles::find(&Hub::from_env(), &args.records, Use::Evaluate)?;
 
     let mut loaded = LoadedModel::load(&args.model, plugin)?;
     if !soup.is_empty() {
@@ -58,7 +60,7 @@ pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
     };
     let subject = Subject { model: args.model.policy.model.clone(), adapter: args.model.policy.adapter.clone(), soup };
     let report = measure(subject, &mut loaded.model, &loaded.plugin, &loaded.tokenizer, &files, &settings)?;
-    let page = write(&args.out, &report, &others)?;
+    let page = out.write(&report, &others)?;
     std::io::stdout().write_all(tables(&report, &others).as_bytes())?;
     say(&format!("report written to {}", page.display()));
     Ok(())

@@ -9,12 +9,13 @@ use serde::Serialize;
 
 use crate::cli::ValidateArgs;
 use crate::console::Progress;
-use crate::files::hub::Hub;
+use crate::files::hub::{Hub, Use};
+use crate::files::record_files::RecordFiles;
 use crate::model::dtype_name;
 use crate::policy::compare::{Comparison, ComparisonInputs, Spread, WorstToken, compare, usual_tolerance};
 use crate::policy::{LogitsPolicy as _, OnnxPolicy};
 
-use super::loaded_model::LoadedModel;
+use super::loaded_model::{LoadedModel, prepare};
 use super::records::open_records;
 
 /// Output of `--json`.
@@ -30,9 +31,10 @@ struct ValidationReport<'a> {
 
 /// Returns exit code 0 if the policy passes, else 1.
 pub(super) fn run(args: &ValidateArgs, plugin: Option<&Path>) -> Result<u8> {
-    let policy = OnnxPolicy::open(&args.onnx, args.onnxruntime.as_deref())?;
-    let files = Hub::from_env().record_files(&args.records)?;
-    let loaded = LoadedModel::load(&args.model, plugin)?;
+    let libtorch = prepare(&args.model)?;
+    let policy = OnnxPolicy::open(&args.onnx, args.onnxruntime.as_deref(), libtorch)?;
+    let files = RecordFiles::find(&Hub::from_env(), &args.records, Use::Train)?;
+    let loaded = LoadedModel::load_on(libtorch, &args.model, plugin)?;
     let dataset = open_records(&loaded.plugin, &loaded.tokenizer, &files, args.format)?;
     let tolerance = args.tolerance.unwrap_or_else(|| usual_tolerance(loaded.model.kind(), policy.kind()));
     let samples: Vec<usize> = (0..dataset.len()).collect();

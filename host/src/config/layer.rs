@@ -35,6 +35,7 @@ impl Layer {
             line: error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count()),
             problem: error.message().replace('\n', " "),
         })?;
+        expand_homes(&mut keys);
         let base = path.parent().unwrap_or(Path::new(""));
         for key in PATH_KEYS.iter().chain(PATH_OR_HUB_KEYS) {
             if let Some(value) = get_mut(&mut keys, key) {
@@ -44,12 +45,24 @@ impl Layer {
         Ok(Self { origin: path.display().to_string(), keys, one_key: None })
     }
 
-    pub(super) fn from_variable(name: &str, value: &str) -> Result<Self, ConfigError> {
-        let path: Vec<String> = name[ENV_PREFIX.len()..].split("__").map(str::to_lowercase).collect();
+    /// Reads a variable: keys in any case, and after them names of a table's entries as they are written. A name that an
+    /// earlier layer has in another case is that entry.
+    pub(super) fn from_variable(
+        name: &str,
+        value: &str,
+        known: &[String],
+        earlier: &[Layer],
+    ) -> Result<Self, ConfigError> {
+        let mut path: Vec<String> = Vec::new();
+        for part in name[ENV_PREFIX.len()..].split("__") {
+            let key = path.join(".");
+            path.push(if known.contains(&key) { entry_name(part, &key, earlier) } else { part.to_lowercase() });
+        }
         if path.iter().any(String::is_empty) {
             return Err(ConfigError::Override { text: format!("{name}={value}") });
         }
-        let keys = nest(&path, parse_value(value));
+        let mut keys = nest(&path, parse_value(value));
+        expand_homes(&mut keys);
         Ok(Self { origin: format!("environment variable {name}"), keys, one_key: Some(path.join(".")) })
     }
 
@@ -57,7 +70,8 @@ impl Layer {
         let malformed = || ConfigError::Override { text: text.to_owned() };
         let (key, value) = text.split_once('=').ok_or_else(malformed)?;
         let path = parse_key(key).ok_or_else(malformed)?;
-        let keys = nest(&path, parse_value(value));
+        let mut keys = nest(&path, parse_value(value));
+        expand_homes(&mut keys);
         Ok(Self { origin: format!("override `{text}`"), keys, one_key: Some(path.join(".")) })
     }
 
@@ -80,6 +94,15 @@ impl Layer {
         let sets_table = get(&self.keys, key).is_some_and(Value::is_table);
         sets_table && self.one_key.as_ref().is_none_or(|one_key| one_key == key)
     }
+}
+
+/// Returns the name of an entry of the table `key` as the last earlier layer that has it writes it.
+fn entry_name(name: &str, key: &str, earlier: &[Layer]) -> String {
+    let tables = earlier.iter().rev().filter_map(|layer| get(&layer.keys, key)?.as_table());
+    let names: Vec<&String> = tables.flat_map(|table| table.keys()).collect();
+    let exact = names.iter().find(|known| known.as_str() == name);
+    let found = exact.or_else(|| names.iter().find(|known| known.eq_ignore_ascii_case(name)));
+    found.map_or_else(|| name.to_owned(), |found| (*found).clone())
 }
 
 impl config::Source for Layer {
@@ -145,6 +168,24 @@ fn nest(path: &[String], value: Value) -> Table {
         table.insert(first.clone(), value);
     }
     table
+}
+
+/// Replaces `~` in all keys that hold paths: a shell does that only where a word begins.
+fn expand_homes(keys: &mut Table) {
+    fn expand(value: &mut Value) {
+        match value {
+            Value::String(text) if text.starts_with('~') => {
+                *text = crate::files::paths::expand_home(Path::new(&*text)).display().to_string();
+            }
+            Value::Array(items) => items.iter_mut().for_each(expand),
+            _ => {}
+        }
+    }
+    for key in PATH_KEYS.iter().chain(PATH_OR_HUB_KEYS) {
+        if let Some(value) = get_mut(keys, key) {
+            expand(value);
+        }
+    }
 }
 
 /// Resolves relative paths against the file's folder; the words of `train.resume` and, if allowed, hub names are kept.

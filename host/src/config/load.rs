@@ -19,16 +19,17 @@ pub fn load(
     environment: impl Iterator<Item = (String, String)>,
     overrides: &[String],
 ) -> Result<RunConfig, ConfigError> {
+    let known = known_keys();
     let mut layers = vec![Layer::from_file(file)?];
     let mut variables: Vec<_> = environment.filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
     variables.sort();
     for (name, value) in &variables {
-        layers.push(Layer::from_variable(name, value)?);
+        let layer = Layer::from_variable(name, value, &known, &layers)?;
+        layers.push(layer);
     }
     for text in overrides {
         layers.push(Layer::from_override(text)?);
     }
-    let known = known_keys();
     for layer in &layers {
         layer.check_keys(&known)?;
     }

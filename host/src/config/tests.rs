@@ -50,6 +50,29 @@ fn later_layers_win() {
 }
 
 #[test]
+fn names_of_dimensions_keep_their_case_in_the_environment() {
+    let weights = |text: &str, environment: &[(&str, &str)]| {
+        load_text(text, environment, &["lambda.schedule=fixed"]).unwrap().lambda.weights.unwrap()
+    };
+    let environment = [("LAMBDA_DPO__LAMBDA__WEIGHTS__Honesty", "0.25"), ("LAMBDA_DPO__LAMBDA__WEIGHTS__BLEU", "0.75")];
+    let expected = BTreeMap::from([("BLEU".into(), 0.75), ("Honesty".into(), 0.25)]);
+    assert_eq!(weights(MINIMAL, &environment), expected);
+    // What the file names is that entry, whatever the variable's case.
+    let text = with("[lambda]\nweights = { honesty = 0.5, bleu = 0.5 }");
+    assert_eq!(weights(&text, &environment), BTreeMap::from([("bleu".into(), 0.75), ("honesty".into(), 0.25)]));
+}
+
+#[test]
+fn evaluation_steps_without_records_are_refused() {
+    assert_eq!(
+        message(MINIMAL, &["train.eval_steps=10"]),
+        "train.eval_steps needs records to evaluate on: set data.eval_records or data.eval_fraction, or leave it out"
+    );
+    load_text(MINIMAL, &[], &["train.eval_steps=10", "data.eval_fraction=0.1"]).unwrap();
+    load_text(MINIMAL, &[], &["train.eval_steps=10", "data.eval_records=[e.jsonl]"]).unwrap();
+}
+
+#[test]
 fn overrides_are_typed() {
     let overrides = [
         "loss.paper_exact=false",

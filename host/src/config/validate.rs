@@ -202,7 +202,7 @@ fn loss(config: &RunConfig) -> Result<(), ConfigError> {
     check(loss.beta > 0.0 && loss.beta.is_finite(), || {
         format!("loss.beta must be a number above 0, not {}", loss.beta)
     })?;
-    check(loss.logits_budget_mib >= 1, || "loss.logits_budget_mib must be at least 1".into())?;
+    check(loss.logits_budget_mib != Some(0), || "loss.logits_budget_mib must be at least 1".into())?;
     check(loss.max_tokens != Some(0), || {
         "loss.max_tokens must be at least 1: leave it out for one prompt per row".into()
     })?;
@@ -220,7 +220,7 @@ fn loss(config: &RunConfig) -> Result<(), ConfigError> {
 }
 
 fn train(config: &RunConfig) -> Result<(), ConfigError> {
-    let train = &config.train;
+    let RunConfig { train, data, .. } = config;
     let at_least_one = [
         ("per_device_train_batch_size", Some(train.per_device_train_batch_size)),
         ("gradient_accumulation_steps", Some(train.gradient_accumulation_steps)),
@@ -232,6 +232,10 @@ fn train(config: &RunConfig) -> Result<(), ConfigError> {
     for (key, value) in at_least_one {
         check(value != Some(0), || format!("train.{key} must be at least 1, not 0"))?;
     }
+    check(train.eval_steps.is_none() || data.eval_fraction > 0.0 || !data.eval_records.is_empty(), || {
+        "train.eval_steps needs records to evaluate on: set data.eval_records or data.eval_fraction, or leave it out"
+            .into()
+    })?;
     let from_zero = [
         ("learning_rate", train.learning_rate),
         ("max_grad_norm", train.max_grad_norm),

@@ -22,6 +22,12 @@ pub enum ExportError {
         /// The tensor.
         tensor: String,
     },
+    /// A weight is not a finite number.
+    #[error("`{tensor}` has values that are not finite numbers; check the weights of the model and its adapter")]
+    NotFinite {
+        /// The tensor.
+        tensor: String,
+    },
     /// The model has an adapter that is not merged.
     #[error("a model with an adapter cannot be exported; merge the adapter first")]
     Adapter,

@@ -12,6 +12,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use tch::{Kind, Tensor};
 
 use crate::files::atomic::{self, WriteError};
+use crate::files::git_lfs::{GitLfsPointer, refuse_pointer};
 use crate::files::tensor_bytes;
 
 /// Length of the number at the start of a file, the length of the header.
@@ -43,6 +44,9 @@ pub enum SafetensorsError {
         /// The length of the file.
         found_bytes: u64,
     },
+    /// The file is not the file itself.
+    #[error(transparent)]
+    Pointer(#[from] GitLfsPointer),
     /// The header is not that of a safetensors file.
     #[error("{} is not a safetensors file: {message}", path.display())]
     Header {
@@ -110,6 +114,7 @@ impl SafetensorsFile {
             expected_bytes,
             found_bytes,
         };
+        refuse_pointer(path)?;
         let mut file = File::open(path).map_err(read_error)?;
         let found_bytes = file.metadata().map_err(read_error)?.len();
         if found_bytes < PREFIX_BYTES {
@@ -367,6 +372,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         std::fs::write(&path, b"version https://git-lfs.github.com/spec/v1\n").unwrap();
+        let message = SafetensorsFile::open(&path).unwrap_err().to_string();
+        assert!(message.contains("is a Git LFS pointer, not the file that it stands for"), "{message}");
+        std::fs::write(&path, b"<!doctype html>").unwrap();
         let message = SafetensorsFile::open(&path).unwrap_err().to_string();
         assert!(message.contains("is not a safetensors file: its header would be"), "{message}");
         std::fs::write(&path, b"\x02\0\0\0\0\0\0\0[]").unwrap();

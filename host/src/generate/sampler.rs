@@ -19,7 +19,19 @@ pub(super) enum Next {
 /// # Shapes
 ///
 /// `logits`: [rows, V] float32.
+///
+/// # Errors
+///
+/// Returns a [`ModelError`] if a row has no largest logit, because one is NaN or none is finite.
 pub(super) fn next_tokens(logits: &Tensor, options: &GenerateOptions) -> Result<Vec<Next>, ModelError> {
+    // NaN is the largest of all to libtorch.
+    if logits.f_amax(-1, false)?.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+        return Err(ModelError::Request(
+            "the model's logits are not finite numbers, so there is no next token; check the weights of the model and its \
+             adapter"
+                .into(),
+        ));
+    }
     if options.temperature == 0.0 {
         let tokens = Vec::<i64>::try_from(logits.f_argmax(-1, false)?.f_to_device(Device::Cpu)?)?;
         return Ok(tokens.into_iter().map(Next::Token).collect());

@@ -1,9 +1,14 @@
 // Functions of libtorch that tch leaves out; exceptions become messages. native.rs is the Rust side.
 #include "guarded.h"
 
+#include <ATen/Context.h>
+#include <ATen/DeviceAccelerator.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <c10/core/AllocatorConfig.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <cstdlib>
 #include <vector>
 
 namespace {
@@ -29,6 +34,18 @@ char *ldpo_set_grad(const at::Tensor *leaf, const at::Tensor *grad) {
   return guarded([&] { leaf->mutable_grad() = grad == nullptr ? at::Tensor() : *grad; });
 }
 
+// As torch.use_deterministic_algorithms(True), with the workspace that makes cuBLAS deterministic.
+char *ldpo_use_deterministic_algorithms() {
+  return guarded([] {
+    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+    at::globalContext().setDeterministicCuDNN(true);
+    at::globalContext().setBenchmarkCuDNN(false);
+    // Memory that an operation reads before it writes it would be an error of this program, and filling takes time.
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+  });
+}
+
 // Every list has `num_tensors` entries; `step` and `grad_scale` are scalars on the device of the tensors.
 char *ldpo_fused_adamw(const at::Tensor *const *weights, const at::Tensor *const *grads, const at::Tensor *const *exp_avgs,
                        const at::Tensor *const *exp_avg_sqs, size_t num_tensors, const at::Tensor *step,
@@ -40,5 +57,38 @@ char *ldpo_fused_adamw(const at::Tensor *const *weights, const at::Tensor *const
                       list(exp_avg_sqs, num_tensors), {}, steps, learning_rate, beta1, beta2, weight_decay, epsilon,
                       /*amsgrad=*/false, /*maximize=*/false, *grad_scale);
   });
+}
+
+// Largest number of bytes that the allocator of a CUDA device has reserved.
+char *ldpo_peak_reserved_bytes(int8_t device, uint64_t *out) {
+  return guarded([&] {
+    const auto stats = at::getDeviceAllocator(c10::DeviceType::CUDA)->getDeviceStats(device);
+    constexpr auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    *out = static_cast<uint64_t>(stats.reserved_bytes[all].peak);
+  });
+}
+
+// Bytes of a CUDA device that no process uses.
+char *ldpo_free_bytes(int8_t device, uint64_t *out) {
+  return guarded([&] { *out = at::getDeviceAllocator(c10::DeviceType::CUDA)->getMemoryInfo(device).first; });
+}
+
+// Configures the allocators of devices, in the syntax of PYTORCH_ALLOC_CONF.
+char *ldpo_configure_allocator(const char *settings) {
+  return guarded([&] { c10::CachingAllocator::setAllocatorSettings(settings); });
+}
+
+bool ldpo_has_expandable_segments() {
+  return c10::CachingAllocator::AcceleratorAllocatorConfig::use_expandable_segments();
+}
+
+// Lets float32 products on CUDA use TF32, or not. setFloat32MatmulPrecision would change products on the CPU, too.
+char *ldpo_allow_tf32(bool allowed) {
+  return guarded([&] { at::globalContext().setAllowTF32CuBLAS(allowed); });
+}
+
+bool ldpo_allows_tf32() {
+  return at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) ==
+         at::Float32Precision::TF32;
 }
 }

@@ -5,7 +5,7 @@
 
 use tch::Tensor;
 
-use crate::libtorch::native;
+use crate::libtorch::{native, upload};
 
 use super::ModelError;
 use super::causal_lm::Model;
@@ -47,7 +47,7 @@ impl Model {
     /// The same as those of [`hidden`](Self::hidden).
     pub fn forward(&self, inputs: &ModelInputs, options: &ForwardOptions) -> Result<Activations<'_>, ModelError> {
         let context = tch::no_grad(|| self.context(inputs, options.dropout_seed))?;
-        let input_ids = inputs.input_ids.f_to_device(self.device)?;
+        let input_ids = upload(inputs.input_ids, self.device)?;
         Activations::compute(self, context, input_ids, options.checkpointing)
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::libtorch::native;
+use crate::libtorch::{Libtorch, native, upload};
 
 use super::ModelError;
 use super::adapter::Adapter;
@@ -43,8 +43,8 @@ impl Model {
     /// # Errors
     ///
     /// Returns a [`ModelError`] if a file is missing, is not valid, or does not match the configuration.
-    pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<Model, ModelError> {
-        let config = ModelConfig::load(folder)?;
+    pub fn load(folder: &Path, libtorch: Libtorch, kind: Kind) -> Result<Model, ModelError> {
+        let (config, device) = (ModelConfig::load(folder)?, libtorch.device());
         let parameters = tch::no_grad(|| parameters::load(folder, &config, device, kind))?;
         Self::build(folder, config, device, kind, parameters)
     }
@@ -56,8 +56,8 @@ impl Model {
     /// # Errors
     ///
     /// Returns a [`ModelError`] if the configuration is missing or not supported.
-    pub fn random(folder: &Path, device: Device, kind: Kind, seed: u64) -> Result<Model, ModelError> {
-        let config = ModelConfig::load(folder)?;
+    pub fn random(folder: &Path, libtorch: Libtorch, kind: Kind, seed: u64) -> Result<Model, ModelError> {
+        let (config, device) = (ModelConfig::load(folder)?, libtorch.device());
         let parameters = tch::no_grad(|| parameters::random(&config, device, kind, seed))?;
         Self::build(folder, config, device, kind, parameters)
     }
@@ -223,7 +223,7 @@ impl Model {
     pub fn hidden(&self, inputs: &ModelInputs) -> Result<Tensor, ModelError> {
         tch::no_grad(|| {
             let context = self.context(inputs, None)?;
-            let mut hidden = self.embed(&inputs.input_ids.f_to_device(self.device)?)?;
+            let mut hidden = self.embed(&upload(inputs.input_ids, self.device)?)?;
             for layer in &self.layers {
                 hidden = layer.forward(&hidden, &context, None)?;
             }
@@ -264,7 +264,7 @@ impl Model {
                 let visible = cache.visible()?;
                 context.masks = Masks::for_new_token(&self.config, visible.as_ref(), self.device, self.kind)?;
             }
-            let mut hidden = self.embed(&input_ids.f_to_device(self.device)?)?;
+            let mut hidden = self.embed(&upload(input_ids, self.device)?)?;
             for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
                 hidden = layer.forward(&hidden, &context, Some(cache))?;
             }
@@ -275,7 +275,7 @@ impl Model {
     pub(super) fn context(&self, inputs: &ModelInputs, dropout_seed: Option<i64>) -> Result<Context, ModelError> {
         let layout = inputs.check(self.config.vocab_size)?;
         Ok(Context {
-            rotary: self.rope.at(&inputs.position_ids.f_to_device(self.device)?, self.kind)?,
+            rotary: self.rope.at(&upload(inputs.position_ids, self.device)?, self.kind)?,
             masks: Masks::for_rows(&self.config, inputs, &layout, self.device, self.kind)?,
             adapter_enabled: self.adapter.as_ref().is_some_and(|adapter| adapter.is_enabled),
             lambda_scale: match &self.adapter {

@@ -195,7 +195,7 @@ fn architecture(fields: &Fields) -> Result<&'static Architecture, ModelError> {
     let class_name = fields.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
     let model_type = fields.get("model_type").and_then(Value::as_str);
     let found = families::ALL.into_iter().find(|architecture| match class_name {
-        Some(class_name) => class_name == architecture.class_name,
+        Some(class_name) => architecture.is_class(class_name),
         None => model_type == Some(architecture.model_type),
     });
     if let Some(architecture) = found {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::files::atomic::WriteError;
+use crate::files::git_lfs::GitLfsPointer;
 use crate::files::safetensors::SafetensorsError;
 
 /// Reading, running or writing a model or adapter failed.
@@ -52,7 +53,7 @@ pub enum ModelError {
         way_out: String,
     },
     /// The weights lack a tensor.
-    #[error("{} has no tensor `{tensor}` of shape {shape:?}, which config.json calls for", file.display())]
+    #[error("{} has no tensor `{tensor}` of shape {shape:?}, which config.json calls for{way_out}", file.display())]
     MissingTensor {
         /// The file, or the index of sharded files.
         file: PathBuf,
@@ -60,14 +61,18 @@ pub enum ModelError {
         tensor: String,
         /// Its shape according to config.json.
         shape: Vec<i64>,
+        /// How to fix it, after a semicolon; may be empty.
+        way_out: &'static str,
     },
     /// The weights have a tensor that is not a parameter of the model.
-    #[error("{} has a tensor `{tensor}` that a model of this config.json does not have", file.display())]
+    #[error("{} has a tensor `{tensor}` that a model of this config.json does not have; {way_out}", file.display())]
     UnexpectedTensor {
         /// The file.
         file: PathBuf,
         /// The tensor.
         tensor: String,
+        /// How to fix it.
+        way_out: String,
     },
     /// A tensor's shape differs from that of the configuration.
     #[error("{}: tensor `{tensor}` has shape {found:?}, but {source_of_shape} calls for {expected:?}", file.display())]
@@ -99,6 +104,9 @@ pub enum ModelError {
     /// A safetensors file could not be read or written.
     #[error(transparent)]
     Safetensors(#[from] SafetensorsError),
+    /// A file is not the file itself.
+    #[error(transparent)]
+    Pointer(#[from] GitLfsPointer),
     /// A file or folder could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),

@@ -30,6 +30,16 @@ pub struct Architecture {
     pub max_position_embeddings: i64,
 }
 
+impl Architecture {
+    /// Whether `name` is the family's causal language model, or another class of its decoder: the base class, or one
+    /// with another head, whose checkpoints `AutoModelForCausalLM` loads too.
+    pub(super) fn is_class(&self, name: &str) -> bool {
+        let family = self.class_name.trim_end_matches("ForCausalLM");
+        let others = ["Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"];
+        name == self.class_name || name.strip_prefix(family).is_some_and(|rest| others.contains(&rest))
+    }
+}
+
 /// Whether linear layers have a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bias {

@@ -10,10 +10,15 @@ use tch::{Device, Kind, Tensor};
 use super::ModelError;
 use super::config::ModelConfig;
 use super::random::Random;
+use crate::console::say;
+use crate::files::beside::beside;
+use crate::files::git_lfs::refuse_pointer;
 use crate::files::safetensors::SafetensorsFile;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const LM_HEAD: &str = "lm_head.weight";
+/// Prefix of the base model's parameters, which a checkpoint of the base class lacks.
+const BASE_PREFIX: &str = "model.";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// Parameters by their names in the checkpoint, in the order of Transformers' `named_parameters`.
@@ -90,16 +95,33 @@ pub(super) fn random(config: &ModelConfig, device: Device, kind: Kind, seed: u64
 
 /// Loads the safetensors weights of a model folder, from one file or from several files with an index.
 ///
+/// Names are read as Transformers' `AutoModelForCausalLM` reads them: a checkpoint of the base class lacks the prefix
+/// `model.`, a tied model may store its LM head instead of its embedding, and the weights of other heads are left out,
+/// with a message.
+///
 /// All names and shapes are checked before any value is read.
 pub(super) fn load(folder: &Path, config: &ModelConfig, device: Device, kind: Kind) -> Result<Parameters, ModelError> {
     let (listing, paths) = weight_files(folder)?;
     let files = paths.iter().map(|path| SafetensorsFile::open(path)).collect::<Result<Vec<_>, _>>()?;
     let shapes = shapes(config);
+    let stores = |name: &str| files.iter().any(|file| file.shape(name).is_some());
+    let head_is_embedding = config.tie_word_embeddings && !stores(EMBEDDING) && !stores(without_prefix(EMBEDDING));
     let mut sources = IndexMap::new();
+    let mut other_heads = Vec::new();
     for (path, file) in paths.iter().zip(&files) {
         for name in file.names() {
+            let Some(parameter) = parameter_name(&name, &shapes, head_is_embedding) else {
+                match name.as_str() {
+                    // Old checkpoints of Llama contain the rotary frequencies, which config.json determines.
+                    name if name.ends_with(".rotary_emb.inv_freq") => {}
+                    LM_HEAD => check_tied(path, file, &files)?,
+                    _ if is_of_other_head(&name) => other_heads.push(name),
+                    _ => return Err(unexpected(path, name, &shapes)),
+                }
+                continue;
+            };
             let found = file.shape(&name).unwrap_or_default();
-            match shapes.get(&name) {
+            match shapes.get(&parameter) {
                 Some(expected) if *expected != found => {
                     return Err(ModelError::TensorShape {
                         file: path.clone(),
@@ -109,30 +131,78 @@ pub(super) fn load(folder: &Path, config: &ModelConfig, device: Device, kind: Ki
                         found,
                     });
                 }
-                // Old checkpoints of Llama contain the rotary frequencies, which config.json determines.
-                None if name.ends_with(".rotary_emb.inv_freq") => {}
-                None if name == LM_HEAD => check_tied(path, file, &files)?,
-                None => return Err(ModelError::UnexpectedTensor { file: path.clone(), tensor: name }),
-                Some(_) => {
-                    sources.insert(name, file);
+                _ if parameter != name && stores(&parameter) => {
+                    let way_out = format!("it also has `{parameter}`, so leave one of the two out");
+                    return Err(ModelError::UnexpectedTensor { file: path.clone(), tensor: name, way_out });
+                }
+                _ => {
+                    sources.insert(parameter, (file, name));
                 }
             }
         }
     }
     let mut parameters = Parameters::with_capacity(shapes.len());
     for (name, shape) in shapes {
-        let Some(file) = sources.get(&name) else {
-            return Err(ModelError::MissingTensor { file: listing, tensor: name, shape });
+        let Some((file, stored)) = sources.get(&name) else {
+            let way_out = if name == LM_HEAD { HEADLESS } else { "" };
+            return Err(ModelError::MissingTensor { file: listing, tensor: name, shape, way_out });
         };
-        let tensor = file.read(&name)?.f_to_device(device)?.f_to_kind(kind)?;
+        let tensor = file.read(stored)?.f_to_device(device)?.f_to_kind(kind)?;
         parameters.insert(name, tensor);
+    }
+    if !other_heads.is_empty() {
+        let names = other_heads.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        say(&format!("{}: not read, as weights of another head than the LM head: {names}", listing.display()));
     }
     Ok(parameters)
 }
 
+/// What to do about a checkpoint without LM head.
+const HEADLESS: &str = "; it was saved from a class without LM head (the base model, or a reward model): save the whole \
+                        model with `AutoModelForCausalLM`, or set `tie_word_embeddings` if its head is the embedding";
+
+fn without_prefix(name: &str) -> &str {
+    name.strip_prefix(BASE_PREFIX).unwrap_or(name)
+}
+
+/// Returns the parameter that a tensor of a checkpoint is.
+fn parameter_name(name: &str, shapes: &IndexMap<String, Vec<i64>>, head_is_embedding: bool) -> Option<String> {
+    if shapes.contains_key(name) {
+        return Some(name.to_owned());
+    }
+    if name == LM_HEAD && head_is_embedding {
+        return Some(EMBEDDING.to_owned());
+    }
+    Some(format!("{BASE_PREFIX}{name}")).filter(|name| shapes.contains_key(name))
+}
+
+/// Whether a tensor belongs to a head that is not the LM head: TRL's value head, or the head of a classifier or reward
+/// model.
+fn is_of_other_head(name: &str) -> bool {
+    let heads = ["v_head.", "value_head.", "score.", "classifier.", "qa_outputs."];
+    heads.iter().any(|head| name.starts_with(head))
+}
+
+/// The error for a tensor that is no parameter; names a prefix before the names of parameters, which wrappers add.
+fn unexpected(path: &Path, tensor: String, shapes: &IndexMap<String, Vec<i64>>) -> ModelError {
+    let known = |rest: &str| parameter_name(rest, shapes, false).is_some();
+    let border = tensor.match_indices('.').map(|(dot, _)| dot + 1).find(|&border| known(&tensor[border..]));
+    let way_out = match border.map(|border| &tensor[..border]) {
+        Some(prefix) => format!("remove `{prefix}`, which a wrapper added, from the names of all tensors"),
+        None => {
+            "load it with `AutoModelForCausalLM` and write it with `save_pretrained`, which leaves out what the model \
+                 does not have"
+                .to_owned()
+        }
+    };
+    ModelError::UnexpectedTensor { file: path.to_path_buf(), tensor, way_out }
+}
+
 /// Some programs write the LM head of a tied model too; it is ignored if it equals the embedding.
 fn check_tied(path: &Path, file: &SafetensorsFile, files: &[SafetensorsFile]) -> Result<(), ModelError> {
-    let embedding = files.iter().find(|file| file.shape(EMBEDDING).is_some()).map(|file| file.read(EMBEDDING));
+    let stored = [EMBEDDING, without_prefix(EMBEDDING)];
+    let mut candidates = files.iter().flat_map(|file| stored.map(|name| (file, name)));
+    let embedding = candidates.find(|(file, name)| file.shape(name).is_some()).map(|(file, name)| file.read(name));
     let head = file.read(LM_HEAD)?;
     if embedding.transpose()?.is_some_and(|embedding| embedding.size() == head.size() && embedding == head) {
         return Ok(());
@@ -161,6 +231,7 @@ fn weight_files(folder: &Path) -> Result<(PathBuf, Vec<PathBuf>), ModelError> {
                       formats must be converted (save_pretrained in Transformers does)",
         });
     }
+    refuse_pointer(&index)?;
     let text = fs::read_to_string(&index).map_err(ModelError::read(&index))?;
     let json_error = |message: String| ModelError::Json { path: index.clone(), message };
     let value: Map<String, Value> =
@@ -175,7 +246,7 @@ fn weight_files(folder: &Path) -> Result<(PathBuf, Vec<PathBuf>), ModelError> {
         .collect::<Result<Vec<_>, _>>()?;
     names.sort_unstable();
     names.dedup();
-    let paths = names.into_iter().map(|name| folder.join(name)).collect();
+    let paths = names.into_iter().map(|name| beside(&index, name).map_err(json_error)).collect::<Result<_, _>>()?;
     Ok((index.clone(), paths))
 }
 

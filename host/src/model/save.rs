@@ -31,6 +31,9 @@ const CARRIED_FILES: [&str; 10] = [
     "merges.txt",
 ];
 
+/// Folder of the named templates in a model folder.
+const TEMPLATES: &str = "additional_chat_templates";
+
 impl Model {
     /// Writes the model as a folder in Hugging Face's format; tokenizer and generation files come from `source_folder`.
     ///
@@ -80,9 +83,12 @@ impl Model {
         peft_file::write(folder, &adapter.config, &adapter.parameters, base_name)
     }
 
-    /// Returns the source's `config.json` with the dtype of the weights, in the spelling of the source.
+    /// Returns the source's `config.json` with the class and the dtype of the weights, in the spelling of the source.
     fn config_json(&self) -> Map<String, Value> {
         let mut json = self.config.source.clone();
+        if json.contains_key("architectures") {
+            json.insert("architectures".into(), json!([self.config.architecture.class_name]));
+        }
         if let Some(name) = dtype_name(self.kind) {
             let has_new_spelling = json.contains_key("dtype");
             if has_new_spelling {
@@ -150,11 +156,24 @@ pub fn carry_files(source_folder: &Path, folder: &Path) -> Result<(), ModelError
     for name in CARRIED_FILES {
         let source = source_folder.join(name);
         if source.is_file() {
-            let bytes = fs::read(&source).map_err(ModelError::read(&source))?;
-            atomic::write(&folder.join(name), &bytes)?;
+            carry(&source, &folder.join(name))?;
         }
     }
+    // Templates with a name, such as the one for conversations with tools.
+    let Ok(templates) = fs::read_dir(source_folder.join(TEMPLATES)) else { return Ok(()) };
+    for template in templates.flatten().map(|entry| entry.path()).filter(|path| path.is_file()) {
+        let target = folder.join(TEMPLATES);
+        let problem =
+            |error: std::io::Error| ModelError::Request(format!("{} cannot be made: {error}", target.display()));
+        fs::create_dir_all(&target).map_err(problem)?;
+        carry(&template, &target.join(template.file_name().unwrap_or_default()))?;
+    }
     Ok(())
+}
+
+fn carry(source: &Path, target: &Path) -> Result<(), ModelError> {
+    let bytes = fs::read(source).map_err(ModelError::read(source))?;
+    Ok(atomic::write(target, &bytes)?)
 }
 
 /// Writes a chat template, which overrides the tokenizer's own, into a model's or adapter's folder.

@@ -24,6 +24,20 @@ pub enum PluginError {
         /// The error of the dynamic linker.
         source: libloading::Error,
     },
+    /// The library's table lacks functions of this program's revision of the ABI.
+    #[error(
+        "{}: this plugin's table has {found} bytes, but this program calls functions of a table of {expected}: it is older \
+         than the program, use the plugin of the same version",
+        path.display()
+    )]
+    Table {
+        /// The library.
+        path: PathBuf,
+        /// Size of its table, in bytes.
+        found: usize,
+        /// Size of the table that this program is built for, in bytes.
+        expected: usize,
+    },
     /// The library and this program are built for different versions of torch.
     #[error(
         "{}: this plugin is built for torch {plugin}, this program for torch {host}; use a plugin built for torch {host}",
@@ -56,6 +70,15 @@ pub enum PluginError {
 }
 
 impl PluginError {
+    /// Rewords the plugin's message.
+    #[must_use]
+    pub fn reworded(self, reword: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Self::Call { status, message } => Self::Call { status, message: reword(&message) },
+            other => other,
+        }
+    }
+
     /// Returns true if the progress callback asked the call to stop.
     pub fn is_cancelled(&self) -> bool {
         matches!(self, Self::Call { status: abi::STATUS_CANCELLED, .. })

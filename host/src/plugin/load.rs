@@ -44,7 +44,7 @@ impl Plugin {
         // SAFETY: both pointers are valid for the call.
         call(|error| unsafe { get_api(abi::ABI_MAJOR, abi::ABI_MINOR, &mut api, error) })?;
         // SAFETY: on success the table is valid and static, and the library stays loaded.
-        let api = unsafe { api.as_ref() }.ok_or_else(|| answer("get_api", "no table"))?;
+        let api = unsafe { whole_table(api, &path) }?;
         let plugin = Self { inner: Arc::new(Inner { api }) };
         let torch = plugin.torch_version()?;
         if torch != TORCH_VERSION {
@@ -66,6 +66,24 @@ impl Plugin {
     pub(super) fn api(&self) -> &'static abi::Api {
         self.inner.api
     }
+}
+
+/// Borrows the table of the library at `path`, if it has all functions that this program may call.
+///
+/// # Safety
+/// `api` is NULL or points to a static table, which begins with its size and may end before [`abi::Api`] does.
+unsafe fn whole_table(api: *const abi::Api, path: &Path) -> Result<&'static abi::Api, PluginError> {
+    if api.is_null() {
+        return Err(answer("get_api", "no table"));
+    }
+    let expected = size_of::<abi::Api>();
+    // SAFETY: not NULL, and the caller promises the first field.
+    let found = unsafe { (&raw const (*api).struct_size).read() };
+    if found < expected {
+        return Err(PluginError::Table { path: path.to_path_buf(), found, expected });
+    }
+    // SAFETY: not NULL, and the table is long enough.
+    Ok(unsafe { &*api })
 }
 
 fn find(path: Option<&Path>) -> Result<PathBuf, PluginError> {

@@ -143,7 +143,7 @@ loss_inputs! {
     lambda,
 }
 
-/// Outputs; fields and shapes as in the ABI's `LossOutputs`.
+/// Outputs, in main memory; fields and shapes as in the ABI's `LossOutputs`.
 #[derive(Debug)]
 pub struct LossOutputs {
     /// `[]`

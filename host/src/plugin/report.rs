@@ -28,6 +28,8 @@ pub struct Report {
     pub num_truncated: u64,
     /// Responses dropped because they have no token.
     pub num_dropped_responses: u64,
+    /// Fields that have a value and no effect, with the number of records that have them.
+    pub ignored_fields: BTreeMap<String, u64>,
 }
 
 impl Report {
@@ -46,6 +48,10 @@ impl Report {
         for (kind, missing) in &self.missing_ratings {
             let count = counted(missing.count, "rating");
             lines.push(format!("{count} missing ({kind}, first in record {})", missing.first_record));
+        }
+        if !self.ignored_fields.is_empty() {
+            let fields: Vec<&str> = self.ignored_fields.keys().map(String::as_str).collect();
+            lines.push(format!("fields without effect: {}", fields.join(", ")));
         }
         lines
     }

@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 
 use lambda_dpo_abi as abi;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use tch::Tensor;
 
 use super::call::{answer, call, handle, lend, lend_str, no_bytes, parse, path_strings, take, take_text};
@@ -24,10 +25,20 @@ unsafe impl Sync for Tokenizer {}
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// `system`, `user` or `assistant`.
+    /// `system`, `user`, `assistant`, ….
     pub role: String,
-    /// The text.
-    pub content: String,
+    /// The text; None for a turn that only calls tools.
+    pub content: Option<String>,
+    /// Every other field, for the chat template.
+    #[serde(flatten)]
+    pub extras: Map<String, Value>,
+}
+
+impl Message {
+    /// Creates a message.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: Some(content.into()), extras: Map::new() }
+    }
 }
 
 /// Sizes and special tokens of a tokenizer.

@@ -129,7 +129,8 @@ struct Differences {
 ///
 /// # Errors
 ///
-/// Errors from policy, model or plugin.
+/// Returns [`PolicyError::ModelNotFinite`] if a log-prob of the model, which is the measure, is not a finite number. Errors
+/// from policy, model or plugin.
 pub fn compare(inputs: &ComparisonInputs, on_record: &mut dyn FnMut(usize)) -> Result<Comparison, PolicyError> {
     let ComparisonInputs { model, policy, plugin, dataset, samples, tolerance } = *inputs;
     let mut differences = Differences::default();
@@ -142,6 +143,9 @@ pub fn compare(inputs: &ComparisonInputs, on_record: &mut dyn FnMut(usize)) -> R
         let [expected, found] = sides;
         let (expected, found) = (expected?, found?);
         let record = dataset.samples()[sample].record_index;
+        if let Some(value) = values(&expected.0)?.into_iter().find(|value| !value.is_finite()) {
+            return Err(PolicyError::ModelNotFinite { record, value });
+        }
         differences.add_tokens(record, &batch, &expected.0, &found.0)?;
         differences.add_sequences(record, &expected.1, &found.1)?;
         if batch.num_contributing > 0 {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::files::git_lfs::GitLfsPointer;
 use crate::model::ModelError;
 use crate::plugin::PluginError;
 
@@ -43,6 +44,9 @@ pub enum PolicyError {
         /// The operating system's error.
         source: std::io::Error,
     },
+    /// A file is not the file itself.
+    #[error(transparent)]
+    Pointer(#[from] GitLfsPointer),
     /// A file is of another kind, damaged, or not a policy.
     #[error("{}: {problem}", path.display())]
     File {
@@ -74,6 +78,14 @@ pub enum PolicyError {
         id: i64,
         /// Size of the policy's vocabulary.
         vocab_size: i64,
+    },
+    /// A model gives a log-prob that is not a finite number, so that nothing can be compared with it.
+    #[error("a log-prob of the model is {value} in record {record}: check the model's weights, and this record")]
+    ModelNotFinite {
+        /// Index of the record in the concatenated files.
+        record: u64,
+        /// NaN or ±∞.
+        value: f64,
     },
     /// An error of the model.
     #[error(transparent)]

@@ -13,7 +13,7 @@ use super::onnx_file::OnnxFile;
 use super::runtime::{self, first_line};
 use super::scorer::{LogitsPolicy, probe};
 use crate::files::onnx_proto::{ELEMENT_BFLOAT16, ELEMENT_FLOAT16};
-use crate::libtorch;
+use crate::libtorch::{self, Libtorch};
 
 const INPUTS: [&str; 3] = ["input_ids", "attention_mask", "position_ids"];
 const OUTPUT: &str = "logits";
@@ -30,13 +30,14 @@ pub struct OnnxPolicy {
 impl OnnxPolicy {
     /// Opens a file, or the `model.onnx` of a folder, and runs it once on a few tokens.
     ///
-    /// `runtime` is the library to load if the process has not loaded one yet.
+    /// `runtime` is the library to load if the process has not loaded one yet. The graph runs on the CPU; its inputs and
+    /// outputs are tensors of libtorch, which must be prepared.
     ///
     /// # Errors
     ///
     /// Returns a [`PolicyError`] if the runtime is missing, or the file is damaged, has other inputs or outputs, or
     /// does not run.
-    pub fn open(path: &Path, runtime: Option<&Path>) -> Result<Self, PolicyError> {
+    pub fn open(path: &Path, runtime: Option<&Path>, _: Libtorch) -> Result<Self, PolicyError> {
         let environment = runtime::load(runtime)?;
         let file = OnnxFile::open(path)?;
         let session = session(&environment, &file.path).map_err(|reason| PolicyError::File {

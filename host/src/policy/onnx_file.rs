@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 use super::PolicyError;
+use crate::files::beside::beside;
+use crate::files::git_lfs::refuse_pointer;
 use crate::files::onnx_proto::MODEL_FILE;
 use crate::files::onnx_proto::{EXTERNAL, OperatorSetIdProto, StringStringEntryProto};
 
@@ -36,12 +38,65 @@ struct Outline {
     graph: Option<GraphOutline>,
     #[prost(message, repeated, tag = "8")]
     opset_import: Vec<OperatorSetIdProto>,
+    #[prost(message, repeated, tag = "20")]
+    training_info: Vec<TrainingOutline>,
+    #[prost(message, repeated, tag = "25")]
+    functions: Vec<FunctionOutline>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct GraphOutline {
+    #[prost(message, repeated, tag = "1")]
+    node: Vec<NodeOutline>,
     #[prost(message, repeated, tag = "5")]
     initializer: Vec<TensorOutline>,
+    #[prost(message, repeated, tag = "15")]
+    sparse_initializer: Vec<SparseOutline>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TrainingOutline {
+    #[prost(message, repeated, tag = "1")]
+    initialization: Vec<GraphOutline>,
+    #[prost(message, repeated, tag = "2")]
+    algorithm: Vec<GraphOutline>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct FunctionOutline {
+    #[prost(message, repeated, tag = "7")]
+    node: Vec<NodeOutline>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NodeOutline {
+    #[prost(message, repeated, tag = "5")]
+    attribute: Vec<AttributeOutline>,
+}
+
+/// The fields of an attribute that may hold tensors.
+#[derive(Clone, PartialEq, Message)]
+struct AttributeOutline {
+    #[prost(message, repeated, tag = "5")]
+    t: Vec<TensorOutline>,
+    #[prost(message, repeated, tag = "6")]
+    g: Vec<GraphOutline>,
+    #[prost(message, repeated, tag = "10")]
+    tensors: Vec<TensorOutline>,
+    #[prost(message, repeated, tag = "11")]
+    graphs: Vec<GraphOutline>,
+    #[prost(message, repeated, tag = "22")]
+    sparse_tensor: Vec<SparseOutline>,
+    #[prost(message, repeated, tag = "23")]
+    sparse_tensors: Vec<SparseOutline>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SparseOutline {
+    #[prost(message, repeated, tag = "1")]
+    values: Vec<TensorOutline>,
+    #[prost(message, repeated, tag = "2")]
+    indices: Vec<TensorOutline>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -58,31 +113,58 @@ struct TensorOutline {
     data_location: i32,
 }
 
+impl Outline {
+    /// Returns every tensor of the file that may have its values in another file, wherever it is.
+    fn tensors(&self) -> Vec<&TensorOutline> {
+        let training = self.training_info.iter().flat_map(|info| info.initialization.iter().chain(&info.algorithm));
+        let mut graphs: Vec<&GraphOutline> = self.graph.iter().chain(training).collect();
+        let mut nodes: Vec<&NodeOutline> = self.functions.iter().flat_map(|function| &function.node).collect();
+        let mut tensors = Vec::new();
+        fn of_sparse(sparse: &SparseOutline) -> impl Iterator<Item = &TensorOutline> {
+            sparse.values.iter().chain(&sparse.indices)
+        }
+        loop {
+            while let Some(graph) = graphs.pop() {
+                nodes.extend(&graph.node);
+                tensors.extend(&graph.initializer);
+                tensors.extend(graph.sparse_initializer.iter().flat_map(of_sparse));
+            }
+            let Some(node) = nodes.pop() else { return tensors };
+            for attribute in &node.attribute {
+                graphs.extend(attribute.g.iter().chain(&attribute.graphs));
+                tensors.extend(attribute.t.iter().chain(&attribute.tensors));
+                let sparse = attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors);
+                tensors.extend(sparse.flat_map(of_sparse));
+            }
+        }
+    }
+}
+
 impl OnnxFile {
     /// Reads the metadata of the file `path`, or of `model.onnx` in the folder `path`.
     ///
     /// # Errors
     ///
-    /// Returns a [`PolicyError`] if the file is missing, is not an ONNX file, or refers to weights that are missing or
-    /// truncated.
+    /// Returns a [`PolicyError`] if the file is missing, is not an ONNX file, or refers to weights that are missing,
+    /// truncated, or outside of its folder.
     pub fn open(path: &Path) -> Result<Self, PolicyError> {
         let path = if path.is_dir() { path.join(MODEL_FILE) } else { path.to_path_buf() };
+        refuse_pointer(&path)?;
         let bytes = std::fs::read(&path).map_err(|source| PolicyError::Read { path: path.clone(), source })?;
         let invalid = |problem: String| PolicyError::File { path: path.clone(), problem };
         let outline = Outline::decode(bytes.as_slice())
             .map_err(|error| invalid(format!("it is not an ONNX file, or is damaged ({error}); export it again")))?;
         drop(bytes);
         let opset = outline.opset_import.iter().find(|set| matches!(set.domain.as_str(), "" | "ai.onnx"));
-        let (Some(graph), Some(opset)) = (outline.graph, opset) else {
+        let (Some(graph), Some(opset)) = (&outline.graph, opset) else {
             return Err(invalid(
                 "it is not an ONNX file, since it has no graph or no opset; export it again".to_owned(),
             ));
         };
         let largest = graph.initializer.iter().max_by_key(|tensor| tensor.dims.iter().product::<i64>());
         let element = largest.map_or(0, |tensor| tensor.data_type);
-        let external = graph.initializer.iter().filter(|tensor| tensor.data_location == EXTERNAL);
         let mut sizes = BTreeMap::new();
-        for tensor in external {
+        for tensor in outline.tensors().into_iter().filter(|tensor| tensor.is_external()) {
             check_external(&path, tensor, &mut sizes).map_err(invalid)?;
         }
         let (opset, ir_version) = (opset.version, outline.ir_version);
@@ -100,6 +182,12 @@ impl OnnxFile {
             hasher.update(file_hash(path)?.as_bytes());
         }
         Ok(hasher.finalize())
+    }
+}
+
+impl TensorOutline {
+    fn is_external(&self) -> bool {
+        self.data_location == EXTERNAL || !self.external_data.is_empty()
     }
 }
 
@@ -122,13 +210,14 @@ fn check_external(model: &Path, tensor: &TensorOutline, sizes: &mut BTreeMap<Pat
     let (Some(location), Some(offset), Some(length)) = (entry("location"), number("offset"), number("length")) else {
         return Err(format!("it does not say where the values of `{name}` are; export it again"));
     };
-    let path = model.with_file_name(location);
+    let path = beside(model, location)?;
     let size = match sizes.get(&path) {
         Some(size) => *size,
         None => std::fs::metadata(&path)
             .map_err(|error| format!("its weights {} are missing ({error}); copy both files", path.display()))?
             .len(),
     };
+    refuse_pointer(&path).map_err(|error| format!("its weights are missing: {error}"))?;
     sizes.insert(path.clone(), size);
     if offset.saturating_add(length) > size {
         return Err(format!(

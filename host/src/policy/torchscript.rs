@@ -1,4 +1,6 @@
 //! A policy that is a TorchScript module, run by libtorch and trainable if it has parameters.
+//!
+//! A module is a program: libtorch runs its code with the rights of this process, so open only those that you trust.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +10,9 @@ use super::PolicyError;
 use super::onnx_file::file_hash;
 use super::runtime::first_line;
 use super::scorer::{LogitsPolicy, probe};
+use crate::files::git_lfs::refuse_pointer;
 use crate::libtorch::script::SCRIPT_FILE;
+use crate::libtorch::{Libtorch, upload};
 
 /// A loaded TorchScript module.
 #[derive(Debug)]
@@ -28,8 +32,10 @@ impl TorchScriptPolicy {
     ///
     /// Returns a [`PolicyError`] if the file is missing or is not a TorchScript module, or the module has other inputs
     /// or outputs or does not run.
-    pub fn open(path: &Path, device: Device) -> Result<Self, PolicyError> {
+    pub fn open(path: &Path, libtorch: Libtorch) -> Result<Self, PolicyError> {
+        let device = libtorch.device();
         let path = if path.is_dir() { path.join(SCRIPT_FILE) } else { path.to_path_buf() };
+        refuse_pointer(&path)?;
         std::fs::File::open(&path).map_err(|source| PolicyError::Read { path: path.clone(), source })?;
         // Otherwise libtorch would optimise for the shapes of earlier runs, and equal runs would differ in the last
         // bits.
@@ -97,7 +103,7 @@ impl TorchScriptPolicy {
         let run = || -> Result<Tensor, tch::TchError> {
             let mut moved = Vec::new();
             for input in inputs {
-                moved.push(input.f_to_device(self.device)?);
+                moved.push(upload(input, self.device)?);
             }
             self.module.forward_ts(&moved)
         };

@@ -1,7 +1,6 @@
 //! Held-out records: measures a policy on their rated responses, and provides prompts to answer.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
@@ -10,10 +9,11 @@ use tch::{Device, Kind, Tensor};
 
 use crate::console::Progress;
 use crate::files::cache_folder::CacheFolder;
+use crate::files::record_files::RecordFiles;
 use crate::metrics::{MetricOptions, Row, Totals};
 use crate::model::Model;
 use crate::plugin::{
-    Batch, CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Message, Plugin,
+    Batch, CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Message, Plugin, PluginError,
     TokenizeOptions, Tokenizer,
 };
 use crate::policy::batch_inputs::{log_probs, loss_inputs, model_inputs, uniform_lambda};
@@ -34,6 +34,8 @@ pub struct HeldOut {
 #[derive(Deserialize)]
 struct Sample {
     prompt: Prompt,
+    tools: Option<Value>,
+    record: u64,
     dimensions: Vec<String>,
     ratings: Option<Vec<Vec<Option<f64>>>>,
 }
@@ -54,16 +56,24 @@ impl HeldOut {
     pub fn open(
         plugin: &Plugin,
         tokenizer: &Tokenizer,
-        files: &[PathBuf],
+        files: &RecordFiles,
         dimensions: Option<&[String]>,
     ) -> Result<Self> {
-        let mut reader = plugin.reader(files, &ConvertOptions { keep_all: true, ..ConvertOptions::default() })?;
+        let named = |error: PluginError| error.reworded(|message| files.with_names(message));
+        let options = ConvertOptions { keep_all: true, ..ConvertOptions::default() };
+        let mut reader = plugin.reader(files, &options).map_err(named)?;
         let (mut known, mut ratings, mut prompts) = (Vec::new(), Vec::new(), Vec::new());
-        while let Some(sample) = reader.next_sample()? {
+        while let Some(sample) = reader.next_sample().map_err(named)? {
             let sample: Sample =
                 serde_json::from_str(&sample).context("the plugin returned a sample that does not parse")?;
+            if sample.tools.is_some() {
+                bail!(
+                    "record {} has `tools`, which steer cannot offer to the model: leave such records out",
+                    sample.record
+                );
+            }
             prompts.push(match sample.prompt {
-                Prompt::Text(content) => vec![Message { role: "user".into(), content }],
+                Prompt::Text(content) => vec![Message::new("user", content)],
                 Prompt::Messages(messages) => messages,
             });
             ratings.push(sample.ratings.unwrap_or_default());
@@ -86,7 +96,7 @@ impl HeldOut {
             ControlFlow::Continue(())
         });
         progress.clear();
-        let dataset = dataset?;
+        let dataset = dataset.map_err(named)?;
         if dataset.is_empty() {
             bail!("no record has two responses that are rated in the same dimension: pass --records with more ratings");
         }
@@ -129,11 +139,16 @@ impl HeldOut {
     ///
     /// # Errors
     ///
-    /// Errors from model, plugin or libtorch.
+    /// Returns an error if one is not a finite number. Errors from model, plugin or libtorch.
     pub fn reference(&self, model: &mut Model, plugin: &Plugin, options: &LossOptions) -> Result<Vec<Tensor>> {
         model.set_adapter_enabled(false);
         let lambda = uniform_lambda(self.dimensions().len());
-        let references = self.batches(&lambda).map(|batch| Ok(log_probs(model, plugin, &batch?, options)?.1));
+        let references = self.batches(&lambda).map(|batch| {
+            let batch = batch?;
+            let (_, reference) = log_probs(model, plugin, &batch, options)?;
+            check_finite("reference log-prob", &batch, &reference)?;
+            Ok(reference)
+        });
         let references = references.collect();
         model.set_adapter_enabled(true);
         references
@@ -145,7 +160,7 @@ impl HeldOut {
     ///
     /// # Errors
     ///
-    /// Errors from model, plugin or libtorch.
+    /// Returns an error if a reward is not a finite number. Errors from model, plugin or libtorch.
     pub fn measure(
         &self,
         model: &Model,
@@ -166,6 +181,7 @@ impl HeldOut {
             totals.add(&outputs, &batch, &metric_options)?;
             num_contributing += batch.num_contributing;
             let listwise = outputs.listwise.context("the loss returned no rewards")?;
+            check_finite("reward", &batch, &listwise.rewards)?;
             self.add_expected(&batch, &listwise.rewards, &mut expected)?;
         }
         totals.loss /= num_contributing.max(1) as f64;
@@ -214,6 +230,22 @@ fn indices_of(dimensions: &[String], known: &[String]) -> Result<Vec<usize>> {
         })
     };
     dimensions.iter().map(index_of).collect()
+}
+
+/// Fails if a value `[S]`, one for each response of a batch, is not a finite number, which a report cannot hold.
+fn check_finite(what: &str, batch: &Batch, values: &Tensor) -> Result<()> {
+    let values: Vec<f64> = Vec::try_from(values.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)?;
+    let Some((sequence, value)) = values.iter().enumerate().find(|(_, value)| !value.is_finite()) else {
+        return Ok(());
+    };
+    let of = |tensor: &Tensor| Vec::<i64>::try_from(tensor);
+    let (prompts, responses) = (of(&batch.sequence_prompts)?, of(&batch.sequence_responses)?);
+    let record = of(&batch.record_indices)?[prompts[sequence] as usize];
+    bail!(
+        "the {what} of response {} of record {record} is {value}: check the weights of the model and its adapter, and this \
+         record",
+        responses[sequence]
+    );
 }
 
 #[derive(Clone, Copy, Default)]

@@ -1,10 +1,9 @@
 //! Measures a model at every λ of a grid.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 
 use crate::console::Progress;
+use crate::files::record_files::RecordFiles;
 use crate::generate::{GenerateOptions, generate_all};
 use crate::metrics::Row;
 use crate::model::Model;
@@ -45,7 +44,7 @@ pub fn measure(
     model: &mut Model,
     plugin: &Plugin,
     tokenizer: &Tokenizer,
-    files: &[PathBuf],
+    files: &RecordFiles,
     settings: &Settings,
 ) -> Result<ControlReport> {
     let adapter_dimensions = model.adapter_dimensions().map(<[String]>::to_vec);
@@ -115,7 +114,7 @@ pub fn measure(
 
 /// Returns the text of a conversation's last turn, which is what raters read.
 fn last_turn(messages: &[Message]) -> String {
-    messages.last().map_or_else(String::new, |message| message.content.clone())
+    messages.last().map_or_else(String::new, |message| message.content.clone().unwrap_or_default())
 }
 
 /// Averages the scores of each λ, whose answers follow each other.

@@ -1,10 +1,12 @@
 //! Errors of a run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::ConfigError;
 use crate::files::atomic::WriteError;
 use crate::files::hub::HubError;
+use crate::files::lock::{LockError, process};
+use crate::files::record_files::RecordFilesError;
 use crate::files::safetensors::SafetensorsError;
 use crate::libtorch::DeviceError;
 use crate::model::ModelError;
@@ -25,10 +27,33 @@ pub enum TrainError {
         /// Name of the checkpoint or result in it.
         found: String,
     },
-    /// A checkpoint that this run cannot resume from.
+    /// Another process writes to the folder.
+    #[error(
+        "{} is in use by {}: wait until that run has ended, or choose another output_dir",
+        output_dir.display(),
+        process(*pid)
+    )]
+    OutputDirInUse {
+        /// The output folder.
+        output_dir: PathBuf,
+        /// The process, if it is known.
+        pid: Option<u32>,
+    },
+    /// The folder cannot be written.
+    #[error(
+        "output_dir {} cannot be written: {source}; choose another output_dir, or change its permissions",
+        output_dir.display()
+    )]
+    OutputDir {
+        /// The output folder.
+        output_dir: PathBuf,
+        /// Error from the operating system.
+        source: std::io::Error,
+    },
+    /// A checkpoint or result that this run does not continue.
     #[error("cannot resume from {}: {problem}", folder.display())]
     Resume {
-        /// The checkpoint.
+        /// The checkpoint, or the folder of a finished run.
         folder: PathBuf,
         /// What is wrong, and what to do.
         problem: String,
@@ -41,12 +66,21 @@ pub enum TrainError {
         /// How many records there were, and why they were skipped.
         counts: String,
     },
+    /// No sample is left to train on, because the only one is held out.
+    #[error(
+        "data.eval_fraction = {fraction} holds out the only sample of data.records for evaluation, so that none is left to \
+         train on: leave it out, or add records"
+    )]
+    NothingToTrainOn {
+        /// `data.eval_fraction`.
+        fraction: f64,
+    },
     /// A loss or gradient that is not a finite number; it has not changed any weight.
     #[error(
         "the {what} is {value} at step {step}, so the run stopped before that update; its records were {}; {}; lower \
          train.learning_rate or check these records",
         list(records),
-        checkpoint.as_ref().map_or("no checkpoint has been saved".to_owned(), |folder| format!("the last checkpoint is {}", folder.display()))
+        last_checkpoint(checkpoint.as_deref())
     )]
     NotFinite {
         /// `loss` or `gradient`.
@@ -59,6 +93,49 @@ pub enum TrainError {
         records: Vec<i64>,
         /// The last checkpoint of the run.
         checkpoint: Option<PathBuf>,
+    },
+    /// The loss of an evaluation is not a finite number.
+    #[error(
+        "the evaluation loss is {value} after step {step}, in a batch of the records {}; {}; check these records, lower \
+         train.learning_rate, or check the weights of the model",
+        list(records),
+        last_checkpoint(checkpoint.as_deref())
+    )]
+    EvaluationNotFinite {
+        /// NaN or ±∞.
+        value: f64,
+        /// The step after which it was evaluated.
+        step: u64,
+        /// Indices of the records of the batch in the concatenated files that are evaluated on.
+        records: Vec<i64>,
+        /// The last checkpoint of the run.
+        checkpoint: Option<PathBuf>,
+    },
+    /// An update has left a weight that is not a finite number, and nothing is saved.
+    #[error(
+        "the weight `{name}` is not a finite number after step {step}, so it is not saved; {}; lower train.learning_rate",
+        last_checkpoint(checkpoint.as_deref())
+    )]
+    WeightNotFinite {
+        /// The weight.
+        name: String,
+        /// The step after which it was to be saved.
+        step: u64,
+        /// The last checkpoint of the run.
+        checkpoint: Option<PathBuf>,
+    },
+    /// A reference log-prob that is not a finite number.
+    #[error(
+        "the reference log-prob of response {response} of record {record} is {value}: check the weights of the reference \
+         policy, and this record"
+    )]
+    ReferenceNotFinite {
+        /// Index of the record in the concatenated files.
+        record: u64,
+        /// Number of the response in the record.
+        response: usize,
+        /// NaN or ±∞.
+        value: f64,
     },
     /// A reference policy that differs from the model it should equal.
     #[error(
@@ -101,6 +178,9 @@ pub enum TrainError {
     /// A model or dataset that is not found.
     #[error(transparent)]
     Hub(#[from] HubError),
+    /// Record files that cannot be read.
+    #[error(transparent)]
+    RecordFiles(#[from] RecordFilesError),
     /// Error from the device.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -128,15 +208,32 @@ pub enum TrainError {
 }
 
 impl TrainError {
-    /// Adds the last checkpoint to [`TrainError::NotFinite`].
-    pub(super) fn with_checkpoint(self, folder: Option<&PathBuf>) -> Self {
-        match self {
-            Self::NotFinite { what, value, step, records, .. } => {
-                Self::NotFinite { what, value, step, records, checkpoint: folder.cloned() }
-            }
-            other => other,
+    /// Adds the last checkpoint to the errors of a value that is not finite.
+    pub(super) fn with_checkpoint(mut self, folder: Option<&PathBuf>) -> Self {
+        if let Self::NotFinite { checkpoint, .. }
+        | Self::EvaluationNotFinite { checkpoint, .. }
+        | Self::WeightNotFinite { checkpoint, .. } = &mut self
+        {
+            *checkpoint = folder.cloned();
+        }
+        self
+    }
+
+    /// Names the output folder in the error of its lock.
+    pub(super) fn of_lock(output_dir: &Path, error: LockError) -> Self {
+        let output_dir = output_dir.to_path_buf();
+        match error {
+            LockError::Held { pid } => Self::OutputDirInUse { output_dir, pid },
+            LockError::Io(source) => Self::OutputDir { output_dir, source },
         }
     }
+}
+
+fn last_checkpoint(folder: Option<&Path>) -> String {
+    folder.map_or_else(
+        || "no checkpoint has been saved".to_owned(),
+        |folder| format!("the last checkpoint is {}", folder.display()),
+    )
 }
 
 fn list(records: &[i64]) -> String {

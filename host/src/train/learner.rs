@@ -17,8 +17,8 @@ pub(super) fn start(
     adapter_dimensions: Option<&[String]>,
     has_reference: bool,
 ) -> Result<Learner, TrainError> {
-    let Setup { config, checkpoint, loss, .. } = *setup;
-    let policy = TrainedPolicy::start(config, &setup.model_folder, model, adapter_dimensions, checkpoint)?;
+    let Setup { config, checkpoint, libtorch, loss, .. } = *setup;
+    let policy = TrainedPolicy::start(config, &setup.model_folder, libtorch, model, adapter_dimensions, checkpoint)?;
     let mut optimizer = AdamW::new(policy.trainable()?, (&config.train).into())?;
     if let Some(checkpoint) = checkpoint {
         checkpoint.load_optimizer(&mut optimizer)?;

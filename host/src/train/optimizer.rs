@@ -41,7 +41,19 @@ struct Slot {
     master: Option<Tensor>,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
+    /// Sum of the gradients of a step's micro-batches in float32, if it was [accumulated](AdamW::accumulate).
+    accumulated: Option<Tensor>,
     decays: bool,
+}
+
+impl Slot {
+    /// Returns the gradient of the step; None if there is none.
+    fn gradient(&self) -> Option<Tensor> {
+        match &self.accumulated {
+            Some(sum) => Some(sum.shallow_clone()),
+            None => Some(self.parameter.grad()).filter(Tensor::defined),
+        }
+    }
 }
 
 /// AdamW over the trainable parameters of a model.
@@ -54,6 +66,7 @@ struct Slot {
 /// # Numerics
 ///
 /// m, v and the weights that are updated are float32; a bfloat16 parameter is the rounded copy of its master weights.
+/// The gradients of several micro-batches are summed in float32, each being a 16-bit parameter's only rounded to 16 bits.
 #[derive(Debug)]
 pub struct AdamW {
     slots: Vec<Slot>,
@@ -75,6 +88,7 @@ impl AdamW {
                 master: if weights.kind() == Kind::Float { None } else { Some(weights.f_to_kind(Kind::Float)?) },
                 exp_avg: zeros()?,
                 exp_avg_sq: zeros()?,
+                accumulated: None,
                 decays: decays(&name),
                 name,
                 parameter,
@@ -88,6 +102,31 @@ impl AdamW {
         self.num_updates
     }
 
+    /// Adds the gradients of a micro-batch, if they have 16 bits, to those of the step's earlier micro-batches in
+    /// float32, and takes them from the parameters.
+    ///
+    /// libtorch would sum them in the dtype of the parameter: in bfloat16, what is below 1/256 of the sum is lost. A step
+    /// of several micro-batches calls this after each; the sums, as large as the master weights, are freed with the
+    /// update. A step of one micro-batch needs neither.
+    ///
+    /// # Errors
+    ///
+    /// Errors from libtorch.
+    pub fn accumulate(&mut self) -> Result<(), TchError> {
+        for slot in self.slots.iter_mut().filter(|slot| slot.master.is_some()) {
+            let gradient = slot.parameter.grad();
+            if !gradient.defined() {
+                continue;
+            }
+            match &mut slot.accumulated {
+                Some(sum) => drop(tch::no_grad(|| sum.f_add_(&gradient))?),
+                None => slot.accumulated = Some(gradient.f_to_kind(Kind::Float)?.f_contiguous()?),
+            }
+            native::set_grad(&slot.parameter, None)?;
+        }
+        Ok(())
+    }
+
     /// Returns the norm of all gradients together.
     ///
     /// # Numerics
@@ -99,7 +138,7 @@ impl AdamW {
     /// Errors from libtorch.
     pub fn grad_norm(&self) -> Result<f64, TchError> {
         let mut norms = Vec::with_capacity(self.slots.len());
-        for gradient in self.slots.iter().map(|slot| slot.parameter.grad()).filter(Tensor::defined) {
+        for gradient in self.slots.iter().filter_map(Slot::gradient) {
             let of_rows = gradient.f_norm_scalaropt_dim_dtype(2, [-1], false, Kind::Float)?;
             norms.push(of_rows.f_norm_scalaropt_dtype(2, Kind::Double)?);
         }
@@ -124,7 +163,7 @@ impl AdamW {
                 let scalars =
                     AdamWScalars { learning_rate, beta1, beta2, weight_decay, epsilon, num_updates, grad_scale };
                 let mut group = Group::default();
-                for slot in self.slots.iter().filter(|slot| slot.decays == decays) {
+                for slot in self.slots.iter_mut().filter(|slot| slot.decays == decays) {
                     group.take_gradient(slot)?;
                     if group.widened_bytes > MAX_WIDENED_BYTES {
                         std::mem::take(&mut group).update(&scalars)?;
@@ -193,11 +232,9 @@ struct Group {
 
 impl Group {
     /// Adds a parameter if it has a gradient, and clears that gradient.
-    fn take_gradient(&mut self, slot: &Slot) -> Result<(), TchError> {
-        let gradient = slot.parameter.grad();
-        if !gradient.defined() {
-            return Ok(());
-        }
+    fn take_gradient(&mut self, slot: &mut Slot) -> Result<(), TchError> {
+        let Some(gradient) = slot.gradient() else { return Ok(()) };
+        slot.accumulated = None;
         let wide = gradient.f_to_kind(Kind::Float)?.f_contiguous()?;
         native::set_grad(&slot.parameter, None)?;
         let parameter = slot.parameter.f_detach()?;
@@ -291,6 +328,39 @@ mod tests {
         assert_eq!(p.kind(), Kind::BFloat16);
         assert!(values(&p)[0] < 0.985, "{:?}", values(&p));
         assert!(optimizer.state().iter().all(|(_, tensor)| tensor.kind() == Kind::Float));
+    }
+
+    #[test]
+    fn gradients_of_16_bits_are_summed_in_float32() {
+        for kind in [Kind::BFloat16, Kind::Half] {
+            let p = Tensor::from_slice(&[1.0f32, -2.0]).to_kind(kind).set_requires_grad(true);
+            let mut optimizer = AdamW::new(vec![("w".into(), p.shallow_clone())], options()).unwrap();
+            // In 16 bits, 1 + 2⁻¹² is 1 again, however often it is added.
+            let small = 2f32.powi(-12);
+            for grad in std::iter::once([1.0, 3.0]).chain(std::iter::repeat_n([small, -small], 256)) {
+                set_grad(&p, &grad);
+                optimizer.accumulate().unwrap();
+            }
+            let sum = [1.0 + 256.0 * small, 3.0 - 256.0 * small];
+            let norm = f64::from(sum[0]).hypot(f64::from(sum[1]));
+            assert!((optimizer.grad_norm().unwrap() / norm - 1.0).abs() < 1e-6, "{kind:?}");
+            optimizer.step(0.1, 1.0).unwrap();
+            let (_, exp_avg) = &optimizer.state()[0];
+            for (m, g) in values(exp_avg).iter().zip(sum) {
+                assert!((m / (0.1 * g) - 1.0).abs() < 1e-6, "{kind:?}: {m}, not {}", 0.1 * g);
+            }
+            assert!(!p.grad().defined());
+            assert_eq!(optimizer.grad_norm().unwrap(), 0.0, "{kind:?}: the update takes the sum");
+        }
+    }
+
+    #[test]
+    fn float32_gradients_accumulate_where_they_are() {
+        let p = parameter(&[1.0]);
+        let mut optimizer = AdamW::new(vec![("w".into(), p.shallow_clone())], options()).unwrap();
+        set_grad(&p, &[1.0]);
+        optimizer.accumulate().unwrap();
+        assert_eq!(values(&p.grad()), [1.0]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::config::{RunConfig, Stage};
 use crate::console::{Progress, say};
+use crate::libtorch::Libtorch;
 use crate::metrics::{Row, Totals};
 
 use super::TrainError;
@@ -31,6 +32,7 @@ pub(super) struct Run<'a> {
     config: &'a RunConfig,
     checkpoint: Option<&'a Checkpoint>,
     interrupt: &'a Interrupt,
+    libtorch: Libtorch,
     schedule: LrSchedule,
     /// Names of the dimensions in metrics; empty in stages without rated dimensions.
     dimensions: &'a [String],
@@ -47,10 +49,10 @@ impl<'a> Run<'a> {
         references: References,
         state: TrainerState,
     ) -> Self {
-        let Setup { config, checkpoint, interrupt, .. } = *setup;
+        let Setup { config, checkpoint, interrupt, libtorch, .. } = *setup;
         let schedule = LrSchedule::new(&config.train, batches.max_steps);
         let dimensions = if config.stage == Stage::LambdaDpo { data.dimensions() } else { &[] };
-        Self { config, checkpoint, interrupt, schedule, dimensions, batches, references, state }
+        Self { config, checkpoint, interrupt, libtorch, schedule, dimensions, batches, references, state }
     }
 
     /// Takes every step that is left, with its evaluations and checkpoints, and saves the result.
@@ -78,7 +80,8 @@ impl<'a> Run<'a> {
 
             let done = step + 1;
             self.state.global_step = done;
-            let finished = FinishedStep { report: &report, learning_rate, micro_batches: &micro_batches, started };
+            let (libtorch, micro_batches) = (self.libtorch, &micro_batches);
+            let finished = FinishedStep { report: &report, learning_rate, micro_batches, started, libtorch };
             let row = step_row(self.new_row(), &finished, self.dimensions, &learner.metric_options)?;
             if done % train.logging_steps == 0 || done == max_steps {
                 log.append(&row)?;
@@ -87,11 +90,12 @@ impl<'a> Run<'a> {
 
             let is_last = done == max_steps;
             if is_last || train.eval_steps.is_some_and(|steps| done % steps == 0) {
-                self.evaluate(&learner, &mut log, &progress)?;
+                self.evaluate(&learner, &mut log, &progress).map_err(|error| error.with_checkpoint(saved.as_ref()))?;
             }
             let interrupted = self.interrupt.signal().filter(|_| !is_last);
             if interrupted.is_some() || (train.save_steps > 0 && done % train.save_steps == 0) {
-                saved = Some(self.save_checkpoint(&learner)?);
+                let folder = self.save_checkpoint(&learner).map_err(|error| error.with_checkpoint(saved.as_ref()))?;
+                saved = Some(folder);
                 log.plot()?;
             }
             if let (Some(signal), Some(folder)) = (interrupted, &saved) {
@@ -106,6 +110,10 @@ impl<'a> Run<'a> {
             }
         }
         let result = output::result_folder(self.config);
+        let finite = learner.policy.check_finite(self.state.global_step);
+        finite.map_err(|error| error.with_checkpoint(saved.as_ref()))?;
+        // First, so that a result is never without what it was made with.
+        self.state.save_result(&self.config.output_dir)?;
         learner.policy.save(&result)?;
         let plot = log.plot()?;
         progress.finish("done");
@@ -118,6 +126,7 @@ impl<'a> Run<'a> {
         self.state.epoch = plan.epochs_after(self.state.global_step);
         self.state.step_in_epoch = self.state.global_step % plan.steps_per_epoch();
         let Learner { policy, optimizer, .. } = learner;
+        policy.check_finite(self.state.global_step)?;
         let RunConfig { output_dir, train, .. } = self.config;
         let save_policy = |folder: &Path| policy.save(folder);
         checkpoint::save(output_dir, save_policy, optimizer, &self.state, train.save_total_limit)
@@ -131,6 +140,11 @@ impl<'a> Run<'a> {
         for micro_batch in eval.iter() {
             let micro_batch = micro_batch?;
             learner.evaluate(&micro_batch, self.references.eval.as_ref(), &mut totals)?;
+            if !totals.loss.is_finite() {
+                let records = Vec::try_from(&micro_batch.batch.record_indices)?;
+                let (value, step) = (totals.loss, self.state.global_step);
+                return Err(TrainError::EvaluationNotFinite { value, step, records, checkpoint: None });
+            }
             num_eval_terms += num_terms(learner.loss.objective, &micro_batch);
         }
         totals.loss /= num_eval_terms.max(1) as f64;

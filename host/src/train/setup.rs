@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use tch::Device;
-
 use crate::config::{RunConfig, Stage};
+use crate::console::say;
 use crate::files::cache_folder::CacheFolder;
 use crate::files::hub::Hub;
-use crate::libtorch;
+use crate::libtorch::{self, Libtorch};
 use crate::model::ModelConfig;
 use crate::plugin::{LossOptions, Objective, Plugin};
 
@@ -20,7 +19,7 @@ pub(super) struct Setup<'a> {
     /// Checkpoint to resume from; None starts at the first step.
     pub(super) checkpoint: Option<&'a Checkpoint>,
     pub(super) interrupt: &'a Interrupt,
-    pub(super) device: Device,
+    pub(super) libtorch: Libtorch,
     pub(super) plugin: Plugin,
     pub(super) hub: Hub,
     /// None if the environment names no folder for it.
@@ -37,7 +36,15 @@ impl<'a> Setup<'a> {
         checkpoint: Option<&'a Checkpoint>,
         interrupt: &'a Interrupt,
     ) -> Result<Self, TrainError> {
-        let device = libtorch::prepare(&config.model.device)?;
+        if config.train.deterministic {
+            // Before CUDA starts.
+            libtorch::use_deterministic_algorithms()?;
+        }
+        let libtorch = libtorch::prepare(&config.model.device)?;
+        libtorch.allow_tf32(config.model.tf32)?;
+        if let Some(notice) = libtorch.float32_notice(&config.model.device, config.model.dtype.into()) {
+            say(&notice);
+        }
         if let Some(checkpoint) = checkpoint {
             libtorch::set_num_threads(checkpoint.state.num_threads);
         }
@@ -49,19 +56,56 @@ impl<'a> Setup<'a> {
         if config.model.torchscript.is_none() {
             ModelConfig::load(&model_folder)?;
         }
-        let loss = loss_options(config);
-        Ok(Self { config, checkpoint, interrupt, device, plugin, hub, cache, model_folder, loss })
+        let loss = loss_options(config, libtorch);
+        Ok(Self { config, checkpoint, interrupt, libtorch, plugin, hub, cache, model_folder, loss })
     }
 }
 
-fn loss_options(config: &RunConfig) -> LossOptions {
+fn loss_options(config: &RunConfig, libtorch: Libtorch) -> LossOptions {
     let loss = &config.loss;
+    let free_bytes = libtorch::free_device_memory_bytes(libtorch.device());
     LossOptions {
         objective: if config.stage == Stage::Sft { Objective::Sft } else { Objective::Listwise },
         reduction: loss.reduction,
         beta: loss.beta,
-        logits_budget_bytes: usize::try_from(loss.logits_budget_mib << 20).unwrap_or(usize::MAX),
+        logits_budget_bytes: logits_budget_bytes(loss.logits_budget_mib, free_bytes),
         paper_exact: loss.paper_exact,
         ..LossOptions::default()
+    }
+}
+
+/// Returns the memory of logits at any time: what the config says, and otherwise what suits the device.
+///
+/// A chunk of logits reads the whole LM head, so on a GPU a larger one is better: 1/32 of the memory that is free
+/// before the model is loaded, rounded down to a power of two, so that it does not depend on small differences. It is
+/// never less than the default of the plugin, which is that of the CPU.
+fn logits_budget_bytes(configured_mib: Option<u64>, free_device_bytes: Option<u64>) -> usize {
+    let default = LossOptions::default().logits_budget_bytes;
+    match (configured_mib, free_device_bytes) {
+        (Some(mib), _) => usize::try_from(mib.saturating_mul(1 << 20)).unwrap_or(usize::MAX),
+        (None, Some(free)) => usize::try_from(free / 32).map_or(default, |share| prev_power_of_two(share).max(default)),
+        (None, None) => default,
+    }
+}
+
+fn prev_power_of_two(number: usize) -> usize {
+    number.checked_ilog2().map_or(0, |exponent| 1 << exponent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_that_nobody_set_follows_the_device() {
+        const MIB: usize = 1 << 20;
+        let bytes = |mib: u64| Some(mib << 20);
+        assert_eq!(logits_budget_bytes(None, None), 256 * MIB, "the CPU's");
+        assert_eq!(logits_budget_bytes(None, bytes(80_000)), 2048 * MIB);
+        assert_eq!(logits_budget_bytes(None, bytes(79_000)), 2048 * MIB, "not another for a little less memory");
+        assert_eq!(logits_budget_bytes(None, bytes(24_000)), 512 * MIB);
+        assert_eq!(logits_budget_bytes(None, bytes(4_000)), 256 * MIB);
+        assert_eq!(logits_budget_bytes(Some(64), bytes(80_000)), 64 * MIB, "the user's");
+        assert_eq!(logits_budget_bytes(Some(u64::MAX), None), usize::MAX);
     }
 }

@@ -77,6 +77,9 @@ impl Learner {
             let Some(context) = context else { continue };
             let gradients = context.backward(&inputs, 1.0)?;
             forward.backward(gradients)?;
+            if micro_batches.len() > 1 {
+                self.optimizer.accumulate()?;
+            }
         }
 
         let grad_norm = self.optimizer.grad_norm()?;

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::config::{AdapterSection, Init, RunConfig, TargetModules};
 use crate::files::atomic;
+use crate::libtorch::Libtorch;
 use crate::libtorch::script::SCRIPT_FILE;
 use crate::model::{self, ForwardOptions, LambdaParts, LoraConfig, Model};
 use crate::plugin::{Batch, Wants};
@@ -44,12 +45,12 @@ impl TrainableModel {
     ///
     /// Returns an error if a file of the folder is missing, its architecture is not supported, or the TorchScript
     /// module cannot be loaded.
-    pub fn load(config: &RunConfig, folder: &Path, device: Device) -> Result<Self, TrainError> {
+    pub fn load(config: &RunConfig, folder: &Path, libtorch: Libtorch) -> Result<Self, TrainError> {
         let kind = config.model.dtype.into();
         Ok(match (&config.model.torchscript, config.model.init) {
-            (Some(file), _) => Self::TorchScript(TorchScriptPolicy::open(file, device)?),
-            (None, Init::Pretrained) => Self::Native(Model::load(folder, device, kind)?),
-            (None, Init::Random) => Self::Native(Model::random(folder, device, kind, config.seed)?),
+            (Some(file), _) => Self::TorchScript(TorchScriptPolicy::open(file, libtorch)?),
+            (None, Init::Pretrained) => Self::Native(Model::load(folder, libtorch, kind)?),
+            (None, Init::Random) => Self::Native(Model::random(folder, libtorch, kind, config.seed)?),
         })
     }
 
@@ -68,13 +69,6 @@ impl TrainableModel {
             Self::TorchScript(script) => script.kind(),
         }
     }
-
-    fn device(&self) -> Device {
-        match self {
-            Self::Native(model) => model.device(),
-            Self::TorchScript(script) => script.device(),
-        }
-    }
 }
 
 impl TrainedPolicy {
@@ -87,6 +81,7 @@ impl TrainedPolicy {
     pub fn start(
         config: &RunConfig,
         folder: &Path,
+        libtorch: Libtorch,
         base: TrainableModel,
         dimensions: Option<&[String]>,
         checkpoint: Option<&Checkpoint>,
@@ -102,13 +97,12 @@ impl TrainedPolicy {
             }
             (base, None) => base,
             (base, Some(checkpoint)) => {
-                let device = base.device();
                 let is_script = matches!(base, TrainableModel::TorchScript(_));
                 drop(base); // Memory never holds two models.
                 if is_script {
-                    TrainableModel::TorchScript(TorchScriptPolicy::open(&checkpoint.folder, device)?)
+                    TrainableModel::TorchScript(TorchScriptPolicy::open(&checkpoint.folder, libtorch)?)
                 } else {
-                    TrainableModel::Native(Model::load(&checkpoint.folder, device, config.model.dtype.into())?)
+                    TrainableModel::Native(Model::load(&checkpoint.folder, libtorch, config.model.dtype.into())?)
                 }
             }
         };
@@ -138,6 +132,20 @@ impl TrainedPolicy {
             TrainableModel::Native(model) => model.trainable(),
             TrainableModel::TorchScript(script) => script.named_parameters()?,
         })
+    }
+
+    /// Checks that every weight that is trained is a finite number after a step, before it is saved.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`TrainError::WeightNotFinite`] with the first weight that is not. Errors from libtorch.
+    pub fn check_finite(&self, step: u64) -> Result<(), TrainError> {
+        for (name, weight) in self.trainable()? {
+            if weight.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+                return Err(TrainError::WeightNotFinite { name, step, checkpoint: None });
+            }
+        }
+        Ok(())
     }
 
     /// Returns which gradients of the loss a backward pass needs.

@@ -89,7 +89,8 @@ pub struct Api {
         error: *mut Error,
     ) -> Status,
 
-    /// Opens record files (JSON array, JSON lines, Parquet) for streaming. Free with `reader_free`.
+    /// Opens record files (JSON array, JSON lines, Parquet; compressed with gzip or zstd, too) for streaming. Free with
+    /// `reader_free`.
     pub reader_open: unsafe extern "C" fn(
         paths: *const Str,
         num_paths: usize,
@@ -111,14 +112,16 @@ pub struct Api {
     /// Returns the remaining samples of a reader as an Arrow C stream, in batches that are read on demand.
     ///
     /// Columns: `prompt` (list of {role, content}; a text is one user turn), `responses` and `dimensions` (lists of
-    /// utf8), `ratings` and `pi_target` (`[M][N]` lists of float64, null if missing or masked), `record` (uint64).
-    /// `stream` is overwritten; the caller calls its `release`. It may outlive the reader, and both read the same
-    /// samples. A failure inside it is an `errno` code, with a message from `get_last_error`; the stream ends there.
+    /// utf8), `ratings` and `pi_target` (`[M][N]` lists of float64, null if missing or masked), `record` (uint64),
+    /// `tools` (utf8: a JSON list, null without tools). A turn with fields beyond {role, content} is a failure. `stream`
+    /// is overwritten; the caller calls its `release`. It may outlive the reader, and both read the same samples. A
+    /// failure inside it is an `errno` code, with a message from `get_last_error`; the stream ends there.
     pub reader_to_arrow:
         unsafe extern "C" fn(reader: *mut Reader, stream: *mut ArrowArrayStream, error: *mut Error) -> Status,
     /// Returns the next sample as JSON; NULL bytes at the end.
     pub reader_next: unsafe extern "C" fn(reader: *mut Reader, sample: *mut Bytes, error: *mut Error) -> Status,
-    /// Returns the counts so far as JSON: records read, samples returned, skipped by reason, missing ratings by kind.
+    /// Returns the counts so far as JSON: records read, samples returned, skipped by reason, missing ratings by kind,
+    /// fields without effect.
     pub reader_report: unsafe extern "C" fn(reader: *const Reader, report: *mut Bytes, error: *mut Error) -> Status,
     /// Frees a reader.
     pub reader_free: unsafe extern "C" fn(reader: *mut Reader),
@@ -136,7 +139,7 @@ pub struct Api {
     /// `has_chat_template`.
     pub tokenizer_info:
         unsafe extern "C" fn(tokenizer: *const Tokenizer, info: *mut Bytes, error: *mut Error) -> Status,
-    /// Renders messages (a JSON list of `{role, content}`) with the chat template.
+    /// Renders messages (a JSON list of `{role, content}`, whose other fields the template sees) with the chat template.
     pub tokenizer_render: unsafe extern "C" fn(
         tokenizer: *const Tokenizer,
         messages: Str,
@@ -271,9 +274,19 @@ pub struct Api {
     ) -> Status,
     /// Frees a schedule.
     pub schedule_free: unsafe extern "C" fn(schedule: *mut Schedule),
+    /// Returns λ' `[B, M]` float32 for a batch whose λ `[B, M]` (floating point) is drawn after it was collated: λ over
+    /// the dimensions that count for each prompt, scaled to sum to 1 again; all 0 if none of them has weight.
+    /// `prompt_offsets` and `target_mask` are the batch's. The result is on the CPU.
+    pub renormalize_lambda: unsafe extern "C" fn(
+        prompt_offsets: Tensor,
+        target_mask: Tensor,
+        lambda: Tensor,
+        renormalized: *mut Tensor,
+        error: *mut Error,
+    ) -> Status,
 
-    /// Computes token log-probs `[K]` and sequence log-probs `[S]` without a loss. Of the options, the reduction and
-    /// the budget apply; nothing is kept for a backward.
+    /// Computes token log-probs `[K]` and sequence log-probs `[S]`, on the CPU, without a loss. Of the options, the
+    /// reduction and the budget apply; nothing is kept for a backward.
     pub log_probs: unsafe extern "C" fn(
         inputs: *const LossInputs,
         options: *const LossOptions,
@@ -291,7 +304,7 @@ pub struct Api {
         error: *mut Error,
     ) -> Status,
     /// Computes the gradients of `grad_output` · loss. `inputs` are those of the forward, unchanged, with the same
-    /// `cuda_stream`. A context serves one backward.
+    /// `cuda_stream`. A context serves one backward; a call that rejects its inputs leaves it as it was.
     pub loss_backward: unsafe extern "C" fn(
         context: *mut LossContext,
         inputs: *const LossInputs,

@@ -137,7 +137,9 @@ pub struct Batch {
 /// Inputs of `log_probs` and `loss_forward`: exactly one of hidden states with the LM head, logits, or sequence
 /// log-probs; and the targets. All are borrowed for the call.
 ///
-/// Letters of shapes as in [`Batch`]; H is the hidden size, V the vocabulary size.
+/// Letters of shapes as in [`Batch`]; H is the hidden size, V the vocabulary size. What is scored (`hidden` with
+/// `lm_head`, `logits`, or `sequence_log_probs`) is on any device; the fields after it are on the CPU, where they are
+/// read, as [`Batch`] returns them.
 #[repr(C)]
 #[derive(Debug)]
 pub struct LossInputs {
@@ -152,7 +154,7 @@ pub struct LossInputs {
     /// `[S]` sequence log-probs (sums, or means under the mean reduction), computed by the caller; no target fields
     /// needed.
     pub sequence_log_probs: Tensor,
-    /// `[K]` int64, see [`Batch`].
+    /// `[K]` int64, see [`Batch`]; on the CPU, like all tensors below.
     pub target_positions: Tensor,
     /// `[K]` int64, see [`Batch`].
     pub target_ids: Tensor,
@@ -170,7 +172,7 @@ pub struct LossInputs {
     pub pi_target: Tensor,
     /// `[M, C]` bool; NULL if every dimension rates every response.
     pub target_mask: Tensor,
-    /// `[B, M]` floating point.
+    /// `[B, M]` floating point λ': that of the batch, or of `renormalize_lambda`.
     pub lambda: Tensor,
     /// The `cudaStream_t` on which the call queues its work, if the tensors are on a CUDA device: inputs must be ready,
     /// and outputs become ready, in the order of the stream. NULL means libtorch's current stream of the calling
@@ -179,7 +181,7 @@ pub struct LossInputs {
     pub cuda_stream: *mut c_void,
 }
 
-/// Outputs of `loss_forward`; the tensors are owned by the caller, on the device of the inputs.
+/// Outputs of `loss_forward`; the tensors are owned by the caller, on the CPU, whatever the device of the inputs.
 #[repr(C)]
 #[derive(Debug)]
 pub struct LossOutputs {
@@ -207,7 +209,7 @@ pub struct LossOutputs {
     pub margins: Tensor,
 }
 
-/// Gradients from `loss_backward`, in the dtypes of their inputs; NULL for those not requested.
+/// Gradients from `loss_backward`, in the dtypes and on the devices of their inputs; NULL for those not requested.
 #[repr(C)]
 #[derive(Debug)]
 pub struct LossGradients {

@@ -1,4 +1,4 @@
-//! λ schedules.
+//! λ schedules, and λ'.
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_core::{Schedule, ScheduleKind, lambda::ScheduleOptions};
@@ -8,6 +8,7 @@ use crate::failure::{Failure, Outcome};
 use crate::growth;
 use crate::guard::call;
 use crate::handle::Handle;
+use crate::tensors::{borrow, give_tensor};
 
 /// A schedule with M, the number of values that a draw writes.
 type ScheduleHandle = Handle<(Schedule, usize)>;
@@ -109,4 +110,22 @@ pub unsafe extern "C" fn schedule_draw_step(
 /// See [`abi::Api::schedule_free`].
 pub unsafe extern "C" fn schedule_free(schedule: *mut abi::Schedule) {
     ScheduleHandle::free(schedule);
+}
+
+/// See [`abi::Api::renormalize_lambda`].
+pub unsafe extern "C" fn renormalize_lambda(
+    prompt_offsets: abi::Tensor,
+    target_mask: abi::Tensor,
+    lambda: abi::Tensor,
+    renormalized: *mut abi::Tensor,
+    error: *mut abi::Error,
+) -> abi::Status {
+    // SAFETY: the caller keeps the table's rules.
+    call(error, || unsafe {
+        let given =
+            |raw, name| borrow(raw, name)?.ok_or_else(|| Failure::argument(format!("argument `{name}` is NULL")));
+        let (offsets, mask) = (given(prompt_offsets, "prompt_offsets")?, given(target_mask, "target_mask")?);
+        let result = lambda_dpo_core::renormalize_lambda(&offsets, &mask, &given(lambda, "lambda")?)?;
+        give_tensor(&result, renormalized, "renormalized")
+    })
 }

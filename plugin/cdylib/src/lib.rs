@@ -5,8 +5,8 @@
 //! - Exports one symbol, [`lambda_dpo_get_api`].
 //! - Every function of the table runs inside `guard::call`: no panic leaves it, and outputs are written last and only
 //!   on success.
-//! - The plugin's only unsafe code is here, and it only translates: pointers to references, DLPack to tensors, handles
-//!   to values.
+//! - The plugin's only unsafe code besides one call in `lambda-dpo-products` is here, and it only translates: pointers to
+//!   references, DLPack to tensors, handles to values.
 
 mod failure;
 mod arguments;
@@ -69,6 +69,7 @@ static API: abi::Api = abi::Api {
     schedule_draw_instance: lambda::schedule_draw_instance,
     schedule_draw_step: lambda::schedule_draw_step,
     schedule_free: lambda::schedule_free,
+    renormalize_lambda: lambda::renormalize_lambda,
     log_probs: loss::log_probs,
     loss_forward: loss::loss_forward,
     loss_backward: loss::loss_backward,

@@ -14,16 +14,18 @@ use crate::failure::{Failure, Outcome};
 use crate::growth::{self, Output};
 use crate::guard::call;
 use crate::handle::Handle;
-use crate::tensors::{borrow, copied, export, export_option, exported};
+use crate::tensors::{borrow, copied, copied_from_cpu, export, export_option, exported};
 
 /// Declares [`Inputs`] from the names of its tensors, which are those of the ABI and of the core: first the large ones,
-/// which are views that must not outlive the call, then the small ones, which are copied.
+/// which are views that must not outlive the call, then the small ones, which are copied: from any device, and from
+/// main memory only.
 macro_rules! inputs {
-    ($($view:ident),+; $($copy:ident),+) => {
+    ($($view:ident),+; $($copy:ident),+; $($on_cpu:ident),+) => {
         /// The inputs of one call as tensors.
         struct Inputs {
             $($view: Option<Tensor>,)+
             $($copy: Option<Tensor>,)+
+            $($on_cpu: Option<Tensor>,)+
             num_sequences: i64,
             stream: *mut c_void,
             /// Left last: dropping the fields before it may queue work.
@@ -44,6 +46,7 @@ macro_rules! inputs {
                     Ok(Self {
                         $($view: borrow(inputs.$view, stringify!($view))?,)+
                         $($copy: copied(inputs.$copy, stringify!($copy))?,)+
+                        $($on_cpu: copied_from_cpu(inputs.$on_cpu, stringify!($on_cpu))?,)+
                         num_sequences,
                         stream: inputs.cuda_stream,
                         _current: current,
@@ -55,6 +58,7 @@ macro_rules! inputs {
                 LossInputs {
                     $($view: self.$view.as_ref(),)+
                     $($copy: self.$copy.as_ref(),)+
+                    $($on_cpu: self.$on_cpu.as_ref(),)+
                     num_sequences: self.num_sequences,
                 }
             }
@@ -64,8 +68,9 @@ macro_rules! inputs {
 
 inputs! {
     hidden, lm_head, logits;
-    sequence_log_probs, target_positions, target_ids, target_sequences, reference_log_probs, prompt_offsets,
-    sequence_index, pi_target, target_mask, lambda
+    sequence_log_probs;
+    target_positions, target_ids, target_sequences, reference_log_probs, prompt_offsets, sequence_index, pi_target,
+    target_mask, lambda
 }
 
 /// Makes the caller's stream the current one, if there is one, before any work is queued.
@@ -201,18 +206,23 @@ pub unsafe extern "C" fn loss_forward(
     })
 }
 
-/// Takes the state of a forward out, for its backward on the same stream.
-fn take(kept: &Mutex<Option<Kept>>, stream: usize) -> Outcome<LossContext> {
+/// Takes the state of a forward out, for its backward with the same inputs on the same stream. A failed check leaves it
+/// in.
+fn take(kept: &Mutex<Option<Kept>>, inputs: &Inputs) -> Outcome<LossContext> {
     let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-    match kept.as_ref() {
-        Some(of_forward) if of_forward.stream != stream => Err(Failure::argument(format!(
-            "`cuda_stream` is {stream:#x}, but it was {:#x} in the forward: pass the same to the backward",
-            of_forward.stream
-        ))),
-        _ => kept.take().map(|kept| kept.context).ok_or_else(|| {
-            Failure::new(abi::STATUS_POISONED, "`context` has served its backward; run the forward again")
-        }),
+    let stream = inputs.stream.addr();
+    if let Some(of_forward) = kept.as_ref() {
+        if of_forward.stream != stream {
+            return Err(Failure::argument(format!(
+                "`cuda_stream` is {stream:#x}, but it was {:#x} in the forward: pass the same to the backward",
+                of_forward.stream
+            )));
+        }
+        of_forward.context.check(&inputs.as_core())?;
     }
+    kept.take()
+        .map(|kept| kept.context)
+        .ok_or_else(|| Failure::new(abi::STATUS_POISONED, "`context` has served its backward; run the forward again"))
 }
 
 /// See [`abi::Api::loss_backward`].
@@ -227,7 +237,7 @@ pub unsafe extern "C" fn loss_backward(
     call(error, || unsafe {
         let gradients = Output::new(gradients, "gradients")?;
         let inputs = Inputs::read(inputs)?;
-        let taken = ContextHandle::with(context, "context", |context| take(context, inputs.stream.addr()))?;
+        let taken = ContextHandle::with(context, "context", |context| take(context, &inputs))?;
         let result = taken.backward(&inputs.as_core(), grad_output)?;
         let exported = exported!(abi::LossGradients, Some(&result) => hidden, lm_head, logits, sequence_log_probs);
         gradients.put_tensors(exported);

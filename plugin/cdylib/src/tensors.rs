@@ -35,6 +35,22 @@ pub unsafe fn copied(raw: abi::Tensor, name: &str) -> Outcome<Option<Tensor>> {
     .transpose()
 }
 
+/// Copies a small tensor of main memory that may be absent, for use beyond the call.
+///
+/// # Safety
+/// `raw` is NULL or valid for the call.
+pub unsafe fn copied_from_cpu(raw: abi::Tensor, name: &str) -> Outcome<Option<Tensor>> {
+    // SAFETY: the caller's promise.
+    let device = unsafe { raw.as_ref() }.map(|tensor| tensor.dl_tensor.device);
+    if let Some(abi::DLDevice { device_type: abi::DL_CUDA, device_id }) = device {
+        return Err(Failure::argument(format!(
+            "tensor `{name}` is on CUDA device {device_id}, but it is read on the CPU: leave it in main memory"
+        )));
+    }
+    // SAFETY: the caller's promise.
+    unsafe { copied(raw, name) }
+}
+
 /// Exports a tensor for the caller.
 pub fn export(tensor: &Tensor) -> Outcome<Exported> {
     tensor::export(tensor).map_err(|problem| Failure::new(abi::STATUS_TORCH, problem))

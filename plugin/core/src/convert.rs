@@ -24,6 +24,6 @@ pub use arrow::SampleBatches;
 pub use converter::{Converter, PREFERENCE, convert_record};
 pub use options::{ConvertOptions, MissingRating};
 pub use reader::SampleReader;
-pub use report::{MissingRatings, Report, Skipped};
+pub use report::{MAX_IGNORED_NAMES, MissingRatings, Report, Skipped};
 pub use sample::Sample;
 pub(crate) use sample::{Rows, to_rows, to_targets};

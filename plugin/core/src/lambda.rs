@@ -3,11 +3,15 @@
 //! Each draw has its own random generator, keyed by everything the draw depends on. So λ does not depend on batch
 //! order, the number of processes, or where a run was interrupted, and torch's generator is never used.
 
+mod renormalize;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Exp1, Gamma, Open01, StandardNormal};
 
 use crate::{Error, Result};
+
+pub(crate) use renormalize::renormalized;
 
 /// How far given weights of λ may miss a sum of 1.
 const SUM_TOLERANCE: f64 = 1e-3;

@@ -8,9 +8,10 @@
 mod inputs;
 pub(crate) mod checks;
 mod targets;
+mod upload;
 pub(crate) mod projection;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use self::checks::{check_floating, check_shape, invalid};
 use self::projection::{Kept, Pass, Projection};
@@ -27,7 +28,8 @@ const MAX_SEQUENCES: i64 = 1 << 24;
 /// # Shapes
 ///
 /// Returns `[K]` token log-probs (None if sequence log-probs were given) and `[S]` sequence log-probs: sums, or means
-/// under the mean reduction, and 0 for a sequence without targets.
+/// under the mean reduction, and 0 for a sequence without targets. Both are in main memory, whatever the device of the
+/// inputs.
 ///
 /// # Numerics
 ///
@@ -48,9 +50,9 @@ pub fn log_probs<'a>(
 
 /// Log-probs of a batch, and the state for a backward through them.
 pub(crate) struct Forward {
-    /// `[K]` in the accumulation dtype; None if sequence log-probs were given.
+    /// `[K]` in the accumulation dtype, in main memory; None if sequence log-probs were given.
     pub(crate) token_log_probs: Option<Tensor>,
-    /// `[S]` in the accumulation dtype.
+    /// `[S]` in the accumulation dtype, in main memory.
     pub(crate) sequence_log_probs: Tensor,
     /// None if sequence log-probs were given.
     pub(crate) projected: Option<Projected>,
@@ -85,7 +87,7 @@ pub(crate) fn forward(inputs: &LogProbInputs, options: &LogProbOptions, wants: W
             check_floating("sequence_log_probs", finished)?;
             check_shape("sequence_log_probs", finished, &[inputs.num_sequences])?;
             let kind = if finished.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-            let mut sequence_log_probs = Tensor::f_empty(finished.size(), (kind, finished.device()))?;
+            let mut sequence_log_probs = Tensor::f_empty(finished.size(), (kind, Device::Cpu))?;
             sequence_log_probs.f_copy_(&finished.f_detach()?)?;
             Ok(Forward { token_log_probs: None, sequence_log_probs, projected: None })
         }
@@ -94,6 +96,8 @@ pub(crate) fn forward(inputs: &LogProbInputs, options: &LogProbOptions, wants: W
             let plan = TargetPlan::new(inputs, projection.num_positions(), projection.vocab_size(), device)?;
             let pass = Pass { plan: &plan, budget_bytes: options.logits_budget_bytes, wants };
             let (token_log_probs, kept) = projection.forward(&pass)?;
+            // The only copy from the device: everything after it is a few numbers per sequence.
+            let token_log_probs = token_log_probs.f_to_device(Device::Cpu)?;
             let sequence_log_probs = reduce(&token_log_probs, &plan, options.reduction)?;
             Ok(Forward {
                 token_log_probs: Some(token_log_probs),
@@ -104,14 +108,14 @@ pub(crate) fn forward(inputs: &LogProbInputs, options: &LogProbOptions, wants: W
     }
 }
 
-/// Reduces `[K]` token log-probs to `[S]` sums or means.
+/// Reduces `[K]` token log-probs to `[S]` sums or means, in main memory.
 fn reduce(token_log_probs: &Tensor, plan: &TargetPlan, reduction: Reduction) -> Result<Tensor> {
-    let (device, kind) = (token_log_probs.device(), token_log_probs.kind());
-    let mut sums = Tensor::f_zeros([plan.sequence_lengths.len() as i64], (Kind::Double, device))?;
+    let kind = token_log_probs.kind();
+    let mut sums = Tensor::f_zeros([plan.sequence_lengths.len() as i64], (Kind::Double, Device::Cpu))?;
     let _ = sums.f_index_add_(0, &plan.sequences, &token_log_probs.f_to_kind(Kind::Double)?)?;
     if reduction == Reduction::Mean {
         let lengths: Vec<f64> = plan.sequence_lengths.iter().map(|length| (*length).max(1) as f64).collect();
-        let _ = sums.f_div_(&Tensor::f_from_slice(&lengths)?.f_to_device(device)?)?;
+        let _ = sums.f_div_(&Tensor::f_from_slice(&lengths)?)?;
     }
     Ok(sums.f_to_kind(kind)?)
 }

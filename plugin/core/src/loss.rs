@@ -20,7 +20,7 @@ mod objective;
 mod context;
 
 use self::context::Fingerprint;
-use self::objective::{listwise_objective, on_device, sft_objective};
+use self::objective::{listwise_objective, sft_objective, tensor_of};
 use self::read::{check_options, check_wants, read_listwise};
 use crate::log_probs::{Forward, Wants, forward};
 use crate::{Objective, Result};
@@ -28,13 +28,13 @@ use crate::{Objective, Result};
 pub use context::LossContext;
 pub use inputs::{LossInputs, LossOptions};
 pub use outputs::{ListwiseOutputs, LossOutputs};
+pub use read::renormalize_lambda;
 
 /// Computes the loss with its metrics, and a context for its backward if `options.wants` asks for gradients.
 ///
 /// # Shapes
 ///
-/// As in the ABI's `LossInputs` and `LossOutputs`; outputs are on the device of hidden states, logits or sequence
-/// log-probs.
+/// As in the ABI's `LossInputs` and `LossOutputs`; outputs are in main memory.
 ///
 /// # Equation
 ///
@@ -75,7 +75,7 @@ pub fn loss_forward(inputs: &LossInputs, options: &LossOptions) -> Result<(LossO
             fingerprint: Fingerprint::of(&inputs.into())?,
         })
     };
-    let loss = on_device(&[evaluated.loss], &[], sequence_log_probs.device())?;
+    let loss = tensor_of(&[evaluated.loss], &[])?;
     let outputs = LossOutputs { loss, token_log_probs, sequence_log_probs, listwise: evaluated.listwise };
     Ok((outputs, context))
 }

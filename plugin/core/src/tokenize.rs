@@ -5,21 +5,28 @@
 //! | `samples` | a tokenised sample, and the options |
 //! | `tokens` | a tokenised sample as JSON |
 //! | `tokenizer` | text ↔ tokens |
+//! | `special_tokens` | the special and added tokens that the files of a folder name |
 //! | `folder` | a model folder's tokenizer, special tokens and chat template |
 //! | `truncate` | the cutoff |
+//! | `printed` | checks that the chat template prints the fields that a record fills |
+//! | `answers` | the check that the template prints all of an answer |
 //! | `responses` | a prompt with its responses |
 //! | `conversation` | a conversation in which every assistant turn is a target |
 //!
 //! # Invariants
 //!
 //! - Special tokens come from the chat template only: the encoder adds none.
+//! - The tokens of a prompt and a response decode to the rendered text.
 //! - The tokens that a response is conditioned on are those that the prompt has when the model generates.
 
 mod samples;
 mod tokens;
 mod tokenizer;
+mod special_tokens;
 mod folder;
 mod truncate;
+mod printed;
+mod answers;
 mod responses;
 mod conversation;
 #[cfg(test)]

@@ -95,6 +95,43 @@ def test_tensors_are_passed_without_copies():
     assert managed.dl_tensor.data == wide.data_ptr()
 
 
+def test_only_the_models_fields_go_to_its_device():
+    batch = small_batch()
+    moved = with_lambda(batch, torch.tensor([0.5, 0.25, 0.25])).to("meta")
+    of_model = {"input_ids", "attention_mask", "position_ids", "prompt_ids", "sequence_ids"}
+    assert {name for name, tensor in moved.items() if tensor.device.type == "meta"} == of_model
+    assert {name for name, tensor in moved.items() if tensor.device.type == "cpu"} == set(batch) - of_model
+    from accelerate.utils import send_to_device
+
+    assert send_to_device(batch, "meta")["target_ids"].device.type == "cpu"
+
+
+def test_the_library_reads_small_inputs_on_the_cpu(monkeypatch):
+    """Whatever the device of the hidden states: "meta" stands for a GPU, whose tensors cannot be lent here."""
+    from lambda_dpo import _native
+    from lambda_dpo.loss import _Call
+
+    lent = []
+    monkeypatch.setattr(_native.Lent, "pointer", lambda self, tensor: lent.append(tensor.device.type))
+    batch = small_batch()
+    call = _Call(batch, torch.zeros(5), "sum", 0.1, None, 256, False)
+    hidden, head = torch.empty(*batch["input_ids"].shape, 16, device="meta"), torch.empty(8, 16, device="meta")
+    call._inputs(_native.Lent(), (hidden, head, None, None), listwise=True)
+    assert lent == ["meta", "meta"] + ["cpu"] * 9
+
+
+def test_a_budget_that_nobody_set_follows_the_device(monkeypatch):
+    from lambda_dpo.loss import _default_budget_bytes
+
+    mib = 1 << 20
+    for free, expected in {80_000: 2048, 79_000: 2048, 24_000: 512, 1_000: 256}.items():
+        _default_budget_bytes.cache_clear()
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free * mib, 0))
+        assert _default_budget_bytes(torch.device("cuda", 0)) == expected * mib
+    assert _default_budget_bytes(torch.device("cpu")) == 0
+    _default_budget_bytes.cache_clear()
+
+
 def test_every_dtype_that_models_have():
     torch.manual_seed(0)
     batch = small_batch()

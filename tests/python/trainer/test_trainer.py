@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel
 from tiny import DIMENSIONS, host_adapter, host_losses, make_model, records
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lambda_dpo import LambdaDPOConfig, LambdaDPOTrainer
+from lambda_dpo import ConfigError, LambdaDPOConfig, LambdaDPOTrainer
 
 LEARNING_RATE = 2e-3
 
@@ -179,6 +179,44 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(tmp_path, folder):
     free = next(row for row in without.state.log_history if "loss" in row)
     assert math.isclose(free["rewards/chosen"], 0.1 * free["logps/chosen"], rel_tol=1e-5)
     assert abs(free["loss"] - first["loss"]) > 1e-3
+
+
+CHANGES_THE_BASE = {
+    "pissa": (dict(init_lora_weights="pissa"), "init_lora_weights = 'pissa' changes the base model's weights"),
+    "pissa_niter_4": (dict(init_lora_weights="pissa_niter_4"), "init_lora_weights = 'pissa_niter_4' changes"),
+    "olora": (dict(init_lora_weights="olora"), "init_lora_weights = 'olora' changes the base model's weights"),
+    "bias all": (dict(bias="all"), r"Training changes `.*q_proj.*bias` of the base model \(bias = 'all'\)"),
+    "bias lora_only": (dict(bias="lora_only"), r"Training changes `.*bias` of the base model \(bias = 'lora_only'\)"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES_THE_BASE)
+def test_an_adapter_that_changes_the_base_needs_a_ref_model(tmp_path, name):
+    """Its model without the adapter is not the initial policy; with the ref_model the first loss is ln N again."""
+    options, problem = CHANGES_THE_BASE[name]
+    folder = make_model(tmp_path / "model", family="qwen")  # It has biases.
+    peft_config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", **options)
+    for more in ({}, {"precompute_ref_log_probs": True}):
+        with pytest.raises(ConfigError, match=f"{problem}.*pass that model, loaded a second time, as ref_model"):
+            trained(tmp_path / "refused", folder, peft_config=peft_config, max_steps=1, **more)
+    trained(tmp_path / "free", folder, peft_config=peft_config, max_steps=1, reference_free=True)
+    reference = AutoModelForCausalLM.from_pretrained(folder)
+    given = trained(tmp_path / "given", folder, peft_config=peft_config, ref_model=reference, max_steps=1)
+    plain = trained(tmp_path / "plain", folder, peft_config=lora(), max_steps=1)
+    torch.testing.assert_close(losses(given), losses(plain), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"init_lora_weights": name} for name in (True, "gaussian", "orthogonal")]
+                         + [{"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [1, 2]}])  # fmt: skip
+def test_the_reference_stays_put_under_other_adapters(tmp_path, folder, options):
+    peft_config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", **options)
+    trainer = trained(tmp_path / "run", folder, peft_config=peft_config, max_steps=3, learning_rate=0.05)
+    ids = torch.arange(3, 12)[None]
+    with torch.no_grad(), trainer.model.disable_adapter():
+        found = trainer.model.eval()(ids).logits
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(folder).eval()(ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_a_cached_reference_is_found_by_contents(tmp_path, folder, monkeypatch):

@@ -115,13 +115,14 @@ fn options() -> abi::ConvertOptions {
     table::convert_options(abi::FORMAT_ULTRAFEEDBACK)
 }
 
-/// The sample that `convert_record` returns, with its prompt as a list of turns.
+/// The sample that `convert_record` returns, with its prompt as a list of turns and its tools as text.
 fn sample(record: &Value, index: usize, options: &abi::ConvertOptions) -> Option<Value> {
     let sample = table::convert_record(&record.to_string(), index as u64, options).unwrap()?;
     let mut sample: Value = serde_json::from_str(&sample).unwrap();
     if sample["prompt"].is_string() {
         sample["prompt"] = json!([{ "role": "user", "content": sample["prompt"] }]);
     }
+    sample["tools"] = sample.get("tools").map_or(Value::Null, |tools| json!(tools.to_string()));
     Some(sample)
 }
 
@@ -144,7 +145,7 @@ fn samples_equal_those_of_single_records() {
     assert!(stream.release.is_none(), "the plugin has not taken ownership of the stream");
     let mut samples = to_arrow(&reader);
     let names: Vec<String> = samples.schema().fields().iter().map(|field| field.name().clone()).collect();
-    assert_eq!(names, ["prompt", "responses", "dimensions", "ratings", "pi_target", "record"]);
+    assert_eq!(names, ["prompt", "responses", "dimensions", "ratings", "pi_target", "record", "tools"]);
 
     let first = samples.next().unwrap().unwrap();
     assert_eq!(first.num_rows(), 256);

@@ -182,7 +182,7 @@ pub const LAYOUTS: [(core::Layout, u32); 3] = [
 ];
 
 /// The functions that the property tests below compare with the core.
-pub const COVERED: [(&str, fn()); 17] = [
+pub const COVERED: [(&str, fn()); 18] = [
     ("convert_record", convert_record),
     ("reader_open", readers),
     ("reader_next", readers),
@@ -199,6 +199,7 @@ pub const COVERED: [(&str, fn()); 17] = [
     ("schedule_new", schedules),
     ("schedule_draw_instance", schedules),
     ("schedule_draw_step", schedules),
+    ("renormalize_lambda", renormalized_lambda),
     ("bytes_free", convert_record),
 ];
 
@@ -239,6 +240,38 @@ proptest! {
         let exported = table::tokenized(&tokens).and_then(|sample| table::tokens(&sample));
         let native = native(core::TokenizedSample::from_json(&tokens).and_then(|sample| sample.to_json()));
         prop_assert_eq!(exported, native);
+    }
+
+    /// λ′ of a batch; some shapes, offsets and weights do not fit.
+    #[test]
+    fn renormalized_lambda(
+        counts in prop::collection::vec(0_i64..4, 0..4),
+        m in 0_usize..4,
+        off in select(vec![0, 0, 0, 1]),
+        rated in prop::collection::vec(any::<bool>(), 64),
+        weights in prop::collection::vec(prop_oneof![20 => 0.0..1.0_f64, 4 => Just(0.0), 1 => Just(-1.0), 1 => Just(f64::NAN)], 16),
+    ) {
+        let mut offsets = vec![0];
+        for count in &counts {
+            offsets.push(offsets[offsets.len() - 1] + count);
+        }
+        let (b, c) = (counts.len(), offsets[counts.len()] + off);
+        let offsets = Tensor::from_slice(&offsets);
+        let mask = Tensor::from_slice(&rated[..m * c as usize]).reshape([m as i64, c]);
+        let lambda = Tensor::from_slice(&weights[..b * m]).reshape([b as i64, m as i64]);
+        let lent = [&offsets, &mask, &lambda].map(|tensor| abi::tensor::export(tensor).unwrap());
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: all pointers are valid; the result is taken once.
+        let exported = unsafe {
+            let [offsets, mask, lambda] = [0, 1, 2].map(|at: usize| lent[at].as_raw());
+            checked(|e| (api().renormalize_lambda)(offsets, mask, lambda, &mut raw, e))
+                .map(|()| abi::tensor::import(raw).unwrap())
+        };
+        match (exported, native(core::renormalize_lambda(&offsets, &mask, &lambda))) {
+            (Err(exported), Err(native)) => prop_assert_eq!(exported, native),
+            (Ok(exported), Ok(native)) => prop_assert_eq!(exported, native),
+            (exported, native) => prop_assert!(false, "{:?}, {:?}", exported, native),
+        }
     }
 
     #[test]

@@ -112,6 +112,10 @@ fn invalid_lambda_beta_and_normalizer() {
         let lambda = changed(&problem.batch.lambda, 0, wrong);
         refused(&plugin::LossInputs { lambda: Some(&lambda), ..good }, "lambda of prompt 0 is ");
     }
+    for (at, weight) in [(0, 0.5), (0, 2.0)] {
+        let lambda = changed(&problem.batch.lambda, at, weight);
+        refused(&plugin::LossInputs { lambda: Some(&lambda), ..good }, "lambda of prompt 0 ");
+    }
     let plugin = Plugin::load(Some(&plugin_library())).unwrap();
     for beta in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         let options = plugin::LossOptions { beta, ..options_of(WANTS_HIDDEN) };
@@ -136,7 +140,7 @@ fn nothing_to_compare() {
 
     // Prompts without a response, or no prompts: nothing contributes, and the loss is 0.
     let plugin = Plugin::load(Some(&plugin_library())).unwrap();
-    for (offsets, lambda) in [(whole(&[1]), floats(&[0, 1])), (whole(&[2]), floats(&[1, 1]) + 1.0)] {
+    for (offsets, lambda) in [(whole(&[1]), floats(&[0, 1])), (whole(&[2]), floats(&[1, 1]))] {
         let (pi, finished) = (floats(&[1, 0]), floats(&[0]));
         let inputs = plugin::LossInputs {
             sequence_log_probs: Some(&finished),

@@ -324,6 +324,31 @@ fn the_callers_grad_mode_is_restored() {
     assert!(!(&weight * 2.0).requires_grad());
 }
 
+/// A backward with other inputs than its forward's is refused, and the right one still follows.
+#[test]
+fn a_refused_backward_leaves_its_context_usable() {
+    let (loss, longer) = (PairLoss::new(Device::Cpu), Tensor::from_slice(&[-1.0_f32, -2.0, -3.0]));
+    let longer = abi::tensor::export(&longer).unwrap();
+    // SAFETY: everything outlives the calls, and every result is freed once.
+    unsafe {
+        let (inputs, options) = (loss.inputs(), PairLoss::options());
+        let (mut outputs, mut context) = (table::sized::<abi::LossOutputs>(), null_mut());
+        checked(|e| (api().loss_forward)(&inputs, &options, &mut outputs, &mut context, e)).unwrap();
+        table::free_outputs(outputs);
+        let mut gradients = table::sized::<abi::LossGradients>();
+        let other = abi::LossInputs { sequence_log_probs: longer.as_raw(), ..loss.inputs() };
+        let (status, message) =
+            checked(|e| (api().loss_backward)(context, &other, 1.0, &mut gradients, e)).unwrap_err();
+        assert_eq!(status, abi::STATUS_INVALID_ARGUMENT);
+        assert!(message.starts_with("the inputs of the backward differ from those of its forward"), "{message}");
+        assert!(gradients.sequence_log_probs.is_null());
+
+        checked(|e| (api().loss_backward)(context, &inputs, 1.0, &mut gradients, e)).unwrap();
+        abi::tensor::free_tensor(gradients.sequence_log_probs);
+        (api().loss_context_free)(context);
+    }
+}
+
 /// −log σ(Δ) with Δ = 1 has the gradient σ(1) − 1; a second backward is refused.
 #[test]
 pub fn a_context_serves_one_backward() {

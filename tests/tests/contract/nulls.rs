@@ -228,6 +228,19 @@ fn schedules() {
             (api.schedule_draw_step)(unless(name, "schedule", schedule), 1, 2, lambda, e)
         });
         (api.schedule_free)(schedule);
+
+        let lend = |tensor: &tch::Tensor| abi::tensor::export(tensor).unwrap();
+        let offsets = lend(&tch::Tensor::from_slice(&[0_i64, 2]));
+        let mask = lend(&tch::Tensor::ones([1, 2], (tch::Kind::Bool, tch::Device::Cpu)));
+        let weights = lend(&tch::Tensor::ones([1, 1], (tch::Kind::Double, tch::Device::Cpu)));
+        let mut given = null_mut();
+        refuses_null("renormalize_lambda", &["prompt_offsets", "target_mask", "lambda", "renormalized"], |name, e| {
+            let (offsets, mask) =
+                (unless(name, "prompt_offsets", offsets.as_raw()), unless(name, "target_mask", mask.as_raw()));
+            let renormalized = unless(name, "renormalized", &raw mut given);
+            (api.renormalize_lambda)(offsets, mask, unless(name, "lambda", weights.as_raw()), renormalized, e)
+        });
+        drop(abi::tensor::import(given).unwrap());
     }
 }
 

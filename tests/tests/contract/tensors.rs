@@ -222,6 +222,51 @@ fn log_probs_may_be_strided_and_expanded() {
     assert_eq!(gradient.size(), [2]);
 }
 
+/// A field that the loss reads on the CPU is refused on a GPU, by name and before its memory is touched.
+#[test]
+fn fields_that_are_read_on_the_cpu_stay_there() {
+    let values = [0.0_f32; 8];
+    let on_cuda = || {
+        Lent::new(&values, FLOAT32, &[2]).with(|raw| {
+            raw.dl_tensor.device = abi::DLDevice { device_type: abi::DL_CUDA, device_id: 3 };
+        })
+    };
+    let log_probs = Tensor::from_slice(&[-1.5_f32, -2.0]);
+    let log_probs = abi::tensor::export(&log_probs).unwrap();
+    macro_rules! refused {
+        ($($field:ident),+) => {$({
+            let mut misplaced = on_cuda();
+            // SAFETY: all pointers are valid; nothing is returned.
+            let failure = unsafe {
+                let inputs = abi::LossInputs {
+                    sequence_log_probs: log_probs.as_raw(),
+                    num_sequences: 2,
+                    $field: misplaced.raw(),
+                    ..table::sized()
+                };
+                let (options, mut outputs) = (table::sized::<abi::LossOptions>(), table::sized::<abi::LossOutputs>());
+                checked(|e| (api().loss_forward)(&inputs, &options, &mut outputs, null_mut(), e)).unwrap_err()
+            };
+            let field = stringify!($field);
+            let sentence = format!(
+                "tensor `{field}` is on CUDA device 3, but it is read on the CPU: leave it in main memory"
+            );
+            assert_eq!(failure, (abi::STATUS_INVALID_ARGUMENT, sentence));
+        })+};
+    }
+    refused!(
+        target_positions,
+        target_ids,
+        target_sequences,
+        reference_log_probs,
+        prompt_offsets,
+        sequence_index,
+        pi_target,
+        target_mask,
+        lambda
+    );
+}
+
 #[test]
 fn integers_are_not_log_probs() {
     let (status, message) = loss_of(&mut Lent::new(&IDS, INT64, &[2])).unwrap_err();

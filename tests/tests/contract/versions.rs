@@ -6,7 +6,7 @@ use std::ptr::{null, null_mut};
 use lambda_dpo_abi as abi;
 use lambda_dpo_host::plugin::Plugin;
 use lambda_dpo_tests::table::{self, api, checked, get_api};
-use lambda_dpo_tests::{fixture, plugin_library};
+use lambda_dpo_tests::{fixture, plugin_library, root};
 
 #[test]
 fn exports_one_symbol() {
@@ -53,6 +53,45 @@ fn a_missing_plugin_is_named_with_the_way_out() {
         format!(
             "the plugin liblambda_dpo.so was not found at {}; give its path with --plugin FILE or LAMBDA_DPO_PLUGIN",
             missing.display()
+        )
+    );
+}
+
+/// A library whose table ends after its first field, as an older revision's would before its newest function.
+const SHORT_TABLE: &str = r#"
+#include "lambda_dpo.h"
+static const size_t table[2] = {sizeof(size_t), 0};
+LambdaDpoStatus lambda_dpo_get_api(uint32_t major, uint32_t minor, const LambdaDpoApi **api, LambdaDpoError *error) {
+  (void)major, (void)minor;
+  *api = (const LambdaDpoApi *)(const void *)table;
+  error->len = 0;
+  return LAMBDA_DPO_STATUS_OK;
+}
+"#;
+
+#[test]
+fn a_table_that_lacks_functions_is_refused_before_one_is_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, library) = (folder.path().join("short.c"), folder.path().join("short.so"));
+    std::fs::write(&source, SHORT_TABLE).unwrap();
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+    let compiled = Command::new(compiler)
+        .args(["-shared", "-fPIC", "-I"])
+        .arg(root().join("plugin/include"))
+        .arg(&source)
+        .arg("-o")
+        .arg(&library)
+        .output()
+        .unwrap();
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    let message = Plugin::load(Some(&library)).unwrap_err().to_string();
+    let (found, expected) = (size_of::<usize>(), size_of::<abi::Api>());
+    assert_eq!(
+        message,
+        format!(
+            "{}: this plugin's table has {found} bytes, but this program calls functions of a table of {expected}: it is \
+             older than the program, use the plugin of the same version",
+            library.display()
         )
     );
 }

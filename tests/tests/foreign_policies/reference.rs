@@ -1,5 +1,6 @@
 //! ONNX and TorchScript references: the same losses as with the model they were exported from.
 
+use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_tests::program;
 use lambda_dpo_tests::trainer::{Run, metrics, stderr};
 use serde_json::Value;
@@ -77,7 +78,7 @@ fn log_probs_are_kept_under_the_contents_of_the_file() {
 fn a_reference_with_other_weights_is_refused_unless_validation_is_off() {
     let run = with_exports();
     let other =
-        lambda_dpo_host::model::Model::random(&run.path("model"), tch::Device::Cpu, tch::Kind::Float, 8).unwrap();
+        lambda_dpo_host::model::Model::random(&run.path("model"), Libtorch::cpu(), tch::Kind::Float, 8).unwrap();
     other.freeze();
     std::fs::rename(run.path("model"), run.path("tokenizer")).unwrap();
     other.save(&run.path("model"), &run.path("tokenizer")).unwrap();

@@ -99,6 +99,8 @@ fn loss_and_gradients_are_the_papers_in_every_layout() {
     let grad_hidden = golden.get("grad_hidden");
     let expanded = golden.batch(Layout::Expanded);
     let expected_hidden = gather(grad_hidden, &expanded, c, p);
+    // The golden values are float32, as are ratings and λ: 6e-8 of a term. In float32, log-probs are sums of H products, and
+    // gradients sums of V or K of them: the tolerances are some 16 and 160 roundings.
     for (kind, loss_tolerance, gradient_tolerance) in [(Kind::Float, 1e-6, 1e-5), (Kind::Double, 1e-7, 1e-6)] {
         let weights = Tensor::read_safetensors(fixture("golden/appendix_b/model/model.safetensors")).unwrap();
         let (_, lm_head) = weights.into_iter().find(|(name, _)| name == "lm_head.weight").unwrap();

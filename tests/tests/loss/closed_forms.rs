@@ -20,24 +20,23 @@ fn dpo_is_the_pairwise_case() {
         let problem = Problem::of(&mut rng, &samples, &[1.0; 4], Layout::Packed, kind);
         let options = loss_options(Reduction::Sum, WANTS_HIDDEN);
         let (outputs, _) = loss_forward(&problem.inputs(), &options).unwrap();
-        let rewards =
-            floats(&((&outputs.sequence_log_probs - &problem.reference).to_kind(Kind::Double) * options.beta));
+        let rewards = floats(&((outputs.sequence_log_probs.to_kind(Kind::Double) - &problem.reference) * options.beta));
         let losses: Vec<f64> = rewards.chunks(2).map(|pair| (-(pair[0] - pair[1])).exp().ln_1p()).collect();
         let mean = losses.iter().sum::<f64>() / 4.0;
-        assert!(relative(outputs.loss.double_value(&[]), mean) < 1e-6);
+        assert!(relative(outputs.loss.double_value(&[]), mean) < 1e-12);
         let listwise = outputs.listwise.unwrap();
         for (pair, (accuracy, margin)) in
             rewards.chunks(2).zip(floats(&listwise.accuracies).into_iter().zip(floats(&listwise.margins)))
         {
             assert_eq!(accuracy, f64::from(u8::from(pair[0] > pair[1])));
-            assert!((margin - (pair[0] - pair[1])).abs() < 1e-5);
+            assert!((margin - (pair[0] - pair[1])).abs() < 1e-12);
         }
     }
 }
 
 #[test]
 fn log_probs_without_a_loss_are_those_of_the_loss() {
-    let problem = Problem::random(2, Kind::Float);
+    let problem = Problem::random(2, Kind::Double);
     for reduction in [Reduction::Sum, Reduction::Mean] {
         let options = loss_options(reduction, Wants::default());
         let (token, sequence) = log_probs(&problem.inputs(), &options).unwrap();
@@ -45,9 +44,9 @@ fn log_probs_without_a_loss_are_those_of_the_loss() {
         assert_eq!(sequence, outputs.sequence_log_probs);
         assert_eq!(token, outputs.token_log_probs);
 
-        let full = problem.logits().reshape([-1, VOCAB]).log_softmax(-1, Kind::Float);
+        let full = problem.logits().reshape([-1, VOCAB]).log_softmax(-1, Kind::Double);
         let places = &problem.batch.target_positions * VOCAB + &problem.batch.target_ids;
-        assert!(relative_error(&token.unwrap(), &full.reshape([-1]).index_select(0, &places)) < 1e-6);
+        assert!(relative_error(&token.unwrap(), &full.reshape([-1]).index_select(0, &places)) < 1e-12);
     }
 }
 

@@ -9,3 +9,4 @@ mod closed_forms;
 mod gradients;
 mod appendix_b;
 mod parameter_gradients;
+mod precision;

@@ -8,13 +8,14 @@ use std::collections::HashMap;
 use lambda_dpo_core::{
     Batch, Layout, LossInputs, LossOptions, Reduction, TokenizedResponse, TokenizedSample, loss_forward,
 };
+use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{ForwardOptions, Model, ModelInputs};
 use lambda_dpo_tests::batches::{
     LAYOUTS, WANTS_BOTH, batch_of, floats, integers, loss_inputs, loss_options, relative_error,
 };
 use lambda_dpo_tests::fixture;
 use ndarray::Array2;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 type Tensors = HashMap<String, Tensor>;
 
@@ -104,7 +105,7 @@ fn check_gradients(kind: Kind, tolerance: &Tolerance) {
     for layout in LAYOUTS {
         for checkpointing in [false, true] {
             let case = format!("{kind:?}, {layout:?}, checkpointing {checkpointing}");
-            let model = Model::load(&fixture("golden/appendix_b/model"), Device::Cpu, kind).unwrap();
+            let model = Model::load(&fixture("golden/appendix_b/model"), Libtorch::cpu(), kind).unwrap();
             let found = step(&model, &golden, &samples, layout, checkpointing);
             assert!((found / loss - 1.0).abs() < tolerance.loss, "{case}: loss {found}, expected {loss}");
             let trainable = model.trainable();
@@ -136,7 +137,7 @@ fn bfloat16_gives_the_float32_loss() {
     for layout in LAYOUTS {
         for checkpointing in [false, true] {
             let loss_in = |kind| {
-                let model = Model::load(&folder, Device::Cpu, kind).unwrap();
+                let model = Model::load(&folder, Libtorch::cpu(), kind).unwrap();
                 step(&model, &golden, &samples, layout, checkpointing)
             };
             let error = (loss_in(Kind::BFloat16) / loss_in(Kind::Float) - 1.0).abs();

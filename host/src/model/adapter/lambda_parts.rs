@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::libtorch::upload;
 use crate::model::ModelError;
 
 /// A low-rank pair for each preference dimension, in addition to the pair that is independent of λ.
@@ -83,8 +84,8 @@ impl LambdaParts {
             )));
         }
         let (num_rows, num_tokens) = prompt_ids.size2()?;
-        let prompts = prompt_ids.f_clamp_min(0)?.f_reshape([-1])?.f_to_device(device)?;
-        let by_token = columns.f_to_device(device)?.f_index_select(0, &prompts)?;
+        let prompts = upload(&prompt_ids.f_clamp_min(0)?.f_reshape([-1])?, device)?;
+        let by_token = upload(columns, device)?.f_index_select(0, &prompts)?;
         Ok(by_token.f_view([num_rows, num_tokens, rank])?)
     }
 }

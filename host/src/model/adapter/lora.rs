@@ -182,14 +182,59 @@ impl Lora {
     ///
     /// Reseeds libtorch's generator. Nothing in this program draws from it without seeding it first.
     fn drop_out(&self, input: &Tensor, seed: i64) -> Result<Tensor, ModelError> {
-        let keep = 1.0 - self.dropout;
         tch::manual_seed(seed_at(seed as u64, self.index) as i64);
-        let mask = tch::no_grad(|| input.f_empty_like()?.f_bernoulli_float_(keep)?.f_div_scalar(keep))?;
-        Ok(input.f_mul(&mask)?)
+        // What it keeps for the backward is a mask of one byte per input.
+        let (dropped, _) = input.f_native_dropout(self.dropout, true)?;
+        Ok(dropped)
     }
 
     /// Returns scaling · B A, [out, in]. A λ-adapter's λ must be folded in first.
     pub(in crate::model) fn delta(&self) -> Result<Tensor, ModelError> {
         Ok(self.b.f_matmul(&self.a)?.f_mul_scalar(self.scaling)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn lora(dropout: f64) -> Lora {
+        let empty = || Tensor::zeros([1, 1], (Kind::Float, Device::Cpu));
+        Lora { a: empty(), b: empty(), scaling: 1.0, dropout, index: 3 }
+    }
+
+    #[test]
+    fn dropout_zeroes_a_share_of_the_inputs_and_scales_the_others_like_their_gradients() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let input = Tensor::ones([100, 1000], (kind, Device::Cpu)).set_requires_grad(true);
+            let dropped = lora(0.2).drop_out(&input, 5).unwrap();
+            let zeros = dropped.eq(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+            assert!((zeros - 0.2).abs() < 0.01, "{zeros}");
+            let kept = Tensor::from(1.25).to_kind(kind).double_value(&[]);
+            assert_eq!(dropped.max().double_value(&[]), kept);
+            dropped.sum(Kind::Float).backward();
+            assert_eq!(input.grad(), dropped.detach());
+        }
+    }
+
+    /// Bytes of main memory that the process holds.
+    fn resident_bytes() -> i64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix("kB").unwrap().trim().parse::<i64>().unwrap() * 1024
+    }
+
+    #[test]
+    fn dropout_keeps_a_byte_for_each_input() {
+        let num_inputs = 32 << 20;
+        let input = Tensor::ones([num_inputs], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let before = resident_bytes();
+        let dropped = lora(0.5).drop_out(&input, 5).unwrap();
+        let kept = resident_bytes() - before;
+        assert!(dropped.requires_grad());
+        // Four bytes of output and one of the mask; a mask in the dtype of the input would be four more.
+        assert!(kept < num_inputs * 13 / 2, "{kept} bytes for {num_inputs} inputs");
     }
 }

@@ -10,6 +10,7 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
+use crate::files::git_lfs::refuse_pointer;
 use crate::files::{atomic, safetensors};
 use crate::model::ModelError;
 use crate::model::adapter::lambda_parts::LambdaParts;
@@ -22,7 +23,7 @@ const PLAIN: &str = "LORA";
 const WITH_LAMBDA: &str = "LAMBDA_LORA";
 
 /// Features of PEFT that change what an adapter computes and that [`Lora`] does not support.
-const UNSUPPORTED: [&str; 14] = [
+const UNSUPPORTED: [&str; 18] = [
     "use_dora",
     "use_qalora",
     "lora_bias",
@@ -37,7 +38,16 @@ const UNSUPPORTED: [&str; 14] = [
     "trainable_token_indices",
     "alora_invocation_tokens",
     "megatron_config",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "use_bdlora",
 ];
+
+/// Initialisations of PEFT, besides true and false, that leave the base model's weights unchanged. All others
+/// (`pissa`, `olora`, `corda`, `loftq`, `lora_ga`, …) make the adapter a part of the base, and the base the rest: such
+/// an adapter means something only together with the changed weights.
+const INITIALISATIONS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
 
 /// Returns the name of a layer's matrix A or B in the file.
 pub(in crate::model) fn key(path: &str, matrix: &str) -> String {
@@ -133,6 +143,7 @@ impl AdapterFile {
 }
 
 fn read_config(path: &Path) -> Result<LoraConfig, ModelError> {
+    refuse_pointer(path)?;
     let text = fs::read_to_string(path).map_err(ModelError::read(path))?;
     let map: Map<String, Value> = serde_json::from_str(&text).map_err(|error| ModelError::Json {
         path: path.to_path_buf(),
@@ -159,6 +170,7 @@ fn read_config(path: &Path) -> Result<LoraConfig, ModelError> {
             return Err(fields.unsupported(format!("`{name}` = {value}"), way_out));
         }
     }
+    refuse_changed_base(&fields)?;
     if let Some(bias) = fields.get_some("bias").filter(|bias| bias.as_str() != Some("none")) {
         return Err(fields.unsupported(format!("`bias` = {bias}"), way_out));
     }
@@ -183,6 +195,24 @@ fn read_config(path: &Path) -> Result<LoraConfig, ModelError> {
         target_modules,
         lambda,
     })
+}
+
+/// Refuses an adapter whose initialisation changed the weights of the base model.
+fn refuse_changed_base(fields: &Fields) -> Result<(), ModelError> {
+    let leaves_base = |value: &Value| match value {
+        Value::Bool(_) => true,
+        Value::String(name) => INITIALISATIONS.iter().any(|known| name.eq_ignore_ascii_case(known)),
+        _ => false,
+    };
+    match fields.get_some("init_lora_weights") {
+        Some(value) if !leaves_base(value) => Err(fields.unsupported(
+            format!("`init_lora_weights` = {value}, an initialisation that changes the base model's weights,"),
+            "convert the adapter with PEFT's `save_pretrained(…, path_initial_model_for_weight_conversion=…)`, merge it \
+             with `merge_and_unload`, or set the field to true if the model given with it has the changed weights"
+                .into(),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn read_dimensions(fields: &Fields) -> Result<Vec<String>, ModelError> {

@@ -3,6 +3,7 @@
 use indexmap::IndexMap;
 use tch::{Device, Kind, Tensor};
 
+use crate::libtorch::upload;
 use crate::model::ModelError;
 use crate::model::inputs::ModelInputs;
 
@@ -44,7 +45,7 @@ impl Adapter {
     ) -> Result<Option<Tensor>, ModelError> {
         let Some(parts) = self.config.lambda.as_ref().filter(|_| self.is_enabled) else { return Ok(None) };
         let scale = match (&self.fixed_lambda, inputs.lambda) {
-            (Some(lambda), _) => parts.columns(lambda, self.config.rank)?.f_unsqueeze(0)?.f_to_device(device)?,
+            (Some(lambda), _) => upload(&parts.columns(lambda, self.config.rank)?.f_unsqueeze(0)?, device)?,
             (None, Some(lambda)) => {
                 let (size, num_dimensions) = (lambda.size(), parts.dimensions.len() as i64);
                 if size.len() != 2 || size[1] != num_dimensions {

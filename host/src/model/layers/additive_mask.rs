@@ -1,4 +1,7 @@
 //! Masks that are added to attention scores.
+//!
+//! libtorch turns a boolean mask into one of these in each call, and autograd keeps it until the backward: a copy for
+//! each layer. The layers share the one that is made here.
 
 use tch::{Kind, Tensor};
 

@@ -1,6 +1,6 @@
 //! Grouped-query self-attention.
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use crate::model::ModelError;
 use crate::model::kv_cache::LayerCache;
@@ -81,14 +81,107 @@ impl Attention {
         mask: Option<&Tensor>,
         is_causal: bool,
     ) -> Result<Tensor, ModelError> {
-        let is_grouped = self.num_groups > 1;
-        if is_grouped && mask.is_some() && query.device().is_cuda() {
-            // libtorch's memory-efficient CUDA kernel supports a mask, but not with grouped queries; the fallback would
-            // materialise T × T scores.
-            let key = key.f_repeat_interleave_self_int(self.num_groups, 1, None)?;
-            let value = value.f_repeat_interleave_self_int(self.num_groups, 1, None)?;
-            return Ok(Tensor::f_scaled_dot_product_attention(query, &key, &value, mask, 0.0, false, None, false)?);
+        let heads = Heads::for_kernel(query.device(), query.f_kind()?, mask.is_some(), self.num_groups);
+        heads.attend(query, key, value, mask, is_causal)
+    }
+}
+
+/// How queries of several heads reach the keys and values that they share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heads {
+    /// Each query head has its own keys and values.
+    Single,
+    /// libtorch's kernel reads shared ones.
+    Grouped,
+    /// Shared ones are repeated, this many times each.
+    Repeated(i64),
+}
+
+impl Heads {
+    /// Chooses what keeps libtorch from materialising T × T scores.
+    ///
+    /// On CUDA, its flash and cuDNN kernels take shared heads, but only in 16-bit dtypes, and flash takes no mask. What
+    /// is left for float32 and for masks is the memory-efficient kernel, which needs a key-value head for each query
+    /// head; otherwise libtorch falls back to its math kernel (`sdp_utils.cpp` of libtorch 2.11). The CPU's kernel takes
+    /// shared heads in every dtype.
+    fn for_kernel(device: Device, kind: Kind, has_mask: bool, num_groups: i64) -> Self {
+        let is_16_bit = matches!(kind, Kind::BFloat16 | Kind::Half);
+        match num_groups {
+            ..=1 => Self::Single,
+            _ if device.is_cuda() && (has_mask || !is_16_bit) => Self::Repeated(num_groups),
+            _ => Self::Grouped,
         }
-        Ok(Tensor::f_scaled_dot_product_attention(query, key, value, mask, 0.0, is_causal, None, is_grouped)?)
+    }
+
+    fn attend(
+        self,
+        query: &Tensor,
+        key: &Tensor,
+        value: &Tensor,
+        mask: Option<&Tensor>,
+        is_causal: bool,
+    ) -> Result<Tensor, ModelError> {
+        let sdpa = |key: &Tensor, value: &Tensor, is_grouped| {
+            Tensor::f_scaled_dot_product_attention(query, key, value, mask, 0.0, is_causal, None, is_grouped)
+        };
+        Ok(match self {
+            Self::Single => sdpa(key, value, false)?,
+            Self::Grouped => sdpa(key, value, true)?,
+            Self::Repeated(times) => {
+                let repeated = |heads: &Tensor| heads.f_repeat_interleave_self_int(times, 1, None);
+                sdpa(&repeated(key)?, &repeated(value)?, false)?
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::super::additive_mask::additive;
+    use super::*;
+
+    #[test]
+    fn heads_are_repeated_for_kernels_that_cannot_share_them() {
+        let (cpu, cuda) = (Device::Cpu, Device::Cuda(0));
+        for (device, kind, has_mask, expected) in [
+            (cuda, Kind::Float, false, Heads::Repeated(4)),
+            (cuda, Kind::Float, true, Heads::Repeated(4)),
+            (cuda, Kind::Double, false, Heads::Repeated(4)),
+            (cuda, Kind::BFloat16, false, Heads::Grouped),
+            (cuda, Kind::BFloat16, true, Heads::Repeated(4)),
+            (cuda, Kind::Half, false, Heads::Grouped),
+            (cpu, Kind::Float, true, Heads::Grouped),
+            (cpu, Kind::Float, false, Heads::Grouped),
+        ] {
+            assert_eq!(
+                Heads::for_kernel(device, kind, has_mask, 4),
+                expected,
+                "{device:?}, {kind:?}, mask: {has_mask}"
+            );
+            assert_eq!(Heads::for_kernel(device, kind, has_mask, 1), Heads::Single);
+        }
+    }
+
+    #[test]
+    fn repeated_heads_attend_like_shared_ones() {
+        tch::manual_seed(5);
+        let options = (Kind::Double, Device::Cpu);
+        let leaf = |heads: i64| Tensor::randn([2, heads, 9, 8], options).set_requires_grad(true);
+        let leaves = [leaf(6), leaf(2), leaf(2)];
+        let [query, key, value] = &leaves;
+        let visible = Tensor::ones([2, 9, 9], (Kind::Bool, Device::Cpu)).tril(0);
+        let mask = additive(&visible, Kind::Double).unwrap();
+        for mask in [None, Some(&mask)] {
+            let [shared, repeated] = [Heads::Grouped, Heads::Repeated(3)].map(|heads| {
+                let attended = heads.attend(query, key, value, mask, mask.is_none()).unwrap();
+                let gradients = Tensor::run_backward(&[attended.square().sum(Kind::Double)], &leaves, false, false);
+                std::iter::once(attended).chain(gradients).collect::<Vec<_>>()
+            });
+            for (one, other) in shared.iter().zip(&repeated) {
+                assert!((one - other).abs().max().double_value(&[]) < 1e-12);
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::libtorch::upload;
 use crate::model::ModelError;
 use crate::model::config::ModelConfig;
 use crate::model::inputs::{Layout, ModelInputs};
@@ -95,7 +96,7 @@ impl Masks {
         let Some(visible) = visible else {
             return Ok(Masks { full: Mask::All, sliding: Mask::All, sliding_layers });
         };
-        let full = additive(&visible.f_unsqueeze(1)?.f_to_device(device)?, kind)?;
+        let full = additive(&upload(&visible.f_unsqueeze(1)?, device)?, kind)?;
         // For these layers the cache returns only the last keys.
         let num_seen = config.sliding_window.map_or(visible.size()[1], |window| window.min(visible.size()[1]));
         let sliding = full.f_narrow(3, visible.size()[1] - num_seen, num_seen)?;
@@ -109,8 +110,8 @@ impl Masks {
 
 /// Returns [R, T, T] bool: whether a query sees a key, regardless of windows.
 pub(in crate::model) fn visible(inputs: &ModelInputs, device: Device) -> Result<Tensor, ModelError> {
-    let prompts = inputs.prompt_ids.f_to_device(device)?;
-    let sequences = inputs.sequence_ids.f_to_device(device)?;
+    let prompts = upload(inputs.prompt_ids, device)?;
+    let sequences = upload(inputs.sequence_ids, device)?;
     let same_prompt = prompts.f_unsqueeze(2)?.f_eq_tensor(&prompts.f_unsqueeze(1)?)?;
     let same_sequence = sequences.f_unsqueeze(2)?.f_eq_tensor(&sequences.f_unsqueeze(1)?)?;
     let is_prompt = sequences.f_eq(-1)?.f_unsqueeze(1)?; // [R, 1, T]
@@ -120,6 +121,6 @@ pub(in crate::model) fn visible(inputs: &ModelInputs, device: Device) -> Result<
 
 /// Returns [R, T, T]: the query's position minus the key's.
 pub(in crate::model) fn distances(position_ids: &Tensor, device: Device) -> Result<Tensor, ModelError> {
-    let positions = position_ids.f_to_device(device)?;
+    let positions = upload(position_ids, device)?;
     Ok(positions.f_unsqueeze(2)?.f_sub(&positions.f_unsqueeze(1)?)?)
 }

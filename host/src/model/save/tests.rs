@@ -2,7 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use tch::{Device, Kind};
+use crate::libtorch::Libtorch;
+use tch::Kind;
 
 use super::*;
 
@@ -14,7 +15,7 @@ fn a_model_in_several_files_is_read_back() {
         "num_hidden_layers": 2, "num_attention_heads": 2
     });
     fs::write(source.path().join("config.json"), config.to_string()).unwrap();
-    let model = Model::random(source.path(), Device::Cpu, Kind::Float, 3).unwrap();
+    let model = Model::random(source.path(), Libtorch::cpu(), Kind::Float, 3).unwrap();
 
     let sharded = tempfile::tempdir().unwrap();
     fs::write(sharded.path().join("config.json"), config.to_string()).unwrap();
@@ -25,13 +26,13 @@ fn a_model_in_several_files_is_read_back() {
     let total: usize = model.parameters.values().map(safetensors::num_bytes).sum();
     assert_eq!(index["metadata"]["total_size"], total);
 
-    let read = Model::load(sharded.path(), Device::Cpu, Kind::Float).unwrap();
+    let read = Model::load(sharded.path(), Libtorch::cpu(), Kind::Float).unwrap();
     assert_eq!(read.parameters.len(), model.parameters.len());
     for (name, tensor) in &model.parameters {
         assert_eq!(&read.parameters[name], tensor, "{name}");
     }
 
     fs::remove_file(sharded.path().join("model-00002-of-00006.safetensors")).unwrap();
-    let message = Model::load(sharded.path(), Device::Cpu, Kind::Float).err().unwrap().to_string();
+    let message = Model::load(sharded.path(), Libtorch::cpu(), Kind::Float).err().unwrap().to_string();
     assert!(message.contains("model-00002-of-00006.safetensors: No such file"), "{message}");
 }

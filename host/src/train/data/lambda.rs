@@ -89,14 +89,26 @@ pub fn schedule_options(lambda: &LambdaSection, dimensions: &[String]) -> Result
 
 fn row(key: &str, weights: &BTreeMap<String, f64>, dimensions: &[String]) -> Result<Vec<f64>, ConfigError> {
     let mut row = vec![0.0; dimensions.len()];
+    let mut named = vec![false; dimensions.len()];
     for (name, weight) in weights {
-        row[position(key, name, dimensions)?] = *weight;
+        let dimension = position(key, name, dimensions)?;
+        if std::mem::replace(&mut named[dimension], true) {
+            return Err(ConfigError::Invalid(format!("{key} names the dimension `{}` twice", dimensions[dimension])));
+        }
+        row[dimension] = *weight;
     }
     Ok(row)
 }
 
+/// Returns the dimension with this name, or the only one with this name in another case: variables of the environment are
+/// usually written in capitals.
 fn position(key: &str, name: &str, dimensions: &[String]) -> Result<usize, ConfigError> {
-    dimensions.iter().position(|dimension| dimension == name).ok_or_else(|| {
+    let exact = dimensions.iter().position(|dimension| dimension == name);
+    let in_any_case = || {
+        let mut found = (0..).zip(dimensions).filter(|(_, dimension)| dimension.to_lowercase() == name.to_lowercase());
+        found.next().filter(|_| found.next().is_none()).map(|(dimension, _)| dimension)
+    };
+    exact.or_else(in_any_case).ok_or_else(|| {
         ConfigError::Invalid(format!(
             "{key} names the dimension `{name}`, which the records do not have: they have {}",
             dimensions.join(", ")
@@ -109,6 +121,29 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+
+    fn fixed(weights: &[(&str, f64)], dimensions: &[&str]) -> Result<ScheduleOptions, ConfigError> {
+        let weights = weights.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect();
+        let lambda =
+            LambdaSection { schedule: ScheduleName::Fixed, weights: Some(weights), ..LambdaSection::default() };
+        schedule_options(&lambda, &dimensions.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_dimension_in_another_case_is_found_if_there_is_one() {
+        let weights = |options: ScheduleOptions| match options.kind {
+            ScheduleKind::Fixed { weights } => weights,
+            other => panic!("{other:?}"),
+        };
+        let found = fixed(&[("HONESTY", 0.25), ("Helpfulness", 0.75)], &["Helpfulness", "honesty"]).unwrap();
+        assert_eq!(weights(found), [0.75, 0.25]);
+        assert_eq!(weights(fixed(&[("HONESTY", 1.0)], &["honesty", "HONESTY"]).unwrap()), [0.0, 1.0]);
+        assert!(fixed(&[("Honesty", 1.0)], &["honesty", "HONESTY"]).is_err());
+        assert_eq!(
+            fixed(&[("honesty", 0.5), ("Honesty", 0.5)], &["honesty"]).unwrap_err().to_string(),
+            "lambda.weights names the dimension `honesty` twice"
+        );
+    }
 
     #[test]
     fn unknown_dimensions_list_the_known_ones() {

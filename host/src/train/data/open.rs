@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use crate::config::{AdapterKind, RunConfig, Stage};
 use crate::console::{Progress, say};
 use crate::files::cache_folder::CacheFolder;
+use crate::files::git_lfs::refuse_pointer;
+use crate::files::hub::Use;
+use crate::files::record_files::{RecordFiles, RecordFilesError};
 use crate::plugin::{
     CollateOptions, ConvertOptions, Dataset, DatasetOptions, Format, Plugin, TokenizeOptions, Tokenizer,
 };
@@ -35,19 +38,22 @@ impl Data {
     /// Returns an error if a file is missing, a record does not parse, or no sample is left.
     pub(in crate::train) fn open(setup: &Setup) -> Result<Self, TrainError> {
         let Setup { config, plugin, hub, model_folder, interrupt, .. } = setup;
+        if let Some(template) = &config.data.chat_template {
+            refuse_pointer(template).map_err(RecordFilesError::from)?;
+        }
         let tokenizer = plugin.tokenizer(model_folder, config.data.chat_template.as_deref())?;
         let info = tokenizer.info()?;
         let cutoff_len = Some(to_usize(config.data.cutoff_len));
-        let open = |key: &'static str, records: &[PathBuf], convert: ConvertOptions| {
+        let open = |key: &'static str, records: &[PathBuf], purpose: Use, convert: ConvertOptions| {
             let options = DatasetOptions {
                 convert,
                 tokenize: TokenizeOptions { cutoff_len, keep_all: false },
                 cache_dir: setup.cache.as_ref().map(CacheFolder::samples),
             };
-            open_dataset(key, &hub.record_files(records)?, plugin, &tokenizer, &options, interrupt)
+            open_dataset(key, &RecordFiles::find(hub, records, purpose)?, plugin, &tokenizer, &options, interrupt)
         };
         let mut convert = convert_options(config);
-        let train = open("data.records", &config.data.records, convert.clone())?;
+        let train = open("data.records", &config.data.records, Use::Train, convert.clone())?;
         let eval = if config.data.eval_records.is_empty() {
             None
         } else {
@@ -55,7 +61,7 @@ impl Data {
             if config.stage == Stage::LambdaDpo {
                 convert.dimensions = Some(train.dimensions().to_vec());
             }
-            Some(open("data.eval_records", &config.data.eval_records, convert)?)
+            Some(open("data.eval_records", &config.data.eval_records, Use::Evaluate, convert)?)
         };
         let collate = CollateOptions {
             layout: config.loss.layout,
@@ -84,9 +90,12 @@ impl Data {
     ///
     /// # Errors
     ///
-    /// Returns an error if λ names an unknown dimension.
+    /// Returns an error if λ names an unknown dimension, or no sample is left to train on.
     pub fn batches(&self, config: &RunConfig, plugin: &Plugin) -> Result<RunBatches<'_>, TrainError> {
         let (samples, held_out) = split(self.train.len(), config.data.eval_fraction, config.seed);
+        if samples.is_empty() {
+            return Err(TrainError::NothingToTrainOn { fraction: config.data.eval_fraction });
+        }
         let own = uniform_lambda(self.train.dimensions().len());
         let ((lambda, eval_lambda), adapter) = match (config.stage, self.adapter_dimensions(config)) {
             (Stage::LambdaDpo, _) => (lambda_source(config, plugin, self.train.dimensions())?, None),
@@ -143,7 +152,7 @@ fn convert_options(config: &RunConfig) -> ConvertOptions {
 
 fn open_dataset(
     key: &'static str,
-    files: &[PathBuf],
+    files: &RecordFiles,
     plugin: &Plugin,
     tokenizer: &Tokenizer,
     options: &DatasetOptions,
@@ -156,7 +165,7 @@ fn open_dataset(
         if interrupt.signal().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     progress.clear();
-    let dataset = dataset?;
+    let dataset = dataset.map_err(|error| error.reworded(|message| files.with_names(message)))?;
     let mut lines = dataset.report().describe(cutoff_len);
     if dataset.is_empty() {
         return Err(TrainError::NoSamples { key, counts: lines.join("; ") });

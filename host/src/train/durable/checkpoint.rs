@@ -20,6 +20,9 @@ const STATE_FILE: &str = "trainer_state.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const PREFIX: &str = "checkpoint-";
 
+/// Names of the folders of a run's result, a model or an adapter.
+pub(super) const RESULT_FOLDERS: [&str; 2] = ["model", "adapter"];
+
 /// Keys that a resumed run may change, because the result does not depend on them.
 const FREE_KEYS: &[&str] = &[
     "output_dir",
@@ -29,6 +32,7 @@ const FREE_KEYS: &[&str] = &[
     "data.eval_records",
     "loss.logits_budget_mib",
     "train.gradient_checkpointing",
+    "train.deterministic",
     "train.logging_steps",
     "train.save_steps",
     "train.save_total_limit",
@@ -84,6 +88,66 @@ impl TrainerState {
             settings,
         })
     }
+
+    /// Reads the state of the finished run in an output folder.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`TrainError::Resume`] if it cannot be read.
+    pub(super) fn of_result(output_dir: &Path) -> Result<Self, TrainError> {
+        Self::read(
+            output_dir,
+            "what this finished run was started with is not known, so start a new run in another output_dir",
+        )
+    }
+
+    fn read(folder: &Path, way_out: &str) -> Result<Self, TrainError> {
+        let refused = |problem: String| TrainError::Resume { folder: folder.to_path_buf(), problem };
+        let text = std::fs::read_to_string(folder.join(STATE_FILE))
+            .map_err(|error| refused(format!("{STATE_FILE} cannot be read ({error}); {way_out}")))?;
+        serde_json::from_str(&text)
+            .map_err(|error| refused(format!("{STATE_FILE} does not parse ({error}); {way_out}")))
+    }
+
+    /// Checks that a run with these settings is the run of this state, whose `folder` the error names.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`TrainError::Resume`] with the first difference.
+    pub(super) fn check_settings(
+        &self,
+        settings: &serde_json::Map<String, Value>,
+        folder: &Path,
+    ) -> Result<(), TrainError> {
+        for key in settings.keys().chain(self.settings.keys()) {
+            let (now, then) = (settings.get(key), self.settings.get(key));
+            if now != then {
+                let show = |value: Option<&Value>| value.map_or_else(|| "not set".to_owned(), Value::to_string);
+                let problem = format!(
+                    "the run was started with {key} {}, but now has {}; set it back, or start a new run in another output_dir",
+                    show(then),
+                    show(now)
+                );
+                return Err(TrainError::Resume { folder: folder.to_path_buf(), problem });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the state of a finished run into its output folder.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the file cannot be written.
+    pub fn save_result(&self, output_dir: &Path) -> Result<(), TrainError> {
+        self.write(output_dir)
+    }
+
+    fn write(&self, folder: &Path) -> Result<(), TrainError> {
+        let mut text = serde_json::to_string_pretty(self).map_err(std::io::Error::from)?;
+        text.push('\n');
+        Ok(atomic::write(&folder.join(STATE_FILE), text.as_bytes())?)
+    }
 }
 
 /// A checkpoint on disk.
@@ -102,15 +166,7 @@ impl Checkpoint {
     ///
     /// Returns an error if the folder is not a checkpoint.
     pub fn open(folder: &Path) -> Result<Self, TrainError> {
-        let path = folder.join(STATE_FILE);
-        let text = std::fs::read_to_string(&path).map_err(|error| TrainError::Resume {
-            folder: folder.to_path_buf(),
-            problem: format!("{STATE_FILE} cannot be read ({error}); pass a checkpoint-<step> folder"),
-        })?;
-        let state = serde_json::from_str(&text).map_err(|error| TrainError::Resume {
-            folder: folder.to_path_buf(),
-            problem: format!("{STATE_FILE} does not parse ({error}); resume from another checkpoint"),
-        })?;
+        let state = TrainerState::read(folder, "resume from another checkpoint-<step> folder")?;
         Ok(Self { folder: folder.to_path_buf(), state })
     }
 
@@ -130,18 +186,7 @@ impl Checkpoint {
     /// Returns [`TrainError::Resume`] with the first difference.
     pub fn check(&self, settings: &serde_json::Map<String, Value>, data_hash: &str) -> Result<(), TrainError> {
         let refuse = |problem: String| Err(TrainError::Resume { folder: self.folder.clone(), problem });
-        let keys = settings.keys().chain(self.state.settings.keys());
-        for key in keys {
-            let (now, then) = (settings.get(key), self.state.settings.get(key));
-            if now != then {
-                let show = |value: Option<&Value>| value.map_or_else(|| "not set".to_owned(), Value::to_string);
-                return refuse(format!(
-                    "the run was started with {key} {}, but now has {}; set it back, or start a new run in another output_dir",
-                    show(then),
-                    show(now)
-                ));
-            }
-        }
+        self.state.check_settings(settings, &self.folder)?;
         if data_hash != self.state.data_hash {
             return refuse(
                 "the records have changed since the run was started; restore them, or start a new run in another output_dir"
@@ -187,18 +232,13 @@ pub fn save(
     let tensors = optimizer.state();
     let entries = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
     safetensors::write(&folder.path().join(OPTIMIZER_FILE), entries, &[("format", "pt")])?;
-    let mut text = serde_json::to_string_pretty(state).map_err(std::io::Error::from)?;
-    text.push('\n');
-    atomic::write(&folder.path().join(STATE_FILE), text.as_bytes())?;
+    state.write(folder.path())?;
     folder.commit()?;
     if let Some(limit) = limit {
         let checkpoints = list(output_dir);
         let surplus = checkpoints.len().saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
-        for (step, old) in checkpoints.into_iter().take(surplus) {
-            // Renamed first, so that a partly removed checkpoint is never taken for a whole one.
-            let hidden = output_dir.join(format!(".{PREFIX}{step}.old"));
-            std::fs::rename(&old, &hidden)?;
-            std::fs::remove_dir_all(&hidden)?;
+        for (_, old) in checkpoints.into_iter().take(surplus) {
+            atomic::remove_folder(&old)?;
         }
     }
     Ok(target)
@@ -218,17 +258,10 @@ pub fn list(output_dir: &Path) -> Vec<(u64, PathBuf)> {
     checkpoints
 }
 
-/// Removes what is left of a save that was interrupted.
+/// Removes what is left of saves that were interrupted, of checkpoints and of the result.
 pub fn sweep(output_dir: &Path) {
-    let Ok(entries) = std::fs::read_dir(output_dir) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let is_leftover = name.to_str().is_some_and(|name| name.starts_with(&format!(".{PREFIX}")));
-        if is_leftover {
-            // A folder that cannot be removed does no harm.
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
+    let is_checkpoint = |name: &str| name.strip_prefix(PREFIX).is_some_and(|step| step.parse::<u64>().is_ok());
+    atomic::sweep(output_dir, |name| is_checkpoint(name) || RESULT_FOLDERS.contains(&name) || name == STATE_FILE);
 }
 
 /// Returns the values of the config that a resumed run must not change, by dotted key.

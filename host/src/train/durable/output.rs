@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::config::RunConfig;
 use crate::train::TrainError;
 
-use super::checkpoint::{self, Checkpoint};
+use super::checkpoint::{self, Checkpoint, RESULT_FOLDERS, TrainerState};
 
 /// Where a run starts.
 #[derive(Debug)]
@@ -20,7 +20,8 @@ pub enum Start {
 
 /// Returns the folder of a run's result.
 pub fn result_folder(config: &RunConfig) -> PathBuf {
-    config.output_dir.join(if config.adapter.is_some() { "adapter" } else { "model" })
+    let [model, adapter] = RESULT_FOLDERS;
+    config.output_dir.join(if config.adapter.is_some() { adapter } else { model })
 }
 
 /// Decides where a run starts.
@@ -30,21 +31,22 @@ pub fn result_folder(config: &RunConfig) -> PathBuf {
 /// # Errors
 ///
 /// Returns [`TrainError::OutputDirTaken`] if the folder holds another run, or [`TrainError::Resume`] if `train.resume`
-/// is not a checkpoint.
+/// is not a checkpoint, or the folder holds the result of a run with other settings.
 pub fn find_start(config: &RunConfig) -> Result<Start, TrainError> {
     let output_dir = &config.output_dir;
-    let result = result_folder(config);
+    let result = RESULT_FOLDERS.map(|name| output_dir.join(name)).into_iter().find(|folder| folder.exists());
     if config.train.resume == "no" {
         let checkpoints = checkpoint::list(output_dir);
         let found = match checkpoints.last() {
             Some((_, folder)) => Some(folder.clone()),
-            None => ["model", "adapter"].iter().map(|name| output_dir.join(name)).find(|folder| folder.exists()),
+            None => result,
         };
         let Some(found) = found else { return Ok(Start::Fresh) };
         let found = found.file_name().unwrap_or_default().display().to_string();
         return Err(TrainError::OutputDirTaken { output_dir: output_dir.clone(), found });
     }
-    if result.exists() {
+    if let Some(result) = result {
+        TrainerState::of_result(output_dir)?.check_settings(&checkpoint::settings(&config.absolute()?), &result)?;
         return Ok(Start::Finished(result));
     }
     let checkpoint = match config.train.resume.as_str() {

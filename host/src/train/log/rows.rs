@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::Value;
 use tch::TchError;
 
-use crate::libtorch;
+use crate::libtorch::{self, Libtorch};
 use crate::metrics::{MetricOptions, Row, Totals};
 use crate::train::data::MicroBatch;
 use crate::train::step::StepReport;
@@ -16,6 +16,8 @@ pub(in crate::train) struct FinishedStep<'a> {
     pub(in crate::train) learning_rate: f64,
     pub(in crate::train) micro_batches: &'a [MicroBatch],
     pub(in crate::train) started: Instant,
+    /// The step ran on its device.
+    pub(in crate::train) libtorch: Libtorch,
 }
 
 /// Returns the row of a step, which begins with `row`; `dimensions` are the names of the loss's dimensions.
@@ -25,7 +27,7 @@ pub(in crate::train) fn step_row(
     dimensions: &[String],
     metric_options: &MetricOptions,
 ) -> Result<Row, TchError> {
-    let FinishedStep { report, learning_rate, micro_batches, started } = *step;
+    let FinishedStep { report, learning_rate, micro_batches, started, libtorch } = *step;
     report.totals.write(&mut row, "", dimensions, metric_options);
     row.insert("grad_norm".into(), report.grad_norm.into());
     row.insert("learning_rate".into(), learning_rate.into());
@@ -40,11 +42,16 @@ pub(in crate::train) fn step_row(
     for micro_batch in micro_batches {
         num_tokens += micro_batch.num_tokens()?;
     }
+    // The update of the weights may still be queued on the device.
+    libtorch.synchronize();
     let step_secs = started.elapsed().as_secs_f64();
     row.insert("tokens_per_second".into(), (num_tokens as f64 / step_secs).into());
     row.insert("step_secs".into(), step_secs.into());
     if let Some(bytes) = libtorch::peak_memory_bytes() {
         row.insert("peak_memory_bytes".into(), bytes.into());
+    }
+    if let Some(bytes) = libtorch::peak_device_memory_bytes(libtorch.device()) {
+        row.insert("peak_device_memory_bytes".into(), bytes.into());
     }
     Ok(row)
 }

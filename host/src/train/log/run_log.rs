@@ -37,6 +37,7 @@ impl RunLog {
             move |source| TrainError::File { path, source }
         };
         std::fs::create_dir_all(&output_dir).map_err(file_error(""))?;
+        atomic::sweep(&output_dir, |name| [METRICS, PLOT, CONFIG].contains(&name));
         let absolute = config.absolute().map_err(file_error(CONFIG))?;
         let text = toml::to_string(&absolute).map_err(|error| file_error(CONFIG)(std::io::Error::other(error)))?;
         atomic::write(&output_dir.join(CONFIG), text.as_bytes())?;

@@ -46,7 +46,8 @@ impl Reference<'_> {
     ///
     /// # Errors
     ///
-    /// Returns an error if the cache cannot be written. Errors from model, plugin or libtorch.
+    /// Returns an error if a log-prob is not a finite number, or the cache cannot be written. Errors from model, plugin or
+    /// libtorch.
     pub fn log_probs(&self, requests: &[LogProbRequest]) -> Result<Vec<ReferenceLogProbs>, TrainError> {
         let known = self.cache.as_ref().map(ReferenceCache::load).unwrap_or_default();
         let mut found = Vec::new();
@@ -108,10 +109,13 @@ impl Reference<'_> {
                 let info = &request.dataset.samples()[sample];
                 let responses = &sequences[range][..info.num_responses];
                 log_probs.set(sample, responses);
-                // NaN and ±∞ are not cached, so the next run computes them again.
-                if responses.iter().all(|response| response.log_prob_sum.is_finite()) {
-                    pass.unsaved.insert(info.content_hash, responses.to_vec());
+                if let Some(response) = responses.iter().position(|response| !response.log_prob_sum.is_finite()) {
+                    // What is known by now is worth keeping.
+                    self.save(pass)?;
+                    let (record, value) = (info.record_index, responses[response].log_prob_sum);
+                    return Err(TrainError::ReferenceNotFinite { record, response, value });
                 }
+                pass.unsaved.insert(info.content_hash, responses.to_vec());
                 pass.done += info.num_responses as u64;
             }
             pass.progress.update(pass.done, pass.total, "");

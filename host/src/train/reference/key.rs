@@ -72,6 +72,7 @@ mod tests {
     use tch::Kind;
 
     use super::*;
+    use crate::libtorch::Libtorch;
 
     fn hash(tensor: &Tensor) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
@@ -94,7 +95,7 @@ mod tests {
             "rms_norm_eps": 1e-5, "max_position_embeddings": 64}"#;
         let write = |config: &str| std::fs::write(folder.path().join("config.json"), config).unwrap();
         write(config);
-        let model = |kind, seed| Model::random(folder.path(), Device::Cpu, kind, seed).unwrap();
+        let model = |kind, seed| Model::random(folder.path(), Libtorch::cpu(), kind, seed).unwrap();
         let key = |model: &Model| model_key(model, folder.path()).unwrap();
         let first = model(Kind::Float, 1);
         assert_eq!(key(&first), key(&model(Kind::Float, 1)));

@@ -43,13 +43,15 @@ pub(in crate::train) fn load_model_and_references(
             let references = compute(setup, batches, model.scorer(), &key)?;
             Ok((model, references))
         }
-        (Some(path), ReferenceKind::Onnx) => load_with_exported(setup, batches, &OnnxPolicy::open(path, None)?),
+        (Some(path), ReferenceKind::Onnx) => {
+            load_with_exported(setup, batches, &OnnxPolicy::open(path, None, setup.libtorch)?)
+        }
         (Some(path), ReferenceKind::TorchScript) => {
-            load_with_exported(setup, batches, &TorchScriptPolicy::open(path, setup.device)?)
+            load_with_exported(setup, batches, &TorchScriptPolicy::open(path, setup.libtorch)?)
         }
         (Some(path), _) => {
             let folder = setup.hub.model_folder(path)?;
-            let reference = Model::load(&folder, setup.device, config.model.dtype.into())?;
+            let reference = Model::load(&folder, setup.libtorch, config.model.dtype.into())?;
             let references = compute(setup, batches, &reference, &model_key(&reference, &folder)?)?;
             drop(reference);
             Ok((load_model(setup)?, references))
@@ -62,7 +64,7 @@ fn has_reference(config: &RunConfig) -> bool {
 }
 
 fn load_model(setup: &Setup) -> Result<TrainableModel, TrainError> {
-    TrainableModel::load(setup.config, &setup.model_folder, setup.device)
+    TrainableModel::load(setup.config, &setup.model_folder, setup.libtorch)
 }
 
 /// Loads the model, and computes s^ref under a policy that was exported from its weights.

@@ -7,6 +7,8 @@ use minijinja::{Error, ErrorKind, Value};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
+use super::{python, values};
+
 /// `value | tojson(ensure_ascii=…, indent=…, separators=…, sort_keys=…)`.
 pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
@@ -18,6 +20,9 @@ pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
         None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
     };
     options.assert_all_used()?;
+    if let Some(problem) = values::unprintable(value) {
+        return Err(Error::new(ErrorKind::InvalidOperation, problem));
+    }
 
     let failed = |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
     let mut json = serde_json::to_value(value).map_err(failed)?;
@@ -109,6 +114,10 @@ impl Formatter for Style {
     fn end_object_value<W: ?Sized + io::Write>(&mut self, _out: &mut W) -> io::Result<()> {
         self.filled = true;
         Ok(())
+    }
+
+    fn write_f64<W: ?Sized + io::Write>(&mut self, out: &mut W, value: f64) -> io::Result<()> {
+        out.write_all(python::float(value).as_bytes())
     }
 
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {

@@ -4,6 +4,7 @@ use ndarray::ArrayView1;
 
 use super::rows::{copies, offsets};
 use crate::Layout;
+use crate::lambda::renormalized;
 use crate::tokenize::TokenizedSample;
 
 /// The fields of the listwise loss.
@@ -37,7 +38,9 @@ impl ListwiseTargets {
         for (b, sample) in samples.iter().enumerate() {
             let rates_two = |p: ArrayView1<f32>| p.iter().filter(|p| p.is_finite()).count() >= 2;
             let counts: Vec<bool> = sample.pi_target.rows().into_iter().map(rates_two).collect();
-            targets.add_lambda(&counts, &lambda[b * m..][..m]);
+            let lambda = renormalized(&lambda[b * m..][..m], &counts);
+            targets.num_contributing += u64::from(lambda.iter().any(|weight| *weight > 0.0));
+            targets.lambda.extend(lambda);
             for (k, counts) in counts.into_iter().enumerate() {
                 for i in 0..sample.responses.len() {
                     let (at, p) = (k * num_responses + offsets[b] + i, sample.pi_target[[k, i]]);
@@ -49,13 +52,5 @@ impl ListwiseTargets {
             }
         }
         targets
-    }
-
-    /// Appends λ': λ over the dimensions that count, scaled to sum to 1 again.
-    fn add_lambda(&mut self, counts: &[bool], lambda: &[f64]) {
-        let counting = lambda.iter().zip(counts).map(|(weight, counts)| if *counts { *weight } else { 0.0 });
-        let mass: f64 = counting.clone().sum();
-        self.num_contributing += u64::from(mass > 0.0);
-        self.lambda.extend(counting.map(|weight| if mass > 0.0 { (weight / mass) as f32 } else { 0.0 }));
     }
 }

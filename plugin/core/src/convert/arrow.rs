@@ -9,9 +9,10 @@ use arrow_array::{RecordBatch, RecordBatchReader};
 use arrow_json::ReaderBuilder;
 use arrow_schema::{ArrowError, DataType, Field, Fields, Schema, SchemaRef};
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use super::sample::Sample;
-use crate::record::{self, Prompt, rows_to_json};
+use crate::record::{self, Columns, Prompt, rows_to_json};
 use crate::{Error, Result};
 
 /// Number of rows that are converted to JSON at a time, and of samples in an outgoing batch.
@@ -22,6 +23,7 @@ pub(super) struct StreamChunks {
     batches: Box<dyn RecordBatchReader + Send>,
     /// Rest of the current batch.
     batch: Option<RecordBatch>,
+    columns: Columns,
     next_index: u64,
     max_rows: u64,
 }
@@ -39,7 +41,8 @@ impl fmt::Debug for StreamChunks {
 impl StreamChunks {
     /// Reads at most `max_rows` rows of a stream.
     pub(super) fn new(batches: Box<dyn RecordBatchReader + Send>, max_rows: Option<u64>) -> Self {
-        Self { batches, batch: None, next_index: 0, max_rows: max_rows.unwrap_or(u64::MAX) }
+        let columns = Columns::of(&batches.schema());
+        Self { batches, batch: None, columns, next_index: 0, max_rows: max_rows.unwrap_or(u64::MAX) }
     }
 
     fn next_chunk(&mut self) -> Result<Option<Vec<record::Row>>> {
@@ -51,17 +54,17 @@ impl StreamChunks {
             if let Some(batch) = self.batch.take().filter(|batch| batch.num_rows() > 0) {
                 break batch;
             }
-            self.batch = self.batches.next().transpose().map_err(|error| self.unreadable(&error.to_string()))?;
-            if self.batch.is_none() {
-                return Ok(None);
-            }
+            let batch = self.batches.next().transpose().map_err(|error| self.unreadable(&error.to_string()))?;
+            let Some(batch) = batch else { return Ok(None) };
+            self.batch = Some(self.columns.project(&batch).map_err(|problem| self.unreadable(&problem))?);
         };
         let len = batch.num_rows().min(BATCH_ROWS).min(left);
         let json = rows_to_json(&batch.slice(0, len)).map_err(|problem| self.unreadable(&problem))?;
         self.batch = Some(batch.slice(len, batch.num_rows() - len));
         let first = self.next_index;
         self.next_index += len as u64;
-        Ok(Some((first..).zip(json).map(|(index, json)| record::Row::of_stream(index, json)).collect()))
+        let row = |(index, json)| record::Row::of_stream(index, json, Arc::clone(&self.columns.unread));
+        Ok(Some((first..).zip(json).map(row).collect()))
     }
 
     fn unreadable(&self, problem: &str) -> Error {
@@ -112,7 +115,8 @@ pub(super) fn dimensions_of(schema: &Schema) -> Result<Option<Vec<String>>> {
 ///
 /// The fields of a sample's JSON: `prompt` (list of {role, content}; a text is one user turn), `responses`,
 /// `dimensions` (lists of text), `ratings`, `pi_target` (`[M][N]` lists of float64, null if missing or masked),
-/// `record`.
+/// `record`, `tools` (JSON as text, null without tools). A turn with other fields, such as `tool_calls`, is an error:
+/// this schema has no place for them.
 #[derive(Debug)]
 pub struct SampleBatches<I> {
     samples: I,
@@ -147,6 +151,9 @@ impl<I: Iterator<Item = Result<Sample>>> SampleBatches<I> {
         {
             return Err(error);
         }
+        if let Some(problem) = samples.iter().find_map(without_place) {
+            return Err(Error::InvalidData(problem));
+        }
         let rows: Vec<Row> = samples.iter().map(Row).collect();
         let write = || -> std::result::Result<Option<RecordBatch>, ArrowError> {
             let mut decoder = ReaderBuilder::new(self.schema()).with_batch_size(BATCH_ROWS).build_decoder()?;
@@ -179,8 +186,26 @@ struct Row<'a>(&'a Sample);
 impl Serialize for Row<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let prompt = Prompt::Messages(self.0.prompt.to_messages());
-        self.0.written(&prompt).serialize(serializer)
+        let tools = self.0.tools.as_ref().map(|tools| Value::String(tools.to_string()));
+        self.0.written(&prompt).with_tools(tools.as_ref()).serialize(serializer)
     }
+}
+
+/// Returns the problem with a sample one of whose turns has more fields than the schema.
+fn without_place(sample: &Sample) -> Option<String> {
+    let messages = match &sample.prompt {
+        Prompt::Messages(messages) => messages.as_slice(),
+        Prompt::Text(_) => &[],
+    };
+    let turns = messages.iter().map(|message| ("turn", &message.extras));
+    let responses = sample.response_extras.iter().map(|extras| ("response", extras));
+    let mut fields = turns.enumerate().chain(responses.enumerate());
+    let (i, part, field) = fields.find_map(|(i, (part, extras))| Some((i, part, extras.keys().next()?)))?;
+    Some(format!(
+        "record {}: {part} {i} has `{field}`, for which a table of samples has no column; convert the records one by one, \
+         or remove the field",
+        sample.record_index
+    ))
 }
 
 fn sample_schema() -> Schema {
@@ -195,5 +220,6 @@ fn sample_schema() -> Schema {
         field("ratings", numbers()),
         field("pi_target", numbers()),
         field("record", DataType::UInt64),
+        Field::new("tools", DataType::Utf8, true),
     ])
 }

@@ -4,12 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ndarray::Array2;
+use serde_json::{Map, Value};
 
 use super::options::{ConvertOptions, MissingRating};
 use super::report::{Report, Skipped};
 use super::sample::Sample;
 use crate::record::{Body, Completion, Message, Prompt, Rating, Record};
 use crate::{Error, Format, Result};
+
+/// Fields of a response besides its text.
+type Extras = Map<String, Value>;
 
 /// A sample, or the reason why there is none.
 type Outcome = std::result::Result<Sample, Skipped>;
@@ -63,16 +67,20 @@ impl Converter {
             self.report.skip(Skipped::ExcludedSource);
             return None;
         }
-        let Record { index, prompt, body, .. } = record;
+        let Record { index, prompt, body, response_extras, tools, ignored, .. } = record;
+        self.report.ignore(ignored);
         let converted = match body {
-            Body::Rated(completions) => self.convert_rated(index, prompt, completions),
-            Body::Pair { chosen, rejected } => Ok(pair(index, prompt, [chosen, rejected], [f64::NAN; 2])),
+            Body::Rated(completions) => self.convert_rated(index, prompt, completions, response_extras),
+            Body::Pair { chosen, rejected } => {
+                let pair = pair(index, prompt, [chosen, rejected], [f64::NAN; 2]);
+                Ok(Sample { response_extras, ..pair })
+            }
             Body::Conversation => self.convert_conversation(index, prompt),
         };
         match converted {
             Ok(sample) => {
                 self.report.num_samples += 1;
-                Some(sample)
+                Some(Sample { tools, ..sample })
             }
             Err(reason) => {
                 self.report.skip(reason);
@@ -106,7 +114,13 @@ impl Converter {
         }
     }
 
-    fn convert_rated(&mut self, index: u64, prompt: Prompt, completions: Vec<Completion>) -> Outcome {
+    fn convert_rated(
+        &mut self,
+        index: u64,
+        prompt: Prompt,
+        completions: Vec<Completion>,
+        response_extras: Vec<Extras>,
+    ) -> Outcome {
         for name in completions.iter().flat_map(|completion| completion.ratings.keys()) {
             if !self.seen.contains(name) {
                 self.seen.insert(name.clone());
@@ -119,13 +133,22 @@ impl Converter {
             return Err(Skipped::FewerThanTwoResponses);
         }
         if self.options.best_worst_pairs {
-            return best_and_worst(index, prompt, responses, &ratings);
+            return best_and_worst(index, prompt, responses, response_extras, &ratings);
         }
         let pi_target = target_distributions(&ratings, self.options.missing_rating, self.options.temperature);
         if pi_target.iter().all(|p| p.is_nan()) && !self.options.keep_all {
             return Err(Skipped::NoRatedDimension);
         }
-        Ok(Sample { record_index: index, prompt, responses, dimensions, ratings, pi_target })
+        Ok(Sample {
+            record_index: index,
+            prompt,
+            tools: None,
+            responses,
+            response_extras,
+            dimensions,
+            ratings,
+            pi_target,
+        })
     }
 
     /// Returns `[M, N]` ratings, NaN if missing; counts each missing one under its kind.
@@ -149,7 +172,9 @@ impl Converter {
         Ok(Sample {
             record_index: index,
             prompt,
+            tools: None,
             responses: Vec::new(),
+            response_extras: Vec::new(),
             dimensions: Vec::new(),
             ratings: none(),
             pi_target: none(),
@@ -180,7 +205,9 @@ fn pair(record_index: u64, prompt: Prompt, responses: [String; 2], ratings: [f64
     Sample {
         record_index,
         prompt,
+        tools: None,
         responses: responses.into(),
+        response_extras: Vec::new(),
         dimensions: vec![PREFERENCE.to_owned()],
         ratings: row(ratings),
         pi_target: row([1.0, 0.0]),
@@ -188,7 +215,13 @@ fn pair(record_index: u64, prompt: Prompt, responses: [String; 2], ratings: [f64
 }
 
 /// Pairs the responses with the highest and the lowest mean of their ratings, the first of each if several tie.
-fn best_and_worst(index: u64, prompt: Prompt, mut responses: Vec<String>, ratings: &Array2<f64>) -> Outcome {
+fn best_and_worst(
+    index: u64,
+    prompt: Prompt,
+    mut responses: Vec<String>,
+    mut extras: Vec<Extras>,
+    ratings: &Array2<f64>,
+) -> Outcome {
     let mut extremes: Option<[(usize, f64); 2]> = None;
     let mut num_rated = 0;
     for (i, column) in ratings.columns().into_iter().enumerate() {
@@ -209,7 +242,10 @@ fn best_and_worst(index: u64, prompt: Prompt, mut responses: Vec<String>, rating
     match extremes {
         Some([best, worst]) if best.0 != worst.0 => {
             let answers = [best, worst].map(|(i, _)| std::mem::take(&mut responses[i]));
-            Ok(pair(index, prompt, answers, [best.1, worst.1]))
+            if !extras.is_empty() {
+                extras = [best, worst].map(|(i, _)| std::mem::take(&mut extras[i])).into();
+            }
+            Ok(Sample { response_extras: extras, ..pair(index, prompt, answers, [best.1, worst.1]) })
         }
         Some(_) if num_rated > 1 => Err(Skipped::BestAndWorstTie),
         _ => Err(Skipped::NoRatedDimension),

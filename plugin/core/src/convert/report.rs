@@ -1,7 +1,7 @@
 //! Counts of records read and left out, and of missing ratings.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub enum Skipped {
     BestAndWorstTie,
     /// It is a conversation without an assistant turn.
     NoAssistantTurn,
-    /// It is a conversation whose assistant turns all lie beyond the cutoff.
+    /// It is a conversation whose assistant turns all lie beyond the cutoff, or have a weight of 0.
     NoTargetLeft,
     /// The chat template renders its prompt to no token at all, so nothing predicts the first token of a response.
     EmptyPrompt,
@@ -64,7 +64,13 @@ pub struct Report {
     pub num_truncated: u64,
     /// Number of responses dropped because the cutoff left none of their tokens.
     pub num_dropped_responses: u64,
+    /// Fields that have a value and no effect, each with the number of records that have it. From
+    /// [`MAX_IGNORED_NAMES`] names on, the others are counted together under `…`.
+    pub ignored_fields: BTreeMap<Cow<'static, str>, u64>,
 }
+
+/// Maximum number of names in [`Report::ignored_fields`]: records whose keys are data must not fill the memory.
+pub const MAX_IGNORED_NAMES: usize = 100;
 
 impl Report {
     pub(crate) fn skip(&mut self, reason: Skipped) {
@@ -73,6 +79,18 @@ impl Report {
 
     pub(crate) fn missing(&mut self, kind: &'static str, record_index: u64) {
         self.add_missing(Cow::Borrowed(kind), &MissingRatings { count: 1, first_record: record_index });
+    }
+
+    pub(crate) fn ignore(&mut self, names: BTreeSet<String>) {
+        for name in names {
+            self.add_ignored(Cow::Owned(name), 1);
+        }
+    }
+
+    fn add_ignored(&mut self, name: Cow<'static, str>, count: u64) {
+        let is_full = self.ignored_fields.len() >= MAX_IGNORED_NAMES && !self.ignored_fields.contains_key(&name);
+        let name = if is_full { Cow::Borrowed("…") } else { name };
+        *self.ignored_fields.entry(name).or_default() += count;
     }
 
     fn add_missing(&mut self, kind: Cow<'static, str>, more: &MissingRatings) {
@@ -93,6 +111,9 @@ impl Report {
         }
         for (kind, missing) in other.missing_ratings {
             self.add_missing(kind, &missing);
+        }
+        for (name, count) in other.ignored_fields {
+            self.add_ignored(name, count);
         }
     }
 }

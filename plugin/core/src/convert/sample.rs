@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use ndarray::Array2;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 
-use crate::record::Prompt;
+use crate::record::{Message, Prompt};
 use crate::{Error, Result};
 
 /// How far each row of a caller's target distributions may miss a sum of 1.
@@ -26,8 +27,13 @@ pub struct Sample {
     pub record_index: u64,
     /// The prompt.
     pub prompt: Prompt,
+    /// Descriptions of the tools that the model may call, a list for the chat template.
+    pub tools: Option<Value>,
     /// N responses.
     pub responses: Vec<String>,
+    /// Fields of each response besides its text, for the chat template (`reasoning_content`, `tool_calls`, …): N, or
+    /// none if no response has any.
+    pub response_extras: Vec<Map<String, Value>>,
     /// M names.
     pub dimensions: Vec<String>,
     /// Ratings.
@@ -60,12 +66,21 @@ impl Sample {
     pub(super) fn written<'a>(&'a self, prompt: &'a Prompt) -> Written<'a> {
         Written {
             prompt,
+            tools: self.tools.as_ref(),
             responses: &self.responses,
+            response_extras: &self.response_extras,
             dimensions: &self.dimensions,
             ratings: to_rows(&self.ratings),
             pi_target: to_rows(&self.pi_target),
             record: self.record_index,
         }
+    }
+
+    /// Returns a response as the turn that follows the prompt.
+    pub(crate) fn answer(&self, response_index: usize) -> Message {
+        let text = self.responses.get(response_index).map_or("", String::as_str);
+        let extras = self.response_extras.get(response_index).cloned().unwrap_or_default();
+        Message { extras, ..Message::new("assistant", text) }
     }
 
     /// Whether this is a conversation, in which every assistant turn is a target.
@@ -80,11 +95,22 @@ pub(crate) type Rows = Vec<Vec<Option<f64>>>;
 #[derive(Serialize)]
 pub(super) struct Written<'a> {
     prompt: &'a Prompt,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tools: Option<&'a Value>,
     responses: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    response_extras: &'a [Map<String, Value>],
     dimensions: &'a [String],
     ratings: Rows,
     pi_target: Rows,
     record: u64,
+}
+
+impl<'a> Written<'a> {
+    /// Returns the fields with another form of the tools.
+    pub(super) fn with_tools(self, tools: Option<&'a Value>) -> Self {
+        Self { tools, ..self }
+    }
 }
 
 /// A prompt with N responses and, for each of M dimensions, the target distribution over them.
@@ -92,8 +118,14 @@ pub(super) struct Written<'a> {
 struct Read {
     /// A text (one user turn), or a conversation so far; in a sample without responses, the whole conversation.
     prompt: Prompt,
+    /// Descriptions of the tools that the model may call, for the chat template: a list, or its JSON as text.
+    #[serde(default)]
+    tools: Option<Tools>,
     /// N responses.
     responses: Vec<String>,
+    /// Fields of each response besides its text, for the chat template: N objects, or none.
+    #[serde(default)]
+    response_extras: Vec<Map<String, Value>>,
     /// M names.
     dimensions: Vec<String>,
     /// `[M][N]`; null if missing.
@@ -104,6 +136,26 @@ struct Read {
     /// Index of the record in its inputs, from 0.
     #[serde(default)]
     record: u64,
+}
+
+/// A list of tools, or its JSON as text, as a column of a table holds it.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Tools {
+    List(Vec<Map<String, Value>>),
+    Text(String),
+}
+
+impl Tools {
+    fn into_list(self) -> std::result::Result<Option<Value>, String> {
+        let list = match self {
+            Self::List(list) => list,
+            Self::Text(text) if text.trim().is_empty() => Vec::new(),
+            Self::Text(text) => serde_json::from_str(&text)
+                .map_err(|error| format!("`tools` is text that is no JSON list of objects: {error}"))?,
+        };
+        Ok((!list.is_empty()).then(|| list.into()))
+    }
 }
 
 impl JsonSchema for Sample {
@@ -136,10 +188,16 @@ impl Read {
             None => Array2::from_elem(shape, f64::NAN),
         };
         let pi_target = to_targets(self.pi_target, shape, |k| format!("`pi_target` of `{}`", self.dimensions[k]))?;
+        if ![0, self.responses.len()].contains(&self.response_extras.len()) {
+            let found = self.response_extras.len();
+            return Err(format!("`response_extras` has {found} objects for {} responses", self.responses.len()));
+        }
         Ok(Sample {
             record_index: self.record,
             prompt: self.prompt,
+            tools: self.tools.map(Tools::into_list).transpose()?.flatten(),
             responses: self.responses,
+            response_extras: self.response_extras,
             dimensions: self.dimensions,
             ratings,
             pi_target,

@@ -93,7 +93,7 @@ fn records_left_out_are_counted() {
         + r#""skipped":{"excluded_source":1,"fewer_than_two_responses":1,"no_rated_dimension":1},"#
         + r#""missing_ratings":{"N/A":{"count":1,"first_record":2},"absent":{"count":7,"first_record":0},"#
         + r#""empty":{"count":1,"first_record":4},"nan":{"count":1,"first_record":4}},"#
-        + r#""num_truncated":0,"num_dropped_responses":0}"#;
+        + r#""num_truncated":0,"num_dropped_responses":0,"ignored_fields":{}}"#;
     assert_eq!(serde_json::to_string(reader.report()).unwrap(), report);
 }
 
@@ -254,4 +254,68 @@ fn real_ratings_convert() {
         assert_eq!((sample.pi_target.dim(), sample.responses.len()), ((5, 6), 6));
         assert!(sample.pi_target.rows().into_iter().all(|row| (row.sum() - 1.0).abs() < 1e-12));
     }
+}
+
+#[test]
+fn fields_without_effect_are_counted() {
+    let with = |field: &str| rated("s", &[&[("x", "1")], &[("x", "2")]]).replacen('{', &format!("{{\"{field}\":1,"), 1);
+    let (samples, reader) = read(&[with("id"), with("id"), with("other")], options());
+    assert_eq!(samples.len(), 3);
+    let fields: Vec<_> = reader.report().ignored_fields.iter().map(|(name, count)| (name.as_ref(), *count)).collect();
+    assert_eq!(fields, [("id", 2), ("other", 1)]);
+
+    let many: Vec<String> = (0..MAX_IGNORED_NAMES + 5).map(|i| with(&format!("key{i}"))).collect();
+    let (_, reader) = read(&many, options());
+    assert_eq!(reader.report().ignored_fields.len(), MAX_IGNORED_NAMES + 1);
+    assert_eq!(reader.report().ignored_fields["…"], 5);
+}
+
+#[test]
+fn a_nan_is_a_missing_rating_and_counted() {
+    let (samples, reader) = read(&[rated("s", &[&[("x", "NaN")], &[("x", "2")], &[("x", "3")]])], options());
+    assert!(samples[0].as_ref().unwrap().ratings[[0, 0]].is_nan());
+    let missing = MissingRatings { count: 1, first_record: 0 };
+    assert_eq!(reader.report().missing_ratings["nan"], missing);
+    assert_eq!(reader.dimensions(), ["x"]);
+}
+
+#[test]
+fn a_sample_keeps_its_tools_and_the_fields_of_its_turns() {
+    let json = r#"{"system":"S","tools":"[{\"name\":\"get\"}]","prompt":[{"role":"user","content":"q","name":"Ada"}],"chosen":"a","rejected":"b"}"#;
+    let sample = convert(json, &ConvertOptions::new(Format::Pairs)).unwrap();
+    let written = sample.to_json().unwrap();
+    assert!(written.starts_with(concat!(
+        r#"{"prompt":[{"role":"system","content":"S"},{"role":"user","content":"q","name":"Ada"}],"#,
+        r#""tools":[{"name":"get"}],"responses":["a","b"],"#
+    )));
+    let read = Sample::from_json(&written).unwrap();
+    assert_eq!(read.to_json().unwrap(), written);
+    let as_text = written.replace(r#"[{"name":"get"}]"#, r#""[{\"name\":\"get\"}]""#);
+    assert_eq!(Sample::from_json(&as_text).unwrap().tools, sample.tools);
+    // A table of samples holds the tools as text, and has no column for the fields of turns.
+    let mut tables = SampleBatches::new(std::iter::once(Ok(sample)));
+    let error = tables.next().unwrap().unwrap_err().to_string();
+    assert!(error.starts_with("record 3: turn 1 has `name`, for which a table"), "{error}");
+    let json = json.replace(r#","name":"Ada""#, "");
+    let sample = convert(&json, &ConvertOptions::new(Format::Pairs)).unwrap();
+    let batch = SampleBatches::new(std::iter::once(Ok(sample))).next().unwrap().unwrap();
+    let rows = crate::record::rows_to_json(&batch).unwrap();
+    assert!(rows[0].contains(r#""tools":"[{\"name\":\"get\"}]""#), "{rows:?}");
+}
+
+#[test]
+fn the_reasoning_of_the_best_and_worst_answers_stays_with_them() {
+    let rated = rated("s", &[&[("x", "2")], &[("x", "3")], &[("x", "1")]]);
+    let json = rated.replace(r#""response":"r1""#, r#""response":"r1","reasoning_content":"why""#);
+    let sample = convert(&json, &options()).unwrap();
+    assert_eq!(serde_json::json!(sample.response_extras), serde_json::json!([{}, {"reasoning_content": "why"}, {}]));
+    let read = Sample::from_json(&sample.to_json().unwrap()).unwrap();
+    assert_eq!(read.response_extras, sample.response_extras);
+    let best = convert(&json, &ConvertOptions { best_worst_pairs: true, ..options() }).unwrap();
+    assert_eq!(best.responses, ["r1", "r2"]);
+    assert_eq!(serde_json::json!(best.response_extras), serde_json::json!([{"reasoning_content": "why"}, {}]));
+    let short = r#"{"prompt":"q","responses":["a","b"],"response_extras":[{}],"dimensions":[],"pi_target":[]}"#;
+    assert!(
+        Sample::from_json(short).unwrap_err().to_string().contains("`response_extras` has 1 objects for 2 responses")
+    );
 }

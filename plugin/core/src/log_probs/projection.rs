@@ -1,12 +1,26 @@
 //! The vocabulary projection, a chunk of target positions at a time, forward and backward.
+//!
+//! # Numerics
+//!
+//! "Accumulation" is float64 for float64 inputs and float32 for others. If the inputs have 16 bits:
+//!
+//! | what | rounded to 16 bits |
+//! |---|---|
+//! | logits, softmax, log-probs | never: float32 from the accumulator of their product on |
+//! | residuals softmax(z)_v − 1[v = y] | if the backward gets them from the forward, or they are multiplied in 16 bits |
+//! | the gradient of hidden states | when it is complete: its products, over blocks and targets, are summed in float32 |
+//! | hidden states times their coefficients | as an operand of the gradient of the LM head |
+//! | the gradient of the LM head | when it is complete: the scale that keeps float16 from underflowing rounds nothing |
 
 use std::ops::Range;
 
+use lambda_dpo_products::{add_product, product, rounded_product, widens};
 use tch::{Device, Kind, Tensor};
 
 use super::checks::{check_floating, dtype_name, invalid};
 use super::inputs::{LogProbInputs, LossGradients, Wants};
 use super::targets::{Chunk, TargetPlan};
+use super::upload::upload;
 use crate::Result;
 
 /// Source of the logits, flattened to one row per position.
@@ -37,13 +51,48 @@ pub(crate) struct Pass<'a> {
 pub(crate) enum Kept {
     /// Nothing: logits are recomputed if needed.
     Nothing,
-    /// `[K, 1]` log Σ exp z of every target, in the accumulation dtype, from which any part of a softmax can be
-    /// recomputed.
-    Normalizers(Tensor),
+    /// What any part of a softmax can be recomputed from.
+    Normalizers(Normalizers),
     /// `[K, V]` softmax(z)_v − 1[v = y] of the only chunk, in the inputs' dtype, if it fits the budget.
     Residuals(Tensor),
-    /// `[K, H]` the residuals of every target times the LM head, if that is frozen: the vocabulary is not needed again.
+    /// `[K, H]` the residuals of every target times the LM head, in the accumulation dtype, if that is frozen: the
+    /// vocabulary is not needed again.
     HiddenRows(Tensor),
+}
+
+/// Of each target, what its softmax is normalised by; each `[K, 1]` in the accumulation dtype.
+///
+/// They are kept apart: as one number, log Σ exp z would be rounded as coarsely as the largest logit.
+#[derive(Debug)]
+pub(crate) struct Normalizers {
+    /// max z
+    largest: Tensor,
+    /// log max softmax(z) = −log Σ exp(z − max z): the largest entry of a softmax is 1 / Σ exp(z − max z), and at least
+    /// 1 / V.
+    log_largest: Tensor,
+}
+
+impl Normalizers {
+    fn empty(num_targets: i64, options: (Kind, Device)) -> Result<Self> {
+        let column = || Tensor::f_empty([num_targets, 1], options);
+        Ok(Self { largest: column()?, log_largest: column()? })
+    }
+
+    /// Writes those of a chunk's targets to the places of these targets.
+    fn put(&self, chunk: &Chunk, of_chunk: &Self) -> Result<()> {
+        chunk.of_targets(&self.largest)?.f_copy_(&of_chunk.largest)?;
+        chunk.of_targets(&self.log_largest)?.f_copy_(&of_chunk.log_largest)?;
+        Ok(())
+    }
+
+    /// Returns log softmax(z) of logits `[K, v]`, in their memory.
+    ///
+    /// # Equation
+    ///
+    /// (z − max z) + log max softmax(z): both terms are as small as the result, so neither rounds it coarsely.
+    fn log_softmax(&self, mut logits: Tensor) -> Result<Tensor> {
+        Ok(logits.f_sub_(&self.largest)?.f_add_(&self.log_largest)?)
+    }
 }
 
 impl<'a> Projection<'a> {
@@ -111,13 +160,15 @@ impl<'a> Projection<'a> {
         if self.input().kind() == Kind::Double { Kind::Double } else { Kind::Float }
     }
 
-    /// Returns the peak number of bytes for the logits of one target: a row in the accumulation dtype, another if the
-    /// softmax is not computed in place, and one in a 16-bit input dtype.
+    /// Returns the peak number of bytes for the logits of one target: a row in the accumulation dtype beside another, if
+    /// the softmax is not computed in place, or beside one in a 16-bit input dtype, which holds the caller's logits
+    /// before it and the residuals after it.
     fn bytes_per_target(&self) -> usize {
         let (accumulation, input) = (self.accumulation(), self.input().kind());
-        let num_rows = if softmax_is_in_place(self.input()) { 1 } else { 2 };
-        let narrow_bytes = if input == accumulation { 0 } else { input.elt_size_in_bytes() };
-        (num_rows * accumulation.elt_size_in_bytes() + narrow_bytes) * self.vocab_size().max(1) as usize
+        let row = accumulation.elt_size_in_bytes();
+        let second_row = if softmax_is_in_place(self.input()) { 0 } else { row };
+        let narrow_row = if input == accumulation { 0 } else { input.elt_size_in_bytes() };
+        (row + second_row.max(narrow_row)) * self.vocab_size().max(1) as usize
     }
 
     /// Splits the targets: into one chunk if all logits fit the budget, and otherwise into chunks of half of it, which
@@ -132,7 +183,8 @@ impl<'a> Projection<'a> {
     ///
     /// # Numerics
     ///
-    /// The matrix product runs in the inputs' dtype, everything after it in the accumulation dtype.
+    /// The operands of a product are in the inputs' dtype; its result and everything after it are in the accumulation
+    /// dtype.
     pub(crate) fn forward(&self, pass: &Pass) -> Result<(Tensor, Kept)> {
         let (plan, wants, chunks) = (pass.plan, pass.wants, self.chunks(pass));
         let options = (self.accumulation(), self.input().device());
@@ -140,22 +192,22 @@ impl<'a> Projection<'a> {
         let mut kept = match self {
             Self::Head { hidden, .. } if wants.hidden && !wants.lm_head => {
                 let shape = [plan.len() as i64, hidden.size()[1]];
-                Kept::HiddenRows(Tensor::f_empty(shape, (hidden.kind(), hidden.device()))?)
+                Kept::HiddenRows(Tensor::f_zeros(shape, options)?)
             }
             Self::Head { .. } if wants.lm_head && chunks.len() != 1 => {
-                Kept::Normalizers(Tensor::f_empty([plan.len() as i64, 1], options)?)
+                Kept::Normalizers(Normalizers::empty(plan.len() as i64, options)?)
             }
             _ => Kept::Nothing,
         };
         let keep_residuals = matches!(self, Self::Head { .. }) && wants.lm_head && chunks.len() == 1;
         for chunk in &chunks {
-            let (of_targets, normalizers, softmax) = self.log_probs(plan, chunk)?;
-            chunk.of_targets(&sorted)?.f_copy_(&of_targets.f_sub(&normalizers)?.f_squeeze_dim(1)?)?;
+            let (log_probs, normalizers, softmax) = self.log_probs(plan, chunk)?;
+            chunk.of_targets(&sorted)?.f_copy_(&log_probs.f_squeeze_dim(1)?)?;
             match (&mut kept, self) {
-                (Kept::Normalizers(all), _) => chunk.of_targets(all)?.f_copy_(&normalizers)?,
+                (Kept::Normalizers(all), _) => all.put(chunk, &normalizers)?,
                 (Kept::HiddenRows(rows), Self::Head { lm_head, .. }) => {
-                    let residuals = residuals(softmax, plan, chunk)?.f_to_kind(lm_head.kind())?;
-                    let _ = residuals.f_mm_out(&chunk.of_targets(rows)?, &lm_head.f_detach()?)?;
+                    let residuals = as_operand(residuals(softmax, plan, chunk)?, lm_head)?;
+                    add_product(&residuals, &lm_head.f_detach()?, &chunk.of_targets(rows)?)?;
                 }
                 (_, Self::Head { lm_head, .. }) if keep_residuals => {
                     kept = Kept::Residuals(residuals(softmax, plan, chunk)?.f_to_kind(lm_head.kind())?);
@@ -166,31 +218,24 @@ impl<'a> Projection<'a> {
         Ok((plan.unsort(&sorted)?, kept))
     }
 
-    /// Returns [t, 1] z_y and [t, 1] log Σ exp z of a chunk's targets, whose difference is their log-prob, and the [t,
-    /// V] softmax at each of them.
-    ///
-    /// # Equation
-    ///
-    /// log Σ exp z = max z − log max softmax(z): the largest entry of a softmax is 1 / Σ exp(z − max z), and at least 1
-    /// / V.
-    fn log_probs(&self, plan: &TargetPlan, chunk: &Chunk) -> Result<(Tensor, Tensor, Tensor)> {
+    /// Returns the [t, 1] log-probs of a chunk's targets, what normalises them, and the [t, V] softmax at each of them.
+    fn log_probs(&self, plan: &TargetPlan, chunk: &Chunk) -> Result<(Tensor, Normalizers, Tensor)> {
         let logits = self.logits(plan, chunk)?;
         let of_targets = logits.f_gather(1, &chunk.target_ids(plan)?.f_unsqueeze(1)?, false)?;
         let largest = logits.f_amax([1], true)?;
         let softmax = softmax(logits)?;
-        let normalizers = largest.f_sub(&softmax.f_amax([1], true)?.f_log()?)?;
-        Ok((of_targets, normalizers, softmax))
+        let normalizers = Normalizers { largest, log_largest: softmax.f_amax([1], true)?.f_log()? };
+        Ok((normalizers.log_softmax(of_targets)?, normalizers, softmax))
     }
 
     /// Returns [t, V] in the accumulation dtype: the logits at each of a chunk's targets, as a new tensor.
     fn logits(&self, plan: &TargetPlan, chunk: &Chunk) -> Result<Tensor> {
         // A position with several targets is projected once for each; only the last token of a prompt has several.
         let rows = self.input().f_index_select(0, &chunk.target_positions(plan)?)?;
-        let logits = match self {
-            Self::Logits(_) => rows,
-            Self::Head { lm_head, .. } => mm(&rows, &lm_head.f_detach()?.f_transpose(0, 1)?)?,
-        };
-        Ok(logits.f_to_kind(self.accumulation())?)
+        Ok(match self {
+            Self::Logits(_) => rows.f_to_kind(self.accumulation())?,
+            Self::Head { lm_head, .. } => product(&rows, &lm_head.f_detach()?.f_transpose(0, 1)?)?,
+        })
     }
 
     /// Returns the gradients of Σ_targets c · log p, with c `[K]` in sorted order.
@@ -202,8 +247,8 @@ impl<'a> Projection<'a> {
         match (self, kept) {
             (Self::Head { hidden, .. }, Kept::HiddenRows(rows)) => {
                 let grad = zeros_like(hidden, self.accumulation())?;
-                let scaled = rows.f_to_kind(self.accumulation())?.f_mul(&self.column(coefficients, -1.0)?)?;
-                drop(rows);
+                let mut scaled = rows;
+                let _ = scaled.f_mul_(&self.column(coefficients, -1.0)?)?;
                 add_rows(&grad, pass.plan.target_positions(), &scaled)?;
                 Ok(LossGradients { hidden: Some(grad.f_to_kind(hidden.kind())?), ..LossGradients::default() })
             }
@@ -224,7 +269,7 @@ impl<'a> Projection<'a> {
         coefficients: &[f64],
     ) -> Result<LossGradients> {
         let (plan, accumulation, kind) = (pass.plan, self.accumulation(), hidden.kind());
-        let scale = if kind == accumulation { 1.0 } else { largest(coefficients) };
+        let scale = if kind == accumulation { 1.0 } else { power_of_two(coefficients) };
         let coefficients = self.column(coefficients, -1.0 / scale)?;
         let inputs = hidden.f_index_select(0, plan.target_positions())?; // [K, H]
         let scaled = inputs.f_to_kind(accumulation)?.f_mul(&coefficients)?.f_to_kind(kind)?;
@@ -244,17 +289,17 @@ impl<'a> Projection<'a> {
             let residuals = match &kept {
                 Kept::Residuals(residuals) => residuals,
                 Kept::Normalizers(normalizers) => {
-                    let logits = mm(&inputs, &weights.f_transpose(0, 1)?)?;
-                    recomputed = block_residuals(&logits, normalizers, plan, block)?.f_to_kind(kind)?;
+                    let logits = product(&inputs, &weights.f_transpose(0, 1)?)?;
+                    recomputed = as_operand(block_residuals(logits, normalizers, plan, block)?, lm_head)?;
                     &recomputed
                 }
                 _ => return invalid("the forward kept nothing for a gradient of lm_head".into()),
             }; // [K, v]
             if pass.wants.hidden {
-                add_product(&rows, residuals, &weights)?;
+                add_product(residuals, &weights, &rows)?;
             }
             if let Some(grad) = &grad_head {
-                let _ = residuals.f_transpose(0, 1)?.f_mm_out(&grad.f_narrow(0, start, length)?, &scaled)?;
+                rounded_product(&residuals.f_transpose(0, 1)?, &scaled, &grad.f_narrow(0, start, length)?)?;
             }
             start += length;
         }
@@ -298,14 +343,20 @@ impl<'a> Projection<'a> {
     /// Returns [K, 1] the values times `factor`, in the accumulation dtype, on the device of the inputs.
     fn column(&self, values: &[f64], factor: f64) -> Result<Tensor> {
         let column = Tensor::f_from_slice(values)?.f_unsqueeze(1)?.f_mul_scalar(factor)?;
-        Ok(column.f_to_kind(self.accumulation())?.f_to_device(self.input().device())?)
+        upload(&column.f_to_kind(self.accumulation())?, self.input().device())
     }
 }
 
-/// Returns the largest |c|, or 1 if all are 0: values scaled by it do not underflow float16.
-fn largest(coefficients: &[f64]) -> f64 {
+/// Returns the power of two just above the largest |c|, or 1 if all are 0 or one is infinite: values divided by it do not
+/// underflow float16, and neither dividing nor multiplying by it rounds.
+fn power_of_two(coefficients: &[f64]) -> f64 {
     let largest = coefficients.iter().fold(0.0, |largest: f64, c| largest.max(c.abs()));
-    if largest > 0.0 { largest } else { 1.0 }
+    if largest > 0.0 && largest.is_finite() { largest.log2().ceil().exp2() } else { 1.0 }
+}
+
+/// Returns the residuals in the dtype in which they are multiplied by the LM head.
+fn as_operand(residuals: Tensor, lm_head: &Tensor) -> Result<Tensor> {
+    if widens(lm_head.kind(), lm_head.device()) { Ok(residuals) } else { Ok(residuals.f_to_kind(lm_head.kind())?) }
 }
 
 /// Whether [`softmax`] works in place: it does on a CPU, where new memory costs more than the softmax itself.
@@ -331,29 +382,15 @@ fn residuals(mut softmax: Tensor, plan: &TargetPlan, chunk: &Chunk) -> Result<Te
     Ok(softmax.f_scatter_add_(1, &ids, &minus_ones)?)
 }
 
-/// Returns [K, v] softmax(z)_v − 1[v = y] of a block of the vocabulary, from its logits and the targets' log Σ exp z.
-fn block_residuals(logits: &Tensor, normalizers: &Tensor, plan: &TargetPlan, block: Range<i64>) -> Result<Tensor> {
-    let mut residuals = logits.f_to_kind(normalizers.kind())?;
-    let _ = residuals.f_sub_(normalizers)?.f_exp_()?;
+/// Returns [K, v] softmax(z)_v − 1[v = y] of a block of the vocabulary, in the memory of its logits.
+fn block_residuals(logits: Tensor, normalizers: &Normalizers, plan: &TargetPlan, block: Range<i64>) -> Result<Tensor> {
+    let mut residuals = normalizers.log_softmax(logits)?.f_exp_()?;
     let ids = plan.target_ids().f_unsqueeze(1)?;
     let is_inside = ids.f_ge(block.start)?.f_logical_and(&ids.f_lt(block.end)?)?;
     let minus_ones = is_inside.f_to_kind(residuals.kind())?.f_neg()?;
     // Targets outside the block add 0 to some column.
     let columns = ids.f_sub_scalar(block.start)?.f_clamp(0, block.end - block.start - 1)?;
     Ok(residuals.f_scatter_add_(1, &columns, &minus_ones)?)
-}
-
-/// Multiplies in the operands' dtype even if the caller has autocast on: it does not affect `out` variants.
-fn mm(left: &Tensor, right: &Tensor) -> Result<Tensor> {
-    let out = Tensor::f_empty([left.size()[0], right.size()[1]], (left.kind(), left.device()))?;
-    Ok(left.f_mm_out(&out, right)?)
-}
-
-/// grad += left · right, with the product in the operands' dtype and the sum in `grad`'s.
-fn add_product(grad: &Tensor, left: &Tensor, right: &Tensor) -> Result<()> {
-    let mut grad = grad.shallow_clone();
-    let _ = if grad.kind() == left.kind() { grad.f_addmm_(left, right)? } else { grad.f_add_(&mm(left, right)?)? };
-    Ok(())
 }
 
 /// Adds row j to row `positions[j]` of the gradient.

@@ -6,6 +6,7 @@ use tch::{Device, Tensor};
 
 use super::checks::{check_list, invalid, read_indices, required};
 use super::inputs::LogProbInputs;
+use super::upload::upload;
 use crate::Result;
 
 /// The targets of a batch, sorted by the position that predicts them.
@@ -32,7 +33,7 @@ pub(crate) struct TargetPlan {
     sorted_places: Tensor,
     /// `[K]` sorted: sequence of each target, in main memory.
     sorted_sequences: Vec<i64>,
-    /// `[K]` sequence of each target.
+    /// `[K]` sequence of each target, in main memory.
     pub(crate) sequences: Tensor,
     /// `[S]` number of targets of each sequence.
     pub(crate) sequence_lengths: Vec<u64>,
@@ -83,16 +84,21 @@ impl TargetPlan {
         sequences.iter().for_each(|sequence| sequence_lengths[*sequence as usize] += 1);
 
         let sorted = |values: &[i64]| order.iter().map(|target| values[*target]).collect::<Vec<_>>();
-        let on_device = |values: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(values)?.f_to_device(device)?) };
+        let num_positions = plan.positions.len();
+        plan.positions.resize(order.len(), 0);
+        // All in one copy.
+        let lists = [plan.positions, sorted(&positions), plan.rows, sorted(&ids), places];
+        let lists = Tensor::f_from_slice(&lists.concat())?.f_view([lists.len() as i64, order.len() as i64])?;
+        let lists = upload(&lists, device)?;
         Ok(Self {
-            positions: on_device(&plan.positions)?,
+            positions: lists.f_select(0, 0)?.f_narrow(0, 0, num_positions as i64)?,
             first_target: plan.first_target,
-            target_positions: on_device(&sorted(&positions))?,
-            target_rows: on_device(&plan.rows)?,
-            target_ids: on_device(&sorted(&ids))?,
-            sorted_places: on_device(&places)?,
+            target_positions: lists.f_select(0, 1)?,
+            target_rows: lists.f_select(0, 2)?,
+            target_ids: lists.f_select(0, 3)?,
+            sorted_places: lists.f_select(0, 4)?,
             sorted_sequences: sorted(&sequences),
-            sequences: on_device(&sequences)?,
+            sequences: Tensor::f_from_slice(&sequences)?,
             sequence_lengths,
         })
     }

@@ -21,6 +21,22 @@ pub struct LossContext {
 }
 
 impl LossContext {
+    /// Checks that [`backward`](Self::backward) would accept these inputs, without using the context up.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if an input differs from the forward's in shape, dtype or device.
+    pub fn check<'a>(&self, inputs: impl Into<LogProbInputs<'a>>) -> Result<()> {
+        if Fingerprint::of(&inputs.into())? == self.fingerprint {
+            return Ok(());
+        }
+        invalid(
+            "the inputs of the backward differ from those of its forward in shape, dtype or device: pass the same \
+             tensors again"
+                .into(),
+        )
+    }
+
     /// Returns the gradients of `grad_output` · loss that the forward was asked for; `inputs` are those of the forward,
     /// unchanged.
     ///
@@ -39,13 +55,7 @@ impl LossContext {
     pub fn backward<'a>(self, inputs: impl Into<LogProbInputs<'a>>, grad_output: f64) -> Result<LossGradients> {
         let _no_grad = tch::no_grad_guard();
         let inputs = inputs.into();
-        if Fingerprint::of(&inputs)? != self.fingerprint {
-            return invalid(
-                "the inputs of the backward differ from those of its forward in shape, dtype or device: pass the same \
-                 tensors again"
-                    .into(),
-            );
-        }
+        self.check(inputs)?;
         let Some(Projected { plan, kept }) = self.projected else {
             return grad_sequences(&inputs, &self.coefficients, grad_output);
         };

@@ -28,7 +28,7 @@ pub(super) struct Listwise {
     pub(super) pi_target: Vec<f64>,
     /// `[M, C]`
     pub(super) mask: Vec<bool>,
-    /// `[B, M]`
+    /// `[B, M]` λ′
     pub(super) lambda: Vec<f64>,
     /// Add 1e-10 to the targets.
     pub(super) paper_exact: bool,
@@ -74,7 +74,7 @@ impl Listwise {
     ///
     /// L = Σ_k λ'_k L^(k) for each prompt, with P^(k) = softmax of r over the responses S_k that dimension k rates,
     /// L^(k) = −Σ_{i ∈ S_k} t_i log P^(k)_i, and ∂L^(k)/∂r_i = P^(k)_i Σ t − t_i, where t = p^(k) (+ 1e-10 in
-    /// paper-exact mode). λ' is λ renormalised over the dimensions that rate at least two responses.
+    /// paper-exact mode). λ' is the λ of the batch, whose weight is on dimensions that rate at least two responses.
     pub(super) fn evaluate(&self, rewards: &[f64]) -> Evaluation {
         let (b, m) = (self.num_prompts(), self.num_dimensions);
         let mut out = Evaluation {
@@ -89,14 +89,14 @@ impl Listwise {
             grad_rewards: vec![0.0; rewards.len()],
         };
         for prompt in 0..b {
-            let lambda = self.renormalized_lambda(prompt);
+            let lambda = self.lambda_of(prompt);
             for (k, weight) in lambda.iter().enumerate() {
                 self.evaluate_dimension(prompt, k, *weight, rewards, &mut out);
             }
             if lambda.iter().any(|weight| *weight > 0.0) {
                 out.num_contributing += 1;
                 out.loss_sum += out.prompt_losses[prompt];
-                (out.accuracies[prompt], out.margins[prompt]) = self.mixed_metrics(prompt, &lambda, rewards);
+                (out.accuracies[prompt], out.margins[prompt]) = self.mixed_metrics(prompt, lambda, rewards);
             }
         }
         out
@@ -113,19 +113,13 @@ impl Listwise {
     }
 
     /// Whether a dimension rates at least two of a prompt's responses.
-    fn counts(&self, prompt: usize, dimension: usize) -> bool {
+    pub(super) fn counts(&self, prompt: usize, dimension: usize) -> bool {
         self.rated(prompt, dimension).nth(1).is_some()
     }
 
-    /// Returns `[M]` λ'; all 0 if no dimension that counts has weight.
-    fn renormalized_lambda(&self, prompt: usize) -> Vec<f64> {
-        let weight = |k| if self.counts(prompt, k) { self.lambda[prompt * self.num_dimensions + k] } else { 0.0 };
-        let mut lambda: Vec<f64> = (0..self.num_dimensions).map(weight).collect();
-        let mass: f64 = lambda.iter().sum();
-        if mass > 0.0 {
-            lambda.iter_mut().for_each(|weight| *weight /= mass);
-        }
-        lambda
+    /// Returns `[M]` λ′ of a prompt.
+    pub(super) fn lambda_of(&self, prompt: usize) -> &[f64] {
+        &self.lambda[prompt * self.num_dimensions..][..self.num_dimensions]
     }
 
     fn evaluate_dimension(&self, prompt: usize, k: usize, weight: f64, rewards: &[f64], out: &mut Evaluation) {
@@ -232,7 +226,9 @@ mod tests {
     #[test]
     fn a_dimension_with_one_rating_gives_its_weight_to_the_others() {
         let rewards = [0.3, -1.2, 0.8];
-        let masked = problem([0.25, 0.75], [true, true, true, false, false, true]).evaluate(&rewards);
+        let renormalized = crate::lambda::renormalized(&[0.25, 0.75], &[true, false]);
+        let lambda = [renormalized[0].into(), renormalized[1].into()];
+        let masked = problem(lambda, [true, true, true, false, false, true]).evaluate(&rewards);
         let alone = problem([1.0, 0.0], [true; 6]).evaluate(&rewards);
         assert_eq!(masked.loss_sum, alone.loss_sum);
         assert_eq!(masked.grad_rewards, alone.grad_rewards);

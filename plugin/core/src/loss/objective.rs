@@ -1,6 +1,6 @@
 //! The objectives as functions of log-probs: loss, metrics and coefficients of the gradient.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::inputs::{LossInputs, LossOptions};
 use super::listwise::Listwise;
@@ -26,7 +26,7 @@ pub(super) fn listwise_objective(
     sequence_log_probs: &Tensor,
     projected: Option<&Projected>,
 ) -> Result<Evaluated> {
-    let policy = Vec::<f64>::try_from(&sequence_log_probs.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)?;
+    let policy = Vec::<f64>::try_from(&sequence_log_probs.f_to_kind(Kind::Double)?)?;
     let reference = read_reference(inputs)?;
     let rewards: Vec<f64> = policy.iter().zip(&reference).map(|(s, s_ref)| options.beta * (s - s_ref)).collect(); // (17)
     let evaluation = listwise.evaluate(&rewards);
@@ -38,16 +38,15 @@ pub(super) fn listwise_objective(
         let lengths = &projected.plan.sequence_lengths;
         coefficients.iter_mut().zip(lengths).for_each(|(c, length)| *c /= (*length).max(1) as f64);
     }
-    let (device, b, m) = (sequence_log_probs.device(), listwise.num_prompts() as i64, listwise.num_dimensions as i64);
-    let mask = Tensor::f_from_slice(&evaluation.dimension_mask)?.f_reshape([b, m])?.f_to_device(device)?;
+    let (b, m) = (listwise.num_prompts() as i64, listwise.num_dimensions as i64);
     let outputs = ListwiseOutputs {
-        rewards: on_device(&rewards, &[inputs.num_sequences], device)?,
-        prompt_losses: on_device(&evaluation.prompt_losses, &[b], device)?,
-        dimension_losses: on_device(&evaluation.dimension_losses, &[b, m], device)?,
-        dimension_mask: mask,
-        accuracies: on_device(&evaluation.accuracies, &[b], device)?,
-        dimension_accuracies: on_device(&evaluation.dimension_accuracies, &[b, m], device)?,
-        margins: on_device(&evaluation.margins, &[b], device)?,
+        rewards: tensor_of(&rewards, &[inputs.num_sequences])?,
+        prompt_losses: tensor_of(&evaluation.prompt_losses, &[b])?,
+        dimension_losses: tensor_of(&evaluation.dimension_losses, &[b, m])?,
+        dimension_mask: Tensor::f_from_slice(&evaluation.dimension_mask)?.f_reshape([b, m])?,
+        accuracies: tensor_of(&evaluation.accuracies, &[b])?,
+        dimension_accuracies: tensor_of(&evaluation.dimension_accuracies, &[b, m])?,
+        margins: tensor_of(&evaluation.margins, &[b])?,
     };
     Ok(Evaluated { loss: evaluation.loss_sum / normalizer, coefficients, listwise: Some(outputs) })
 }
@@ -75,7 +74,7 @@ pub(super) fn sft_objective(
     })
 }
 
-/// Copies numbers to a tensor of this shape.
-pub(super) fn on_device(values: &[f64], shape: &[i64], device: Device) -> Result<Tensor> {
-    Ok(Tensor::f_from_slice(values)?.f_reshape(shape)?.f_to_device(device)?)
+/// Copies numbers to a tensor of this shape, in main memory.
+pub(super) fn tensor_of(values: &[f64], shape: &[i64]) -> Result<Tensor> {
+    Ok(Tensor::f_from_slice(values)?.f_reshape(shape)?)
 }

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-/// The loss with its metrics; fields and shapes as in the ABI's `LossOutputs`.
+/// The loss with its metrics, in main memory; fields and shapes as in the ABI's `LossOutputs`.
 #[derive(Debug)]
 pub struct LossOutputs {
     /// `[]`

@@ -8,6 +8,9 @@ use crate::log_probs::Wants;
 use crate::log_probs::checks::{check_list, check_shape, invalid, read_bools, read_floats, read_indices, required};
 use crate::{Objective, Result};
 
+/// How far a sum of λ′ may be from 1: bfloat16 holds it this exactly.
+const LAMBDA_SUM_TOLERANCE: f64 = 1e-2;
+
 /// Rejects a β or a normaliser that is not above 0.
 pub(super) fn check_options(options: &LossOptions) -> Result<()> {
     if options.objective == Objective::Listwise && !(options.beta.is_finite() && options.beta > 0.0) {
@@ -73,7 +76,7 @@ pub(super) fn read_listwise(inputs: &LossInputs, paper_exact: bool) -> Result<Li
             read_bools("target_mask", mask)?
         }
     };
-    Ok(Listwise {
+    let listwise = Listwise {
         num_dimensions: num_dimensions as usize,
         prompt_offsets,
         sequence_index: read_sequence_index(inputs, &shape)?,
@@ -81,7 +84,70 @@ pub(super) fn read_listwise(inputs: &LossInputs, paper_exact: bool) -> Result<Li
         mask,
         lambda: read_lambda(lambda)?,
         paper_exact,
-    })
+    };
+    check_renormalized(&listwise)?;
+    Ok(listwise)
+}
+
+/// Rejects a λ that is not λ′: the collator renormalises it, so that loss and adapter see the same.
+fn check_renormalized(listwise: &Listwise) -> Result<()> {
+    for prompt in 0..listwise.num_prompts() {
+        let lambda = listwise.lambda_of(prompt);
+        let outside = |k: &usize| lambda[*k] > 0.0 && !listwise.counts(prompt, *k);
+        if let Some(k) = (0..lambda.len()).find(outside) {
+            return invalid(format!(
+                "lambda of prompt {prompt} is {} at dimension {k}, which rates fewer than two of its responses: pass the \
+                 lambda of the batch, or of renormalize_lambda",
+                lambda[k]
+            ));
+        }
+        let sum: f64 = lambda.iter().sum();
+        if sum > 0.0 && (sum - 1.0).abs() > LAMBDA_SUM_TOLERANCE {
+            return invalid(format!(
+                "lambda of prompt {prompt} sums to {sum}, but it must sum to 1, or be 0: pass the lambda of the batch, or \
+                 of renormalize_lambda"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Returns λ′ `[B, M]` of a batch whose λ is drawn after it was collated.
+///
+/// # Shapes
+///
+/// `prompt_offsets`: `[B + 1]`, `target_mask`: `[M, C]`, as in the batch; `lambda`: `[B, M]`. The result is float32, in
+/// main memory.
+///
+/// # Equation
+///
+/// λ′_k = λ_k / Σ_{j counts} λ_j if k counts, else 0 (docs/method.md, "Missing ratings").
+///
+/// # Errors
+///
+/// Returns an error if a tensor has a wrong shape or dtype, or λ is negative or not finite; and errors from libtorch.
+pub fn renormalize_lambda(prompt_offsets: &Tensor, target_mask: &Tensor, lambda: &Tensor) -> Result<Tensor> {
+    let offsets = read_offsets(prompt_offsets)?;
+    let (num_prompts, num_responses) = (offsets.len() - 1, offsets[offsets.len() - 1]);
+    let num_dimensions = match target_mask.size()[..] {
+        [dimensions, responses] if responses == num_responses as i64 => dimensions,
+        _ => {
+            return invalid(format!(
+                "target_mask has shape {:?}, but it must have shape [dimensions, {num_responses}]",
+                target_mask.size()
+            ));
+        }
+    };
+    let shape = [num_prompts as i64, num_dimensions];
+    check_shape("lambda", lambda, &shape)?;
+    let (mask, lambda) = (read_bools("target_mask", target_mask)?, read_lambda(lambda)?);
+    let mut renormalized = Vec::with_capacity(lambda.len());
+    for (prompt, lambda) in lambda.chunks(num_dimensions.max(1) as usize).enumerate() {
+        let rated = |k: usize| &mask[k * num_responses..][offsets[prompt]..offsets[prompt + 1]];
+        let counts = |k| rated(k).iter().filter(|rated| **rated).nth(1).is_some();
+        renormalized.extend(crate::lambda::renormalized(lambda, &(0..lambda.len()).map(counts).collect::<Vec<_>>()));
+    }
+    Ok(Tensor::f_from_slice(&renormalized)?.f_reshape(shape)?)
 }
 
 fn read_offsets(offsets: &Tensor) -> Result<Vec<usize>> {

@@ -1,21 +1,22 @@
 //! One row's JSON → a [`Record`], by [`Format`].
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
-use super::messages::{MESSAGES, parse_message, parse_messages, type_name, unexpected};
-use super::types::{Body, Completion, Message, Prompt, Rating, Record};
+use super::fields::{self, SYSTEM, refuse_beside};
+use super::json::{self, NotJson};
+use super::messages::{Fill, MESSAGES, parse_message, parse_messages, type_name, unexpected};
+use super::prompt::{Extras, Parsed, Row, parse_conversation, parse_prompt, parse_tools, present, with_system};
+use super::rated::parse_rated;
+use super::types::{Body, Message, Prompt, Record, WEIGHT};
 use crate::Format;
-
-type Row = Map<String, Value>;
-type Parsed<T> = Result<T, String>;
 
 /// Problem with a row.
 pub(crate) enum Problem {
     /// It is not JSON.
-    Json(serde_json::Error),
+    Json(NotJson),
     /// It is not a record of the format.
     Record(String),
 }
@@ -26,7 +27,7 @@ impl Problem {
     pub(crate) fn text(&self, start: Option<(usize, usize)>) -> String {
         match self {
             Self::Record(problem) => problem.clone(),
-            Self::Json(error) => json_problem(error, start),
+            Self::Json(problem) => problem.text(start),
         }
     }
 }
@@ -37,64 +38,76 @@ impl fmt::Display for Problem {
     }
 }
 
-/// serde_json's message, with its place in the file instead of its place in the row.
-fn json_problem(error: &serde_json::Error, start: Option<(usize, usize)>) -> String {
-    let text = error.to_string();
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    let what = text.strip_suffix(&place).unwrap_or(&text);
-    let place = match start {
-        Some((line, column)) if error.line() <= 1 => {
-            format!("line {line}, column {}", column + error.column().max(1) - 1)
-        }
-        Some((line, _)) => format!("line {}, column {}", line + error.line() - 1, error.column()),
-        None if error.line() <= 1 => format!("column {}", error.column()),
-        None => format!("line {}, column {}", error.line(), error.column()),
-    };
-    let hint = if error.is_eof() && start.is_none() { "; in JSON lines each record is on one line" } else { "" };
-    format!("not valid JSON: {what} at {place}{hint}")
-}
-
 impl Record {
-    /// Parses one row's JSON.
+    /// Parses one row's JSON. `NaN`, which is no JSON but what Python writes, is read as a missing value.
     ///
     /// # Errors
     ///
     /// Returns the problem as a clause without a place ("`completions` is missing: …"); the caller knows the file and
     /// line.
     pub fn parse(json: &str, format: Format, index: u64) -> std::result::Result<Self, String> {
-        parse(json, format, index).map_err(|problem| problem.to_string())
+        parse(json, format, index, Fill::Nothing).map_err(|problem| problem.to_string())
     }
 }
 
-pub(super) fn parse(json: &str, format: Format, index: u64) -> Result<Record, Problem> {
-    let value: Value = serde_json::from_str(json.trim_end()).map_err(Problem::Json)?;
+pub(super) fn parse(text: &str, format: Format, index: u64, fill: Fill) -> Result<Record, Problem> {
+    let value = json::parse(text.trim_end()).map_err(Problem::Json)?;
     let Value::Object(row) = value else {
         return Err(Problem::Record(format!("the record is {}: expected an object", type_name(&value))));
     };
-    let parsed = match format {
-        Format::UltraFeedback => parse_rated(&row),
-        Format::Pairs => parse_pair(&row),
-        Format::Chat => parse_chat(&row),
-    };
-    let (prompt, body) = parsed.map_err(Problem::Record)?;
-    Ok(Record { index, source: parse_source(&row), prompt, body })
+    parse_row(&row, format, index, fill).map_err(|problem| Problem::Record(hint(&row, format, problem)))
 }
 
-fn parse_source(row: &Row) -> Option<String> {
-    let source = row.get("source").or_else(|| row.get("metadata")?.get("source"))?;
-    source.as_str().map(str::to_owned)
+fn parse_row(row: &Row, format: Format, index: u64, fill: Fill) -> Parsed<Record> {
+    let mut ignored = BTreeSet::new();
+    let (prompt, body, mut response_extras) = match format {
+        Format::UltraFeedback => parse_rated(row, fill, &mut ignored),
+        Format::Pairs => parse_pair(row, fill, &mut ignored),
+        Format::Chat => parse_chat(row, fill, &mut ignored),
+    }?;
+    fields::refuse(row)?;
+    let prompt = with_system(row, prompt)?;
+    let tools = parse_tools(row, fill)?;
+    let read = fields_of(format);
+    let unused = row.iter().filter(|(key, value)| {
+        let key = key.as_str();
+        !value.is_null() && !read.contains(&key) && !SYSTEM.contains(&key) && !matches!(key, "tools" | "metadata")
+    });
+    ignored.extend(unused.map(|(key, _)| key.clone()));
+    if response_extras.iter().all(Map::is_empty) {
+        response_extras.clear();
+    }
+    Ok(Record { index, source: parse_source(row, &mut ignored), prompt, body, response_extras, tools, ignored })
 }
 
-fn parse_text(row: &Row, key: &str) -> Parsed<String> {
-    match row.get(key) {
-        Some(Value::String(text)) => Ok(text.clone()),
-        other => Err(unexpected(key, other, "text")),
+/// Returns the fields that hold a format's prompt and responses.
+fn fields_of(format: Format) -> &'static [&'static str] {
+    match format {
+        Format::UltraFeedback => &["instruction", "prompt", "completions", "source"],
+        Format::Pairs => &["prompt", "messages", "conversations", "chosen", "rejected", "source"],
+        Format::Chat => &["messages", "conversations", "source"],
     }
 }
 
-/// Adds to a problem that the record looks like one of another format, if it does.
+fn parse_source(row: &Row, ignored: &mut BTreeSet<String>) -> Option<String> {
+    let metadata = present(row, "metadata");
+    let in_metadata =
+        || metadata?.get("source").filter(|source| !source.is_null()).map(|source| ("metadata.source", source));
+    let (field, source) = present(row, "source").map(|source| ("source", source)).or_else(in_metadata)?;
+    if !source.is_string() {
+        ignored.insert(field.to_owned());
+    }
+    source.as_str().map(str::to_owned)
+}
+
+/// Adds to a problem that the record looks like one of another format, if it lacks the fields of this one.
 fn hint(row: &Row, format: Format, problem: String) -> String {
     let has = |key: &str| row.contains_key(key);
+    let is_whole = match format {
+        Format::UltraFeedback => has("completions"),
+        Format::Pairs => has("chosen") && has("rejected"),
+        Format::Chat => has("messages") || has("conversations"),
+    };
     let (other, field) = if has("completions") {
         (Format::UltraFeedback, "completions")
     } else if has("chosen") && has("rejected") {
@@ -104,159 +117,81 @@ fn hint(row: &Row, format: Format, problem: String) -> String {
     } else {
         return problem;
     };
-    if other == format {
+    if other == format || is_whole {
         return problem;
     }
     format!("{problem}; the record has `{field}`: set the format to `{other}`")
 }
 
-// ---- Format::UltraFeedback ----
-
-fn parse_rated(row: &Row) -> Parsed<(Prompt, Body)> {
-    let expected = "a list of {response, annotations} objects";
-    let completions = match row.get("completions") {
-        Some(Value::Array(completions)) => completions,
-        other => return Err(hint(row, Format::UltraFeedback, unexpected("completions", other, expected))),
-    };
-    let prompt = match row.get("instruction").filter(|value| !value.is_null()) {
-        Some(instruction) => parse_prompt(instruction, "instruction")?,
-        None => match row.get("prompt") {
-            Some(prompt) => parse_prompt(prompt, "prompt")?,
-            None => return Err(unexpected("instruction", row.get("instruction"), "text")),
-        },
-    };
-    let completions: Parsed<Vec<_>> =
-        completions.iter().enumerate().map(|(i, value)| parse_completion(value, i)).collect();
-    Ok((prompt, Body::Rated(completions?)))
-}
-
-fn parse_prompt(value: &Value, field: &str) -> Parsed<Prompt> {
-    match value {
-        Value::String(text) => Ok(Prompt::Text(text.clone())),
-        Value::Array(_) => Ok(Prompt::Messages(parse_messages(value, field)?)),
-        other => Err(unexpected(field, Some(other), &format!("text or {MESSAGES}"))),
-    }
-}
-
-fn parse_completion(value: &Value, index: usize) -> Parsed<Completion> {
-    let field = format!("completions[{index}]");
-    let completion =
-        value.as_object().ok_or_else(|| unexpected(&field, Some(value), "an object {response, annotations}"))?;
-    let response = match completion.get("response") {
-        Some(Value::String(response)) => response.clone(),
-        other => return Err(unexpected(&format!("{field}.response"), other, "text")),
-    };
-    let ratings = match completion.get("annotations") {
-        None | Some(Value::Null) => IndexMap::new(),
-        Some(Value::Object(annotations)) => annotations
-            .iter()
-            .map(|(dimension, annotation)| (dimension.clone(), parse_annotation(annotation)))
-            .collect(),
-        Some(Value::Array(annotations)) => parse_annotation_list(annotations, &format!("{field}.annotations"))?,
-        other => {
-            return Err(unexpected(
-                &format!("{field}.annotations"),
-                other,
-                "an object by dimension, or a list of {Type, Rating}",
-            ));
-        }
-    };
-    Ok(Completion { response, ratings })
-}
-
-/// Parses the older form: `[{Type: dimension, Rating}, …]`.
-fn parse_annotation_list(annotations: &[Value], field: &str) -> Parsed<IndexMap<String, Rating>> {
-    let mut ratings = IndexMap::new();
-    for (i, annotation) in annotations.iter().enumerate() {
-        let dimension = match annotation.get("Type") {
-            Some(Value::String(dimension)) => dimension.clone(),
-            other => return Err(unexpected(&format!("{field}[{i}].Type"), other, "the dimension's name")),
-        };
-        ratings.insert(dimension, parse_annotation(annotation));
-    }
-    Ok(ratings)
-}
-
-/// Parses an object with a `Rating`, a list of such objects (the first usable one counts), or a bare rating.
-fn parse_annotation(annotation: &Value) -> Rating {
-    match annotation {
-        Value::Object(object) => object.get("Rating").map_or(Rating::Missing("absent"), parse_rating),
-        Value::Array(list) => {
-            let ratings: Vec<_> = list.iter().map(parse_annotation).collect();
-            let usable = ratings.iter().find(|rating| matches!(rating, Rating::Value(_)));
-            usable.or(ratings.first()).cloned().unwrap_or(Rating::Missing("absent"))
-        }
-        other => parse_rating(other),
-    }
-}
-
-fn parse_rating(value: &Value) -> Rating {
-    match value {
-        Value::Null => Rating::Missing("null"),
-        Value::Bool(_) => Rating::Missing("boolean"),
-        Value::Array(_) => Rating::Missing("list"),
-        Value::Object(_) => Rating::Missing("object"),
-        Value::Number(number) => match number.as_f64() {
-            Some(rating) if rating.is_finite() => Rating::Value(rating),
-            _ => Rating::Missing("inf"),
-        },
-        Value::String(text) => match text.trim() {
-            "" => Rating::Missing("empty"),
-            text if text.eq_ignore_ascii_case("n/a") => Rating::Missing("N/A"),
-            text => match text.parse::<f64>() {
-                Ok(rating) if rating.is_finite() => Rating::Value(rating),
-                Ok(rating) if rating.is_nan() => Rating::Missing("nan"),
-                Ok(_) => Rating::Missing("inf"),
-                Err(_) => Rating::Missing("text"),
-            },
-        },
-    }
-}
-
 // ---- Format::Pairs ----
 
-fn parse_pair(row: &Row) -> Parsed<(Prompt, Body)> {
-    let (chosen_context, chosen) = parse_answer(row, "chosen")?;
-    let (rejected_context, rejected) = parse_answer(row, "rejected")?;
+fn parse_pair(row: &Row, fill: Fill, ignored: &mut BTreeSet<String>) -> Parsed<(Prompt, Body, Extras)> {
+    let (chosen_context, chosen, chosen_extras) = parse_answer(row, "chosen", fill)?;
+    let (rejected_context, rejected, rejected_extras) = parse_answer(row, "rejected", fill)?;
     if chosen_context != rejected_context {
         return Err("`chosen` and `rejected` differ before their last turn: expected conversations that share every turn but the last".into());
     }
-    Ok((pair_prompt(row, chosen_context)?, Body::Pair { chosen, rejected }))
+    let prompt = pair_prompt(row, chosen_context, fill, ignored)?;
+    Ok((prompt, Body::Pair { chosen, rejected }, vec![chosen_extras, rejected_extras]))
 }
 
+/// Turns before an answer, its text, and its other fields.
+type Answer = (Vec<Message>, String, Map<String, Value>);
+
 /// Returns the turns before the answer, and the answer; a text has no turns before it.
-fn parse_answer(row: &Row, key: &str) -> Parsed<(Vec<Message>, String)> {
+fn parse_answer(row: &Row, key: &str, fill: Fill) -> Parsed<Answer> {
     match row.get(key) {
-        Some(Value::String(answer)) => Ok((Vec::new(), answer.clone())),
-        Some(message @ Value::Object(_)) => split_answer(vec![parse_message(message, key)?], key),
-        Some(messages @ Value::Array(_)) => split_answer(parse_messages(messages, key)?, key),
-        other => {
-            let problem = unexpected(key, other, &format!("text, a message, or {MESSAGES}"));
-            Err(hint(row, Format::Pairs, problem))
+        Some(Value::String(answer)) => Ok((Vec::new(), answer.clone(), Map::new())),
+        Some(value @ Value::Object(_)) if json::literal(value).is_none() => {
+            split_answer(vec![parse_message(value, key, fill)?], key)
         }
+        Some(messages @ Value::Array(_)) => split_answer(parse_messages(messages, key, fill)?, key),
+        other => Err(unexpected(key, other, &format!("text, a message, or {MESSAGES}"))),
     }
 }
 
-fn split_answer(mut messages: Vec<Message>, key: &str) -> Parsed<(Vec<Message>, String)> {
-    match messages.pop() {
-        Some(last) if last.is_assistant() => Ok((messages, last.content)),
-        Some(last) => Err(format!("`{key}` ends with a {:?} turn: expected an assistant turn", last.role)),
-        None => Err(format!("`{key}` is empty: expected {MESSAGES}")),
+fn split_answer(mut messages: Vec<Message>, key: &str) -> Parsed<Answer> {
+    let answer = match messages.pop() {
+        Some(last) if last.is_assistant() => last,
+        Some(last) => return Err(format!("`{key}` ends with a {:?} turn: expected an assistant turn", last.role)),
+        None => return Err(format!("`{key}` is empty: expected {MESSAGES}")),
+    };
+    if !answer.is_target()? {
+        return Err(format!(
+            "the last turn of `{key}` has a {WEIGHT} of 0, but both answers of a pair are compared: leave the record out"
+        ));
+    }
+    match answer.content {
+        Some(content) => Ok((messages, content, answer.extras)),
+        None => Err(format!("the last turn of `{key}` has no content: write an empty text if it only calls tools")),
     }
 }
 
 /// Finds the prompt in its own field, at the start of `chosen` and `rejected`, or in both.
-fn pair_prompt(row: &Row, context: Vec<Message>) -> Parsed<Prompt> {
-    let own = match row.get("prompt").filter(|value| !value.is_null()) {
-        Some(prompt) => Some(parse_prompt(prompt, "prompt")?),
-        None => parse_conversation(row)?.map(Prompt::Messages),
+fn pair_prompt(row: &Row, context: Vec<Message>, fill: Fill, ignored: &mut BTreeSet<String>) -> Parsed<Prompt> {
+    let own = match present(row, "prompt") {
+        Some(prompt) => {
+            refuse_beside(row, "prompt")?;
+            ignored.extend(
+                ["messages", "conversations"].into_iter().filter_map(|key| present(row, key).map(|_| key.into())),
+            );
+            Some(parse_prompt(prompt, "prompt", fill)?)
+        }
+        None => parse_chat_prompt(row, fill, ignored)?.map(Prompt::Messages),
     };
     match own {
         None if context.is_empty() => Err(unexpected("prompt", row.get("prompt"), &format!("text or {MESSAGES}"))),
         None => Ok(Prompt::Messages(context)),
         Some(own) if context.is_empty() => Ok(own),
         // A context that starts with a user (or system) turn is a whole conversation, which repeats the text.
-        Some(Prompt::Text(_)) if !context[0].is_assistant() => Ok(Prompt::Messages(context)),
+        Some(Prompt::Text(text)) if !context[0].is_assistant() => {
+            let repeats =
+                |message: &Message| message.content.as_ref().is_some_and(|content| content.trim() == text.trim());
+            if !context.iter().any(repeats) {
+                ignored.insert("prompt".to_owned());
+            }
+            Ok(Prompt::Messages(context))
+        }
         Some(own) => {
             let mut messages = own.to_messages();
             if context.starts_with(&messages) || context.ends_with(&messages) {
@@ -270,25 +205,17 @@ fn pair_prompt(row: &Row, context: Vec<Message>) -> Parsed<Prompt> {
 
 // ---- Format::Chat ----
 
-fn parse_chat(row: &Row) -> Parsed<(Prompt, Body)> {
-    match parse_conversation(row)? {
-        Some(messages) => Ok((Prompt::Messages(messages), Body::Conversation)),
-        None => Err(hint(row, Format::Chat, unexpected("messages", row.get("messages"), MESSAGES))),
+fn parse_chat(row: &Row, fill: Fill, ignored: &mut BTreeSet<String>) -> Parsed<(Prompt, Body, Extras)> {
+    match parse_chat_prompt(row, fill, ignored)? {
+        Some(messages) => Ok((Prompt::Messages(messages), Body::Conversation, Vec::new())),
+        None => Err(unexpected("messages", row.get("messages"), MESSAGES)),
     }
 }
 
-/// Parses `messages` or ShareGPT's `conversations`, with ShareGPT's `system` in front.
-fn parse_conversation(row: &Row) -> Parsed<Option<Vec<Message>>> {
-    let present = |key: &'static str| row.get(key).filter(|value| !value.is_null()).map(|value| (key, value));
-    let Some((key, value)) = present("messages").or_else(|| present("conversations")) else {
-        return Ok(None);
-    };
-    let mut messages = parse_messages(value, key)?;
-    if present("system").is_some() && messages[0].role != "system" {
-        let system = parse_text(row, "system")?;
-        if !system.is_empty() {
-            messages.insert(0, Message::new("system", system));
-        }
+fn parse_chat_prompt(row: &Row, fill: Fill, ignored: &mut BTreeSet<String>) -> Parsed<Option<Vec<Message>>> {
+    let Some((key, messages)) = parse_conversation(row, fill)? else { return Ok(None) };
+    if key == "messages" && present(row, "conversations").is_some_and(|other| Some(other) != row.get("messages")) {
+        ignored.insert("conversations".to_owned());
     }
     Ok(Some(messages))
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::messages::Fill;
 use super::parse::parse;
 use super::place::Place;
 use super::rows::Rows;
@@ -17,27 +18,37 @@ pub(crate) struct Row {
     pub(crate) json: String,
     /// Line and column of the text's first character, both from 1, if the row may span lines.
     start: Option<(usize, usize)>,
+    /// Names of the table's columns that are not read; None if the row is not of a table.
+    unread: Option<Arc<[String]>>,
 }
 
 impl Row {
     /// Creates a row of a stream of record batches.
-    pub(crate) fn of_stream(index: u64, json: String) -> Self {
-        Self { index, place: Place::Stream { index }, json, start: None }
+    pub(crate) fn of_stream(index: u64, json: String, unread: Arc<[String]>) -> Self {
+        Self { index, place: Place::Stream { index }, json, start: None, unread: Some(unread) }
     }
 
     /// Parses the row; an error names its place.
     pub(crate) fn parse(&self, format: Format) -> Result<Record> {
-        parse(&self.json, format, self.index).map_err(|problem| self.place.error(problem.text(self.start)))
+        let fill = if self.unread.is_some() { Fill::Nulls } else { Fill::Nothing };
+        let mut record = parse(&self.json, format, self.index, fill)
+            .map_err(|problem| self.place.error(problem.text(self.start)))?;
+        record.ignored.extend(self.unread.iter().flat_map(|names| names.iter().cloned()));
+        Ok(record)
     }
 }
 
-/// Fails if a path is not a file.
+/// Fails if a path is not a regular file: others, such as pipes, can be read only once, and record files are read twice.
 pub(crate) fn check_files(paths: &[PathBuf]) -> Result<()> {
     for path in paths {
         let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
         if metadata.is_dir() {
             let source = std::io::Error::other("this is a folder; name the record files in it");
             return Err(Error::io(path, source));
+        }
+        if !metadata.is_file() {
+            let problem = "this is not a regular file and can be read only once; write it to a file first";
+            return Err(Error::io(path, std::io::Error::other(problem)));
         }
     }
     Ok(())
@@ -46,7 +57,8 @@ pub(crate) fn check_files(paths: &[PathBuf]) -> Result<()> {
 /// Streams the rows of files in order, with one row in memory at a time (Parquet: one batch of rows).
 ///
 /// A file is Parquet if it is named `.parquet` or starts with `PAR1`, a JSON array if its first character is `[`, and
-/// JSON lines otherwise. A byte order mark and blank lines are skipped. The iterator ends after its first error.
+/// JSON lines otherwise. What is compressed with gzip or zstd is decompressed. A byte order mark and blank lines are
+/// skipped. The iterator ends after its first error.
 #[derive(Debug)]
 pub(crate) struct RowReader {
     files: std::vec::IntoIter<Arc<Path>>,
@@ -84,7 +96,8 @@ impl RowReader {
                 let place = Place::File { path: Arc::clone(path), unit: rows.unit(), number: row.number };
                 let index = self.next_index;
                 self.next_index += 1;
-                return Ok(Some(Row { index, place, json: row.json, start: row.start }));
+                let unread = rows.unread();
+                return Ok(Some(Row { index, place, json: row.json, start: row.start, unread }));
             }
             self.open_next_file()?;
         }

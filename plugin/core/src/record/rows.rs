@@ -1,22 +1,16 @@
 //! A file's rows as JSON text, one at a time.
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, Read};
 use std::path::Path;
+use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use arrow_json::writer::{LineDelimited, WriterBuilder};
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-
+use super::columns::Parquet;
 use super::place::Place;
+use super::source::{Source, Text};
 use crate::{Error, Result};
 
 /// A longer record means that a quote or bracket is missing; reading on would fill the memory.
 const MAX_RECORD_BYTES: usize = 256 << 20;
-const BUFFER_BYTES: usize = 256 << 10;
-const PARQUET_BATCH_ROWS: usize = 256;
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// One row of one file.
 pub(super) struct FileRow {
@@ -38,21 +32,14 @@ pub(super) enum Rows {
 impl Rows {
     /// Opens a file and detects its format.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let io = |source| Error::io(path, source);
-        let file = File::open(path).map_err(io)?;
-        let mut reader = BufReader::with_capacity(BUFFER_BYTES, file);
-        let start = reader.fill_buf().map_err(io)?;
-        let named_parquet = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"));
-        if named_parquet || start.starts_with(b"PAR1") {
-            return Ok(Self::Parquet(Box::new(Parquet::open(path)?)));
-        }
-        if start.starts_with(BYTE_ORDER_MARK) {
-            reader.consume(BYTE_ORDER_MARK.len());
-        }
-        let first = reader.fill_buf().map_err(io)?.iter().find(|byte| !byte.is_ascii_whitespace());
-        Ok(match first {
-            Some(b'[') => Self::Array(Array::new(reader)),
-            _ => Self::Lines(Lines { reader, number: 0 }),
+        let mut text = match Source::open(path)? {
+            Source::Parquet => return Ok(Self::Parquet(Box::new(Parquet::open(path)?))),
+            Source::Text(text) => text,
+        };
+        let start = text.fill_buf().map_err(|source| Error::io(path, source))?;
+        Ok(match start.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            Some(b'[') => Self::Array(Array::new(text)),
+            _ => Self::Lines(Lines { reader: text, number: 0 }),
         })
     }
 
@@ -64,11 +51,21 @@ impl Rows {
         }
     }
 
+    /// The names of the columns that are not read, if the file is a table.
+    pub(super) fn unread(&self) -> Option<Arc<[String]>> {
+        match self {
+            Self::Lines(_) | Self::Array(_) => None,
+            Self::Parquet(parquet) => Some(parquet.unread()),
+        }
+    }
+
     pub(super) fn next(&mut self, path: &Path) -> Result<Option<FileRow>> {
         match self {
             Self::Lines(lines) => lines.next(path),
             Self::Array(array) => array.next(path),
-            Self::Parquet(parquet) => parquet.next(path),
+            Self::Parquet(parquet) => {
+                Ok(parquet.next(path)?.map(|(number, json)| FileRow { number, json, start: None }))
+            }
         }
     }
 }
@@ -89,7 +86,7 @@ fn into_text(bytes: Vec<u8>) -> std::result::Result<String, String> {
 /// JSON lines.
 #[derive(Debug)]
 pub(super) struct Lines {
-    reader: BufReader<File>,
+    reader: Text,
     number: u64,
 }
 
@@ -118,7 +115,7 @@ impl Lines {
 /// A JSON array: finds the end of each element without parsing it, so that one element is in memory at a time.
 #[derive(Debug)]
 pub(super) struct Array {
-    reader: BufReader<File>,
+    reader: Text,
     number: u64,
     line: usize,
     column: usize,
@@ -126,7 +123,7 @@ pub(super) struct Array {
 }
 
 impl Array {
-    fn new(reader: BufReader<File>) -> Self {
+    fn new(reader: Text) -> Self {
         Self { reader, number: 0, line: 1, column: 1, ended: false }
     }
 
@@ -239,52 +236,4 @@ impl Array {
             self.column += 1;
         }
     }
-}
-
-/// Parquet, in batches of rows that are converted to JSON.
-#[derive(Debug)]
-pub(super) struct Parquet {
-    batches: ParquetRecordBatchReader,
-    rows: VecDeque<String>,
-    number: u64,
-}
-
-impl Parquet {
-    fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|source| Error::io(path, source))?;
-        let batches = ParquetRecordBatchReaderBuilder::try_new(file)
-            .and_then(|builder| builder.with_batch_size(PARQUET_BATCH_ROWS).build())
-            .map_err(|error| {
-                Error::InvalidData(format!("{}: not a Parquet file that can be read: {error}", path.display()))
-            })?;
-        Ok(Self { batches, rows: VecDeque::new(), number: 0 })
-    }
-
-    fn next(&mut self, path: &Path) -> Result<Option<FileRow>> {
-        while self.rows.is_empty() {
-            let Some(batch) = self.batches.next() else { return Ok(None) };
-            self.rows =
-                batch.map_err(|error| error.to_string()).and_then(|batch| to_json(&batch)).map_err(|problem| {
-                    fail(
-                        path,
-                        "record",
-                        self.number + 1,
-                        format!("this batch of Parquet rows cannot be read: {problem}"),
-                    )
-                })?;
-        }
-        let Some(json) = self.rows.pop_front() else { return Ok(None) };
-        self.number += 1;
-        Ok(Some(FileRow { number: self.number, json, start: None }))
-    }
-}
-
-/// Converts each row to one line of JSON. Nulls are written, to distinguish a null rating from an absent one.
-pub(crate) fn to_json(batch: &RecordBatch) -> std::result::Result<VecDeque<String>, String> {
-    let mut bytes = Vec::new();
-    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut bytes);
-    writer.write(batch).and_then(|()| writer.finish()).map_err(|error| error.to_string())?;
-    drop(writer);
-    let text = into_text(bytes)?;
-    Ok(text.lines().map(str::to_owned).collect())
 }

@@ -18,13 +18,14 @@ impl JsonSchema for Record {
     }
 }
 
-/// One record: rated completions (UltraFeedback's schema), a pair, or a conversation. Other fields are ignored.
+/// One record: rated completions (UltraFeedback's schema), a pair, or a conversation. Other fields have no effect, and
+/// are counted and reported; those that would have to change what is trained are errors.
 #[derive(JsonSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "only its schema is used")]
 enum RecordJson {
     Rated(Rated),
-    Pair(Pair),
+    Pair(Box<Pair>),
     Chat(Chat),
 }
 
@@ -41,9 +42,41 @@ struct Rated {
     prompt: Option<Text>,
     /// The responses.
     completions: Vec<Completion>,
+    #[serde(flatten)]
+    shared: Shared,
+}
+
+/// Fields of every format.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Shared {
+    /// A system prompt before the prompt, also as `system_prompt`, `system_message`, `system_instruction`,
+    /// `systemprompt` or `sys_prompt`.
+    #[serde(default)]
+    system: Option<String>,
+    /// Descriptions of the tools that the model may call, for the chat template: a list, or its JSON as text.
+    #[serde(default)]
+    tools: Option<Tools>,
     /// Source of the record; see `exclude_sources`.
     #[serde(default)]
     source: Option<String>,
+}
+
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum Tools {
+    List(Vec<Tool>),
+    Text(String),
+}
+
+/// A tool, or its JSON as text.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum Tool {
+    Object(BTreeMap<String, serde_json::Value>),
+    Text(String),
 }
 
 /// A response with its ratings.
@@ -55,6 +88,12 @@ struct Completion {
     /// Ratings by dimension, or as a list that names its dimensions.
     #[serde(default)]
     annotations: Option<Annotations>,
+    /// What the model thinks before it answers, for the chat template; also as `reasoning` or `thinking`.
+    #[serde(default)]
+    reasoning_content: Option<String>,
+    /// The tools that the answer calls, for the chat template.
+    #[serde(default)]
+    tool_calls: Option<Vec<serde_json::Value>>,
 }
 
 #[derive(JsonSchema)]
@@ -91,7 +130,7 @@ struct NamedAnnotation {
     rating: Option<Rating>,
 }
 
-/// A number, or a number as text; "N/A", "" and other text are a missing rating.
+/// A finite number, or one as text; "N/A", "NaN", "" and other text are a missing rating.
 #[derive(JsonSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "only its schema is used")]
@@ -114,13 +153,12 @@ struct Pair {
     /// The prompt as messages.
     #[serde(default)]
     messages: Option<Turns>,
-    /// A system prompt before them.
-    #[serde(default)]
-    system: Option<String>,
     /// The better response.
     chosen: Answer,
     /// The worse response.
     rejected: Answer,
+    #[serde(flatten)]
+    shared: Shared,
 }
 
 /// A conversation in which every assistant turn is a target (format `chat`).
@@ -134,9 +172,8 @@ struct Chat {
     /// The conversation under ShareGPT's name.
     #[serde(default)]
     conversations: Option<Turns>,
-    /// A system prompt before it.
-    #[serde(default)]
-    system: Option<String>,
+    #[serde(flatten)]
+    shared: Shared,
 }
 
 /// A text (one user turn), or a conversation so far.
@@ -163,7 +200,9 @@ enum Answer {
 #[expect(dead_code, reason = "only its schema is used")]
 struct Turns(#[schemars(length(min = 1))] Vec<Turn>);
 
-/// A turn as `{role, content}`, or as ShareGPT's `{from, value}`.
+/// A turn as `{role, content}`, or as ShareGPT's `{from, value}`. Its other fields reach the chat template
+/// (`tool_calls`, `reasoning_content`, …), except that a `weight`, `train`, `training` or `loss` of 0 or false takes an
+/// assistant turn out of the targets.
 #[derive(JsonSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "only its schema is used")]

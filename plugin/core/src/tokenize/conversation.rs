@@ -1,9 +1,12 @@
-//! A conversation in which every assistant turn is a target.
+//! A conversation in which every assistant turn is a target, unless its weight is 0.
 
 use std::ops::Range;
 
 use ndarray::Array2;
+use serde_json::Value;
 
+use super::answers::check_answer;
+use super::printed::check_fields;
 use super::responses::{Prompt, continuation};
 use super::samples::{TokenizeOptions, Tokenized, TokenizedResponse, TokenizedSample};
 use super::tokenizer::{Outcome, Tokenizer};
@@ -15,6 +18,8 @@ struct Turn<'a> {
     context: &'a [Message],
     prompt: String,
     whole: String,
+    /// Whether the answer is a target; one with a weight of 0 is not.
+    is_target: bool,
 }
 
 impl Turn<'_> {
@@ -35,22 +40,30 @@ impl Turn<'_> {
 /// (by stripping earlier thinking, say), each rewritten turn has its own sample.
 pub(super) fn tokenize(tokenizer: &Tokenizer, sample: &Sample, options: &TokenizeOptions) -> Outcome<Tokenized> {
     let messages = sample.prompt.to_messages();
+    let tools = sample.tools.as_ref();
+    check_fields(tokenizer, &messages, tools, true)?;
     let answers = messages.iter().enumerate().filter(|(_, message)| message.is_assistant());
     let turns = answers.map(|(i, _)| {
         let context = &messages[..i];
-        let prompt = tokenizer.render_text(context, true)?;
-        Ok(Turn { context, prompt, whole: tokenizer.render_text(&messages[..=i], false)? })
+        let prompt = tokenizer.render_with_tools(context, tools, true)?;
+        let whole = tokenizer.render_with_tools(&messages[..=i], tools, false)?;
+        let is_target = messages[i].is_target()?;
+        if let Some(content) = messages[i].content.as_deref().filter(|_| is_target) {
+            let conversation = || tokenizer.render_with_tools(context, tools, false);
+            check_answer(&whole, &prompt, conversation, content, || format!("messages[{i}].content"))?;
+        }
+        Ok(Turn { context, prompt, whole, is_target })
     });
     let turns = turns.collect::<Outcome<Vec<_>>>()?;
 
     let mut tokenized = Tokenized::default();
     for group in turns.chunk_by(|turn, next| turn.answer_follows_prompt() && turn.is_kept_by(next)) {
-        let (prompt, response) = tokenize_group(tokenizer, group)?;
+        let (prompt, response) = tokenize_group(tokenizer, group, tools)?;
         push(&mut tokenized, sample.record_index, prompt, response, options);
     }
     if turns.is_empty() {
         if options.keep_all {
-            let prompt = tokenizer.encode_text(&tokenizer.render_text(&messages, false)?)?;
+            let prompt = tokenizer.encode_text(&tokenizer.render_with_tools(&messages, tools, false)?)?;
             push(&mut tokenized, sample.record_index, prompt, Vec::new(), options);
         } else {
             tokenized.skipped.push(Skipped::NoAssistantTurn);
@@ -93,13 +106,13 @@ fn push(
 }
 
 /// Returns the tokens before the group's first answer, and those from there to the end of its last.
-fn tokenize_group(tokenizer: &Tokenizer, group: &[Turn]) -> Outcome<(Vec<i64>, Vec<Marked>)> {
+fn tokenize_group(tokenizer: &Tokenizer, group: &[Turn], tools: Option<&Value>) -> Outcome<(Vec<i64>, Vec<Marked>)> {
     if let [turn] = group {
-        let prompt = Prompt::new(tokenizer, turn.context)?;
+        let prompt = Prompt::new(tokenizer, turn.context, tools)?;
         let ids = prompt.added(tokenizer, &turn.whole)?;
-        return Ok((prompt.ids, ids.into_iter().map(|id| (id, true)).collect()));
+        return Ok((prompt.ids, ids.into_iter().map(|id| (id, turn.is_target)).collect()));
     }
-    let spans: Vec<_> = group.iter().map(|turn| turn.prompt.len()..turn.whole.len()).collect();
+    let spans: Vec<_> = group.iter().map(|turn| (turn.prompt.len()..turn.whole.len(), turn.is_target)).collect();
     match group.last() {
         Some(last) => match encode_at_borders(tokenizer, &last.whole, &spans)? {
             Some(marked) => Ok(marked),
@@ -109,18 +122,18 @@ fn tokenize_group(tokenizer: &Tokenizer, group: &[Turn]) -> Outcome<(Vec<i64>, V
     }
 }
 
-/// Encodes the conversation once and finds the answers in it by their place in the text (`spans`, in bytes). Returns
-/// None if the tokens up to a border differ from those of the text up to there by itself.
+/// Encodes the conversation once and finds the answers in it by their place in the text (`spans`, in bytes, and
+/// whether each is a target). Returns None if the tokens up to a border differ from those of the text up to there by itself.
 fn encode_at_borders(
     tokenizer: &Tokenizer,
     text: &str,
-    spans: &[Range<usize>],
+    spans: &[(Range<usize>, bool)],
 ) -> Outcome<Option<(Vec<i64>, Vec<Marked>)>> {
     let encoding = tokenizer.encoded(|encoder| encoder.encode(text, false))?;
     let (ids, offsets) = (encoding.get_ids(), encoding.get_offsets());
     let is_special = |token: &usize| tokenizer.special_ids.contains(&ids[*token]);
     let mut targets = Vec::with_capacity(spans.len());
-    for span in spans {
+    for (span, is_target) in spans {
         let mut borders = [0; 2];
         for (border, end) in borders.iter_mut().zip([span.start, span.end]) {
             *border = offsets.partition_point(|&(_, token_end)| token_end <= end);
@@ -133,16 +146,16 @@ fn encode_at_borders(
                 return Ok(None);
             }
         }
-        targets.push(borders[0]..borders[1]);
+        targets.push((borders[0]..borders[1], *is_target));
     }
-    let first = targets.first().map_or(0, |target| target.start);
+    let first = targets.first().map_or(0, |(target, _)| target.start);
     let (mut prompt, mut response) = (Vec::new(), Vec::new());
     for (token, &id) in ids.iter().enumerate() {
         let id = i64::from(id);
         if token < first {
             prompt.push(id);
         } else {
-            response.push((id, targets.iter().any(|target| target.contains(&token))));
+            response.push((id, targets.iter().any(|(target, is_target)| *is_target && target.contains(&token))));
         }
     }
     Ok(Some((prompt, response)))
@@ -155,7 +168,7 @@ fn encode_by_turn(tokenizer: &Tokenizer, group: &[Turn]) -> Outcome<(Vec<i64>, V
     let mut response = Vec::new();
     let mut done = group.first().map_or(0, |turn| turn.prompt.len());
     for turn in group {
-        for (text, is_target) in [(&turn.prompt, false), (&turn.whole, true)] {
+        for (text, is_target) in [(&turn.prompt, false), (&turn.whole, turn.is_target)] {
             if text.len() > done {
                 let added = continuation(tokenizer, &ids, text, &text[done..])?;
                 ids.extend(&added);

@@ -4,19 +4,24 @@ use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use indexmap::IndexMap;
 use serde_json::{Map, Value};
-use tokenizers::AddedToken;
+use tokenizers::normalizers::NormalizerWrapper;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 
+use super::special_tokens::{self, Sources, SpecialTokens};
 use super::tokenizer::{Tokenizer, TokenizerInfo};
 use crate::chat_template::ChatTemplate;
 use crate::error::contained;
 use crate::{Error, Result};
 
+const CONFIG: &str = "tokenizer_config.json";
+/// Name of the template for conversations with tools.
+const WITH_TOOLS: &str = "tool_use";
+
 impl Tokenizer {
     /// Opens the tokenizer of a model folder: `tokenizer.json` and, if present, `tokenizer_config.json`,
-    /// `special_tokens_map.json` and `chat_template.jinja`. `chat_template` is the file of a template to use instead of
-    /// the folder's own.
+    /// `special_tokens_map.json`, `added_tokens.json`, `chat_template.jinja` and `additional_chat_templates/`, which are
+    /// read as Transformers reads them. `chat_template` is the file of a template to use instead of the folder's own.
     ///
     /// # Errors
     ///
@@ -28,22 +33,43 @@ impl Tokenizer {
 
 fn open(folder: &Path, chat_template: Option<&Path>) -> Result<Tokenizer> {
     let mut contents = Contents::default();
-    let mut encoder = open_encoder(folder, &mut contents)?;
-    let config = read_object(&folder.join("tokenizer_config.json"), &mut contents)?.unwrap_or_default();
-    let fallback = read_object(&folder.join("special_tokens_map.json"), &mut contents)?.unwrap_or_default();
-    let special_tokens = special_tokens(&config, &fallback);
-    contained(|| add_tokens(&mut encoder, &config, &special_tokens))
-        .map_err(|problem| Error::InvalidData(format!("{}: tokens cannot be added: {problem}", folder.display())))?;
+    let (mut encoder, padding) = open_encoder(folder, &mut contents)?;
+    let mut object = |name: &str| -> Result<Map<String, Value>> {
+        Ok(read_object(&folder.join(name), &mut contents)?.unwrap_or_default())
+    };
+    let config = object(CONFIG)?;
+    let (special_map, added_tokens) = (object("special_tokens_map.json")?, object("added_tokens.json")?);
+    let in_config = |problem: String| Error::InvalidData(format!("{}: {problem}", folder.join(CONFIG).display()));
+    refuse_versioned(&config).map_err(in_config)?;
 
-    let printable = special_tokens.iter().map(|(name, token)| (name.clone(), token.content.clone()));
+    let in_tokenizer = encoder.get_added_tokens_decoder().into_iter().collect();
+    let sources =
+        Sources { config: &config, special_map: &special_map, added_tokens: &added_tokens, in_tokenizer, padding };
+    let SpecialTokens { named, to_add } = special_tokens::read(&sources).map_err(in_config)?;
+    contained(|| encoder.add_tokens(&to_add))
+        .map_err(|problem| Error::InvalidData(format!("{}: tokens cannot be added: {problem}", folder.display())))?;
+    if config.get("split_special_tokens").and_then(Value::as_bool) == Some(true) {
+        encoder.set_encode_special_tokens(true);
+    }
+    let continuing = continuing(&encoder)
+        .map_err(|problem| Error::InvalidData(format!("{}: not a valid tokenizer: {problem}", folder.display())))?;
+
+    let printable: Vec<_> = named.iter().map(|(name, token)| (name.clone(), token.content.clone())).collect();
     let template = match find_template(folder, chat_template, &config)? {
-        Some((origin, source)) => {
-            contents.add(source.as_bytes());
-            Some(ChatTemplate::new(&source, origin.display().to_string(), printable)?)
+        Some(Found { origin, default, with_tools }) => {
+            contents.add(default.as_bytes());
+            let template = ChatTemplate::new(&default, origin.display().to_string(), printable)?;
+            Some(match with_tools {
+                Some(source) => {
+                    contents.add(source.as_bytes());
+                    template.with_tools(&source)?
+                }
+                None => template,
+            })
         }
         None => None,
     };
-    let id_of = |name: &str| special_tokens.get(name).and_then(|token| encoder.token_to_id(&token.content));
+    let id_of = |name: &str| named.get(name).and_then(|token| encoder.token_to_id(&token.content));
     let info = TokenizerInfo {
         vocab_size: encoder.get_vocab_size(true),
         bos_token_id: id_of("bos_token").map(i64::from),
@@ -55,12 +81,25 @@ fn open(folder: &Path, chat_template: Option<&Path>) -> Result<Tokenizer> {
     let special_ids: HashSet<u32> = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
     Ok(Tokenizer {
         encoder,
+        continuing,
         template,
         special_ids,
         info,
         folder: folder.display().to_string(),
         hash: contents.0.finalize(),
     })
+}
+
+/// Refuses a folder with tokenizers for several versions of Transformers, which would choose one by its own version.
+fn refuse_versioned(config: &Map<String, Value>) -> std::result::Result<(), String> {
+    match config.get("fast_tokenizer_files").and_then(Value::as_array) {
+        Some(files) if files.iter().any(|file| file != "tokenizer.json") => Err(format!(
+            "`fast_tokenizer_files` = {} names tokenizers for several versions of Transformers: copy the one to use to \
+             tokenizer.json, and remove the field",
+            Value::from(files.clone())
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Hashes the contents of files so that different lists of files have different hashes.
@@ -73,7 +112,8 @@ impl Contents {
     }
 }
 
-fn open_encoder(folder: &Path, contents: &mut Contents) -> Result<tokenizers::Tokenizer> {
+/// Returns the tokenizer and, if it was saved while it padded, its padding token.
+fn open_encoder(folder: &Path, contents: &mut Contents) -> Result<(tokenizers::Tokenizer, Option<String>)> {
     let path = folder.join("tokenizer.json");
     let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
         ErrorKind::NotFound if folder.is_dir() => {
@@ -90,10 +130,50 @@ fn open_encoder(folder: &Path, contents: &mut Contents) -> Result<tokenizers::To
     let mut encoder = contained(|| tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| error.to_string()))
         .flatten()
         .map_err(|problem| Error::InvalidData(format!("{}: not a valid tokenizer: {problem}", path.display())))?;
+    let padding = encoder.get_padding().map(|padding| padding.pad_token.clone());
     // A tokenizer saved while it truncated or padded would do so here, behind the back of `cutoff_len`.
     encoder.with_padding(None);
     encoder.with_truncation(None).map_err(|error| Error::InvalidData(format!("{}: {error}", path.display())))?;
-    Ok(encoder)
+    Ok((encoder, padding))
+}
+
+/// Returns the encoder of a text that another precedes, if it differs: without the normaliser or the option of a
+/// pre-tokenizer that puts a space before a text.
+fn continuing(encoder: &tokenizers::Tokenizer) -> std::result::Result<Option<tokenizers::Tokenizer>, String> {
+    let parts = (serde_json::to_value(encoder.get_normalizer()), serde_json::to_value(encoder.get_pre_tokenizer()));
+    let (Ok(normalizer), Ok(pre_tokenizer)) = parts else { return Ok(None) };
+    let (without_normalizer, without_pre_tokenizer) = (without_prefix(&normalizer), without_prefix(&pre_tokenizer));
+    if without_normalizer == normalizer && without_pre_tokenizer == pre_tokenizer {
+        return Ok(None);
+    }
+    let mut continuing = encoder.clone();
+    let problem = |error: serde_json::Error| error.to_string();
+    let normalizer: Option<NormalizerWrapper> = serde_json::from_value(without_normalizer).map_err(problem)?;
+    let pre_tokenizer: Option<PreTokenizerWrapper> = serde_json::from_value(without_pre_tokenizer).map_err(problem)?;
+    continuing.with_normalizer(normalizer);
+    continuing.with_pre_tokenizer(pre_tokenizer);
+    Ok(Some(continuing))
+}
+
+/// Returns a normaliser or pre-tokenizer, as in `tokenizer.json`, that puts no space before a text.
+fn without_prefix(part: &Value) -> Value {
+    let Value::Object(part) = part else { return part.clone() };
+    let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
+    let mut part = part.clone();
+    match kind {
+        "Prepend" => return Value::Null,
+        "Metaspace" => _ = part.insert("prepend_scheme".into(), "never".into()),
+        "ByteLevel" => _ = part.insert("add_prefix_space".into(), false.into()),
+        "Sequence" => {
+            for list in ["normalizers", "pretokenizers"] {
+                if let Some(Value::Array(parts)) = part.get_mut(list) {
+                    *parts = parts.iter().map(without_prefix).filter(|part| !part.is_null()).collect();
+                }
+            }
+        }
+        _ => {}
+    }
+    Value::Object(part)
 }
 
 /// A JSON object from a file that may be absent.
@@ -116,94 +196,62 @@ fn read_optional(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// The tokens that the configuration names (`bos_token`, `eos_token`, …), each a text or an object with its flags.
-fn special_tokens(config: &Map<String, Value>, fallback: &Map<String, Value>) -> IndexMap<String, AddedToken> {
-    let named = |map: &Map<String, Value>| -> Vec<(String, AddedToken)> {
-        let entries = map.iter().filter(|(name, _)| name.ends_with("_token"));
-        entries.filter_map(|(name, value)| Some((name.clone(), added_token(value)?))).collect()
-    };
-    let mut tokens: IndexMap<String, AddedToken> = named(config).into_iter().collect();
-    for (name, token) in named(fallback) {
-        if !config.contains_key(&name) {
-            tokens.insert(name, token);
-        }
-    }
-    tokens
+/// The templates of a folder.
+struct Found {
+    origin: PathBuf,
+    default: String,
+    /// The one named `tool_use`, which takes the default's place for conversations with tools.
+    with_tools: Option<String>,
 }
 
-fn added_token(value: &Value) -> Option<AddedToken> {
-    let flag = |name: &str| value.get(name).and_then(Value::as_bool).unwrap_or(false);
-    match value {
-        Value::String(content) => Some(AddedToken::from(content.clone(), true)),
-        Value::Object(object) => {
-            let content = object.get("content")?.as_str()?;
-            let special = object.get("special").and_then(Value::as_bool).unwrap_or(true);
-            let token = AddedToken::from(content, special).single_word(flag("single_word"));
-            Some(token.lstrip(flag("lstrip")).rstrip(flag("rstrip")).normalized(flag("normalized")))
-        }
-        _ => None,
-    }
-}
-
-/// Adds the tokens that the configuration names and `tokenizer.json` lacks, as Transformers does: the decoder's entries
-/// by id, then the special tokens.
-fn add_tokens(
-    encoder: &mut tokenizers::Tokenizer,
-    config: &Map<String, Value>,
-    special: &IndexMap<String, AddedToken>,
-) {
-    let mut tokens = Vec::new();
-    if let Some(Value::Object(decoder)) = config.get("added_tokens_decoder") {
-        let by_id = decoder.iter().filter_map(|(id, value)| Some((id.parse::<u32>().ok()?, added_token(value)?)));
-        let mut by_id: Vec<_> = by_id.collect();
-        by_id.sort_by_key(|(id, _)| *id);
-        tokens.extend(by_id.into_iter().map(|(_, token)| token));
-    }
-    tokens.extend(special.values().cloned());
-    for name in ["additional_special_tokens", "extra_special_tokens"] {
-        if let Some(Value::Array(list)) = config.get(name) {
-            tokens.extend(list.iter().filter_map(added_token));
-        }
-    }
-    let known: HashSet<String> = encoder.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
-    for token in tokens.into_iter().filter(|token| !known.contains(&token.content)) {
-        if token.special {
-            encoder.add_special_tokens(&[token]);
-        } else {
-            encoder.add_tokens(&[token]);
-        }
-    }
-}
-
-/// Finds the template: the caller's file, the folder's `chat_template.jinja`, or the configuration's `chat_template` (a
-/// text, or a list of named ones, of which `default` is taken).
-fn find_template(
-    folder: &Path,
-    chat_template: Option<&Path>,
-    config: &Map<String, Value>,
-) -> Result<Option<(PathBuf, String)>> {
+/// Finds the templates, as Transformers does: the caller's file; or the folder's `chat_template.jinja` with those in
+/// `additional_chat_templates/`; or else the configuration's `chat_template`, a text, or a list or object of named ones,
+/// of which `default` is taken.
+fn find_template(folder: &Path, chat_template: Option<&Path>, config: &Map<String, Value>) -> Result<Option<Found>> {
     if let Some(path) = chat_template {
-        let source = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
-        return Ok(Some((path.to_owned(), source)));
+        let default = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+        return Ok(Some(Found { origin: path.to_owned(), default, with_tools: None }));
     }
     let path = folder.join("chat_template.jinja");
-    if let Some(source) = read_optional(&path)? {
-        return Ok(Some((path, source)));
+    let named = folder.join("additional_chat_templates");
+    let default = read_optional(&path)?;
+    let in_folder = read_optional(&named.join("default.jinja"))?;
+    // Among the named ones too, as the file that Transformers would find later.
+    let with_tools = read_optional(&named.join(format!("{WITH_TOOLS}.jinja")))?;
+    match in_folder.map(|source| (named.join("default.jinja"), source)).or(default.map(|source| (path, source))) {
+        Some((origin, default)) => return Ok(Some(Found { origin, default, with_tools })),
+        None if has_templates(&named) => {
+            return Err(Error::InvalidData(format!(
+                "{}: none of the templates is named default; name the file of one as `data.chat_template`",
+                named.display()
+            )));
+        }
+        None => {}
     }
-    let path = folder.join("tokenizer_config.json");
-    let named = |list: &[Value]| -> Option<String> {
-        let default = list.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"));
-        let only = list.first().filter(|_| list.len() == 1);
-        default.or(only)?.get("template")?.as_str().map(str::to_owned)
+    let origin = folder.join(CONFIG);
+    let of_name = |templates: &Value, name: &str| -> Option<String> {
+        let template = match templates {
+            Value::Array(list) => list.iter().rev().find(|entry| entry["name"] == name)?.get("template"),
+            other => other.get(name),
+        };
+        Some(template?.as_str()?.to_owned())
     };
     match config.get("chat_template") {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(source)) => Ok(Some((path, source.clone()))),
-        Some(Value::Array(list)) if named(list).is_some() => Ok(named(list).map(|source| (path, source))),
-        Some(_) => Err(Error::InvalidData(format!(
-            "{}: `chat_template` is neither a text nor a list with a template named default; name a file with one as \
-             `data.chat_template`",
-            path.display()
-        ))),
+        Some(Value::String(source)) => Ok(Some(Found { origin, default: source.clone(), with_tools: None })),
+        Some(templates) => match of_name(templates, "default") {
+            Some(default) => Ok(Some(Found { origin, default, with_tools: of_name(templates, WITH_TOOLS) })),
+            None => Err(Error::InvalidData(format!(
+                "{}: `chat_template` is neither a text nor a list with a template named default; name a file with one \
+                 as `data.chat_template`",
+                origin.display()
+            ))),
+        },
     }
+}
+
+/// Whether there is a template in a folder.
+fn has_templates(folder: &Path) -> bool {
+    let Ok(files) = std::fs::read_dir(folder) else { return false };
+    files.flatten().any(|file| file.path().extension().is_some_and(|extension| extension == "jinja"))
 }

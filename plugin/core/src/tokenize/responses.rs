@@ -1,22 +1,30 @@
 //! A prompt with its responses.
 
 use ndarray::{Array2, Axis};
+use serde_json::Value;
 
+use super::answers::check_answer;
+use super::printed::{check_fields, check_response};
 use super::samples::{TokenizeOptions, Tokenized, TokenizedResponse, TokenizedSample};
 use super::tokenizer::{Outcome, Tokenizer};
 use super::truncate::truncate;
-use crate::convert::{Sample, Skipped};
+use crate::convert::{PREFERENCE, Sample, Skipped};
 use crate::record::Message;
 
 /// Tokenises a prompt with its responses. The prompt, and each whole conversation of prompt and response, is encoded
 /// once.
 pub(super) fn tokenize(tokenizer: &Tokenizer, sample: &Sample, options: &TokenizeOptions) -> Outcome<Tokenized> {
     let mut messages = sample.prompt.to_messages();
-    let mut prompt = Prompt::new(tokenizer, &messages)?;
+    let tools = sample.tools.as_ref();
+    check_fields(tokenizer, &messages, tools, false)?;
+    let mut prompt = Prompt::new(tokenizer, &messages, tools)?;
     let mut responses = Vec::with_capacity(sample.responses.len());
     for (response_index, response) in sample.responses.iter().enumerate() {
-        messages.push(Message::new("assistant", response));
-        let ids = prompt.answer(tokenizer, &messages)?;
+        messages.push(sample.answer(response_index));
+        check_response(tokenizer, &messages, tools, response_index)?;
+        let whole = tokenizer.render_with_tools(&messages, tools, false)?;
+        prompt.check_answer(tokenizer, &whole, response, || name_of(sample, response_index))?;
+        let ids = prompt.added(tokenizer, &whole)?;
         messages.pop();
         responses.push(TokenizedResponse { response_index, ids, is_target: None });
     }
@@ -41,6 +49,15 @@ pub(super) fn tokenize(tokenizer: &Tokenizer, sample: &Sample, options: &Tokeniz
         }),
     }
     Ok(tokenized)
+}
+
+/// Returns the field of a response: the two of a pair have names.
+fn name_of(sample: &Sample, response_index: usize) -> String {
+    match (sample.dimensions.as_slice(), sample.responses.len(), response_index) {
+        ([only], 2, 0) if only == PREFERENCE => "chosen".to_owned(),
+        ([only], 2, 1) if only == PREFERENCE => "rejected".to_owned(),
+        _ => format!("responses[{response_index}]"),
+    }
 }
 
 fn reason_to_skip(prompt: &[i64], responses: &[TokenizedResponse], pi_target: &Array2<f32>) -> Option<Skipped> {
@@ -70,22 +87,30 @@ fn kept_targets(pi_target: &Array2<f64>, responses: &[TokenizedResponse]) -> Arr
 }
 
 /// A prompt as text and as tokens.
-pub(super) struct Prompt {
+pub(super) struct Prompt<'a> {
     messages: Vec<Message>,
+    tools: Option<&'a Value>,
     text: String,
     pub(super) ids: Vec<i64>,
 }
 
-impl Prompt {
-    pub(super) fn new(tokenizer: &Tokenizer, messages: &[Message]) -> Outcome<Self> {
-        let text = tokenizer.render_text(messages, true)?;
+impl<'a> Prompt<'a> {
+    pub(super) fn new(tokenizer: &Tokenizer, messages: &[Message], tools: Option<&'a Value>) -> Outcome<Self> {
+        let text = tokenizer.render_with_tools(messages, tools, true)?;
         let ids = tokenizer.encode_text(&text)?;
-        Ok(Self { messages: messages.to_vec(), text, ids })
+        Ok(Self { messages: messages.to_vec(), tools, text, ids })
     }
 
-    /// Returns the tokens that the last of `messages` adds to this prompt.
-    fn answer(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Outcome<Vec<i64>> {
-        self.added(tokenizer, &tokenizer.render_text(messages, false)?)
+    /// Fails if the template does not print all of an answer in `whole`, the rendered conversation.
+    pub(super) fn check_answer(
+        &self,
+        tokenizer: &Tokenizer,
+        whole: &str,
+        answer: &str,
+        name: impl FnOnce() -> String,
+    ) -> Outcome<()> {
+        let conversation = || tokenizer.render_with_tools(&self.messages, self.tools, false);
+        check_answer(whole, &self.text, conversation, answer, name)
     }
 
     /// Returns the tokens that `whole`, the rendered conversation, adds to this prompt: those after the prompt's tokens
@@ -93,21 +118,21 @@ impl Prompt {
     pub(super) fn added(&self, tokenizer: &Tokenizer, whole: &str) -> Outcome<Vec<i64>> {
         match whole.strip_prefix(&self.text) {
             Some(text) => continuation(tokenizer, &self.ids, whole, text),
-            None => tokenizer.encode_text(self.beyond_header(tokenizer, whole)?),
+            None => tokenizer.encode_after(&self.ids, self.beyond_header(tokenizer, whole)?),
         }
     }
 
     /// Returns the text of an answer if the template's header for an answer to come differs from that of a given answer
     /// (because it opens a thinking block, say): the answer follows the common start of any two given answers, which
     /// must contain the whole conversation before them.
-    fn beyond_header<'a>(&self, tokenizer: &Tokenizer, whole: &'a str) -> Outcome<&'a str> {
+    fn beyond_header<'w>(&self, tokenizer: &Tokenizer, whole: &'w str) -> Outcome<&'w str> {
         let given = |answer: &str| {
             let messages = [self.messages.as_slice(), &[Message::new("assistant", answer)]].concat();
-            tokenizer.render_text(&messages, false)
+            tokenizer.render_with_tools(&messages, self.tools, false)
         };
         let (probe, other) = (given("A")?, given("B")?);
         let header = &probe[..common_prefix(&probe, &other)];
-        let conversation = tokenizer.render_text(&self.messages, false)?;
+        let conversation = tokenizer.render_with_tools(&self.messages, self.tools, false)?;
         let has_conversation = common_prefix(&self.text, header) >= common_prefix(&self.text, &conversation);
         whole.strip_prefix(header).filter(|_| has_conversation).ok_or_else(|| {
             "the chat template renders the prompt differently once an answer follows it; name one that does not as \
@@ -122,12 +147,12 @@ pub(super) fn continuation(tokenizer: &Tokenizer, before: &[i64], whole: &str, a
     let ids = tokenizer.encode_text(whole)?;
     match ids.strip_prefix(before) {
         Some(after) => Ok(after.to_vec()),
-        None => tokenizer.encode_text(added),
+        None => tokenizer.encode_after(before, added),
     }
 }
 
 /// Returns the length in bytes of the common start of two texts, in whole characters.
-fn common_prefix(a: &str, b: &str) -> usize {
+pub(super) fn common_prefix(a: &str, b: &str) -> usize {
     let pairs = a.char_indices().zip(b.chars());
     pairs.take_while(|((_, a), b)| a == b).last().map_or(0, |((i, c), _)| i + c.len_utf8())
 }

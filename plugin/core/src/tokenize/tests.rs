@@ -25,6 +25,8 @@ pub(crate) fn tokenizer(template: &str) -> Tokenizer {
 
 fn sample(prompt: &str, responses: &[&str], pi_target: Array2<f64>) -> Sample {
     Sample {
+        tools: None,
+        response_extras: Vec::new(),
         record_index: 5,
         prompt: Prompt::Text(prompt.into()),
         responses: responses.iter().map(|&response| response.into()).collect(),
@@ -230,6 +232,7 @@ fn each_turn_that_the_template_rewrites_has_its_own_sample() {
             ),
         ]
     );
+    let turns = turns.map(|(role, text)| (role, text.rsplit("</think>").next().unwrap()));
     let one_each =
         tokenizer_with_thinking_header().tokenize(&conversation(&turns), &TokenizeOptions::default()).unwrap();
     assert_eq!(one_each.samples.len(), 2);
@@ -261,6 +264,121 @@ fn long_conversations_keep_their_start() {
     assert_eq!((nothing.samples.len(), nothing.skipped, nothing.num_truncated), (0, vec![Skipped::NoTargetLeft], 1));
     let unanswered = tokenizer.tokenize(&conversation(&turns[..1]), &TokenizeOptions::default()).unwrap();
     assert_eq!(unanswered.skipped, [Skipped::NoAssistantTurn]);
+}
+
+/// A tokenizer in the form of SentencePiece's, which puts a space before a text: by a normaliser, or by its
+/// pre-tokenizer.
+fn sentence_piece(prefix: &str, template: &str) -> (tempfile::TempDir, Tokenizer) {
+    let characters = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ[]/.,!?\n".chars().map(String::from);
+    let merges = ["▁ T", "h e", "▁T he", "▁ d", "o g", "▁d og", "▁ [", "▁ I"];
+    let special = ["<unk>", "<s>", "</s>"].map(str::to_owned);
+    let merged = merges.iter().map(|merge| merge.replace(' ', ""));
+    let vocab: serde_json::Map<String, Value> =
+        special.into_iter().chain(characters).chain(merged).enumerate().map(|(id, token)| (token, json!(id))).collect();
+    let added = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    };
+    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    let prepend = json!({"type": "Prepend", "prepend": "▁"});
+    let (normalizer, pre_tokenizer) = match prefix {
+        "Prepend" => (json!({"type": "Sequence", "normalizers": [prepend, replace]}), Value::Null),
+        scheme => {
+            (Value::Null, json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false}))
+        }
+    };
+    let decoders = json!([{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0}]);
+    let tokenizer = json!({"version": "1.0", "added_tokens": [added(1, "<s>"), added(2, "</s>")],
+        "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "vocab": vocab, "merges": merges}});
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    fs::write(folder.path().join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).unwrap();
+    fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let tokenizer = Tokenizer::open(folder.path(), None).unwrap();
+    (folder, tokenizer)
+}
+
+#[test]
+fn a_prompt_that_ends_with_a_space_is_followed_by_the_answer_as_it_is_rendered() {
+    let template = "{% for m in messages %}{% if m.role == 'user' %}[I] {{ m.content | trim }} [/I] {% else %}\
+                    {{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}";
+    let answers = ["The dog.", "dog", "a\nb", "I do not", "\nThe", "[I] The"];
+    for prefix in ["Prepend", "always", "first"] {
+        let (_folder, tokenizer) = sentence_piece(prefix, template);
+        let pi_target = Array2::from_elem((1, answers.len()), 1.0 / answers.len() as f64);
+        let tokenized =
+            one(tokenizer.tokenize(&sample("Hi", &answers, pi_target), &TokenizeOptions::default()).unwrap());
+        for (answer, response) in answers.iter().zip(&tokenized.responses) {
+            let whole = [&tokenized.prompt[..], &response.ids].concat();
+            let expected = format!("[I] Hi [/I] {}</s>", answer.trim());
+            assert_eq!(tokenizer.decode(&whole, false).unwrap(), expected, "{prefix}, {answer:?}");
+        }
+        let turns =
+            conversation(&[("user", "Hi"), ("assistant", "The dog."), ("user", "a"), ("assistant", "I do not")]);
+        let tokenized = one(tokenizer.tokenize(&turns, &TokenizeOptions::default()).unwrap());
+        let whole = [&tokenized.prompt[..], &tokenized.responses[0].ids].concat();
+        let rendered = tokenizer.render_text(&turns.prompt.to_messages(), false).unwrap();
+        // After a special token, this kind of tokenizer puts a space, wherever the text comes from.
+        let expected = tokenizer.decode(&tokenizer.encode(&rendered).unwrap(), false).unwrap();
+        assert_eq!(tokenizer.decode(&whole, false).unwrap(), expected, "{prefix}");
+    }
+}
+
+#[test]
+fn answers_that_the_template_does_not_print_whole_are_refused() {
+    let (_folder, tokenizer) = sentence_piece(
+        "Prepend",
+        "{% for m in messages %}{% if m.role == 'user' %}<U>{{ m.content }}{% else %}{% set c = m.content %}\
+         {% if '</think>' in c %}{% set c = c.split('</think>')[-1] %}{% endif %}<A>{{ c | trim + eos_token }}{% endif %}\
+         {% endfor %}{% if add_generation_prompt %}<A><think>\n{% endif %}",
+    );
+    let tokenize = |sample: &Sample| tokenizer.tokenize(sample, &TokenizeOptions::default());
+    let way_out = "name a template that prints it as `data.chat_template`, or remove that part from the answer";
+    let (good, bad) = ("<think>good</think>Yes", "<think>bad</think>Yes");
+    let rated = sample("Sure?", &["Yes", good, bad], array![[0.5, 0.25, 0.25]]);
+    let dropped = format!("drops a part of `responses[1]`, which starts with \"<think>good</think\": {way_out}");
+    assert_eq!(tokenize(&rated).unwrap_err().to_string(), format!("record 5: the chat template {dropped}"));
+    let pair = Sample { dimensions: vec!["preference".into()], ..sample("Sure?", &["Yes", bad], array![[1.0, 0.0]]) };
+    let message = tokenize(&pair).unwrap_err().to_string();
+    assert!(message.contains("drops a part of `rejected`, which starts with \"<think>bad</think\": "), "{message}");
+    let turns = conversation(&[("user", "a"), ("assistant", good)]);
+    let message = tokenize(&turns).unwrap_err().to_string();
+    assert!(message.contains("drops a part of `messages[1].content`, which starts with"), "{message}");
+    // White space around an answer is not a part of it, and neither is what an earlier answer loses by design.
+    assert!(tokenize(&sample("Sure?", &[" Yes\n", "No, </think"], array![[1.0, 0.0]])).is_ok());
+    let earlier =
+        Prompt::Messages(vec![Message::new("user", "a"), Message::new("assistant", good), Message::new("user", "b")]);
+    assert!(tokenize(&Sample { prompt: earlier, ..sample("", &["Yes", "No"], array![[1.0, 0.0]]) }).is_ok());
+    for name in ["qwen3", "llama2", "llama3", "mistral", "chatml"] {
+        let (tokenizer, sample) = (self::tokenizer(name), sample("q", &[good, " a b\n"], array![[1.0, 0.0]]));
+        assert!(tokenizer.tokenize(&sample, &TokenizeOptions::default()).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn conversations_with_tools_have_the_template_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(fixtures().join("tokenizer/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    let templates =
+        json!([{"name": "default", "template": "no tools"}, {"name": "tool_use", "template": "{{ tools }}"}]);
+    fs::write(folder.path().join("tokenizer_config.json"), json!({"chat_template": templates}).to_string()).unwrap();
+    let tools = json!([{"name": "it's"}]);
+    let render = |tools: Option<&Value>| {
+        let tokenizer = Tokenizer::open(folder.path(), None).unwrap();
+        tokenizer.template.unwrap().render_with_tools(&[Message::new("user", "x")], tools, false).unwrap()
+    };
+    assert_eq!(render(None), "no tools");
+    assert_eq!(render(Some(&tools)), "[{'name': \"it's\"}]");
+    // The files in the folder come before those in the configuration.
+    fs::create_dir(folder.path().join("additional_chat_templates")).unwrap();
+    fs::write(folder.path().join("additional_chat_templates/tool_use.jinja"), "tools").unwrap();
+    let message = Tokenizer::open(folder.path(), None).unwrap_err().to_string();
+    assert!(message.ends_with("none of the templates is named default; name the file of one as `data.chat_template`"));
+    fs::write(folder.path().join("chat_template.jinja"), "file").unwrap();
+    assert_eq!((render(None), render(Some(&tools))), ("file".to_owned(), "tools".to_owned()));
 }
 
 #[test]
@@ -338,9 +456,119 @@ fn saved_truncation_and_padding_are_ignored_and_named_tokens_added() {
     let info = tokenizer.info();
     assert_eq!(
         (info.vocab_size, info.bos_token_id, info.eos_token_id, info.pad_token_id),
-        (421, None, Some(420), Some(2))
+        // special_tokens_map.json overrides the configuration.
+        (421, Some(0), Some(420), Some(2))
     );
     assert_eq!(tokenizer.encode("a b c<end>").unwrap().last(), Some(&420));
     assert!(tokenizer.encode("a b c d e f").unwrap().len() > 2);
     assert_eq!(tokenizer.encode("").unwrap().len(), 0);
+}
+
+/// A tokenizer with this template.
+fn with_template(source: &str) -> Tokenizer {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.jinja");
+    fs::write(&path, source).unwrap();
+    Tokenizer::open(&fixtures().join("tokenizer"), Some(&path)).unwrap()
+}
+
+const PRINTS_ALL: &str = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|im_start|>{{ m.role }} \
+    {% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}{{ m.content or '' }}\
+    {% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}<|im_end|>{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant {% endif %}";
+const PRINTS_CONTENT: &str = "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content or '' }}<|im_end|>{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant {% endif %}";
+
+fn chat_of(messages: &Value) -> Sample {
+    let prompt = serde_json::from_value(messages.clone()).unwrap();
+    Sample { prompt, ..sample("", &[], Array2::zeros((0, 0))) }
+}
+
+#[test]
+fn tools_and_fields_of_turns_reach_the_template() {
+    let tokenizer = with_template(PRINTS_ALL);
+    let messages = json!([
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": null, "reasoning_content": "why", "tool_calls": [{"function": {"name": "get"}}]},
+    ]);
+    let chat = Sample { tools: Some(json!([{"name": "get"}])), ..chat_of(&messages) };
+    let tokenized = one(tokenizer.tokenize(&chat, &TokenizeOptions::default()).unwrap());
+    let expected = "[{\"name\": \"get\"}]<|im_start|>user a<|im_end|><|im_start|>assistant {(why)get<|im_end|>}";
+    assert_eq!(marked(&tokenizer, &tokenized), expected);
+
+    let rated = Sample { tools: chat.tools, ..sample("q", &["x", "y"], array![[0.5, 0.5]]) };
+    let tokenized = one(tokenizer.tokenize(&rated, &TokenizeOptions::default()).unwrap());
+    let text = tokenizer.decode(&tokenized.prompt, false).unwrap();
+    assert_eq!(text, "[{\"name\": \"get\"}]<|im_start|>user q<|im_end|><|im_start|>assistant ");
+}
+
+#[test]
+fn what_the_template_does_not_print_is_refused_by_name() {
+    let tokenizer = with_template(PRINTS_CONTENT);
+    let problem = |sample: &Sample| tokenizer.tokenize(sample, &TokenizeOptions::default()).unwrap_err().to_string();
+    let way_out = "name one that does as `data.chat_template`, or remove the field";
+    let tools = Some(json!([{"name": "get"}]));
+    for sample in [
+        Sample { tools: tools.clone(), ..conversation(&[("user", "a"), ("assistant", "b")]) },
+        Sample { tools, ..sample("q", &["x", "y"], array![[0.5, 0.5]]) },
+    ] {
+        assert_eq!(problem(&sample), format!("record 5: the chat template does not print `tools`: {way_out}"));
+    }
+    for (field, value) in [
+        ("reasoning_content", json!("why")),
+        ("thinking", json!("why")),
+        ("tool_calls", json!([{"function": {"name": "get"}}])),
+        ("function_call", json!({"name": "get", "arguments": "{}"})),
+    ] {
+        let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "", field: value}]);
+        let expected = format!("record 5: the chat template does not print `{field}` of turn 2: {way_out}");
+        assert_eq!(problem(&chat_of(&messages)), expected);
+    }
+    let extras = |value: &Value| value.as_object().unwrap().clone();
+    let response_extras = vec![extras(&json!({})), extras(&json!({"reasoning_content": "why"}))];
+    let answers = Sample { response_extras, ..sample("q", &["x", "x"], array![[1.0, 0.0]]) };
+    let expected = format!("record 5: the chat template does not print `reasoning_content` of response 2: {way_out}");
+    assert_eq!(problem(&answers), expected);
+    let printing = with_template(PRINTS_ALL);
+    let tokenized = one(printing.tokenize(&answers, &TokenizeOptions::default()).unwrap());
+    let texts: Vec<_> = tokenized.responses.iter().map(|answer| printing.decode(&answer.ids, false).unwrap()).collect();
+    assert_eq!(texts, ["x<|im_end|>", "(why)x<|im_end|>"]);
+    // Two names for the same thing: one of them is printed.
+    let both = json!([
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "reasoning": "why", "reasoning_content": "why"},
+    ]);
+    with_template(PRINTS_ALL).tokenize(&chat_of(&both), &TokenizeOptions::default()).unwrap();
+}
+
+#[test]
+fn a_turn_with_a_weight_of_0_is_no_target() {
+    let tokenizer = tokenizer("chatml");
+    let messages = json!([
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "weight": 0},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d"},
+    ]);
+    let tokenized = one(tokenizer.tokenize(&chat_of(&messages), &TokenizeOptions::default()).unwrap());
+    let marked = marked(&tokenizer, &tokenized);
+    assert_eq!(marked.matches('{').count(), 1, "{marked}");
+    assert!(marked.contains("{d") && !marked.contains("{b"), "{marked}");
+    let none = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]);
+    let tokenized = tokenizer.tokenize(&chat_of(&none), &TokenizeOptions::default()).unwrap();
+    assert_eq!((tokenized.samples.len(), tokenized.skipped), (0, vec![Skipped::NoTargetLeft]));
+}
+
+#[test]
+fn tools_are_rendered_as_by_transformers() {
+    let folder = fixtures().join("tools");
+    let goldens: Vec<Value> = serde_json::from_str(&fs::read_to_string(folder.join("goldens.json")).unwrap()).unwrap();
+    let tokenizer = Tokenizer::open(&fixtures().join("tokenizer"), Some(&folder.join("template.jinja"))).unwrap();
+    assert_eq!(goldens.len(), 10);
+    for golden in goldens {
+        let messages: Vec<Message> = serde_json::from_value(golden["messages"].clone()).unwrap();
+        let tools = Some(&golden["tools"]).filter(|tools| !tools.is_null());
+        let text = tokenizer.render_with_tools(&messages, tools, golden["header"].as_bool().unwrap()).unwrap();
+        assert_eq!(json!(text), golden["text"]);
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::chat_template::ChatTemplate;
 use crate::error::contained;
@@ -28,6 +29,8 @@ pub struct TokenizerInfo {
 #[derive(Debug)]
 pub struct Tokenizer {
     pub(super) encoder: tokenizers::Tokenizer,
+    /// The encoder of a text that another precedes, if the one for whole texts puts a space before them.
+    pub(super) continuing: Option<tokenizers::Tokenizer>,
     pub(super) template: Option<ChatTemplate>,
     /// Ids of special tokens, at which the encoder splits a text first.
     pub(super) special_ids: HashSet<u32>,
@@ -84,11 +87,21 @@ impl Tokenizer {
             .map_err(|problem| Error::InvalidData(format!("{}: decoding fails: {problem}", self.folder)))
     }
 
+    /// Renders a conversation without tools.
     pub(super) fn render_text(&self, messages: &[Message], add_generation_prompt: bool) -> Outcome<String> {
+        self.render_with_tools(messages, None, add_generation_prompt)
+    }
+
+    pub(super) fn render_with_tools(
+        &self,
+        messages: &[Message],
+        tools: Option<&Value>,
+        add_generation_prompt: bool,
+    ) -> Outcome<String> {
         let template = self.template.as_ref().ok_or_else(|| {
             format!("{}: the tokenizer has no chat template; name a file with one as `data.chat_template`", self.folder)
         })?;
-        template.render(messages, add_generation_prompt)
+        template.render_with_tools(messages, tools, add_generation_prompt)
     }
 
     pub(super) fn encode_text(&self, text: &str) -> Outcome<Vec<i64>> {
@@ -96,11 +109,40 @@ impl Tokenizer {
         Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
     }
 
+    /// Encodes a text that follows the tokens `before`: without the space that SentencePiece's tokenizers put before a
+    /// text, unless they put it after the special token that the text follows.
+    pub(super) fn encode_after(&self, before: &[i64], text: &str) -> Outcome<Vec<i64>> {
+        let Some(continuing) = &self.continuing else { return self.encode_text(text) };
+        let last = before.last().and_then(|&id| u32::try_from(id).ok()).filter(|id| self.special_ids.contains(id));
+        if let Some(id) = last
+            && let Some(token) = self.encoder.id_to_token(id)
+            && let [first, after @ ..] = self.encode_text(&(token + text))?.as_slice()
+            && *first == i64::from(id)
+        {
+            return Ok(after.to_vec());
+        }
+        // From the first special token on, a text is encoded alike wherever it stands.
+        let encoding = self.encoded(|encoder| encoder.encode(text, false))?;
+        let special = encoding.get_ids().iter().position(|id| self.special_ids.contains(id));
+        let end = special.map_or(text.len(), |token| encoding.get_offsets()[token].0);
+        let (start, rest) = text.split_at_checked(end).unwrap_or((text, ""));
+        let encoding = self.contained(|| continuing.encode_fast(start, false))?;
+        let ids = encoding.get_ids().iter().map(|&id| i64::from(id));
+        Ok(ids.chain(self.encode_text(rest)?).collect())
+    }
+
     pub(super) fn encoded(
         &self,
         encode: impl FnOnce(&tokenizers::Tokenizer) -> tokenizers::Result<tokenizers::Encoding>,
     ) -> Outcome<tokenizers::Encoding> {
-        contained(|| encode(&self.encoder).map_err(|error| error.to_string()))
+        self.contained(|| encode(&self.encoder))
+    }
+
+    fn contained(
+        &self,
+        encode: impl FnOnce() -> tokenizers::Result<tokenizers::Encoding>,
+    ) -> Outcome<tokenizers::Encoding> {
+        contained(|| encode().map_err(|error| error.to_string()))
             .flatten()
             .map_err(|problem| format!("{}: encoding fails: {problem}", self.folder))
     }

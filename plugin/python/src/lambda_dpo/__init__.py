@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch as _torch  # noqa: F401  Imported before the library, which uses the libtorch that torch loads.
 
-from .collator import ListwiseCollator, with_lambda
+from .collator import Batch, ListwiseCollator, with_lambda
 from .errors import ConfigError, InvalidInputError, LibraryError, PluginError
 from .loss import LossOutput, lambda_dpo_loss, sequence_log_probs
 from .metrics import Totals
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Batch",
     "ConfigError",
     "ConvertOptions",
     "InvalidInputError",

@@ -270,6 +270,7 @@ FUNCTIONS: list[tuple[str, Any, list[Any]]] = [
     ("schedule_draw_instance", _STATUS, [_HANDLE, c_uint64, c_uint64, c_uint64, POINTER(c_double)]),
     ("schedule_draw_step", _STATUS, [_HANDLE, c_uint64, c_uint64, POINTER(c_double)]),
     ("schedule_free", None, [_HANDLE]),
+    ("renormalize_lambda", _STATUS, [c_void_p, c_void_p, c_void_p, _TENSOR_OUT]),
     ("log_probs", _STATUS, [POINTER(LossInputs), POINTER(LossOptions), _TENSOR_OUT, _TENSOR_OUT]),
     ("loss_forward", _STATUS, [POINTER(LossInputs), POINTER(LossOptions), POINTER(LossOutputs), POINTER(_HANDLE)]),
     ("loss_backward", _STATUS, [_HANDLE, POINTER(LossInputs), c_double, POINTER(LossGradients)]),

@@ -19,6 +19,24 @@ Layout = Literal["packed", "rows", "expanded"]
 #: Left out of a batch, because Trainer gives `labels` a meaning of its own.
 _UNUSED = ("labels",)
 
+#: What a model reads; everything else in a batch is read by the library and the metrics, on the CPU.
+_MODEL_FIELDS = ("input_ids", "attention_mask", "position_ids", "prompt_ids", "sequence_ids")
+
+
+class Batch(dict[str, Tensor]):
+    """Batch: tensors by name, of which only the model's go to its device.
+
+    Trainer and Accelerate move a batch that has a method `to` by calling it, like Transformers' `BatchEncoding`.
+    """
+
+    def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> Batch:
+        """Returns the batch with the model's fields on `device` and all others on the CPU."""
+
+        def moved(name: str, tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking) if name in _MODEL_FIELDS else tensor.cpu()
+
+        return Batch({name: moved(name, tensor) for name, tensor in self.items()})
+
 
 @dataclass
 class ListwiseCollator:
@@ -32,7 +50,7 @@ class ListwiseCollator:
         max_tokens: with "packed", prompts share a row up to this many tokens; None puts one prompt in each row.
         pad_to_multiple_of: rows are padded to a multiple of this length.
 
-    A batch is a dict of tensors (R rows of T tokens, B prompts, M dimensions, C responses, S sequences, K target
+    A batch is a dict of tensors, a `Batch` (R rows of T tokens, B prompts, M dimensions, C responses, S sequences, K target
     tokens): `input_ids`, `attention_mask`, `position_ids`, `prompt_ids`, `sequence_ids` `[R, T]`; `target_positions`,
     `target_ids`, `target_sequences` `[K]`; `sequence_num_tokens`, `sequence_prompts`, `sequence_responses` `[S]`;
     `prompt_offsets` `[B + 1]`; `sequence_index`, `pi_target`, `target_mask` `[M, C]`; `lambda` `[B, M]`;
@@ -44,9 +62,7 @@ class ListwiseCollator:
     max_tokens: int | None = None
     pad_to_multiple_of: int = 8
 
-    def __call__(
-        self, features: Sequence[Mapping[str, Any]], weights: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def __call__(self, features: Sequence[Mapping[str, Any]], weights: Tensor | None = None) -> Batch:
         """Collates `features` into a batch.
 
         Args:
@@ -77,7 +93,7 @@ class ListwiseCollator:
             ctypes.byref(raw),
         )
         taken = _native.take_tensors(raw, _abi.BATCH_TENSORS)
-        batch = {name: tensor for name, tensor in taken.items() if name not in _UNUSED and tensor is not None}
+        batch = Batch({name: tensor for name, tensor in taken.items() if name not in _UNUSED and tensor is not None})
         if features and "reference_log_probs" in features[0]:
             batch["reference_log_probs"] = self._reference(features, num_dimensions)
         return batch
@@ -95,24 +111,18 @@ class ListwiseCollator:
         return handle
 
 
-def with_lambda(batch: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+def with_lambda(batch: Mapping[str, Tensor], weights: Tensor) -> Batch:
     """Returns the batch with a new λ `[B, M]` (or `[M]`), renormalised over the dimensions that count for each prompt.
 
     λ'_k = λ_k / Σ λ over the dimensions in which the prompt has at least two ratings; all 0 if none of them has weight.
     """
-    counts = dimension_counts(batch)
-    weights = weights.to(counts.device, torch.float64).expand(counts.shape) * counts
-    mass = weights.sum(dim=1, keepdim=True)
-    scaled = torch.where(mass > 0, weights / mass, torch.zeros_like(weights))
-    return {**batch, "lambda": scaled.float()}
-
-
-def dimension_counts(batch: Mapping[str, Tensor]) -> Tensor:
-    """`[B, M]` bool: whether the dimension counts for the prompt."""
-    offsets, mask = batch["prompt_offsets"], batch["target_mask"]
-    prompts = torch.repeat_interleave(torch.arange(offsets.numel() - 1, device=mask.device), offsets.diff())
-    rated = torch.zeros(mask.shape[0], offsets.numel() - 1, dtype=torch.int32, device=mask.device)
-    return rated.index_add_(1, prompts, mask.int()).T > 0
+    shape = batch["prompt_offsets"].numel() - 1, batch["target_mask"].shape[0]
+    lent, renormalized = _native.Lent(), ctypes.c_void_p()
+    given = [batch["prompt_offsets"].cpu(), batch["target_mask"].cpu(), weights.to("cpu", torch.float64).expand(shape)]
+    _native.call("renormalize_lambda", *map(lent.pointer, given), ctypes.byref(renormalized))
+    taken = _native.take_tensor(renormalized.value)
+    assert taken is not None
+    return Batch({**batch, "lambda": taken.to(batch["target_mask"].device)})
 
 
 def num_contributing(batch: Mapping[str, Tensor]) -> int:

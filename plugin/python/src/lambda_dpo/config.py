@@ -65,7 +65,13 @@ class ListwiseOptions:
     lambda_per: str | None = field(
         default=None, metadata={"help": "λ is drawn per prompt `instance` (default) or per `step`."}
     )
-    logits_budget_mib: int = field(default=256, metadata={"help": "MiB of logits that may be in memory at once."})
+    logits_budget_mib: int | None = field(
+        default=None,
+        metadata={
+            "help": "MiB of logits that may be in memory at once; default: 256, and on a GPU 1/32 of its free memory if "
+            "that is more."
+        },
+    )
     paper_exact: bool = field(default=False, metadata={"help": "Follow the paper's Appendix B exactly."})
     precompute_ref_log_probs: bool = field(
         default=False, metadata={"help": "Compute reference log-probs once, before training, and keep them on disk."}

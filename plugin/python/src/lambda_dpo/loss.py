@@ -7,6 +7,7 @@ M·C in the expanded layout), K target tokens. Numbers in parentheses are those 
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -40,7 +41,8 @@ _WANTS = (
 
 @dataclass(frozen=True)
 class LossOutput:
-    """Loss and its components. Only `loss` carries a gradient.
+    """Loss and its components. Only `loss` carries a gradient, and only `loss` is on the device of the policy's output:
+    the others are on the CPU, where they are computed.
 
     Attributes:
         loss: `[]`, float32 (float64 for float64 inputs), divided by the normaliser.
@@ -79,7 +81,7 @@ def lambda_dpo_loss(
     beta: float = 0.1,
     reduction: Reduction = "sum",
     normalizer: float | None = None,
-    logits_budget_mib: int = 256,
+    logits_budget_mib: int | None = None,
     paper_exact: bool = False,
 ) -> LossOutput:
     """λ-DPO loss (15), differentiable with respect to the policy's output.
@@ -88,7 +90,8 @@ def lambda_dpo_loss(
     batch), `logits`, or `log_probs`. Sums and softmaxes accumulate in float32 or better, whatever the inputs' dtype.
 
     Args:
-        batch: a batch of `ListwiseCollator`; with `log_probs`, its listwise fields are enough.
+        batch: a batch of `ListwiseCollator`; with `log_probs`, its listwise fields are enough. They are read on the CPU:
+            a field on a GPU costs a copy that waits for all work queued there.
         hidden: `[R, T, H]` or `[R·T, H]`, after the final norm.
         lm_head: `[V, H]`; cast to the dtype of `hidden` if they differ.
         logits: `[R, T, V]` or `[R·T, V]`.
@@ -97,7 +100,8 @@ def lambda_dpo_loss(
         beta: β (17). 0.1 suits sums, 2 to 10 means.
         reduction: whether s is the sum or the mean of a response's token log-probs.
         normalizer: divisor of the loss; None divides by the number of contributing prompts in the batch.
-        logits_budget_mib: MiB of logits that may be in memory at once.
+        logits_budget_mib: MiB of logits that may be in memory at once; None is 256, and on a GPU 1/32 of the memory that
+            is free at the first call, if that is more.
         paper_exact: add 1e-10 to the targets, as the paper's Appendix B does.
 
     Raises:
@@ -119,9 +123,9 @@ def sequence_log_probs(
     lm_head: Tensor | None = None,
     logits: Tensor | None = None,
     reduction: Reduction = "sum",
-    logits_budget_mib: int = 256,
+    logits_budget_mib: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Token log-probs `[K]` and sequence log-probs `[S]`, without gradients.
+    """Token log-probs `[K]` and sequence log-probs `[S]`, without gradients, on the CPU.
 
     The arguments are those of `lambda_dpo_loss`.
     """
@@ -141,7 +145,7 @@ class _Call:
         reduction: Reduction,
         beta: float,
         normalizer: float | None,
-        logits_budget_mib: int,
+        logits_budget_mib: int | None,
         paper_exact: bool,
     ) -> None:
         if reduction not in _abi.REDUCTIONS:
@@ -154,18 +158,20 @@ class _Call:
             reduction=_abi.REDUCTIONS[reduction],
             beta=beta,
             normalizer=normalizer or 0.0,
-            logits_budget_bytes=logits_budget_mib << 20,
+            logits_budget_bytes=0 if logits_budget_mib is None else logits_budget_mib << 20,
             paper_exact=int(paper_exact),
         )
+        self.has_budget = logits_budget_mib is not None
         self.outputs: dict[str, Any] = {}
         self.context: _native.Handle | None = None
 
     def forward(self, given: tuple[Tensor | None, ...], wants: int) -> Tensor:
         self.options.wants = wants
         self.outputs = self._run(given)
-        loss: Tensor = self.outputs["loss"]
         is_double = any(tensor is not None and tensor.dtype == torch.float64 for tensor in given)
-        return loss if is_double else loss.float()
+        dtype = torch.float64 if is_double else torch.float32
+        # Filled on the device: a copy to it would wait for all work that is queued there.
+        return torch.full((), self.outputs["loss"].item(), dtype=dtype, device=_device(given))
 
     def _run(self, given: tuple[Tensor | None, ...]) -> dict[str, Any]:
         """Runs the library's forward; returns its outputs and keeps the context for one backward."""
@@ -206,24 +212,22 @@ class _Call:
         self, lent: _native.Lent, given: tuple[Tensor | None, ...], *, listwise: bool
     ) -> _abi.LossInputs:
         hidden, lm_head, logits, log_probs = given
-        device = next((tensor.device for tensor in given if tensor is not None), torch.device("cpu"))
-        fields: dict[str, Tensor | None] = {
-            "hidden": hidden,
-            "lm_head": lm_head,
-            "logits": logits,
-            "sequence_log_probs": log_probs,
-        }
+        scored = {"hidden": hidden, "lm_head": lm_head, "logits": logits, "sequence_log_probs": log_probs}
+        small: dict[str, Tensor | None] = {}
         if log_probs is None:
-            fields |= {name: self.batch[name] for name in _TARGETS}
+            small |= {name: self.batch[name] for name in _TARGETS}
             num_sequences = self.batch["sequence_num_tokens"].numel()
         else:
             num_sequences = log_probs.numel()
         if listwise:
-            fields |= {name: self.batch[name] for name in _LISTWISE}
-            fields["reference_log_probs"] = self.reference_log_probs
-        pointers = {
-            name: lent.pointer(tensor.to(device)) for name, tensor in fields.items() if tensor is not None
-        }
+            small |= {name: self.batch[name] for name in _LISTWISE}
+            small["reference_log_probs"] = self.reference_log_probs
+        device = _device(given)
+        if not self.has_budget:
+            self.options.logits_budget_bytes = _default_budget_bytes(device)
+        fields = {name: tensor.to(device) for name, tensor in scored.items() if tensor is not None}
+        fields |= {name: tensor.cpu() for name, tensor in small.items() if tensor is not None}
+        pointers = {name: lent.pointer(tensor) for name, tensor in fields.items()}
         inputs = _abi.LossInputs(num_sequences=num_sequences, **pointers)
         inputs.lent = lent  # Keeps the tensors alive as long as the struct that points to them.
         return inputs
@@ -243,7 +247,19 @@ class _Loss(torch.autograd.Function):
         return (None, *ctx.call.backward(ctx.saved_tensors, grad_output.item()))
 
 
+@functools.cache
+def _default_budget_bytes(device: torch.device) -> int:
+    """Bytes of logits for a device, by the rule of the program; on the CPU 0, the library's own default."""
+    if device.type != "cuda":
+        return 0
+    share: int = torch.cuda.mem_get_info(device)[0] // 32
+    return max(1 << max(share.bit_length() - 1, 0), 256 << 20)
+
+
+def _device(given: tuple[Tensor | None, ...]) -> torch.device:
+    return next((tensor.device for tensor in given if tensor is not None), torch.device("cpu"))
+
+
 def _exact(given: tuple[Tensor | None, ...]) -> torch.autocast:
     """Disables autocast for a call: the library chooses its own precision, and autocast would apply to it, too."""
-    device = next((tensor.device.type for tensor in given if tensor is not None), "cpu")
-    return torch.autocast(device, enabled=False)
+    return torch.autocast(_device(given).type, enabled=False)

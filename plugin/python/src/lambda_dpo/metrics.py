@@ -11,6 +11,18 @@ from torch import Tensor
 from .loss import LossOutput
 
 
+#: What the metrics read of a batch.
+_FIELDS = (
+    "lambda",
+    "pi_target",
+    "prompt_offsets",
+    "sequence_index",
+    "sequence_num_tokens",
+    "sequence_prompts",
+    "target_mask",
+)
+
+
 @dataclass
 class Totals:
     """Sums over a logging interval or an evaluation, as one vector that can be reduced over processes.
@@ -27,7 +39,7 @@ class Totals:
     _sums: Tensor | None = field(default=None, repr=False)
 
     def add(self, output: LossOutput, batch: Mapping[str, Tensor], num_prompts: int | None = None) -> None:
-        """Adds a batch, or its first `num_prompts` prompts; does not synchronise with the device."""
+        """Adds a batch, or its first `num_prompts` prompts; everything that it reads is on the CPU."""
         row = self._row(output, batch, num_prompts)
         self._sums = row if self._sums is None else self._sums + row
 
@@ -61,6 +73,7 @@ class Totals:
         return metrics
 
     def _row(self, output: LossOutput, batch: Mapping[str, Tensor], num_prompts: int | None) -> Tensor:
+        batch = {name: batch[name].cpu() for name in _FIELDS}  # As the outputs are; nothing to do for a `Batch`.
         weights = batch["lambda"].double()  # [B, M]
         kept = torch.arange(len(weights), device=weights.device) < (len(weights) if num_prompts is None else num_prompts)
         weights = weights * kept[:, None]

@@ -175,12 +175,12 @@ def _takes_packed_rows(model: nn.Module, attention: str) -> bool:
 
     def logits(layout: Layout, *, masked: bool = True) -> Tensor:
         collated = ListwiseCollator(layout=layout, pad_to_multiple_of=1)([_PROBE])
-        batch = {name: tensor.to(parameter.device) for name, tensor in collated.items()}
+        batch = collated.to(parameter.device)
         inputs = Policy(layout, attention, None).inputs(batch, parameter.dtype)
         if not masked:
             inputs = {"input_ids": batch["input_ids"], "use_cache": False}
         found: Tensor = model(**inputs).logits
-        return found.flatten(0, 1)[batch["target_positions"]].float()
+        return found.flatten(0, 1)[batch["target_positions"].to(found.device)].float()
 
     with _trying_out(model):
         single = logits("rows")

@@ -2,14 +2,16 @@
 
 A *record* has UltraFeedback's schema: `instruction` (or `prompt`: a text or messages) and `completions`, each with
 `response` and `annotations` {dimension: {"Rating": …}}; or it has the columns `prompt`, `completions` (texts) and
-`ratings` ({dimension: [a number or null for each completion]}). A *sample* has `prompt`, `responses`, `dimensions`,
-`ratings` and `pi_target` (`[M][N]`, null if missing or masked), and `record`, its index.
+`ratings` ({dimension: [a number or null for each completion]}). A `system` prompt and `tools` beside them are used too.
+A *sample* has `prompt`, `responses`, `dimensions`, `ratings` and `pi_target` (`[M][N]`, null if missing or masked),
+`record`, its index, and `tools`, if the record has any.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +23,9 @@ from .errors import ConfigError, InvalidInputError
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
+
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,12 +105,36 @@ def convert(records: Any, options: ConvertOptions = ConvertOptions()) -> Any:
 
 
 def _convert_one(record: Mapping[str, Any], index: int, options: _abi.ConvertOptions) -> dict[str, Any] | None:
-    text = _native.Text(json.dumps(_rated(record)))
+    text = _native.Text(_json(_rated(record)))
     sample = _abi.Bytes()
     _native.call("convert_record", text.str, index, options, ctypes.byref(sample))
     taken = _native.take_text(sample)
     converted: dict[str, Any] | None = json.loads(taken) if taken else None
     return converted
+
+
+def _json(record: Mapping[str, Any]) -> str:
+    """Writes a record as JSON, with NumPy's numbers and arrays as Python's."""
+    try:
+        return json.dumps(record, default=_plain)
+    except (TypeError, ValueError):
+        # The library names such a field if it needs it, and counts it among those without effect if not.
+        named = {name: value if _is_json(value) else {"type": type(value).__name__} for name, value in record.items()}
+        return json.dumps(named, default=_plain)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, default=_plain)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # A NumPy number or array, or a tensor.
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def _rated(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -139,8 +168,22 @@ def _convert_table(table: Any, options: ConvertOptions) -> pa.Table:
         samples = pa.RecordBatchReader._import_from_c(ctypes.addressof(stream)).read_all()
     except (pa.ArrowException, OSError) as error:
         raise InvalidInputError(_abi.STATUS_INVALID_DATA, _sentence(error)) from error
+    _report(reader)
     # The columns of a table without batches have no chunks, which `datasets` does not support.
     return samples if samples.num_rows else samples.schema.empty_table()
+
+
+def _report(reader: Any) -> None:
+    """Logs which fields of the records have no effect, and which ratings are missing."""
+    counts = _abi.Bytes()
+    _native.call("reader_report", reader.raw, ctypes.byref(counts))
+    report = json.loads(_native.take_text(counts) or "{}")
+    if fields := report.get("ignored_fields"):
+        _logger.warning("Fields of the records without effect: %s.", ", ".join(fields))
+    for kind, missing in report.get("missing_ratings", {}).items():
+        _logger.warning(
+            "%d ratings are missing (%s, first in record %d).", missing["count"], kind, missing["first_record"]
+        )
 
 
 def _sentence(error: Exception) -> str:

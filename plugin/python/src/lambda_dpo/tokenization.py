@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 #: Columns of a tokenised sample, which `ListwiseCollator` reads.
 COLUMNS = ("record", "prompt_ids", "response_ids", "response_indices", "pi_target")
 
+#: Raised when the same samples begin to give other tokens.
+_VERSION = 2
+
 
 class SampleTokenizer:
     """Renders samples with a tokenizer's chat template and encodes them.
@@ -53,8 +56,8 @@ class SampleTokenizer:
         assert handle is not None
         self._handle = handle
         digest = hashlib.blake2b(digest_size=16)
-        for file in sorted(path for path in folder.iterdir() if path.is_file()):
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
         self._digest = digest.hexdigest()
 
     def tokenize(self, sample: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -84,7 +87,7 @@ class SampleTokenizer:
                 tokenized = [tokens for tokens in pool.map(self.tokenize, rows) if tokens is not None]
             return {name: [tokens[name] for tokens in tokenized] for name in COLUMNS}
 
-        key = f"{samples._fingerprint}-{self._digest}-{self.max_length}"
+        key = f"{_VERSION}-{samples._fingerprint}-{self._digest}-{self.max_length}"
         return samples.map(
             batch,
             batched=True,

@@ -30,7 +30,8 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from .collator import ListwiseCollator, num_contributing, with_lambda
+from .adapters import refuse_moved_reference
+from .collator import Batch, ListwiseCollator, num_contributing, with_lambda
 from .config import LambdaDPOConfig, ListwiseOptions
 from .errors import ConfigError
 from .loss import LossOutput, lambda_dpo_loss, sequence_log_probs
@@ -51,7 +52,8 @@ class LambdaDPOTrainer(Trainer):
     Args:
         model: the policy, or its name or folder.
         ref_model: the reference; None means the initial policy: with PEFT, the model with its adapter disabled; with
-            full fine-tuning, a copy of the model (no copy with `precompute_ref_log_probs`).
+            full fine-tuning, a copy of the model (no copy with `precompute_ref_log_probs`). An adapter that changes the
+            base itself (PiSSA, OLoRA, …; trained biases) needs one.
         args: a `LambdaDPOConfig`.
         data_collator: None makes a `ListwiseCollator` from the options.
         train_dataset, eval_dataset: UltraFeedback's records, rows with `prompt`, `completions` and `ratings`, or
@@ -177,9 +179,15 @@ class LambdaDPOTrainer(Trainer):
     ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
         """Returns a step's micro-batches with λ drawn for each prompt, and the number of prompts in the loss's mean."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        drawn = [with_lambda(batch, self._draw(batch)) for batch in batches]
-        count = torch.tensor(sum(num_contributing(batch) for batch in drawn), dtype=torch.float64, device=device)
-        return drawn, self.accelerator.reduce(count, "sum").clamp(min=1)
+        drawn: list[dict[str, Tensor]] = [with_lambda(batch, self._draw(batch)) for batch in batches]
+        count = torch.tensor(sum(num_contributing(batch) for batch in drawn), dtype=torch.float64)
+        if self.accelerator.num_processes > 1:
+            count = self.accelerator.reduce(count.to(device), "sum").cpu()
+        return drawn, count.clamp(min=1)
+
+    def _prepare_inputs(self, inputs: Mapping[str, Any]) -> Any:
+        """Moves what the model reads to its device and, unlike Trainer's, nothing else."""
+        return Batch(inputs).to(self.args.device)
 
     def _draw(self, batch: Mapping[str, Tensor]) -> Tensor:
         if self.options.lambda_per == "step":
@@ -301,6 +309,8 @@ class LambdaDPOTrainer(Trainer):
                 "`precompute_ref_log_probs` needs the whole model in each process, but FSDP and ZeRO-3 shard it: set "
                 "it to False."
             )
+        if ref_model is None and self.has_adapter:
+            refuse_moved_reference(model)
         if ref_model is not None or self.has_adapter or self.options.precompute_ref_log_probs:
             return ref_model
         if self._is_sharded:

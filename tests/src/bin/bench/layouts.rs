@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use lambda_dpo_core::{Batch, CollateOptions, Layout, TokenizedResponse, TokenizedSample, collate};
-use lambda_dpo_host::libtorch;
+use lambda_dpo_host::libtorch::{self, Libtorch};
 use lambda_dpo_host::model::{ForwardOptions, Model, ModelInputs};
 use lambda_dpo_host::plugin::{LossInputs, LossOptions, Objective, Plugin, Reduction, Wants};
 use ndarray::Array2;
@@ -21,7 +21,7 @@ const NUM_DIMENSIONS: usize = 2;
 ///
 /// Returns an error if the device does not exist, or if model or plugin fail.
 pub fn run(device: &str) -> Result<()> {
-    let device = libtorch::prepare(device)?;
+    let libtorch = libtorch::prepare(device)?;
     let folder = tempfile::tempdir()?;
     let config = json!({
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": VOCAB_SIZE, "hidden_size": 64,
@@ -33,16 +33,16 @@ pub fn run(device: &str) -> Result<()> {
     let plugin = Plugin::load(None)?;
 
     let mut cases = vec![("two prompts", vec![sample(0, 20, &[9, 31, 4]), sample(1, 3, &[12, 30])])];
-    if device.is_cuda() {
+    if libtorch.device().is_cuda() {
         // Long enough that responses attend one by one on CUDA; on a CPU shorter ones do, which the tests cover.
         cases.push(("long", vec![sample(0, 1000, &[1500, 1500, 1500, 1500])]));
     }
     for (case, samples) in cases {
         let (expected_loss, expected) =
-            gradients(folder.path(), &plugin, &samples, Layout::Rows, (Kind::Double, Device::Cpu))?;
+            gradients(folder.path(), &plugin, &samples, Layout::Rows, (Kind::Double, Libtorch::cpu()))?;
         for kind in [Kind::Float, Kind::BFloat16] {
             for layout in [Layout::Packed, Layout::Rows, Layout::Expanded] {
-                let (loss, found) = gradients(folder.path(), &plugin, &samples, layout, (kind, device))?;
+                let (loss, found) = gradients(folder.path(), &plugin, &samples, layout, (kind, libtorch))?;
                 println!(
                     "{}",
                     json!({
@@ -85,12 +85,12 @@ fn gradients(
     plugin: &Plugin,
     samples: &[TokenizedSample],
     layout: Layout,
-    (kind, device): (Kind, Device),
+    (kind, libtorch): (Kind, Libtorch),
 ) -> Result<(f64, Vec<Tensor>)> {
     let samples: Vec<_> = samples.iter().collect();
     let options = CollateOptions { layout, max_tokens: None, pad_to_multiple_of: 8, pad_token_id: 0 };
     let batch = collate(&samples, &[0.3, 0.7].repeat(samples.len()), &options)?;
-    let model = Model::random(folder, device, kind, 7)?;
+    let model = Model::random(folder, libtorch, kind, 7)?;
     let activations = model.forward(&model_inputs(&batch), &ForwardOptions::default())?;
     let inputs = loss_inputs(&batch, activations.hidden(), model.lm_head());
     let options = LossOptions {
@@ -106,7 +106,11 @@ fn gradients(
     let of_loss = context.context("the loss kept nothing for its backward")?.backward(&inputs, 1.0)?;
     model.accumulate_lm_head_grad(of_loss.lm_head.context("no gradient of the LM head")?)?;
     activations.backward(&of_loss.hidden.context("no gradient of the hidden states")?)?;
-    let loss = outputs.loss.f_to_device(Device::Cpu)?.f_double_value(&[])?;
+    let metrics = outputs.listwise.context("the listwise loss has no metrics")?;
+    for output in [&outputs.loss, &outputs.sequence_log_probs, &metrics.rewards, &metrics.margins] {
+        ensure!(output.device() == Device::Cpu, "an output of the loss is on {:?}", output.device());
+    }
+    let loss = outputs.loss.f_double_value(&[])?;
     let widened = model
         .trainable()
         .into_iter()

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use lambda_dpo_host::config::LossSection;
 use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::libtorch;
 use lambda_dpo_host::plugin::{LossInputs, LossOptions, Objective, Plugin, Reduction, Wants};
@@ -60,11 +59,9 @@ impl LogProbs {
                 objective: Objective::Sft,
                 reduction: Reduction::Sum,
                 beta: 1.0,
-                normalizer: None,
-                // The program's default.
-                logits_budget_bytes: usize::try_from(LossSection::default().logits_budget_mib << 20)?,
-                paper_exact: false,
                 wants: Wants { hidden: true, lm_head: trains_head, ..Wants::default() },
+                // The budget is the program's default.
+                ..LossOptions::default()
             },
         })
     }

@@ -57,18 +57,18 @@ struct Session {
 impl Session {
     fn open(folder: &Path) -> Result<Self> {
         let config = config::load(&folder.join("run.toml"), std::iter::empty(), &[])?;
-        let device = libtorch::prepare(&config.model.device)?;
+        let libtorch = libtorch::prepare(&config.model.device)?;
         let plugin = Plugin::load(None)?;
         let data = Data::open(&config, &plugin)?;
         let loss = loss_options(&config);
 
-        let TrainableModel::Native(mut base) = TrainableModel::load(&config, &config.model.path, device)? else {
+        let TrainableModel::Native(mut base) = TrainableModel::load(&config, &config.model.path, libtorch)? else {
             bail!("run.toml trains a TorchScript module");
         };
         let adapter = folder.join("adapter");
         let reference = match &config.reference.path {
             Some(path) if !adapter.exists() => {
-                let model = Model::load(path, device, config.model.dtype.into())?;
+                let model = Model::load(path, libtorch, config.model.dtype.into())?;
                 data.reference(&model, &plugin, loss)?
             }
             _ => data.reference(&base, &plugin, loss)?,
@@ -77,7 +77,8 @@ impl Session {
             base.load_adapter(&adapter)?;
         }
 
-        let policy = TrainedPolicy::start(&config, &config.model.path, TrainableModel::Native(base), None, None)?;
+        let base = TrainableModel::Native(base);
+        let policy = TrainedPolicy::start(&config, &config.model.path, libtorch, base, None, None)?;
         let optimizer = AdamW::new(policy.trainable()?, (&config.train).into())?;
         let wants = policy.wants();
         let learner = Learner {
@@ -238,8 +239,7 @@ fn loss_options(config: &RunConfig) -> LossOptions {
         reduction: config.loss.reduction,
         beta: config.loss.beta,
         normalizer: None,
-        logits_budget_bytes: (config.loss.logits_budget_mib << 20) as usize,
         paper_exact: config.loss.paper_exact,
-        wants: Wants::default(),
+        ..LossOptions::default()
     }
 }

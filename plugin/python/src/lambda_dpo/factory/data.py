@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,18 @@ class UltraFeedbackConverter(DatasetConverter):
         sample = convert(record, self.options)
         prompt = sample["prompt"] if sample else ""
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        system = example[self.dataset_attr.system] if self.dataset_attr.system else ""
+        for turn, message in enumerate(messages):
+            if extras := set(message) - {"role", "content"}:
+                raise ConfigError(
+                    f"Turn {turn} of a prompt of {self.dataset_attr.dataset_name} has `{min(extras)}`, which templates of "
+                    "LLaMA-Factory do not print: remove the field."
+                )
+        if sample and (extras := set().union(*sample.get("response_extras", []))):
+            raise ConfigError(
+                f"An answer of {self.dataset_attr.dataset_name} has `{min(extras)}`, which templates of LLaMA-Factory do not "
+                "print: write it into the answer's text, or remove the field."
+            )
+        system = ""
         if messages and messages[0]["role"] == "system":
             system = messages.pop(0)["content"]
         responses = sample["responses"] if sample else []
@@ -41,7 +53,7 @@ class UltraFeedbackConverter(DatasetConverter):
             "_prompt": messages,
             "_response": [{"role": "assistant", "content": response} for response in responses],
             "_system": system,
-            "_tools": example[self.dataset_attr.tools] if self.dataset_attr.tools else "",
+            "_tools": self._tools(example, sample),
             "_pi_target": sample["pi_target"] if sample else [],
             "_dimensions": sample["dimensions"] if sample else [],
         }
@@ -61,11 +73,18 @@ class UltraFeedbackConverter(DatasetConverter):
                 f"The records of {name} have no ratings: each of their `{completions[0]}` needs `annotations` with a "
                 "Rating for each dimension."
             )
-        record = {"instruction": example[prompts[0]], "completions": rated}
-        for optional in ("source", "ratings"):
-            if optional in example:
-                record[optional] = example[optional]
-        return record
+        # Every other column too, so that what would change the training is used, or refused by name.
+        mapped = {self.dataset_attr.system, self.dataset_attr.tools, prompts[0], completions[0], "prompt", "completions"}
+        others = {column: value for column, value in example.items() if column not in mapped}
+        if self.dataset_attr.system:
+            others["system"] = example[self.dataset_attr.system]
+        return {**others, "instruction": example[prompts[0]], "completions": rated}
+
+    def _tools(self, example: dict[str, Any], sample: dict[str, Any] | None) -> str:
+        """The tools as JSON, the form in which LLaMA-Factory's templates take them."""
+        if self.dataset_attr.tools:
+            return example[self.dataset_attr.tools] or ""
+        return json.dumps(sample["tools"], ensure_ascii=False) if sample and sample.get("tools") else ""
 
 
 @dataclass

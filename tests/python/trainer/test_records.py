@@ -1,0 +1,91 @@
+"""Nothing that a record holds is lost on its way through the package: used, refused by name, or logged."""
+
+import json
+import logging
+from datetime import UTC, datetime
+
+import pytest
+from tiny import ROOT
+
+import lambda_dpo
+from lambda_dpo import SampleTokenizer, convert
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
+
+
+def record(**fields):
+    return {"prompt": "Q", "completions": ["a", "b"], "ratings": {"h": [1.0, 2.0]}, **fields}
+
+
+def in_bulk(rows):
+    import datasets
+
+    return convert(datasets.Dataset.from_list(rows))
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt", "system_message"])
+def test_a_system_column_becomes_the_first_turn(name):
+    rows = [record(**{name: "S"}), record(**{name: None})]
+    turns = [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}]
+    assert convert(rows[0])["prompt"] == turns
+    assert in_bulk(rows)["prompt"][:] == [turns, turns[1:]]
+
+
+def test_tools_reach_the_template():
+    tokenizer = SampleTokenizer(_with_template("{{ tools | tojson if tools }}|{% for m in messages %}{{ m.content }}{% endfor %}"))
+    one = convert(record(tools=TOOLS))
+    assert one["tools"] == TOOLS
+    bulk = in_bulk([record(tools=json.dumps(TOOLS)), record(tools="")])
+    assert (json.loads(bulk["tools"][0]), bulk["tools"][1]) == (TOOLS, None)
+    ids = [tokenizer.tokenize(sample)["prompt_ids"] for sample in (one, bulk[0], bulk[1])]
+    assert ids[0] == ids[1] and len(ids[0]) > len(ids[2]) + 20
+    silent = SampleTokenizer(ROOT / "fixtures" / "demo" / "sft-model")
+    with pytest.raises(lambda_dpo.InvalidInputError, match="the chat template does not print `tools`"):
+        silent.tokenize(one)
+
+
+def _with_template(template, folder=ROOT / "fixtures" / "demo" / "sft-model"):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_numpys_numbers_are_ratings_and_nan_is_a_missing_one():
+    import numpy as np
+
+    rows = [
+        record(ratings={"h": [np.float32(1.5), np.int64(2)], "g": np.array([3.0, np.nan])}),
+        {"instruction": "Q", "completions": [{"response": "a", "annotations": {"g": float("nan"), "h": np.float64(1.5)}}] * 2},
+    ]
+    found = [convert(row) for row in rows]
+    assert found[0]["ratings"] == [[3.0, None], [1.5, 2.0]]
+    assert found[1]["ratings"] == [[None, None], [1.5, 1.5]]
+    bulk = in_bulk([record(ratings={"h": [1.0, 2.0], "g": [3.0, float("nan")]})])
+    assert bulk["ratings"][0] == [[3.0, None], [1.0, 2.0]]
+    for infinite in (convert, lambda row: in_bulk([row])):
+        with pytest.raises(lambda_dpo.InvalidInputError, match="Rating` is Infinity: a rating is a finite number"):
+            infinite(record(ratings={"h": [1.0, float("inf")]}))
+
+
+def test_columns_that_are_not_needed_may_hold_anything(caplog):
+    when = datetime(2024, 1, 1, tzinfo=UTC)
+    assert convert(record(created=when, image=None))["responses"] == ["a", "b"]
+    with caplog.at_level(logging.WARNING, logger="lambda_dpo"):
+        assert in_bulk([record(created=when, score=3)])["responses"][0] == ["a", "b"]
+    assert "Fields of the records without effect: created, score." in caplog.text
+    with pytest.raises(lambda_dpo.InvalidInputError, match="`prompt` is an object: expected text"):
+        convert(record(prompt=when))
+
+
+@pytest.mark.parametrize(("field", "value"), [("images", ["a.png"]), ("input", "more"), ("weight", 0.5)])
+def test_fields_that_would_change_the_training_are_refused(field, value):
+    for converted in (convert, lambda row: in_bulk([row])):
+        with pytest.raises(lambda_dpo.InvalidInputError, match=f"`{field}`"):
+            converted(record(**{field: value}))
+
+
+def test_half_a_character_is_named():
+    with pytest.raises(lambda_dpo.InvalidInputError, match="lone surrogate"):
+        convert(record(prompt="x \ud83d y"))
