@@ -237,6 +237,9 @@ fn schedules() {
         refuses_null("renormalize_lambda", &["prompt_offsets", "target_mask", "lambda", "renormalized"], |name, e| {
             let (offsets, mask) =
                 (unless(name, "prompt_offsets", offsets.as_raw()), unless(name, "target_mask", mask.as_raw()));
+            if !given.is_null() {
+                drop(abi::tensor::import(given).unwrap());
+            }
             let renormalized = unless(name, "renormalized", &raw mut given);
             (api.renormalize_lambda)(offsets, mask, unless(name, "lambda", weights.as_raw()), renormalized, e)
         });
