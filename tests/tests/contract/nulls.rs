@@ -233,7 +233,7 @@ fn schedules() {
         let offsets = lend(&tch::Tensor::from_slice(&[0_i64, 2]));
         let mask = lend(&tch::Tensor::ones([1, 2], (tch::Kind::Bool, tch::Device::Cpu)));
         let weights = lend(&tch::Tensor::ones([1, 1], (tch::Kind::Double, tch::Device::Cpu)));
-        let mut given = null_mut();
+        let mut given: abi::Tensor = null_mut();
         refuses_null("renormalize_lambda", &["prompt_offsets", "target_mask", "lambda", "renormalized"], |name, e| {
             let (offsets, mask) =
                 (unless(name, "prompt_offsets", offsets.as_raw()), unless(name, "target_mask", mask.as_raw()));
