@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use lambda_dpo_core::{
-    CollateOptions, ConvertOptions, Format, Layout, LossInputs, LossOptions, Objective, Reduction, Sample,
-    SampleReader, TokenizeOptions, TokenizedResponse, TokenizedSample, Tokenizer, Wants, collate, loss_forward,
+    CollateOptions, ConvertOptions, Format, Layout, LossInputs, LossOptions, Objective, Sample, SampleReader,
+    TokenizeOptions, TokenizedResponse, TokenizedSample, Tokenizer, Wants, collate, loss_forward,
 };
 use lambda_dpo_tests::fixture;
 use ndarray::Array2;
@@ -84,33 +84,8 @@ fn collate_layouts(criterion: &mut Criterion) {
 }
 
 fn options(objective: Objective, wants: Wants) -> LossOptions {
-    LossOptions {
-        objective,
-        reduction: Reduction::Sum,
-        beta: 0.1,
-        normalizer: None,
-        logits_budget_bytes: lambda_dpo_core::DEFAULT_LOGITS_BUDGET_BYTES,
-        paper_exact: false,
-        wants,
-    }
+    LossOptions { objective, beta: 0.1, wants, ..LossOptions::default() }
 }
-
-const NO_INPUTS: LossInputs = LossInputs {
-    hidden: None,
-    lm_head: None,
-    logits: None,
-    sequence_log_probs: None,
-    target_positions: None,
-    target_ids: None,
-    target_sequences: None,
-    num_sequences: 0,
-    reference_log_probs: None,
-    prompt_offsets: None,
-    sequence_index: None,
-    pi_target: None,
-    target_mask: None,
-    lambda: None,
-};
 
 /// Forward and backward, with the shapes of the comparison of whole steps.
 fn log_probs(criterion: &mut Criterion) {
@@ -129,7 +104,7 @@ fn log_probs(criterion: &mut Criterion) {
         target_ids: Some(&ids),
         target_sequences: Some(&sequences),
         num_sequences: 1,
-        ..NO_INPUTS
+        ..LossInputs::default()
     };
     let mut group = criterion.benchmark_group("log-probs forward and backward, 1080 targets");
     for (name, lm_head) in [("frozen head", false), ("trained head", true)] {
@@ -161,7 +136,7 @@ fn loss(criterion: &mut Criterion) {
         prompt_offsets: Some(&offsets),
         pi_target: Some(&pi_target),
         lambda: Some(&lambda),
-        ..NO_INPUTS
+        ..LossInputs::default()
     };
     let options = options(Objective::Listwise, Wants { sequence_log_probs: true, ..Wants::default() });
     criterion.bench_function("loss/64 prompts", |bencher| {

@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use lambda_dpo_core::{
-    Batch, CollateOptions, Layout, LossInputs, LossOptions, Objective, Reduction, TokenizedResponse, TokenizedSample,
-    Wants, collate, loss_forward,
+    Batch, CollateOptions, Layout, LossInputs, LossOptions, Reduction, TokenizedResponse, TokenizedSample, Wants,
+    collate, loss_forward,
 };
 use ndarray::Array2;
 use tch::{Kind, Tensor};
@@ -117,15 +117,7 @@ pub fn batch_of(samples: &[TokenizedSample], lambda: &[f64], layout: Layout) -> 
 
 /// Options of the listwise loss with β = 0.7.
 pub fn loss_options(reduction: Reduction, wants: Wants) -> LossOptions {
-    LossOptions {
-        objective: Objective::Listwise,
-        reduction,
-        beta: 0.7,
-        normalizer: None,
-        logits_budget_bytes: 256 << 20,
-        paper_exact: false,
-        wants,
-    }
+    LossOptions { reduction, beta: 0.7, wants, ..LossOptions::default() }
 }
 
 /// The gradient of the hidden states.
@@ -140,20 +132,17 @@ pub const WANTS_SEQUENCES: Wants = Wants { hidden: false, lm_head: false, logits
 /// The batch's part of the loss inputs; the caller adds hidden states, logits or log-probs.
 pub fn loss_inputs(batch: &Batch) -> LossInputs<'_> {
     LossInputs {
-        hidden: None,
-        lm_head: None,
-        logits: None,
-        sequence_log_probs: None,
         target_positions: Some(&batch.target_positions),
         target_ids: Some(&batch.target_ids),
         target_sequences: Some(&batch.target_sequences),
         num_sequences: batch.sequence_num_tokens.size()[0],
-        reference_log_probs: None,
+        sequence_num_tokens: Some(&batch.sequence_num_tokens),
         prompt_offsets: Some(&batch.prompt_offsets),
         sequence_index: Some(&batch.sequence_index),
         pi_target: Some(&batch.pi_target),
         target_mask: Some(&batch.target_mask),
         lambda: Some(&batch.lambda),
+        ..LossInputs::default()
     }
 }
 

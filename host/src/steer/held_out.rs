@@ -180,7 +180,7 @@ impl HeldOut {
             let (outputs, _) = plugin.loss_forward(&inputs, &LossOptions { normalizer: Some(1.0), ..*options })?;
             totals.add(&outputs, &batch, &metric_options)?;
             num_contributing += batch.num_contributing;
-            let listwise = outputs.listwise.context("the loss returned no rewards")?;
+            let listwise = outputs.preferences.context("the loss returned no rewards")?;
             check_finite("reward", &batch, &listwise.rewards)?;
             self.add_expected(&batch, &listwise.rewards, &mut expected)?;
         }

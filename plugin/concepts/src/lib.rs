@@ -13,6 +13,7 @@
 
 #[macro_use]
 mod words;
+mod objective;
 
 #[doc(hidden)]
 pub use words::alloc;
@@ -112,10 +113,22 @@ coded! {
         Expanded = 0, "expanded";
     }
 
-    /// The loss that is minimised.
+    /// The loss that is minimised; equations: docs/method.md, "Objectives".
     Objective, "Objective" {
-        /// λ-DPO (15); pairwise DPO (6) is its N = 2 case.
+        /// λ-DPO (15): the cross-entropy with each dimension's target distribution.
         Listwise = 0, "listwise";
+        /// The likelihood of each dimension's order.
+        PlackettLuce = 2, "plackett_luce";
+        /// DPO (6).
+        Sigmoid = 3, "sigmoid";
+        /// SLiC's hinge on DPO's rewards.
+        Hinge = 4, "hinge";
+        /// IPO: a regression of differences of log-ratios.
+        Ipo = 5, "ipo";
+        /// SimPO: mean log-probs with a margin, without a reference.
+        Simpo = 6, "simpo";
+        /// ORPO: likelihood and odds ratio, without a reference.
+        Orpo = 7, "orpo";
         /// Mean negative log-likelihood of the target tokens.
         Sft = 1, "sft";
     }

@@ -41,10 +41,9 @@ fn work(tokenizer: &Handle<abi::Tokenizer>, plugin: &Plugin, seed: u64) -> (Vec<
         objective: plugin::Objective::Listwise,
         reduction: plugin::Reduction::Sum,
         beta: 0.3,
-        normalizer: None,
         logits_budget_bytes: 1 << 12,
-        paper_exact: false,
         wants: plugin::Wants { hidden: true, lm_head: true, ..plugin::Wants::default() },
+        ..plugin::LossOptions::default()
     };
     let (outputs, context) = plugin.loss_forward(&exported(&problem.inputs()), &options).unwrap();
     // A context may move to another thread, which passes the same inputs.
@@ -88,10 +87,9 @@ fn contexts_are_freed_unused_from_any_thread() {
         objective: plugin::Objective::Sft,
         reduction: plugin::Reduction::Sum,
         beta: 1.0,
-        normalizer: None,
         logits_budget_bytes: 1 << 20,
-        paper_exact: false,
         wants: plugin::Wants { logits: true, ..plugin::Wants::default() },
+        ..plugin::LossOptions::default()
     };
     for _ in 0..50 {
         let (_, context) = plugin.loss_forward(&inputs, &options).unwrap();

@@ -125,7 +125,7 @@ fn loss_and_gradients_are_the_papers_in_every_layout() {
                 assert!(relative(loss, golden.number("model_loss")) < 1e-6, "{case}: loss {loss}");
                 let log_probs = by_sequence(golden.get("sequence_log_probs"), &batch);
                 assert!(relative_error(&outputs.sequence_log_probs, &log_probs) < 1e-6, "{case}: log-probs");
-                let parts = outputs.listwise.unwrap().dimension_losses.mean_dim(0, false, Kind::Double);
+                let parts = outputs.preferences.unwrap().dimension_losses.mean_dim(0, false, Kind::Double);
                 assert!(relative_error(&parts, golden.get("dimension_losses")) < loss_tolerance, "{case}: parts");
 
                 let grad = gradients.hidden.unwrap();

@@ -24,7 +24,7 @@ fn dpo_is_the_pairwise_case() {
         let losses: Vec<f64> = rewards.chunks(2).map(|pair| (-(pair[0] - pair[1])).exp().ln_1p()).collect();
         let mean = losses.iter().sum::<f64>() / 4.0;
         assert!(relative(outputs.loss.double_value(&[]), mean) < 1e-12);
-        let listwise = outputs.listwise.unwrap();
+        let listwise = outputs.preferences.unwrap();
         for (pair, (accuracy, margin)) in
             rewards.chunks(2).zip(floats(&listwise.accuracies).into_iter().zip(floats(&listwise.margins)))
         {
@@ -76,7 +76,7 @@ fn prompts_without_weight_contribute_nothing() {
     assert_eq!(outputs.loss.double_value(&[]), 0.0);
     assert_eq!(gradients.hidden.unwrap().abs().max().double_value(&[]), 0.0);
     assert_eq!(gradients.lm_head.unwrap().abs().max().double_value(&[]), 0.0);
-    let listwise = outputs.listwise.unwrap();
+    let listwise = outputs.preferences.unwrap();
     assert_eq!(Vec::<bool>::try_from(listwise.dimension_mask.reshape([-1])).unwrap(), [false, false, false, true]);
     assert_eq!(floats(&listwise.prompt_losses), [0.0, 0.0]);
 }

@@ -288,7 +288,7 @@ fn evaluate(batch: &Batch, hidden: &Tensor, lm_head: &Tensor) -> (f64, Tensor, T
         .windows(2)
         .map(|pair| by_response.narrow(0, pair[0], pair[1] - pair[0]).sum_dim_intlist(0i64, false, Kind::Double))
         .collect();
-    let listwise = outputs.listwise.unwrap();
+    let listwise = outputs.preferences.unwrap();
     let metrics = [
         &listwise.prompt_losses,
         &listwise.dimension_losses,

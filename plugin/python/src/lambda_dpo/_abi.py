@@ -137,6 +137,9 @@ class LossOptions(Sized):
         ("objective", c_uint32),
         ("reduction", c_uint32),
         ("beta", c_double),
+        ("label_smoothing", c_double),
+        ("simpo_gamma", c_double),
+        ("sft_weight", c_double),
         ("normalizer", c_double),
         ("logits_budget_bytes", c_uint64),
         ("paper_exact", c_uint32),
@@ -175,6 +178,7 @@ OUTPUT_TENSORS = (
     "accuracies",
     "dimension_accuracies",
     "margins",
+    "sft_losses",
 )
 GRADIENT_TENSORS = ("hidden", "lm_head", "logits", "sequence_log_probs")
 
@@ -198,11 +202,13 @@ class LossInputs(Sized):
         ("target_ids", c_void_p),
         ("target_sequences", c_void_p),
         ("num_sequences", c_uint64),
+        ("sequence_num_tokens", c_void_p),
         ("reference_log_probs", c_void_p),
         ("prompt_offsets", c_void_p),
         ("sequence_index", c_void_p),
         ("pi_target", c_void_p),
         ("target_mask", c_void_p),
+        ("ranks", c_void_p),
         ("lambda", c_void_p),
         ("cuda_stream", c_void_p),
     ]
