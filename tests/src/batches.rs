@@ -6,6 +6,7 @@ use lambda_dpo_core::{
     Batch, CollateOptions, Layout, LossInputs, LossOptions, Reduction, TokenizedResponse, TokenizedSample, Wants,
     collate, loss_forward,
 };
+use lambda_dpo_host::plugin;
 use ndarray::Array2;
 use tch::{Kind, Tensor};
 
@@ -143,6 +144,28 @@ pub fn loss_inputs(batch: &Batch) -> LossInputs<'_> {
         target_mask: Some(&batch.target_mask),
         lambda: Some(&batch.lambda),
         ..LossInputs::default()
+    }
+}
+
+/// Converts inputs of the core to those of the table.
+pub fn exported<'a>(inputs: &LossInputs<'a>) -> plugin::LossInputs<'a> {
+    plugin::LossInputs {
+        hidden: inputs.hidden,
+        lm_head: inputs.lm_head,
+        logits: inputs.logits,
+        sequence_log_probs: inputs.sequence_log_probs,
+        target_positions: inputs.target_positions,
+        target_ids: inputs.target_ids,
+        target_sequences: inputs.target_sequences,
+        num_sequences: inputs.num_sequences,
+        sequence_num_tokens: inputs.sequence_num_tokens,
+        reference_log_probs: inputs.reference_log_probs,
+        prompt_offsets: inputs.prompt_offsets,
+        sequence_index: inputs.sequence_index,
+        pi_target: inputs.pi_target,
+        target_mask: inputs.target_mask,
+        ranks: inputs.ranks,
+        lambda: inputs.lambda,
     }
 }
 
