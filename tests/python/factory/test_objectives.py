@@ -3,12 +3,11 @@ ORPO and SimPO, compared with LLaMA-Factory's own.
 """
 
 import importlib.util
-import json
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import ROOT, host_run, make_model, records
+from tiny import ROOT, host_losses, make_model, pairs
 
 from llamafactory.train.dpo.trainer import CustomDPOTrainer
 from trl import DPOTrainer
@@ -16,7 +15,6 @@ from trl import DPOTrainer
 # ---- losses of pairs ----
 
 GOLDENS = ROOT / "fixtures" / "golden" / "objectives" / "make_goldens.py"
-CHOSEN, REJECTED = 0, 1
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +80,62 @@ def test_the_transcription_equals_their_losses(goldens, objective, options):
     torch.testing.assert_close(ours, expected, atol=1e-12, rtol=1e-12)
     gradients = [torch.autograd.grad(losses.sum(), policy)[0] for losses in (ours, expected)]
     torch.testing.assert_close(*gradients, atol=1e-12, rtol=1e-11)
+
+
+# ---- training ----
+
+STEPS = 20
+#: By objective: options as LLaMA-Factory's keys, and the program's `[loss]`.
+RUNS = {
+    "simpo": ({"pref_beta": 2.0, "simpo_gamma": 0.5}, "beta = 2.0\nsimpo_gamma = 0.5"),
+    "orpo": ({"pref_beta": 0.1}, "beta = 0.1"),
+    "orpo with pref_ftx": ({"pref_beta": 0.5, "pref_ftx": 0.2}, "beta = 0.5\nsft_weight = 0.2"),
+    "sigmoid with pref_ftx": ({"pref_beta": 0.1, "pref_ftx": 0.3}, "beta = 0.1\nsft_weight = 0.3"),
+}
+
+
+def losses(log):
+    return [row["loss"] for row in log if "loss" in row]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_training_has_the_losses_of_llama_factory(factory, name):
+    """LLaMA-Factory's own loss, the program, and our loss in LLaMA-Factory, from the same weights and pairs.
+
+    Every step has all pairs, so that their order does not matter.
+    """
+    keys, loss = RUNS[name]
+    objective = name.split()[0]
+    model = make_model(factory.folder / "model")
+    rows = pairs(24)
+    columns = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
+    factory.write("pairs", rows, {"ranking": True, "columns": columns})
+    rated = [
+        {"prompt": row["prompt"], "completions": [row["chosen"], row["rejected"]], "ratings": {"preference": [2, 1]}}
+        for row in rows
+    ]
+    factory.write("rated", rated, {"formatting": "ultrafeedback"})
+    options = {"max_steps": STEPS, "per_device_train_batch_size": len(rows), **keys}
+
+    own = losses(factory.trained(factory.config(model, out="own", dataset="pairs", pref_loss=objective, **options), out="own"))
+    assert len(own) == STEPS and own[0] - own[-1] > 0.05, "training must have moved the loss for this to mean something"
+    found = {
+        "the program": host_losses(
+            factory.folder / "host",
+            model,
+            rows,
+            steps=STEPS,
+            learning_rate=2e-3,
+            stage="dpo",
+            data='format = "pairs"',
+            loss=f'kind = "{objective}"\n{loss}',
+        ),
+        "the package": losses(
+            factory.trained(
+                factory.config(model, out="ours", dataset="rated", lambda_loss_type=objective, **options), out="ours"
+            )
+        ),
+    }
+    for whose, curve in found.items():
+        torch.testing.assert_close(curve[0], own[0], atol=1e-5, rtol=0, msg=lambda text, whose=whose: f"{whose}: {text}")
+        torch.testing.assert_close(curve, own, atol=1e-4, rtol=0, msg=lambda text, whose=whose: f"{whose}: {text}")

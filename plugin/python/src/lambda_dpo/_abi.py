@@ -14,6 +14,15 @@ MAJOR, MINOR = 1, 0
 STATUS_OK, STATUS_INVALID_ARGUMENT, STATUS_INVALID_DATA = 0, 1, 3
 FORMAT_ULTRAFEEDBACK = 0
 LAYOUTS = {"expanded": 0, "rows": 1, "packed": 2}
+OBJECTIVES = {
+    "listwise": 0,
+    "plackett_luce": 2,
+    "sigmoid": 3,
+    "hinge": 4,
+    "ipo": 5,
+    "simpo": 6,
+    "orpo": 7,
+}
 REDUCTIONS = {"sum": 0, "mean": 1}
 SCHEDULE_UNIFORM_NORMALIZED, SCHEDULE_DIRICHLET, SCHEDULE_GAUSSIAN, SCHEDULE_GAUSSIAN_ABS = 0, 1, 2, 3
 SCHEDULE_UNIMODAL, SCHEDULE_UNIMODAL_CYCLE, SCHEDULE_FIXED, SCHEDULE_TABLE = 4, 5, 6, 7
