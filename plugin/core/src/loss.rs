@@ -33,7 +33,7 @@ use self::objectives::{PreferenceObjective, preference_objective, sft};
 use self::preferences::Preferences;
 use self::read::{check_options, check_wants, read_num_tokens, read_preferences, read_reference};
 use crate::log_probs::checks::invalid;
-use crate::log_probs::{Forward, Wants, forward};
+use crate::log_probs::{Forward, Wants, check_num_sequences, forward};
 use crate::{Objective, Reduction, Result};
 
 pub use context::LossContext;
@@ -65,6 +65,7 @@ pub fn loss_forward(inputs: &LossInputs, options: &LossOptions) -> Result<(LossO
     let _no_grad = tch::no_grad_guard();
     check_options(options)?;
     check_wants(inputs, options.wants)?;
+    check_num_sequences(inputs.num_sequences)?;
     // Read before the projection, so that a wrong field fails at once.
     let reference = read_reference(inputs, options.objective)?;
     let preferences = match preference_objective(options.objective) {

@@ -82,7 +82,7 @@ fn contexts_are_freed_unused_from_any_thread() {
     let plugin = Plugin::load(Some(&plugin_library())).unwrap();
     let problem = Problem::random(4, Kind::Float);
     let logits = problem.logits();
-    let inputs = exported(&problem.with_logits(&logits));
+    let inputs = plugin::LossInputs { reference_log_probs: None, ..exported(&problem.with_logits(&logits)) };
     let options = plugin::LossOptions {
         objective: plugin::Objective::Sft,
         reduction: plugin::Reduction::Sum,

@@ -11,9 +11,9 @@ use crate::LossOptions;
 /// f(Δr) = max(0, 1 − Δr), whose derivative is 0 at the kink.
 pub(super) fn hinge(responses: &Responses, options: &LossOptions) -> Term {
     let f = |delta: f64| match 1.0 - delta {
-        // NaN is not hidden.
-        missing if missing > 0.0 || missing.is_nan() => Scalar { loss: missing, slope: -1.0 },
-        _ => Scalar { loss: 0.0, slope: 0.0 },
+        missing if missing > 0.0 => Scalar { loss: missing, slope: -1.0 },
+        missing if missing <= 0.0 => Scalar { loss: 0.0, slope: 0.0 },
+        nan => Scalar { loss: nan, slope: nan },
     };
     mean_over_pairs(responses, &responses.rewards(options.beta), f).through(options.beta)
 }
