@@ -83,6 +83,15 @@ def pairs(count=12, skip=0):
     ]
 
 
+def rated(pairs):
+    """Pairs as rows with ratings, in one dimension."""
+    answers = [[row["chosen"], row["rejected"]] for row in pairs]
+    return [
+        {"prompt": row["prompt"], "completions": both, "ratings": {"preference": [2, 1]}}
+        for row, both in zip(pairs, answers, strict=True)
+    ]
+
+
 def host_losses(folder, model, rows, **options):
     """Losses of the program's own training, with all records in each step."""
     return [line["loss"] for line in host_metrics(folder, model, rows, **options)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_trainer import LEARNING_RATE, config, losses, trained
-from tiny import ROOT, host_metrics, make_model, pairs, records
+from tiny import ROOT, host_metrics, make_model, pairs, rated, records
 
 from lambda_dpo import ConfigError, InvalidInputError, LambdaDPOTrainer, lambda_dpo_loss
 from lambda_dpo.objectives import LOSS_TYPES, objective
@@ -15,15 +15,6 @@ GOLDEN = ROOT / "fixtures" / "golden" / "objectives"
 CASES = json.loads((GOLDEN / "cases.json").read_text())
 OPTIONS = ("beta", "reduction", "label_smoothing", "simpo_gamma", "sft_weight")
 PREFERENCE = {"dimensions": ["preference"], "lambda_schedule": "fixed", "lambda_weights": {"preference": 1.0}}
-
-
-def rated(rows):
-    """Pairs as rows with ratings."""
-    answers = [[row["chosen"], row["rejected"]] for row in rows]
-    return [
-        {"prompt": row["prompt"], "completions": both, "ratings": {"preference": [2, 1]}}
-        for row, both in zip(rows, answers, strict=True)
-    ]
 
 
 def golden_batch(case):
