@@ -11,7 +11,7 @@ import torch
 from tiny import ROOT, host_losses, make_model, pairs, rated
 
 from llamafactory.train.dpo.trainer import CustomDPOTrainer
-from trl import DPOTrainer
+from trl import CPOTrainer, DPOTrainer, ORPOTrainer
 
 # ---- losses of pairs ----
 
@@ -34,7 +34,7 @@ def log_probs(num_pairs=64):
 
 
 def theirs(objective, policy, reference, **options):
-    """Losses `[pairs]` of LLaMA-Factory, whose trainer inherits those with a reference from TRL's."""
+    """Losses `[pairs]` of LLaMA-Factory, whose trainer inherits those with a reference from TRL's, and of TRL."""
     trainer = SimpleNamespace(
         accelerator=SimpleNamespace(device=torch.device("cpu")),
         finetuning_args=SimpleNamespace(use_ref_model=objective not in ("simpo", "orpo")),
@@ -42,14 +42,20 @@ def theirs(objective, policy, reference, **options):
         f_divergence_type="reverse_kl",
         reference_free=False,
         bco_gemma=0.0,
+        alpha=0.0,
         **{"beta": 0.1, "label_smoothing": 0.0, "simpo_gamma": 0.5, **options},
     )
     trainer.simpo_loss = lambda *given: CustomDPOTrainer.simpo_loss(trainer, *given)
     trainer.odds_ratio_loss = lambda *given: CustomDPOTrainer.odds_ratio_loss(trainer, *given)
     # LLaMA-Factory does not pass the name on, see test_hinge_and_ipo_of_llama_factory_are_sigmoid.
     trainer.dpo_loss = lambda *given: DPOTrainer.dpo_loss(trainer, *given, loss_type=objective)
-    losses, *_ = CustomDPOTrainer.compute_preference_loss(trainer, *policy, *reference)
-    return losses
+    found = {"LLaMA-Factory": CustomDPOTrainer.compute_preference_loss(trainer, *policy, *reference)[0]}
+    if objective == "simpo":
+        found["TRL"] = CPOTrainer.cpo_loss(trainer, *policy)[0]
+    if objective == "orpo":
+        # TRL adds the likelihood of prompt and answer; here it is that of the answer, as in LLaMA-Factory.
+        found["TRL"] = -policy[0] - ORPOTrainer.odds_ratio_loss(trainer, *policy)[0]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -77,10 +83,11 @@ def test_the_transcription_equals_their_losses(goldens, objective, options):
             for pair in range(policy.shape[1])
         ]
     )
-    expected = theirs(objective, policy, reference, **options)
-    torch.testing.assert_close(ours, expected, atol=1e-12, rtol=1e-12)
-    gradients = [torch.autograd.grad(losses.sum(), policy)[0] for losses in (ours, expected)]
-    torch.testing.assert_close(*gradients, atol=1e-12, rtol=1e-11)
+    (gradient,) = torch.autograd.grad(ours.sum(), policy)
+    for whose, expected in theirs(objective, policy, reference, **options).items():
+        torch.testing.assert_close(ours, expected, atol=1e-12, rtol=1e-12, msg=lambda text, whose=whose: f"{whose}: {text}")
+        (theirs_gradient,) = torch.autograd.grad(expected.sum(), policy)
+        torch.testing.assert_close(gradient, theirs_gradient, atol=1e-12, rtol=1e-11)
 
 
 # ---- training ----
