@@ -230,11 +230,11 @@ impl<'a> Given<'a> {
         }
     }
 
-    fn from_hidden(&self, case: &Case) -> LossInputs<'_> {
+    fn of_hidden(&self, case: &Case) -> LossInputs<'_> {
         LossInputs { hidden: Some(&self.hidden), lm_head: Some(&self.lm_head), ..self.inputs(case) }
     }
 
-    fn from_sequences(&self, case: &Case) -> LossInputs<'_> {
+    fn of_sequences(&self, case: &Case) -> LossInputs<'_> {
         LossInputs {
             sequence_log_probs: Some(&self.sequence_log_probs),
             target_positions: None,
@@ -273,7 +273,7 @@ fn check_goldens(kind: Kind, tolerance: &Tolerance) {
                     let error = relative_error(found, expected);
                     assert!(error < tolerance.gradient, "{name}: gradient of {what} is off by {error:e}");
                 };
-                let found = side.run(&given.from_hidden(case), &case.options(WANTS_BOTH));
+                let found = side.run(&given.of_hidden(case), &case.options(WANTS_BOTH));
                 check_loss(found.loss, of_case("loss"));
                 check_gradient("lm_head", &found.lm_head.unwrap(), of_case("grad_lm_head"));
                 let (grad, expected) = (found.hidden.unwrap(), of_case("grad_hidden"));
@@ -288,7 +288,7 @@ fn check_goldens(kind: Kind, tolerance: &Tolerance) {
                     }
                 }
 
-                let found = side.run(&given.from_sequences(case), &case.options(WANTS_SEQUENCES));
+                let found = side.run(&given.of_sequences(case), &case.options(WANTS_SEQUENCES));
                 check_loss(found.loss, of_case("sequence_loss"));
                 let grad = given.by_response(&found.sequence_log_probs.unwrap());
                 check_gradient("sequence_log_probs", &grad, of_case("grad_sequence_log_probs"));
