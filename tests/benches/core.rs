@@ -119,15 +119,17 @@ fn log_probs(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Forward and backward of the listwise loss from sequence log-probs, 64 prompts.
+/// Forward and backward of every preference objective from sequence log-probs, 64 prompts: all that objectives differ in.
 fn loss(criterion: &mut Criterion) {
     tch::manual_seed(2);
     let (num_prompts, num_responses) = (64, 64 * LENGTHS.len() as i64);
     let float = (Kind::Float, Device::Cpu);
-    let policy = Tensor::randn([num_responses], float);
+    // As means of log-probs are; ORPO's odds need probabilities.
+    let policy = -Tensor::rand([num_responses], float);
     let reference = Tensor::randn([num_responses], float);
     let offsets = Tensor::arange(num_prompts + 1, (Kind::Int64, Device::Cpu)) * LENGTHS.len() as i64;
-    let pi_target = Tensor::full([NUM_DIMENSIONS as i64, num_responses], 0.25, float);
+    let ratings = Tensor::randint(5, [NUM_DIMENSIONS as i64, num_prompts, LENGTHS.len() as i64], float);
+    let pi_target = ratings.softmax(-1, Kind::Float).reshape([NUM_DIMENSIONS as i64, num_responses]);
     let lambda = Tensor::full([num_prompts, NUM_DIMENSIONS as i64], 0.25, float);
     let inputs = LossInputs {
         sequence_log_probs: Some(&policy),
@@ -138,13 +140,20 @@ fn loss(criterion: &mut Criterion) {
         lambda: Some(&lambda),
         ..LossInputs::default()
     };
-    let options = options(Objective::Listwise, Wants { sequence_log_probs: true, ..Wants::default() });
-    criterion.bench_function("loss/64 prompts", |bencher| {
-        bencher.iter(|| {
-            let (_, context) = loss_forward(black_box(&inputs), &options).unwrap();
-            context.unwrap().backward(&inputs, 1.0).unwrap()
+    let mut group = criterion.benchmark_group("loss of 64 prompts");
+    for objective in (0..).map_while(Objective::from_code).filter(|objective| objective.has_preferences()) {
+        let wants = Wants { sequence_log_probs: true, ..Wants::default() };
+        let options = LossOptions { reduction: objective.reductions()[0], ..options(objective, wants) };
+        let reference_log_probs = inputs.reference_log_probs.filter(|_| objective.has_reference());
+        let inputs = LossInputs { reference_log_probs, ..inputs };
+        group.bench_function(objective.name(), |bencher| {
+            bencher.iter(|| {
+                let (_, context) = loss_forward(black_box(&inputs), &options).unwrap();
+                context.unwrap().backward(&inputs, 1.0).unwrap()
+            });
         });
-    });
+    }
+    group.finish();
 }
 
 criterion_group! { name = benches; config = short(); targets = convert, tokenize, collate_layouts, log_probs, loss }
