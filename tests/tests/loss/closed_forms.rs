@@ -14,7 +14,10 @@ use lambda_dpo_tests::batches::{
 fn dpo_is_the_pairwise_case() {
     let mut rng = Rng(5);
     let samples: Vec<TokenizedSample> = (0..4)
-        .map(|b| TokenizedSample { pi_target: array![[1.0, 0.0]], ..sample(&mut rng, b, 4, &[3, 5], 1, 0.0) })
+        .map(|b| {
+            let drawn = sample(&mut rng, b, 4, &[3, 5], 1, 0.0);
+            TokenizedSample { pi_target: array![[1.0, 0.0]], ranks: array![[1, 2]], ..drawn }
+        })
         .collect();
     for kind in [Kind::Float, Kind::Double] {
         let problem = Problem::of(&mut rng, &samples, &[1.0; 4], Layout::Packed, kind);

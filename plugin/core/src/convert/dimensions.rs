@@ -69,15 +69,17 @@ impl Group {
 /// Returns the source of one record and the names it uses, without keeping its texts; None if it is not a record.
 fn names_of(json: &str, format: Format) -> Option<(Option<String>, Vec<String>)> {
     let projected = match format {
-        Format::Rankings => serde_json::from_str(json)
-            .map(|Ranked { source, metadata, rankings }| (source, metadata, rankings.0)),
+        Format::Rankings => {
+            serde_json::from_str(json).map(|Ranked { source, metadata, rankings }| (source, metadata, rankings.0))
+        }
         _ => serde_json::from_str(json).map(|Rated { source, metadata, completions }| {
             let names = completions.into_iter().flat_map(|completion| completion.annotations.0);
             (source, metadata, names.collect())
         }),
     };
     if let Ok((source, metadata, names)) = projected {
-        let source: Option<Value> = source.or_else(|| metadata.and_then(|metadata: Value| metadata.get("source").cloned()));
+        let source: Option<Value> =
+            source.or_else(|| metadata.and_then(|metadata: Value| metadata.get("source").cloned()));
         return Some((source.and_then(|source| source.as_str().map(str::to_owned)), names));
     }
     // The projection is stricter than the parser: it fails on duplicate keys.

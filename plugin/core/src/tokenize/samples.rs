@@ -51,12 +51,7 @@ pub struct TokenizedSample {
 
 impl TokenizedSample {
     /// Creates a sample whose responses are in the order of their targets.
-    pub fn new(
-        record_index: u64,
-        prompt: Vec<i64>,
-        responses: Vec<TokenizedResponse>,
-        pi_target: Array2<f32>,
-    ) -> Self {
+    pub fn new(record_index: u64, prompt: Vec<i64>, responses: Vec<TokenizedResponse>, pi_target: Array2<f32>) -> Self {
         let ranks = ranks(&pi_target.mapv(f64::from), None);
         Self { record_index, prompt, responses, pi_target, ranks }
     }

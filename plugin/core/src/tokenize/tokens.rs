@@ -109,13 +109,19 @@ fn to_ranks(rows: Vec<Vec<i64>>, pi_target: &Array2<f64>) -> std::result::Result
         }
         if let Some(i) = (0..n).find(|&i| (row[i] == 0) != targets[i].is_nan()) {
             return Err(match row[i] {
-                0 => format!("`ranks[{k}][{i}]` is 0, but `pi_target[{k}][{i}]` is not null: only what is masked has no rank"),
-                rank => format!("`ranks[{k}][{i}]` is {rank}, but `pi_target[{k}][{i}]` is null: the rank of what is masked is 0"),
+                0 => format!(
+                    "`ranks[{k}][{i}]` is 0, but `pi_target[{k}][{i}]` is not null: only what is masked has no rank"
+                ),
+                rank => format!(
+                    "`ranks[{k}][{i}]` is {rank}, but `pi_target[{k}][{i}]` is null: the rank of what is masked is 0"
+                ),
             });
         }
         let places = row.iter().copied().filter(|rank| *rank != 0);
         if let Some(missing) = ranks::missing_place(places) {
-            return Err(format!("`ranks[{k}]` has no {missing}: places are numbered from 1 without gaps, and equal ones tie"));
+            return Err(format!(
+                "`ranks[{k}]` has no {missing}: places are numbered from 1 without gaps, and equal ones tie"
+            ));
         }
     }
     Array2::from_shape_vec((m, n), rows.into_iter().flatten().collect()).map_err(|error| error.to_string())
