@@ -101,8 +101,8 @@ def test_datasets_that_are_not_rated(factory):
     columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
     factory.write("pairs", pairs, {"ranking": True, "columns": columns})
     assert refusal(factory, model, dataset="pairs") == (
-        "The dataset pairs has the formatting alpaca, but λ-DPO needs rated responses: use one with `formatting: "
-        "ultrafeedback` in dataset_info.json."
+        "The dataset pairs has the formatting alpaca, but λ-DPO needs rated or ranked responses: use one with `formatting: "
+        "ultrafeedback or rankings` in dataset_info.json."
     )
     unrated = [{"instruction": "Hi", "completions": [{"response": "a"}, {"response": "b"}]}] * 4
     factory.write("unrated", unrated, {"formatting": "ultrafeedback"})

@@ -14,7 +14,7 @@ from ..errors import ConfigError
 PREF_LOSS = "lambda_dpo"
 
 #: Options that are set by keys of LLaMA-Factory.
-_ELSEWHERE = {"beta": "pref_beta", "max_length": "cutoff_len"}
+_ELSEWHERE = {"beta": "pref_beta", "max_length": "cutoff_len", "data_format": "formatting in dataset_info.json"}
 
 Args = dict[str, Any] | list[str]
 
