@@ -178,9 +178,8 @@ def _over(row: list[float | None], kept: list[int]) -> list[float | None]:
 
 def _places(targets: list[float | None], ratings: list[float | None]) -> list[int]:
     """Places of the responses as in the library's batches: by rating if all that are not masked have one, else by target."""
-    known = all(rating is not None for rating, target in zip(ratings, targets, strict=True) if target is not None)
-    scores = ratings if known else targets
-    best_first = sorted({score for score, target in zip(scores, targets, strict=True) if target is not None}, reverse=True)
-    return [
-        0 if target is None else 1 + best_first.index(score) for score, target in zip(scores, targets, strict=True)
-    ]
+    known = None not in [rating for rating, target in zip(ratings, targets, strict=True) if target is not None]
+    rows = zip(ratings if known else targets, targets, strict=True)
+    scores = [None if target is None else score for score, target in rows]
+    best_first = sorted({score for score in scores if score is not None}, reverse=True)
+    return [0 if score is None else 1 + best_first.index(score) for score in scores]
