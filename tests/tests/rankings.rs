@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -112,24 +113,17 @@ fn rewrite(run: &Run) {
         let rating = |completion: &Value, name: &str| -> Option<i64> {
             completion["annotations"][name]["Rating"].as_str()?.parse().ok()
         };
-        let mut rankings = json!({});
+        let mut rankings = serde_json::Map::new();
         for name in completions[0]["annotations"].as_object().unwrap().keys() {
-            let mut places: Vec<i64> = completions.iter().filter_map(|completion| rating(completion, name)).collect();
-            places.sort_by_key(|place| -place);
-            places.dedup();
-            for (i, completion) in completions.iter().enumerate() {
-                let place = rating(completion, name).map(|own| places.iter().position(|place| *place == own).unwrap());
-                rankings[name][i] = Value::Null;
-                rankings[name] = match rankings[name].take() {
-                    Value::Array(mut list) => {
-                        list.push(json!(place.map(|place| place + 1)));
-                        Value::Array(list)
-                    }
-                    _ => json!([place.map(|place| place + 1)]),
-                };
+            let own: Vec<Option<i64>> = completions.iter().map(|completion| rating(completion, name)).collect();
+            let places: BTreeSet<i64> = own.iter().flatten().copied().collect();
+            let rank = |own: &i64| 1 + places.iter().rev().position(|place| place == own).unwrap();
+            let ranks: Vec<Option<usize>> = own.iter().map(|own| own.as_ref().map(rank)).collect();
+            for (i, rank) in ranks.iter().enumerate() {
                 record["completions"][i]["annotations"][name]["Rating"] =
-                    json!(place.map(|place| places.len() - place));
+                    json!(rank.map(|rank| places.len() + 1 - rank));
             }
+            rankings.insert(name.clone(), json!(ranks));
         }
         let texts: Vec<&Value> = completions.iter().map(|completion| &completion["response"]).collect();
         let record_of_ranks = json!({"prompt": record["instruction"], "responses": texts, "rankings": rankings});

@@ -188,7 +188,7 @@ fn ranks_are_written_and_read_with_the_tokens() {
     ] {
         let changed = written.replace("[[3,1,2],[2,1,0]]", ranks);
         let error = TokenizedSample::from_json(&changed).unwrap_err().to_string();
-        assert_eq!(error, format!("not a valid tokenised sample: record 7: {expected}"), "{ranks}");
+        assert_eq!(error, format!("not a valid tokenised sample: record 5: {expected}"), "{ranks}");
     }
 }
 
