@@ -83,14 +83,14 @@ pub fn sample(
         |rng: &mut Rng, n: usize| (0..n).map(|_| rng.between(1, VOCAB as usize - 1) as i64).collect::<Vec<_>>();
     let rating = |rng: &mut Rng| if rng.uniform() < missing { f64::NAN } else { rng.between(1, 5) as f64 };
     let ratings = Array2::from_shape_fn((m, responses.len()), |_| rating(rng));
-    TokenizedSample {
+    TokenizedSample::new(
         record_index,
-        prompt: tokens(rng, prompt),
-        responses: (0..responses.len())
+        tokens(rng, prompt),
+        (0..responses.len())
             .map(|i| TokenizedResponse { response_index: i, ids: tokens(rng, responses[i]), is_target: None })
             .collect(),
-        pi_target: pi_target(&ratings),
-    }
+        pi_target(&ratings),
+    )
 }
 
 /// Prompts with 2 to 5 responses of 1 to 7 tokens each, rated in `m` dimensions.
@@ -142,6 +142,7 @@ pub fn loss_inputs(batch: &Batch) -> LossInputs<'_> {
         sequence_index: Some(&batch.sequence_index),
         pi_target: Some(&batch.pi_target),
         target_mask: Some(&batch.target_mask),
+        ranks: Some(&batch.ranks),
         lambda: Some(&batch.lambda),
         ..LossInputs::default()
     }

@@ -101,8 +101,8 @@ def test_datasets_that_are_not_rated(factory):
     columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
     factory.write("pairs", pairs, {"ranking": True, "columns": columns})
     assert refusal(factory, model, dataset="pairs") == (
-        "The dataset pairs has the formatting alpaca, but λ-DPO needs rated responses: use one with `formatting: "
-        "ultrafeedback` in dataset_info.json."
+        "The dataset pairs has the formatting alpaca, but λ-DPO needs rated or ranked responses: use one with `formatting: "
+        "ultrafeedback or rankings` in dataset_info.json."
     )
     unrated = [{"instruction": "Hi", "completions": [{"response": "a"}, {"response": "b"}]}] * 4
     factory.write("unrated", unrated, {"formatting": "ultrafeedback"})
@@ -121,7 +121,7 @@ def test_keys_that_an_objective_does_not_have(factory):
         "`dpo_label_smoothing` belongs to `pref_loss: sigmoid`: set `lambda_label_smoothing` instead."
     )
     found = refusal(factory, lambda_sft_weight=0.1)
-    assert found.startswith("There is no key `lambda_sft_weight`: set `pref_ftx`")
+    assert found == "There is no key `lambda_sft_weight`: set `pref_ftx`."
     model = make_model(factory.folder / "model")
     found = refusal(factory, model, simpo_gamma=1.0)
     assert found == "simpo_gamma is 1.0, but only simpo has it, not listwise: leave it out."

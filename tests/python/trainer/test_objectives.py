@@ -103,6 +103,24 @@ def test_losses_of_every_objective_are_the_programs(tmp_path, folder, monkeypatc
         assert ("kl" in row) == (options.get("loss_type") not in ("simpo", "orpo"))
 
 
+def test_orders_are_those_of_rankings_and_of_ratings_however_far_apart(tmp_path, folder):
+    """The targets of the ratings 3000, 2000 and 1000 are 1, 0 and 0, which say nothing about the second and third."""
+    prompts = [row["prompt"] for row in pairs(4)]
+    answers = ["It eats fish.", "Perhaps it is brown.", "It sleeps."]
+    row = {"completions": answers}
+    found = [
+        losses(trained(tmp_path / str(name), folder, rows=[{"prompt": prompt, **row} for prompt in prompts], **options))
+        for name, row, options in [
+            ("near", {**row, "ratings": {"a": [2, 1, 3], "b": [1, 1, 2]}}, {}),
+            ("far", {**row, "ratings": {"a": [2000, 1000, 3000], "b": [1, 1, 2000]}}, {}),
+            ("ranked", {"responses": answers, "rankings": {"a": [2, 3, 1], "b": [2, 2, 1]}}, {"data_format": "rankings"}),
+        ]
+        for options in [{**options, "loss_type": "plackett_luce", "max_steps": 3}]
+    ]
+    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found[2], found[0], atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("loss_type", ["simpo", "orpo"])
 def test_objectives_without_a_reference_compute_none(tmp_path, folder, monkeypatch, loss_type):
     def refuse(*_):

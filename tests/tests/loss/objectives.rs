@@ -79,17 +79,14 @@ fn samples(golden: &Tensors) -> Vec<TokenizedSample> {
             let n = (bounds[1] - bounds[0]) as usize;
             let of_prompt = pi_target.narrow(1, bounds[0], n as i64);
             let of_prompt: Vec<f32> = floats(&of_prompt).into_iter().map(|p| p as f32).collect();
-            TokenizedSample {
-                record_index,
-                prompt: take(&mut prompts, length),
-                responses: (0..n)
-                    .map(|response_index| {
-                        let ids = take(&mut responses, lengths.next().unwrap());
-                        TokenizedResponse { response_index, ids, is_target: None }
-                    })
-                    .collect(),
-                pi_target: Array2::from_shape_vec((of_prompt.len() / n, n), of_prompt).unwrap(),
-            }
+            let pi_target = Array2::from_shape_vec((of_prompt.len() / n, n), of_prompt).unwrap();
+            let of_prompt = (0..n)
+                .map(|response_index| {
+                    let ids = take(&mut responses, lengths.next().unwrap());
+                    TokenizedResponse { response_index, ids, is_target: None }
+                })
+                .collect();
+            TokenizedSample::new(record_index, take(&mut prompts, length), of_prompt, pi_target)
         })
         .collect()
 }
@@ -406,11 +403,15 @@ fn accumulation_changes_no_objective() {
     }
 }
 
+/// The sample with other targets, whose order its responses take.
+fn with_targets(sample: TokenizedSample, pi_target: Array2<f32>) -> TokenizedSample {
+    TokenizedSample::new(sample.record_index, sample.prompt, sample.responses, pi_target)
+}
+
 /// Prompts of two responses, the first of which is preferred with certainty.
 fn pairs(rng: &mut Rng) -> Problem {
-    let samples: Vec<TokenizedSample> = (0..5)
-        .map(|b| TokenizedSample { pi_target: array![[1.0, 0.0]], ..sample(rng, b, 3, &[2, 4], 1, 0.0) })
-        .collect();
+    let samples: Vec<TokenizedSample> =
+        (0..5).map(|b| with_targets(sample(rng, b, 3, &[2, 4], 1, 0.0), array![[1.0, 0.0]])).collect();
     Problem::of(rng, &samples, &[1.0; 5], Layout::Packed, Kind::Double)
 }
 
@@ -460,10 +461,8 @@ fn infonca_is_listwise_with_one_dimension_and_its_temperature() {
                 let options = ConvertOptions { temperature: alpha, ..ConvertOptions::new(Format::UltraFeedback) };
                 let converted = convert_record(&record, index, &options).unwrap().unwrap();
                 let targets: Vec<f32> = converted.pi_target.iter().map(|p| *p as f32).collect();
-                TokenizedSample {
-                    pi_target: Array2::from_shape_vec((1, rewards.len()), targets).unwrap(),
-                    ..sample(&mut rng, index, 2, &vec![2; rewards.len()], 1, 0.0)
-                }
+                let targets = Array2::from_shape_vec((1, rewards.len()), targets).unwrap();
+                with_targets(sample(&mut rng, index, 2, &vec![2; rewards.len()], 1, 0.0), targets)
             })
             .collect();
         let problem = Problem::of(&mut rng, &samples, &[1.0; 4], Layout::Rows, Kind::Double);

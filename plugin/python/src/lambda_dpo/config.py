@@ -15,6 +15,7 @@ from .records import ConvertOptions
 from .schedules import SCHEDULES, LambdaSchedule
 
 _CHOICES = {
+    "data_format": ("ultrafeedback", "rankings"),
     "reduction": ("sum", "mean"),
     "layout": ("packed", "rows", "expanded"),
     "lambda_schedule": SCHEDULES,
@@ -60,6 +61,9 @@ class ListwiseOptions:
     )
     max_length: int | None = field(
         default=2048, metadata={"help": "Maximum length of prompt + longest response in tokens."}
+    )
+    data_format: str = field(
+        default="ultrafeedback", metadata={"help": "Records have ratings (`ultrafeedback`) or `rankings`."}
     )
     dimensions: list[str] | None = field(
         default=None, metadata={"help": "Rated dimensions, in order; default: all that occur in the records, sorted."}
@@ -164,6 +168,7 @@ class ListwiseOptions:
             missing_rating=self.missing_rating,
             temperature=self.rating_temperature or 1.0,
             exclude_sources=tuple(self.exclude_sources),
+            format=self.data_format,
         )
 
     def schedule(self, dimensions: Sequence[str]) -> LambdaSchedule:

@@ -56,8 +56,9 @@ class LambdaDPOTrainer(Trainer):
             base itself (PiSSA, OLoRA, …; trained biases) needs one. The objectives `simpo` and `orpo` have no reference.
         args: a `LambdaDPOConfig`.
         data_collator: None makes a `ListwiseCollator` from the options.
-        train_dataset, eval_dataset: UltraFeedback's records, rows with `prompt`, `completions` and `ratings`, or
-            tokenised samples (`tokenization.COLUMNS`; the option `dimensions` then names the rows of `pi_target`).
+        train_dataset, eval_dataset: UltraFeedback's records, rows with `prompt`, `completions` and `ratings`, rows with
+            `prompt`, `responses` and `rankings` (`data_format="rankings"`), or tokenised samples
+            (`tokenization.COLUMNS`; the option `dimensions` then names the rows of `pi_target`).
         processing_class: the tokenizer; None loads the model's.
         peft_config: configuration of an adapter to add to the policy.
 
@@ -169,8 +170,8 @@ class LambdaDPOTrainer(Trainer):
         samples = convert(dataset, self.options.convert_options())
         if len(samples) == 0:
             raise ConfigError(
-                f"None of the {len(dataset)} records can be used: each needs at least two responses rated in the same "
-                "dimension."
+                f"None of the {len(dataset)} records can be used: each needs at least two responses rated or ranked in "
+                "the same dimension."
             )
         if not self.dimensions:
             self.dimensions = list(samples[0]["dimensions"])

@@ -15,10 +15,11 @@ PREF_LOSS = "lambda_dpo"
 
 #: Options that are set by keys of LLaMA-Factory.
 _ELSEWHERE = {
-    "beta": "pref_beta",
-    "max_length": "cutoff_len",
-    "simpo_gamma": "simpo_gamma",
-    "sft_weight": "pref_ftx",
+    "beta": "`pref_beta`",
+    "max_length": "`cutoff_len`",
+    "simpo_gamma": "`simpo_gamma`",
+    "sft_weight": "`pref_ftx`",
+    "data_format": "`formatting` in dataset_info.json",
 }
 
 Args = dict[str, Any] | list[str]
@@ -91,7 +92,7 @@ def options(ours: dict[str, Any], **others: Any) -> ListwiseOptions:
     for key in ours:
         if key not in fields:
             if elsewhere := _ELSEWHERE.get(key.removeprefix("lambda_")):
-                raise ConfigError(f"There is no key `{key}`: set `{elsewhere}`, which is LLaMA-Factory's own.")
+                raise ConfigError(f"There is no key `{key}`: set {elsewhere}.")
             near = difflib.get_close_matches(key, fields, 1)
             hint = f"did you mean `{near[0]}`?" if near else f"the keys are {', '.join(sorted(fields))}."
             raise ConfigError(f"There is no key `{key}`: {hint}")

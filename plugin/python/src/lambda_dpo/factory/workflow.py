@@ -22,7 +22,7 @@ from llamafactory.train.trainer_utils import (
 from ..config import ListwiseOptions
 from ..errors import ConfigError
 from ..trainer import LambdaDPOTrainer
-from .data import FORMATTING
+from .data import CONVERTERS
 
 
 class FactoryTrainer(LambdaDPOTrainer):
@@ -121,10 +121,10 @@ def _simpo_gamma(finetuning_args: Any) -> float | None:
 def _refuse(data_args: Any, training_args: Any, finetuning_args: Any, options: ListwiseOptions) -> None:
     for name in (data_args.dataset or []) + (data_args.eval_dataset or []):
         (attributes,) = data_loader.get_dataset_list([name], data_args.dataset_dir)
-        if attributes.formatting != FORMATTING:
+        if attributes.formatting not in CONVERTERS:
             raise ConfigError(
-                f"The dataset {name} has the formatting {attributes.formatting}, but λ-DPO needs rated responses: use "
-                f"one with `formatting: {FORMATTING}` in dataset_info.json."
+                f"The dataset {name} has the formatting {attributes.formatting}, but λ-DPO needs rated or ranked responses: "
+                f"use one with `formatting: {' or '.join(CONVERTERS)}` in dataset_info.json."
             )
         if attributes.images or attributes.videos or attributes.audios:
             raise ConfigError(
