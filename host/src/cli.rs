@@ -59,7 +59,7 @@ pub struct ConvertArgs {
     /// JSON lines file to write.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Format of the records: ultrafeedback, pairs or chat.
+    /// Format of the records: ultrafeedback, pairs, chat or rankings.
     #[arg(long, default_value = "ultrafeedback")]
     pub format: Format,
     /// How missing ratings are handled: mask leaves the response out of that dimension, a number replaces them (1.0 in
@@ -114,7 +114,7 @@ pub struct ScoreArgs {
     /// Record files (JSON, JSON lines or Parquet; or a pattern of them), or Hugging Face datasets (owner/name:split).
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub records: Vec<PathBuf>,
-    /// Format of the records: ultrafeedback, pairs or chat.
+    /// Format of the records: ultrafeedback, pairs, chat or rankings.
     #[arg(long, default_value = "ultrafeedback")]
     pub format: Format,
     /// JSON lines file to write.
@@ -161,9 +161,12 @@ pub struct SteerArgs {
     /// LoRA for each dimension, to be mixed linearly by λ instead of using --adapter (a rewarded soup).
     #[arg(long, num_args = 1.., value_name = "NAME=DIR", conflicts_with = "adapter")]
     pub soup: Vec<String>,
-    /// Held-out records with ratings: files (JSON, JSON lines or Parquet), or Hugging Face datasets (owner/name:split).
+    /// Held-out records with ratings or rankings: files (JSON, JSON lines or Parquet), or Hugging Face datasets (owner/name:split).
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub records: Vec<PathBuf>,
+    /// Format of the records: ultrafeedback or rankings.
+    #[arg(long, default_value = "ultrafeedback")]
+    pub format: Format,
     /// Folder to write steer.json and index.html to.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -264,7 +267,7 @@ pub struct ValidateArgs {
     /// Record files (JSON, JSON lines or Parquet; or a pattern of them), or Hugging Face datasets (owner/name:split).
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub records: Vec<PathBuf>,
-    /// Format of the records: ultrafeedback, pairs or chat.
+    /// Format of the records: ultrafeedback, pairs, chat or rankings.
     #[arg(long, default_value = "ultrafeedback")]
     pub format: Format,
     /// Largest difference of a token's log-prob that passes [default: 1e-4 for float32, 2e-2 for float16, 2e-1 for

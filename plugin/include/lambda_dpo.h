@@ -359,6 +359,11 @@ typedef struct LambdaDpoLossContext LambdaDpoLossContext;
 #define LAMBDA_DPO_FORMAT_CHAT 2
 
 /**
+ * `prompt`, `responses`, and `rankings` of them by dimension. With P places, a rank counts as a rating of P + 1 − rank.
+ */
+#define LAMBDA_DPO_FORMAT_RANKINGS 3
+
+/**
  * M·N padded rows per prompt.
  */
 #define LAMBDA_DPO_LAYOUT_EXPANDED 0
@@ -643,6 +648,12 @@ typedef struct LambdaDpoBatch {
      */
     LambdaDpoTensor target_mask;
     /**
+     * `[M, C]` place of each response among those of its prompt that the dimension rates: 1 is best, equal ones tie, and
+     * the next is one more; 0 if masked. The order is that of the ratings where these are known, else that of
+     * `pi_target`, in which ratings that lie far apart may tie at 0.
+     */
+    LambdaDpoTensor ranks;
+    /**
      * `[B, M]` float32 λ': λ renormalised over the dimensions that count for the prompt; all 0 if none of them has
      * weight.
      */
@@ -859,7 +870,7 @@ typedef struct LambdaDpoConvertOptions {
      */
     uint32_t format;
     /**
-     * 1: reduce each rated record to a pair of its best and worst responses by mean rating; records in which they tie
+     * 1: reduce each rated or ranked record to a pair of its best and worst responses by mean rating; records in which they tie
      * are skipped and counted.
      */
     uint32_t best_worst_pairs;
@@ -1142,7 +1153,7 @@ typedef struct LambdaDpoApi {
      *
      * The plugin takes ownership of the stream and releases it, even if the call fails, unless `stream` itself is
      * invalid (NULL, or released already). Its callbacks are called during `reader_next` and by the stream of
-     * `reader_to_arrow`. If the options name no dimensions, the schema must: annotations are then a struct.
+     * `reader_to_arrow`. If the options name no dimensions, the schema must: annotations or rankings are then a struct.
      */
     LambdaDpoStatus (*reader_open_arrow)(struct ArrowArrayStream *stream,
                                          const struct LambdaDpoConvertOptions *options,
@@ -1231,8 +1242,9 @@ typedef struct LambdaDpoApi {
                                 struct LambdaDpoError *error);
     /**
      * Creates a sample from tokens of another tokenizer, as JSON: `record` (its index), `prompt_ids`, `response_ids`
-     * (lists of token ids), `response_indices` (the index of each response in the record) and `pi_target` (`[M][N]`,
-     * null if masked). Free with `tokenized_sample_free`.
+     * (lists of token ids), `response_indices` (the index of each response in the record), `pi_target` (`[M][N]`, null
+     * if masked) and, optionally, `ranks` (`[M][N]` as in LambdaDpoBatch, 0 if masked; without them, the order is that of
+     * `pi_target`). Free with `tokenized_sample_free`.
      */
     LambdaDpoStatus (*tokenized_sample_new)(struct LambdaDpoStr tokens,
                                             LambdaDpoTokenizedSample **tokenized,

@@ -61,12 +61,12 @@ fn sample(record_index: u64) -> TokenizedSample {
         ids: tokens(length, response_index),
         is_target: None,
     });
-    TokenizedSample {
+    TokenizedSample::new(
         record_index,
-        prompt: tokens(200, 9),
-        responses: responses.collect(),
-        pi_target: Array2::from_elem((NUM_DIMENSIONS, LENGTHS.len()), 0.25),
-    }
+        tokens(200, 9),
+        responses.collect(),
+        Array2::from_elem((NUM_DIMENSIONS, LENGTHS.len()), 0.25),
+    )
 }
 
 fn collate_layouts(criterion: &mut Criterion) {

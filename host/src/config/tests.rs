@@ -301,6 +301,26 @@ fn the_objective_and_its_defaults_follow_the_stage() {
 }
 
 #[test]
+fn each_stage_takes_the_formats_that_it_can_train_on() {
+    let dpo = MINIMAL.replace("lambda_dpo", "dpo");
+    for (text, formats) in
+        [(MINIMAL, &["ultrafeedback", "rankings"][..]), (&dpo, &["pairs", "ultrafeedback", "rankings"])]
+    {
+        for format in formats {
+            let config = load_text(text, &[], &[&format!("data.format={format}")]).unwrap();
+            assert_eq!(config.data.format.unwrap().name(), *format);
+        }
+    }
+    let needs = |stage: &str, formats: &str, found: &str| {
+        format!("stage \"{stage}\" needs data.format = {formats}, not \"{found}\"")
+    };
+    let found = message(MINIMAL, &["data.format=pairs"]);
+    assert_eq!(found, needs("lambda_dpo", "\"ultrafeedback\" or \"rankings\"", "pairs"));
+    let found = message(&dpo, &["data.format=chat"]);
+    assert_eq!(found, needs("dpo", "\"pairs\", \"ultrafeedback\" or \"rankings\"", "chat"));
+}
+
+#[test]
 fn paper_exact_sets_other_keys_and_rejects_contradictions() {
     let text = with("[loss]\npaper_exact = true");
     let config = load_text(&text, &[], &[]).unwrap();

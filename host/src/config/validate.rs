@@ -49,8 +49,8 @@ fn stage_and_format(config: &RunConfig) -> Result<(), ConfigError> {
     let Some(format) = config.data.format else { return Ok(()) };
     let (fits, wanted) = match config.stage {
         Stage::Sft => (format == Format::Chat, "\"chat\""),
-        Stage::Dpo => (format != Format::Chat, "\"pairs\" or \"ultrafeedback\""),
-        Stage::LambdaDpo => (format == Format::UltraFeedback, "\"ultrafeedback\""),
+        Stage::Dpo => (format != Format::Chat, "\"pairs\", \"ultrafeedback\" or \"rankings\""),
+        Stage::LambdaDpo => (format.has_dimensions(), "\"ultrafeedback\" or \"rankings\""),
     };
     check(fits, || format!("stage \"{}\" needs data.format = {wanted}, not \"{format}\"", config.stage))
 }

@@ -18,7 +18,9 @@ macro_rules! same_codes {
 }
 
 same_codes! {
-    Format { UltraFeedback = FORMAT_ULTRAFEEDBACK, Pairs = FORMAT_PAIRS, Chat = FORMAT_CHAT }
+    Format {
+        UltraFeedback = FORMAT_ULTRAFEEDBACK, Pairs = FORMAT_PAIRS, Chat = FORMAT_CHAT, Rankings = FORMAT_RANKINGS
+    }
     Layout { Expanded = LAYOUT_EXPANDED, Rows = LAYOUT_ROWS, Packed = LAYOUT_PACKED }
     Objective {
         Listwise = OBJECTIVE_LISTWISE,

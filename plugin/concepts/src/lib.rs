@@ -101,6 +101,8 @@ coded! {
         Pairs = 1, "pairs";
         /// `messages`, or ShareGPT's `conversations`.
         Chat = 2, "chat";
+        /// `prompt`, `responses`, and `rankings` of them by dimension.
+        Rankings = 3, "rankings";
     }
 
     /// How a batch is laid out in rows.
@@ -142,6 +144,13 @@ coded! {
     }
 }
 
+impl Format {
+    /// Whether records of this format rate or rank their responses by dimension.
+    pub const fn has_dimensions(self) -> bool {
+        matches!(self, Self::UltraFeedback | Self::Rankings)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
@@ -163,6 +172,6 @@ mod tests {
     #[test]
     fn an_unknown_word_is_answered_with_the_known_ones() {
         let problem = |word: &str| word.parse::<Format>().unwrap_err();
-        assert_eq!(problem("csv"), "must be \"ultrafeedback\", \"pairs\" or \"chat\", not \"csv\"");
+        assert_eq!(problem("csv"), "must be \"ultrafeedback\", \"pairs\", \"chat\" or \"rankings\", not \"csv\"");
     }
 }

@@ -73,6 +73,8 @@ def test_constants_are_the_headers():
     assert all(getattr(_abi, name) == constants[name] for name in named)
     assert _abi.LAYOUTS == {name: constants[f"LAYOUT_{name.upper()}"] for name in _abi.LAYOUTS}
     assert _abi.REDUCTIONS == {name: constants[f"REDUCTION_{name.upper()}"] for name in _abi.REDUCTIONS}
+    of_pairs = {name.removeprefix("OBJECTIVE_").lower(): code for name, code in constants.items() if "OBJECTIVE_" in name}
+    assert _abi.OBJECTIVES == {name: code for name, code in of_pairs.items() if name != "sft"}
     for status in ("OK", "INVALID_ARGUMENT", "INVALID_DATA"):
         assert getattr(_abi, f"STATUS_{status}") == constants[f"STATUS_{status}"]
 

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tch::{Device, Kind, Tensor};
 
-use lambda_dpo_tests::batches::{Problem, Rng};
+use lambda_dpo_tests::batches::{Problem, Rng, exported};
 
 /// The input that log-probs are computed from.
 #[derive(Clone, Copy, Debug)]
@@ -111,28 +111,6 @@ impl Inputs {
 
     fn exported(&self) -> plugin::LossInputs<'_> {
         exported(&self.native())
-    }
-}
-
-/// Converts inputs of the core to those of the table.
-pub fn exported<'a>(inputs: &core::LossInputs<'a>) -> plugin::LossInputs<'a> {
-    plugin::LossInputs {
-        hidden: inputs.hidden,
-        lm_head: inputs.lm_head,
-        logits: inputs.logits,
-        sequence_log_probs: inputs.sequence_log_probs,
-        target_positions: inputs.target_positions,
-        target_ids: inputs.target_ids,
-        target_sequences: inputs.target_sequences,
-        num_sequences: inputs.num_sequences,
-        sequence_num_tokens: inputs.sequence_num_tokens,
-        reference_log_probs: inputs.reference_log_probs,
-        prompt_offsets: inputs.prompt_offsets,
-        sequence_index: inputs.sequence_index,
-        pi_target: inputs.pi_target,
-        target_mask: inputs.target_mask,
-        ranks: inputs.ranks,
-        lambda: inputs.lambda,
     }
 }
 

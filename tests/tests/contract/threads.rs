@@ -8,8 +8,7 @@ use lambda_dpo_tests::table::{self, Handle};
 use lambda_dpo_tests::{fixture, plugin_library};
 use tch::{Kind, Tensor};
 
-use crate::losses::exported;
-use lambda_dpo_tests::batches::Problem;
+use lambda_dpo_tests::batches::{Problem, exported};
 
 const THREADS: u64 = 8;
 

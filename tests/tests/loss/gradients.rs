@@ -11,7 +11,7 @@ use lambda_dpo_tests::batches::{
 const STEP: f64 = 1e-5;
 
 /// Compares `analytic` at `places` of `tensor` with (L(x + h) − L(x − h)) / 2h, relative to the largest entry.
-fn check_differences(
+pub(super) fn check_differences(
     tensor: &Tensor,
     analytic: &Tensor,
     places: &[i64],

@@ -8,5 +8,6 @@ mod paper_layout;
 mod closed_forms;
 mod gradients;
 mod appendix_b;
+mod objectives;
 mod parameter_gradients;
 mod precision;

@@ -145,6 +145,8 @@ fn mixed(prompt: usize, preferences: &Preferences, scores: &Scores, options: &Lo
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
     use ndarray::{arr1, arr2};
 
     use super::super::objectives::preference_objective;

@@ -12,8 +12,17 @@ from typing import Any
 MAJOR, MINOR = 1, 0
 
 STATUS_OK, STATUS_INVALID_ARGUMENT, STATUS_INVALID_DATA = 0, 1, 3
-FORMAT_ULTRAFEEDBACK = 0
+FORMATS = {"ultrafeedback": 0, "rankings": 3}
 LAYOUTS = {"expanded": 0, "rows": 1, "packed": 2}
+OBJECTIVES = {
+    "listwise": 0,
+    "plackett_luce": 2,
+    "sigmoid": 3,
+    "hinge": 4,
+    "ipo": 5,
+    "simpo": 6,
+    "orpo": 7,
+}
 REDUCTIONS = {"sum": 0, "mean": 1}
 SCHEDULE_UNIFORM_NORMALIZED, SCHEDULE_DIRICHLET, SCHEDULE_GAUSSIAN, SCHEDULE_GAUSSIAN_ABS = 0, 1, 2, 3
 SCHEDULE_UNIMODAL, SCHEDULE_UNIMODAL_CYCLE, SCHEDULE_FIXED, SCHEDULE_TABLE = 4, 5, 6, 7
@@ -164,6 +173,7 @@ BATCH_TENSORS = (
     "sequence_index",
     "pi_target",
     "target_mask",
+    "ranks",
     "lambda",
     "record_indices",
 )

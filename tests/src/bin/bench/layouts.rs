@@ -68,15 +68,15 @@ fn sample(record_index: u64, prompt: usize, responses: &[usize]) -> TokenizedSam
         is_target: None,
     };
     let total = (responses.len() * (responses.len() + 1) / 2) as f32;
-    TokenizedSample {
+    TokenizedSample::new(
         record_index,
-        prompt: ids(0, prompt),
-        responses: responses.iter().enumerate().map(response).collect(),
-        pi_target: Array2::from_shape_fn((NUM_DIMENSIONS, responses.len()), |(dimension, at)| {
+        ids(0, prompt),
+        responses.iter().enumerate().map(response).collect(),
+        Array2::from_shape_fn((NUM_DIMENSIONS, responses.len()), |(dimension, at)| {
             let rank = if dimension == 0 { at + 1 } else { responses.len() - at };
             rank as f32 / total
         }),
-    }
+    )
 }
 
 /// The loss and all gradients, in the order of the model's parameters, as float64 on the CPU.
@@ -138,6 +138,7 @@ fn loss_inputs<'a>(batch: &'a Batch, hidden: &'a Tensor, lm_head: &'a Tensor) ->
         sequence_index: Some(&batch.sequence_index),
         pi_target: Some(&batch.pi_target),
         target_mask: Some(&batch.target_mask),
+        ranks: Some(&batch.ranks),
         lambda: Some(&batch.lambda),
         ..LossInputs::default()
     }
