@@ -244,7 +244,7 @@ pub struct ScheduleFitArgs {
     /// Dimensions that --scores may name, in this order [default: all that occur, sorted].
     #[arg(long, value_delimiter = ',', value_name = "A,B", conflicts_with = "steer")]
     pub dimensions: Option<Vec<String>>,
-    /// TOML file to write, the [lambda] section of a run config; a report is written beside it, with the ending .json.
+    /// TOML file to write, section lambda of a run config; a report is written beside it, with the ending .json.
     #[arg(long, value_name = "FILE.toml")]
     pub out: PathBuf,
     /// Terms of the surrogate: diagonal (λ_k and λ_k²) or full (also λ_j λ_k).

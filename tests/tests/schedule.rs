@@ -80,7 +80,8 @@ fn line(names: &[&str], lambda: &[f64], score: f64) -> String {
 
 /// Corners, which name one dimension each, and the centre.
 fn corners_and_centre(scores: [f64; 5]) -> Vec<String> {
-    let mut lines: Vec<String> = DIMENSIONS.iter().zip(scores).map(|(name, score)| line(&[name], &[1.0], score)).collect();
+    let mut lines: Vec<String> =
+        DIMENSIONS.iter().zip(scores).map(|(name, score)| line(&[name], &[1.0], score)).collect();
     lines.push(line(&DIMENSIONS, &[0.25; 4], scores[4]));
     lines
 }
@@ -116,7 +117,8 @@ fn fits_and_tables_are_those_of_numpy() {
     for fit in fits {
         let folder = Folder::new();
         let what = fit["name"].as_str().unwrap();
-        let names: Vec<&str> = fit["dimensions"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+        let names: Vec<&str> =
+            fit["dimensions"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
         let anchors = fit["anchors"].as_array().unwrap().iter().zip(numbers(&fit["scores"]));
         let anchors: Vec<String> = anchors.map(|(lambda, score)| line(&names, &numbers(lambda), score)).collect();
         let lambda = |lambda: &Value| names.iter().copied().zip(numbers(lambda)).collect::<BTreeMap<_, _>>();
@@ -197,8 +199,7 @@ fn candidates_are_the_draws_of_the_dirichlet_schedule() {
 fn the_better_the_score_the_larger_the_probability() {
     let folder = Folder::new();
     let scores = folder.write("scores.jsonl", &corners_and_centre([1.0, 0.0, 0.0, 0.0, 0.4]));
-    let candidates: Vec<String> =
-        DIMENSIONS.iter().map(|name| json!({"lambda": {*name: 1.0}}).to_string()).collect();
+    let candidates: Vec<String> = DIMENSIONS.iter().map(|name| json!({"lambda": {*name: 1.0}}).to_string()).collect();
     let candidates = folder.write("candidates.jsonl", &candidates);
     let arguments = ["--scores", &scores, "--candidates", &candidates, "--temperature", "0.5"];
     folder.report(&arguments);
@@ -231,7 +232,8 @@ fn a_run_draws_the_rows_of_a_fitted_table() {
     for step in steps {
         let drawn = DIMENSIONS.map(|name| step[format!("lambda/{name}")].as_f64().unwrap());
         // The batch holds λ in float32.
-        let is_drawn = |row: &LambdaRow| DIMENSIONS.iter().zip(drawn).all(|(name, w)| (row.weights[*name] - w).abs() < 1e-6);
+        let is_drawn =
+            |row: &LambdaRow| DIMENSIONS.iter().zip(drawn).all(|(name, w)| (row.weights[*name] - w).abs() < 1e-6);
         assert!(rows.iter().any(is_drawn), "{drawn:?} is no row of {rows:?}");
     }
 }
@@ -253,7 +255,8 @@ fn the_report_of_a_lambda_adapter_gives_anchors() {
         folder.path(name).display().to_string()
     };
     let steered = steer(true, "steered");
-    let measured: Value = serde_json::from_str(&fs::read_to_string(folder.path("steered/steer.json")).unwrap()).unwrap();
+    let measured: Value =
+        serde_json::from_str(&fs::read_to_string(folder.path("steered/steer.json")).unwrap()).unwrap();
 
     let report = folder.report(&["--steer", &steered, "--metric", "expected_rating", "--temperature", "0.1"]);
     let anchors = report["anchors"].as_array().unwrap();
@@ -352,15 +355,9 @@ fn anchors_that_do_not_determine_a_surrogate_are_refused() {
     let without: Vec<String> = (0..5)
         .map(|step| line(&["a", "b", "c"], &[f64::from(step) / 4.0, 1.0 - f64::from(step) / 4.0, 0.0], 1.0))
         .collect();
-    refuses(
-        &without,
-        &[],
-        "no anchor gives `c` a weight above 0: add one that does, or leave the dimension out",
-    );
-    let along_a_line: Vec<String> = (0..5)
-        .map(|step| f64::from(step) / 8.0)
-        .map(|w| line(&["a", "b", "c"], &[w, w, 1.0 - 2.0 * w], w))
-        .collect();
+    refuses(&without, &[], "no anchor gives `c` a weight above 0: add one that does, or leave the dimension out");
+    let along_a_line: Vec<String> =
+        (0..5).map(|step| f64::from(step) / 8.0).map(|w| line(&["a", "b", "c"], &[w, w, 1.0 - 2.0 * w], w)).collect();
     refuses(
         &along_a_line,
         &[],
@@ -389,10 +386,7 @@ fn lines_that_are_no_anchors_are_refused() {
         r#"{"lambda": {"honesty": 1}, "score": 1, "note": "x"}"#,
         &format!("unknown field `note`, expected `lambda` or `score`; {shape}"),
     );
-    refuses(
-        r#"{"lambda": [1, 0], "score": 1}"#,
-        &format!("invalid type: sequence, expected λ by name; {shape}"),
-    );
+    refuses(r#"{"lambda": [1, 0], "score": 1}"#, &format!("invalid type: sequence, expected λ by name; {shape}"));
     refuses(
         r#"{"lambda": {"honesty": 0.5, "honesty": 0.5}, "score": 1}"#,
         &format!("λ names `honesty` twice; {shape}"),
@@ -437,10 +431,7 @@ fn unknown_dimensions_are_refused() {
          instruction_following, truthfulness",
     );
     let candidates = folder.write("candidates.jsonl", &["\n".into()]);
-    folder.refuses(
-        &["--scores", &scores, "--candidates", &candidates],
-        "{}/candidates.jsonl holds no candidates",
-    );
+    folder.refuses(&["--scores", &scores, "--candidates", &candidates], "{}/candidates.jsonl holds no candidates");
     let candidates = folder.write("candidates.jsonl", &[line(&["honesty"], &[1.0], 0.5)]);
     folder.refuses(
         &["--scores", &scores, "--candidates", &candidates],

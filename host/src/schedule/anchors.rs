@@ -44,8 +44,8 @@ impl Anchors {
     pub fn read(file: &Path, dimensions: Option<&[String]>) -> Result<Self> {
         let lines = lines::read(file, |line: ScoreLine| {
             let score = line.score.as_f64();
-            let score = score
-                .with_context(|| format!("the score is {}, but it must be a finite number", line.score))?;
+            let score =
+                score.with_context(|| format!("the score is {}, but it must be a finite number", line.score))?;
             let known = dimensions.map_or_else(|| lines::all_names([&line.lambda].into_iter()), <[String]>::to_vec);
             // Names the line of a λ that is none, which the conversion below cannot.
             line.lambda.over(&known)?;
@@ -95,7 +95,10 @@ impl Anchors {
     pub fn check(&self, form: Form) -> Result<()> {
         let (dimensions, num_dimensions) = (self.dimensions.join(", "), self.dimensions.len());
         ensure!(!self.points.is_empty(), "there are no anchors");
-        ensure!(num_dimensions > 1, "{dimensions} is the only dimension, so its λ is always 1: there is nothing to fit");
+        ensure!(
+            num_dimensions > 1,
+            "{dimensions} is the only dimension, so its λ is always 1: there is nothing to fit"
+        );
         let unweighted = (0..num_dimensions).find(|&k| self.points.iter().all(|point| point.lambda[k] == 0.0));
         if let Some(unweighted) = unweighted {
             bail!(
@@ -170,7 +173,8 @@ fn keys(report: &ControlReport, metric: &str) -> Result<Vec<String>> {
         bail!("the report has no {missing}, so {metric} has no mean over all dimensions");
     }
     let measured = report.points.iter().take(1);
-    let known = measured.flat_map(|point| point.held_out.keys().chain(point.generated.iter().flat_map(|row| row.keys())));
+    let known =
+        measured.flat_map(|point| point.held_out.keys().chain(point.generated.iter().flat_map(|row| row.keys())));
     let known: Vec<&str> = known.map(String::as_str).collect();
     bail!(
         "the report has no metric `{metric}`: it has {}; the part before the name of a dimension, such as expected_rating, \

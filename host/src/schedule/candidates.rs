@@ -15,7 +15,8 @@ use super::lines::{self, LambdaLine};
 ///
 /// Errors from the plugin.
 pub fn draw(plugin: &Plugin, num_dimensions: usize, num_candidates: usize, seed: u64) -> Result<Vec<Vec<f64>>> {
-    let schedule = plugin.schedule(&ScheduleOptions { kind: ScheduleKind::Dirichlet { alpha: 1.0 }, num_dimensions })?;
+    let schedule =
+        plugin.schedule(&ScheduleOptions { kind: ScheduleKind::Dirichlet { alpha: 1.0 }, num_dimensions })?;
     (0..num_candidates as u64).map(|record| Ok(schedule.draw_instance(seed, 0, record)?)).collect()
 }
 

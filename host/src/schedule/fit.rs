@@ -122,7 +122,8 @@ impl Fit {
     pub fn new(anchors: &Anchors, candidates: &[Vec<f64>], settings: Settings) -> Result<Self> {
         let Settings { surrogate: form, ridge, temperature, minimize, .. } = settings;
         let Anchors { dimensions, points } = anchors;
-        let named = |values: &[f64]| -> NamedLambda { dimensions.iter().cloned().zip(values.iter().copied()).collect() };
+        let named =
+            |values: &[f64]| -> NamedLambda { dimensions.iter().cloned().zip(values.iter().copied()).collect() };
         let surrogate = Surrogate::fit(form, ridge, points)?;
         let left_out = leave_one_out(form, ridge, points)?;
         let reports: Vec<AnchorReport> = points

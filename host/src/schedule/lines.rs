@@ -62,7 +62,7 @@ pub(super) fn read<L: Line, T>(file: &Path, convert: impl Fn(L) -> Result<T>) ->
 fn parse<L: Line>(line: &str) -> Result<L> {
     serde_json::from_str(line).map_err(|error| {
         let text = error.to_string();
-        let problem = text.split(" at line ").next().unwrap_or_default();
+        let problem = text.rsplit_once(" at line ").map_or(text.as_str(), |(problem, _)| problem);
         match error.classify() {
             Category::Data => anyhow!("{problem}; each line is {}", L::SHAPE),
             _ => match ["NaN", "Infinity"].iter().find(|word| line.contains(**word)) {
@@ -90,10 +90,9 @@ impl NamedWeights {
             let Some(dimension) = dimensions.iter().position(|dimension| dimension == name) else {
                 bail!("λ names the dimension `{name}`, which is none of {}", dimensions.join(", "));
             };
-            lambda[dimension] = weight
-                .as_f64()
-                .filter(|weight| *weight >= 0.0)
-                .with_context(|| format!("λ gives `{name}` the weight {weight}: weights must be numbers of at least 0"))?;
+            lambda[dimension] = weight.as_f64().filter(|weight| *weight >= 0.0).with_context(|| {
+                format!("λ gives `{name}` the weight {weight}: weights must be numbers of at least 0")
+            })?;
         }
         normalized(lambda)
     }

@@ -325,7 +325,8 @@ mod tests {
 
     #[test]
     fn scores_beyond_float64_are_refused() {
-        let message = |scores| Surrogate::fit(Form::Diagonal, 1e-3, &corners_and_centre(scores)).unwrap_err().to_string();
+        let message =
+            |scores| Surrogate::fit(Form::Diagonal, 1e-3, &corners_and_centre(scores)).unwrap_err().to_string();
         let expected = "the fit overflows: divide the scores, which reach 1.7e308, by a constant";
         assert_eq!(message([1.7e308, -1.7e308, 0.0, 0.0, 0.0]), expected);
         assert_eq!(message([1.7e308, 1e308, 1.7e308, -1e307, -1e308]), expected);
