@@ -8,6 +8,7 @@ use std::process::Output;
 
 use lambda_dpo_host::config::{self, LambdaRow, LambdaSection, Schedule};
 use lambda_dpo_host::plugin::{Plugin, ScheduleKind, ScheduleOptions};
+use lambda_dpo_host::schedule::{Anchors, Form};
 use lambda_dpo_tests::trainer::{Run, metrics, stderr};
 use lambda_dpo_tests::{fixture, plugin_library, program};
 use serde_json::{Value, json};
@@ -313,16 +314,18 @@ fn the_report_of_a_lambda_adapter_gives_anchors() {
 #[test]
 fn anchors_that_do_not_determine_a_surrogate_are_refused() {
     let folder = Folder::new();
-    let refuses = |lines: &[String], more: &[&str], message: &str| {
+    // Read by the library, because a process for each would take long.
+    let refuses = |lines: &[String], form: Form, message: &str| {
         let scores = folder.write("scores.jsonl", lines);
-        folder.refuses(&[&["--scores", &scores], more].concat(), &format!("{{}}/scores.jsonl: {message}"));
+        let error = Anchors::read(scores.as_ref(), None).unwrap().check(form).unwrap_err();
+        assert_eq!(error.to_string(), message);
     };
     let five = corners_and_centre([0.1, 0.2, 0.3, 0.4, 0.5]);
     let names = "(helpfulness, honesty, instruction_following, truthfulness)";
     let such_as = "such as the corners (all weight on one dimension) and the centre (equal weights)";
     refuses(
         &five[..4],
-        &[],
+        Form::Diagonal,
         &format!(
             "anchors at 4 different λ are too few for a diagonal surrogate over 4 dimensions {names}: add some until there \
              are 5, {such_as}"
@@ -331,7 +334,7 @@ fn anchors_that_do_not_determine_a_surrogate_are_refused() {
     // An anchor that occurs twice is one λ.
     refuses(
         &[&five[..4], &five[..1]].concat(),
-        &[],
+        Form::Diagonal,
         &format!(
             "anchors at 4 different λ are too few for a diagonal surrogate over 4 dimensions {names}: add some until there \
              are 5, {such_as}"
@@ -339,7 +342,7 @@ fn anchors_that_do_not_determine_a_surrogate_are_refused() {
     );
     refuses(
         &five,
-        &["--surrogate", "full"],
+        Form::Full,
         &format!(
             "anchors at 5 different λ are too few for a full surrogate over 4 dimensions {names}: add some until there are \
              10, or use --surrogate diagonal"
@@ -347,21 +350,34 @@ fn anchors_that_do_not_determine_a_surrogate_are_refused() {
     );
     refuses(
         &[five[4].clone(), five[4].clone(), five[4].clone()],
-        &[],
+        Form::Diagonal,
         "all 3 anchors are at the same λ: add the corners (all weight on one dimension) and the centre (equal weights)",
     );
-    refuses(&[], &[], "there are no anchors");
-    refuses(&five[..1], &[], "helpfulness is the only dimension, so its λ is always 1: there is nothing to fit");
+    refuses(&[], Form::Diagonal, "there are no anchors");
+    refuses(
+        &five[..1],
+        Form::Diagonal,
+        "helpfulness is the only dimension, so its λ is always 1: there is nothing to fit",
+    );
     let without: Vec<String> = (0..5)
         .map(|step| line(&["a", "b", "c"], &[f64::from(step) / 4.0, 1.0 - f64::from(step) / 4.0, 0.0], 1.0))
         .collect();
-    refuses(&without, &[], "no anchor gives `c` a weight above 0: add one that does, or leave the dimension out");
+    refuses(
+        &without,
+        Form::Diagonal,
+        "no anchor gives `c` a weight above 0: add one that does, or leave the dimension out",
+    );
     let along_a_line: Vec<String> =
         (0..5).map(|step| f64::from(step) / 8.0).map(|w| line(&["a", "b", "c"], &[w, w, 1.0 - 2.0 * w], w)).collect();
     refuses(
         &along_a_line,
-        &[],
+        Form::Diagonal,
         "the anchors vary in 1 of the 2 directions of λ over a, b, c: add the corners (all weight on one dimension)",
+    );
+    let scores = folder.write("scores.jsonl", &five[..1]);
+    folder.refuses(
+        &["--scores", &scores],
+        "{}/scores.jsonl: helpfulness is the only dimension, so its λ is always 1: there is nothing to fit",
     );
 }
 
@@ -373,7 +389,9 @@ fn lines_that_are_no_anchors_are_refused() {
         lines.insert(2, String::new());
         lines.insert(3, bad.to_owned());
         let scores = folder.write("scores.jsonl", &lines);
-        folder.refuses(&["--scores", &scores], &format!("{{}}/scores.jsonl, line 4: {message}"));
+        let error = Anchors::read(scores.as_ref(), None).unwrap_err();
+        assert_eq!(error.to_string(), format!("{scores}, line 4: {message}"));
+        scores
     };
     let shape = r#"each line is {"lambda": {name: weight, …}, "score": number}"#;
     refuses(
@@ -413,9 +431,13 @@ fn lines_that_are_no_anchors_are_refused() {
         r#"{"lambda": {"honesty": 1.5, "helpfulness": -0.5}, "score": 1}"#,
         "λ gives `helpfulness` the weight -0.5: weights must be numbers of at least 0",
     );
-    refuses(
+    let scores = refuses(
         r#"{"lambda": {"honesty": "1"}, "score": 1}"#,
         "λ gives `honesty` the weight \"1\": weights must be numbers of at least 0",
+    );
+    folder.refuses(
+        &["--scores", &scores],
+        "{}/scores.jsonl, line 4: λ gives `honesty` the weight \"1\": weights must be numbers of at least 0",
     );
 }
 
