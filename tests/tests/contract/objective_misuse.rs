@@ -2,12 +2,12 @@
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_host::plugin::{LossInputs, LossOptions, Objective, Plugin, PluginError, Reduction, Wants};
-use lambda_dpo_tests::batches::Problem;
+use lambda_dpo_tests::batches::{Problem, exported};
 use lambda_dpo_tests::plugin_library;
 use lambda_dpo_tests::table::{api, checked, sized};
 use tch::{Device, Kind, Tensor};
 
-use crate::losses::{changed, exported};
+use crate::losses::changed;
 
 /// Calls the loss, which must fail with a message that begins with `sentence`.
 #[track_caller]
