@@ -359,7 +359,7 @@ typedef struct LambdaDpoLossContext LambdaDpoLossContext;
 #define LAMBDA_DPO_FORMAT_CHAT 2
 
 /**
- * `prompt`, `responses`, and `rankings` of them by dimension. With P places, a rank counts as a rating of P + 1 − rank.
+ * `prompt`, `responses`, and `rankings` of them by dimension: with P places, a rank is the rating P + 1 − rank.
  */
 #define LAMBDA_DPO_FORMAT_RANKINGS 3
 
@@ -648,8 +648,8 @@ typedef struct LambdaDpoBatch {
      */
     LambdaDpoTensor target_mask;
     /**
-     * `[M, C]` place of each response among those of its prompt that the dimension rates: 1 is best, equal ones tie, and
-     * the next is one more; 0 if masked. The order is that of the ratings where these are known, else that of
+     * `[M, C]` place of each response among those of its prompt that the dimension rates: 1 is best, equal ones tie,
+     * and the next is one more; 0 if masked. The order is that of the ratings where these are known, else that of
      * `pi_target`, in which ratings that lie far apart may tie at 0.
      */
     LambdaDpoTensor ranks;
@@ -870,8 +870,8 @@ typedef struct LambdaDpoConvertOptions {
      */
     uint32_t format;
     /**
-     * 1: reduce each rated or ranked record to a pair of its best and worst responses by mean rating; records in which they tie
-     * are skipped and counted.
+     * 1: reduce each rated or ranked record to a pair of its best and worst responses by mean rating; records in which
+     * they tie are skipped and counted.
      */
     uint32_t best_worst_pairs;
     /**

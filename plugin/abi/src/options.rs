@@ -11,7 +11,7 @@ pub const FORMAT_ULTRAFEEDBACK: u32 = 0;
 pub const FORMAT_PAIRS: u32 = 1;
 /// `messages`, or ShareGPT's `conversations`.
 pub const FORMAT_CHAT: u32 = 2;
-/// `prompt`, `responses`, and `rankings` of them by dimension. With P places, a rank counts as a rating of P + 1 − rank.
+/// `prompt`, `responses`, and `rankings` of them by dimension: with P places, a rank is the rating P + 1 − rank.
 pub const FORMAT_RANKINGS: u32 = 3;
 
 /// How records are read and converted.
@@ -22,8 +22,8 @@ pub struct ConvertOptions {
     pub struct_size: usize,
     /// One of the `FORMAT_*`.
     pub format: u32,
-    /// 1: reduce each rated or ranked record to a pair of its best and worst responses by mean rating; records in which they tie
-    /// are skipped and counted.
+    /// 1: reduce each rated or ranked record to a pair of its best and worst responses by mean rating; records in which
+    /// they tie are skipped and counted.
     pub best_worst_pairs: u32,
     /// Names of the dimensions, in order; NULL means all names that the inputs use, sorted.
     pub dimensions: *const Str,

@@ -125,8 +125,8 @@ pub struct Batch {
     pub pi_target: Tensor,
     /// `[M, C]` bool: the dimension counts for this prompt and rates this response.
     pub target_mask: Tensor,
-    /// `[M, C]` place of each response among those of its prompt that the dimension rates: 1 is best, equal ones tie, and
-    /// the next is one more; 0 if masked. The order is that of the ratings where these are known, else that of
+    /// `[M, C]` place of each response among those of its prompt that the dimension rates: 1 is best, equal ones tie,
+    /// and the next is one more; 0 if masked. The order is that of the ratings where these are known, else that of
     /// `pi_target`, in which ratings that lie far apart may tie at 0.
     pub ranks: Tensor,
     /// `[B, M]` float32 λ': λ renormalised over the dimensions that count for the prompt; all 0 if none of them has

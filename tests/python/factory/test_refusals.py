@@ -110,7 +110,7 @@ def test_datasets_that_are_not_rated(factory):
     single = [{**row, "completions": row["completions"][:1]} for row in records(4)]
     factory.write("single", single, {"formatting": "ultrafeedback"})
     assert refusal(factory, model, dataset="single") == (
-        "None of the records of single can be used: each needs at least two responses rated in the same dimension."
+        "None of the records of single can be used: each needs at least two responses rated or ranked in the same dimension."
     )
 
 

@@ -80,8 +80,8 @@ impl Iterator for StreamChunks {
     }
 }
 
-/// Returns the names of the dimensions in a schema, sorted; None if it has no annotated completions or no rankings, which
-/// reading the first record will report.
+/// Returns the names of the dimensions in a schema, sorted; None if it has no annotated completions or no rankings,
+/// which reading the first record will report.
 pub(super) fn dimensions_of(schema: &Schema, format: Format) -> Result<Option<Vec<String>>> {
     let items = |field: &Field| match field.data_type() {
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => Some(Arc::clone(item)),

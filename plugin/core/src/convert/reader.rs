@@ -78,7 +78,7 @@ impl SampleReader {
     /// Reads a stream whose rows are records: nested structs and lists, as in Parquet files and `datasets`. Its batches
     /// are read on demand, on the thread that asks for samples.
     ///
-    /// If the options name no dimensions, the fields of the schema's annotations or rankings are the dimensions, sorted.
+    /// If the options name no dimensions, they are the fields of the schema's annotations or rankings, sorted.
     ///
     /// # Errors
     ///

@@ -27,7 +27,7 @@ pub(super) fn parse_prompt(value: &Value, field: &str, fill: Fill) -> Parsed<Pro
     }
 }
 
-/// Parses `messages` or ShareGPT's `conversations`; the latter is without effect beside the former, unless it is the same.
+/// Parses `messages` or ShareGPT's `conversations`; beside the former, the latter has no effect, unless it is the same.
 pub(super) fn parse_conversation(
     row: &Row,
     fill: Fill,

@@ -18,8 +18,8 @@ impl JsonSchema for Record {
     }
 }
 
-/// One record: rated completions (UltraFeedback's schema), ranked responses, a pair, or a conversation. Other fields have
-/// no effect, and are counted and reported; those that would have to change what is trained are errors.
+/// One record: rated completions (UltraFeedback's schema), ranked responses, a pair, or a conversation. Other fields
+/// have no effect, and are counted and reported; those that would have to change what is trained are errors.
 #[derive(JsonSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "only its schema is used")]
@@ -140,8 +140,8 @@ enum Rating {
     Text(String),
 }
 
-/// A prompt with ranked responses (format `rankings`). The prompt is in `prompt`, in `conversations` or `messages`, or at
-/// the start of all responses.
+/// A prompt with ranked responses (format `rankings`). The prompt is in `prompt`, in `conversations` or `messages`, or
+/// at the start of all responses.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct Ranked {
@@ -157,7 +157,7 @@ struct Ranked {
     /// The responses.
     #[schemars(length(min = 1))]
     responses: Vec<Answer>,
-    /// By dimension a rank for each response, from 1 for the best; equal ones tie, and places have no gaps (1, 2, 2, 3).
+    /// By dimension a rank for each response, from 1 for the best; equal ones tie, and places have no gaps: 1, 2, 2, 3.
     /// Null: the response, or all of them, are not ranked.
     rankings: BTreeMap<String, Option<Vec<Option<Rank>>>>,
     #[serde(flatten)]

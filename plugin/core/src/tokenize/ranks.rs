@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use ndarray::{Array2, ArrayView1};
 
-/// Returns `[M, N]` places of the responses in each dimension: 1 is best, equal ones tie, the next place is one more, and
-/// masked responses (a target of NaN) have 0.
+/// Returns `[M, N]` places of the responses in each dimension: 1 is best, equal ones tie, the next place is one more,
+/// and masked responses (a target of NaN) have 0.
 ///
-/// The order is that of the ratings if every response that is not masked has one, else that of the targets. Only ratings
-/// have the whole order: a softmax of ratings that lie far apart is 0 for several of them.
+/// The order is that of the ratings if every response that is not masked has one, else that of the targets. Only
+/// ratings have the whole order: a softmax of ratings that lie far apart is 0 for several of them.
 pub(super) fn ranks(pi_target: &Array2<f64>, ratings: Option<&Array2<f64>>) -> Array2<i64> {
     let mut ranks = Array2::zeros(pi_target.dim());
     for (k, targets) in pi_target.rows().into_iter().enumerate() {

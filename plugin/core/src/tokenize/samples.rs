@@ -32,8 +32,8 @@ pub struct TokenizedResponse {
 ///
 /// # Shapes
 ///
-/// `pi_target` and `ranks` are `[M, N]` over the responses kept, NaN and 0 if masked; each row of `pi_target` that has at
-/// least two finite entries sums to 1.
+/// `pi_target` and `ranks` are `[M, N]` over the responses kept, NaN and 0 if masked; each row of `pi_target` that has
+/// at least two finite entries sums to 1.
 #[derive(Clone, Debug)]
 pub struct TokenizedSample {
     /// Index of the record in the concatenated inputs.

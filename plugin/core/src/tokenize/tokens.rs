@@ -58,8 +58,8 @@ impl TokenizedSample {
     ///
     /// # Errors
     ///
-    /// Returns an error if the JSON is invalid, a token id is negative, the shapes of the fields do not agree, or the ranks
-    /// are none of the responses that `pi_target` does not mask.
+    /// Returns an error if the JSON is invalid, a token id is negative, the shapes of the fields do not agree, or the
+    /// ranks are no places of the responses that `pi_target` does not mask.
     pub fn from_json(json: &str) -> Result<Self> {
         let invalid = |problem: String| Error::InvalidData(format!("not a valid tokenised sample: {problem}"));
         let tokens: Tokens = serde_json::from_str(json).map_err(|error| invalid(error.to_string()))?;

@@ -161,7 +161,7 @@ def _datasets(
     """Loads LLaMA-Factory's datasets; the record index of a row is its position."""
     unusable = ConfigError(
         f"None of the records of {', '.join(data_args.dataset or data_args.eval_dataset)} can be used: each needs at "
-        "least two responses rated in the same dimension."
+        "least two responses rated or ranked in the same dimension."
     )
     try:
         module = get_dataset(template, model_args, data_args, training_args, stage="rm", **tokenizer_module)
