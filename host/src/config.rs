@@ -417,7 +417,7 @@ impl RunConfig {
 
     /// Returns what s is.
     pub fn reduction(&self) -> Reduction {
-        self.loss.reduction.unwrap_or(self.objective().reductions()[0])
+        self.loss.reduction.unwrap_or(self.objective().default_reduction())
     }
 
     /// Returns γ of `simpo`; 0 for the other objectives, which have none.

@@ -143,7 +143,7 @@ fn loss(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("loss of 64 prompts");
     for objective in (0..).map_while(Objective::from_code).filter(|objective| objective.has_preferences()) {
         let wants = Wants { sequence_log_probs: true, ..Wants::default() };
-        let options = LossOptions { reduction: objective.reductions()[0], ..options(objective, wants) };
+        let options = LossOptions { reduction: objective.default_reduction(), ..options(objective, wants) };
         let reference_log_probs = inputs.reference_log_probs.filter(|_| objective.has_reference());
         let inputs = LossInputs { reference_log_probs, ..inputs };
         group.bench_function(objective.name(), |bencher| {

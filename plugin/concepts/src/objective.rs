@@ -28,6 +28,11 @@ impl Objective {
         }
     }
 
+    /// Returns the first of the [`reductions`](Self::reductions).
+    pub const fn default_reduction(self) -> Reduction {
+        self.reductions()[0]
+    }
+
     /// Returns the values of β that publications and trainers use; None if the objective has no β.
     ///
     /// Sums: DPO has 0.1 to 0.5 (Rafailov et al. 2023), Zephyr 0.01 (Tunstall et al. 2023). Means are some hundred times
