@@ -195,7 +195,7 @@ fn annotations_may_be_a_list_that_names_its_dimensions() {
 #[test]
 fn rankings_may_be_a_struct_of_lists() {
     let record = |i: usize| {
-        let second = if i % 2 == 0 { json!(null) } else { json!([2, null, 1]) };
+        let second = if i.is_multiple_of(2) { json!(null) } else { json!([2, null, 1]) };
         json!({ "prompt": format!("prompt {i}"), "responses": ["one", "two", "plum"],
                 "rankings": { "honesty": [1, 1 + i % 2, 2], "helpfulness": second } })
     };
