@@ -117,7 +117,7 @@ def test_the_library_reads_small_inputs_on_the_cpu(monkeypatch):
     call = _Call(batch, torch.zeros(5), _abi.LossOptions(beta=0.1), "sum", None, 256)
     hidden, head = torch.empty(*batch["input_ids"].shape, 16, device="meta"), torch.empty(8, 16, device="meta")
     call._inputs(_native.Lent(), (hidden, head, None, None), preferences=True)
-    assert lent == ["meta", "meta"] + ["cpu"] * 9
+    assert lent == ["meta", "meta"] + ["cpu"] * 10
 
 
 def test_a_budget_that_nobody_set_follows_the_device(monkeypatch):

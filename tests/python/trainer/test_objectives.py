@@ -119,6 +119,17 @@ def test_orders_are_those_of_rankings_and_of_ratings_however_far_apart(tmp_path,
     ]
     torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=0)
     torch.testing.assert_close(found[2], found[0], atol=1e-6, rtol=0)
+    rows = [{"prompt": prompt, "responses": answers, "rankings": {"a": [2, 3, 1], "b": [2, 2, 1]}} for prompt in prompts]
+    program = host_metrics(
+        tmp_path / "host",
+        folder,
+        rows,
+        steps=3,
+        learning_rate=LEARNING_RATE,
+        data='format = "rankings"',
+        loss='kind = "plackett_luce"',
+    )
+    torch.testing.assert_close([line["loss"] for line in program], found[2], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("loss_type", ["simpo", "orpo"])
