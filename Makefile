@@ -21,7 +21,7 @@ steer-demo: ## λ-adapter, specialists, soup and unconditioned training compared
 steer-stories: ## the same on stories sampled from MODEL=DIR, a model of children's stories
 	@ci/steer_stories.sh "$(MODEL)"
 
-objectives-demo: ## every objective under uniform λ, three seeds each; writes docs/objectives.md (about 10 minutes)
+objectives-demo: ## every objective under uniform λ, three seeds each; writes docs/objectives.md (about 6 minutes)
 	@ci/objectives_demo.sh
 
 test: ## lint and every test, including the comparisons with transformers and peft

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains the demo's SFT model with every objective under uniform λ, with three seeds each, and measures all of them alike
-# on held-out records. Writes runs/objectives and docs/objectives.md. Takes some 15 minutes on two cores.
+# on held-out records. Writes runs/objectives and docs/objectives.md. Takes some 6 minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

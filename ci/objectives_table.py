@@ -31,7 +31,7 @@ four dimensions, λ = 1/4 each; the objectives of stage `dpo` see its best and i
 - *Reward accuracy*: how often the response with the highest s − s^ref (reduced as the objective does) is the one with the
   highest target under uniform λ. With four responses, chance is about a quarter.
 - *Score*: the mean of the four ratings, by rule, of one answer to each held-out prompt, sampled at temperature 1.
-- *Tokens*: the mean length of these answers.
+- *Tokens*: the mean length of these answers, which are cut at 96: near that, most of them no longer end.
 
 Mean and standard deviation over {num_seeds} seeds of data order, initial adapter and sampling.
 
