@@ -170,6 +170,27 @@ pub fn exported<'a>(inputs: &LossInputs<'a>) -> plugin::LossInputs<'a> {
     }
 }
 
+/// Options of the core as those of the table.
+pub fn exported_options(options: &LossOptions) -> plugin::LossOptions {
+    plugin::LossOptions {
+        objective: options.objective,
+        reduction: options.reduction,
+        beta: options.beta,
+        label_smoothing: options.label_smoothing,
+        simpo_gamma: options.simpo_gamma,
+        sft_weight: options.sft_weight,
+        normalizer: options.normalizer,
+        logits_budget_bytes: options.logits_budget_bytes,
+        paper_exact: options.paper_exact,
+        wants: plugin::Wants {
+            hidden: options.wants.hidden,
+            lm_head: options.wants.lm_head,
+            logits: options.wants.logits,
+            sequence_log_probs: options.wants.sequence_log_probs,
+        },
+    }
+}
+
 /// All elements of an int64 tensor.
 pub fn integers(tensor: &Tensor) -> Vec<i64> {
     Vec::<i64>::try_from(tensor.reshape([-1])).unwrap()

@@ -36,6 +36,7 @@ mod tests;
 
 use crate::{Error, Result, Sample};
 
+pub(crate) use ranks::dense_ranks;
 pub use samples::{TokenizeOptions, Tokenized, TokenizedResponse, TokenizedSample};
 pub use tokenizer::{Tokenizer, TokenizerInfo};
 

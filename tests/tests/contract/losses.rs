@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tch::{Device, Kind, Tensor};
 
-use lambda_dpo_tests::batches::{Problem, Rng, exported};
+use lambda_dpo_tests::batches::{Problem, Rng, exported, exported_options};
 
 /// The input that log-probs are computed from.
 #[derive(Clone, Copy, Debug)]
@@ -114,8 +114,8 @@ impl Inputs {
     }
 }
 
-/// Options for the core and for the table.
-fn options() -> impl Strategy<Value = (core::LossOptions, plugin::LossOptions)> {
+/// Options of the core.
+fn options() -> impl Strategy<Value = core::LossOptions> {
     (
         select((0..).map_while(core::Objective::from_code).collect::<Vec<_>>()),
         any::<bool>(),
@@ -128,7 +128,7 @@ fn options() -> impl Strategy<Value = (core::LossOptions, plugin::LossOptions)> 
         .prop_map(|(objective, mean, beta, normalizer, logits_budget_bytes, paper_exact, weights)| {
             let [label_smoothing, simpo_gamma, sft_weight] = weights;
             let reduction = if mean { core::Reduction::Mean } else { core::Reduction::Sum };
-            let native = core::LossOptions {
+            core::LossOptions {
                 objective,
                 reduction,
                 beta,
@@ -139,20 +139,7 @@ fn options() -> impl Strategy<Value = (core::LossOptions, plugin::LossOptions)> 
                 logits_budget_bytes,
                 paper_exact,
                 wants: core::Wants::default(),
-            };
-            let exported = plugin::LossOptions {
-                objective,
-                reduction,
-                beta,
-                label_smoothing,
-                simpo_gamma,
-                sft_weight,
-                normalizer,
-                logits_budget_bytes,
-                paper_exact,
-                wants: plugin::Wants::default(),
-            };
-            (native, exported)
+            }
         })
 }
 
@@ -204,7 +191,7 @@ proptest! {
                 Fault::WholeNumbers,
             ]),
         ],
-        (mut native_options, mut exported_options) in options(),
+        mut options in options(),
         wants in any::<bool>(),
         grad_output in select(vec![1.0, -0.5]),
     ) {
@@ -212,25 +199,20 @@ proptest! {
         let inputs = Inputs::new(seed, kind, source, fault);
         let wants_of = |which: Source| wants && matches!((source, which), (Source::Hidden, Source::Hidden)
             | (Source::Logits, Source::Logits) | (Source::SequenceLogProbs, Source::SequenceLogProbs));
-        native_options.wants = core::Wants {
+        options.wants = core::Wants {
             hidden: wants_of(Source::Hidden),
             lm_head: wants_of(Source::Hidden) && seed % 2 == 0,
             logits: wants_of(Source::Logits),
             sequence_log_probs: wants_of(Source::SequenceLogProbs),
         };
-        exported_options.wants = plugin::Wants {
-            hidden: native_options.wants.hidden,
-            lm_head: native_options.wants.lm_head,
-            logits: native_options.wants.logits,
-            sequence_log_probs: native_options.wants.sequence_log_probs,
-        };
+        let exported_options = exported_options(&options);
         let mut native_inputs = inputs.native();
         // Refused where there is none, which is one error among many.
-        if !native_options.objective.has_reference() && seed % 8 > 0 {
+        if !options.objective.has_reference() && seed % 8 > 0 {
             native_inputs.reference_log_probs = None;
         }
         let exported_inputs = exported(&native_inputs);
-        let native = core::loss_forward(&native_inputs, &native_options);
+        let native = core::loss_forward(&native_inputs, &options);
         let exported = plugin.loss_forward(&exported_inputs, &exported_options);
         let (native, exported) = match (native, exported) {
             (Ok(native), Ok(exported)) => (native, exported),
@@ -261,12 +243,12 @@ proptest! {
         seed in any::<u64>(),
         kind in select(vec![Kind::Float, Kind::Double, Kind::BFloat16, Kind::Half]),
         source in select(vec![Source::Hidden, Source::Logits]),
-        (native_options, exported_options) in options(),
+        options in options(),
     ) {
         let plugin = Plugin::load(Some(&plugin_library())).unwrap();
         let inputs = Inputs::new(seed, kind, source, Fault::None);
-        let exported = plugin.log_probs(&inputs.exported(), &exported_options);
-        match (core::log_probs(&inputs.native(), &native_options), exported) {
+        let exported = plugin.log_probs(&inputs.exported(), &exported_options(&options));
+        match (core::log_probs(&inputs.native(), &options), exported) {
             (Ok(native), Ok(exported)) => {
                 same("token_log_probs", native.0.as_ref(), Some(&exported.0));
                 same("sequence_log_probs", Some(&native.1), Some(&exported.1));

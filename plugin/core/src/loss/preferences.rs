@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use ndarray::Array2;
 
+use crate::tokenize::dense_ranks;
+
 /// Inputs of a preference objective besides the log-probs.
 ///
 /// # Shapes
@@ -58,13 +60,9 @@ pub(super) fn ranks_of(pi_target: &Array2<f64>, mask: &Array2<bool>, prompt_offs
     let mut ranks = Array2::zeros(pi_target.dim());
     for (k, targets) in pi_target.rows().into_iter().enumerate() {
         for bounds in prompt_offsets.windows(2) {
-            let rated = (bounds[0]..bounds[1]).filter(|column| mask[[k, *column]]);
-            let mut places: Vec<f64> = rated.clone().map(|column| targets[column]).collect();
-            places.sort_by(|left, right| right.total_cmp(left));
-            places.dedup();
-            for column in rated {
-                ranks[[k, column]] = 1 + places.partition_point(|place| *place > targets[column]) as i64;
-            }
+            let rated: Vec<usize> = (bounds[0]..bounds[1]).filter(|column| mask[[k, *column]]).collect();
+            let places = dense_ranks(&rated.iter().map(|column| targets[*column]).collect::<Vec<_>>());
+            rated.into_iter().zip(places).for_each(|(column, place)| ranks[[k, column]] = place);
         }
     }
     ranks

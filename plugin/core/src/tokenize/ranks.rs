@@ -16,16 +16,19 @@ pub(super) fn ranks(pi_target: &Array2<f64>, ratings: Option<&Array2<f64>>) -> A
         let by_rating = ratings.map(|ratings| ratings.row(k));
         let has_all = |ratings: &ArrayView1<f64>| (0..targets.len()).all(|i| is_masked(i) || ratings[i].is_finite());
         let scores = by_rating.filter(has_all).unwrap_or(targets);
-        let mut places: Vec<f64> = (0..targets.len()).filter(|&i| !is_masked(i)).map(|i| scores[i]).collect();
-        places.sort_by(|a, b| b.total_cmp(a));
-        places.dedup();
-        for (i, rank) in ranks.row_mut(k).indexed_iter_mut() {
-            if !is_masked(i) {
-                *rank = 1 + places.iter().take_while(|place| **place > scores[i]).count() as i64;
-            }
-        }
+        let kept: Vec<usize> = (0..targets.len()).filter(|&i| !is_masked(i)).collect();
+        let places = dense_ranks(&kept.iter().map(|&i| scores[i]).collect::<Vec<_>>());
+        kept.into_iter().zip(places).for_each(|(i, place)| ranks[[k, i]] = place);
     }
     ranks
+}
+
+/// Returns the place of each score: 1 is the highest, equal ones tie, and the next place is one more.
+pub(crate) fn dense_ranks(scores: &[f64]) -> Vec<i64> {
+    let mut places = scores.to_vec();
+    places.sort_by(|a, b| b.total_cmp(a));
+    places.dedup();
+    scores.iter().map(|score| 1 + places.partition_point(|place| place > score) as i64).collect()
 }
 
 /// Returns the first number from 1 on that is not among the places, if one beyond it is, or one below 1.
