@@ -1,10 +1,10 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo steer-stories test test-cpus test-python test-big lint bench gpu-check fmt generate fuzz valgrind docs install
+.PHONY: help setup build demo steer-demo steer-stories objectives-demo test test-cpus test-python test-big lint bench gpu-check fmt generate fuzz valgrind docs install
 
 help: ## list the tasks
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## make .venv (torch 2.11.0) and link .libtorch to it; reports what the machine lacks
 	@ci/setup.sh
@@ -20,6 +20,9 @@ steer-demo: ## λ-adapter, specialists, soup and unconditioned training compared
 
 steer-stories: ## the same on stories sampled from MODEL=DIR, a model of children's stories
 	@ci/steer_stories.sh "$(MODEL)"
+
+objectives-demo: ## every objective under uniform λ, three seeds each; writes docs/objectives.md (about 6 minutes)
+	@ci/objectives_demo.sh
 
 test: ## lint and every test, including the comparisons with transformers and peft
 	@ci/test.sh

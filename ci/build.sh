@@ -6,6 +6,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 build=(cargo build --release --locked -p lambda-dpo -p lambda-dpo-cdylib)
+# Some third-party crates have more features beside the tests. Where those were built, the whole workspace needs no second
+# build of them, and of all that depends on them, which would take minutes.
+if compgen -G "${CARGO_TARGET_DIR:-target}/release/deps/liblambda_dpo_tests-*.rlib" >/dev/null; then
+  build=(cargo build --release --locked --workspace)
+fi
 if ci/setup.sh --done; then
   exec "${build[@]}"
 fi

@@ -41,6 +41,7 @@ const LAYERS: [(&str, Layers); 2] = [
             &["generate"],
             &["train"],
             &["steer"],
+            &["schedule"],
             &["cli"],
             &["commands"],
         ],

@@ -7,7 +7,7 @@ use lambda_dpo_core::convert::convert_record;
 use lambda_dpo_core::{ConvertOptions, Format, MissingRating, Sample, SampleReader};
 use libfuzzer_sys::fuzz_target;
 
-const FORMATS: [Format; 3] = [Format::UltraFeedback, Format::Pairs, Format::Chat];
+const FORMATS: [Format; 4] = [Format::UltraFeedback, Format::Pairs, Format::Chat, Format::Rankings];
 
 fuzz_target!(|data: &[u8]| {
     let Some((choice, data)) = data.split_first() else { return };
@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
         best_worst_pairs: choice & 4 != 0,
         keep_all: choice & 12 == 8,
         missing_rating: if choice & 16 == 0 { MissingRating::Mask } else { MissingRating::Value(1.0) },
-        ..ConvertOptions::new(FORMATS[usize::from(choice & 3) % 3])
+        ..ConvertOptions::new(FORMATS[usize::from(choice & 3)])
     };
     if let Ok(text) = std::str::from_utf8(data)
         && let Ok(Some(sample)) = convert_record(text, 0, &options)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{DType, Format, MissingRating, Reduction};
+use crate::schedule::Form;
 
 /// λ-weighted listwise preference optimisation of language models.
 #[derive(Debug, Parser)]
@@ -31,6 +32,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Measure what λ controls over a grid of λ: writes steer.json and a page of plots, and prints tables.
     Steer(SteerArgs),
+    /// Make a λ schedule from results.
+    Schedule(ScheduleArgs),
     /// Export a policy for other programs, with its adapter merged.
     Export(ExportArgs),
     /// Compare an ONNX policy with the model it was exported from; the exit status is 1 if they differ.
@@ -59,7 +62,7 @@ pub struct ConvertArgs {
     /// JSON lines file to write.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Format of the records: ultrafeedback, pairs or chat.
+    /// Format of the records: ultrafeedback, pairs, chat or rankings.
     #[arg(long, default_value = "ultrafeedback")]
     pub format: Format,
     /// How missing ratings are handled: mask leaves the response out of that dimension, a number replaces them (1.0 in
@@ -114,7 +117,7 @@ pub struct ScoreArgs {
     /// Record files (JSON, JSON lines or Parquet; or a pattern of them), or Hugging Face datasets (owner/name:split).
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub records: Vec<PathBuf>,
-    /// Format of the records: ultrafeedback, pairs or chat.
+    /// Format of the records: ultrafeedback, pairs, chat or rankings.
     #[arg(long, default_value = "ultrafeedback")]
     pub format: Format,
     /// JSON lines file to write.
@@ -161,9 +164,12 @@ pub struct SteerArgs {
     /// LoRA for each dimension, to be mixed linearly by λ instead of using --adapter (a rewarded soup).
     #[arg(long, num_args = 1.., value_name = "NAME=DIR", conflicts_with = "adapter")]
     pub soup: Vec<String>,
-    /// Held-out records with ratings: files (JSON, JSON lines or Parquet), or Hugging Face datasets (owner/name:split).
+    /// Held-out records with ratings or rankings: files (JSON, JSON lines or Parquet), or Hugging Face datasets (owner/name:split).
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub records: Vec<PathBuf>,
+    /// Format of the records: ultrafeedback or rankings.
+    #[arg(long, default_value = "ultrafeedback")]
+    pub format: Format,
     /// Folder to write steer.json and index.html to.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -204,6 +210,64 @@ pub struct SteerArgs {
     /// Earlier reports to show in the same plots and tables.
     #[arg(long, num_args = 1.., value_name = "NAME=DIR")]
     pub compare: Vec<String>,
+}
+
+/// `lambda-dpo schedule`
+#[derive(Debug, Args)]
+pub struct ScheduleArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ScheduleCommand,
+}
+
+/// The commands of `lambda-dpo schedule`.
+#[derive(Debug, Subcommand)]
+pub enum ScheduleCommand {
+    /// Fit a surrogate to scores at a few λ, and write a table of λ whose probabilities follow it.
+    Fit(ScheduleFitArgs),
+}
+
+/// `lambda-dpo schedule fit`
+#[derive(Debug, Args)]
+pub struct ScheduleFitArgs {
+    /// Anchors, models with a known score: JSON lines {"lambda": {name: weight, …}, "score": number}. Dimensions not
+    /// named weigh 0.
+    #[arg(long, value_name = "FILE", required_unless_present = "steer", conflicts_with = "steer")]
+    pub scores: Option<PathBuf>,
+    /// Folder written by `steer --out`, whose λ are the anchors.
+    #[arg(long, value_name = "DIR", requires = "metric")]
+    pub steer: Option<PathBuf>,
+    /// Metric of the report that is the score, such as expected_rating/honesty; expected_rating, score or another name
+    /// that comes before those of the dimensions is the mean over all of them.
+    #[arg(long, value_name = "NAME", conflicts_with = "scores")]
+    pub metric: Option<String>,
+    /// Scores are better the lower they are.
+    #[arg(long)]
+    pub minimize: bool,
+    /// Dimensions that --scores may name, in this order [default: all that occur, sorted].
+    #[arg(long, value_delimiter = ',', value_name = "A,B", conflicts_with = "steer")]
+    pub dimensions: Option<Vec<String>>,
+    /// TOML file to write, section lambda of a run config; a report is written beside it, with the ending .json.
+    #[arg(long, value_name = "FILE.toml")]
+    pub out: PathBuf,
+    /// Terms of the surrogate: diagonal (λ_k and λ_k²) or full (also λ_j λ_k).
+    #[arg(long, default_value = "diagonal", value_name = "diagonal|full")]
+    pub surrogate: Form,
+    /// Weight of the sum of the squared coefficients in the fit, beside the sum of the squared residuals.
+    #[arg(long, default_value_t = 1e-3, value_name = "R")]
+    pub ridge: f64,
+    /// Temperature of the softmax over predicted scores; lower values prefer the best λ more.
+    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    pub temperature: f64,
+    /// Rows of the table, drawn uniformly from all λ.
+    #[arg(long, default_value_t = 10, value_name = "K")]
+    pub num_candidates: usize,
+    /// Seed of the drawn rows.
+    #[arg(long, default_value_t = 42, value_name = "S")]
+    pub seed: u64,
+    /// Rows of the table instead of drawn ones: JSON lines {"lambda": {name: weight, …}}.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["num_candidates", "seed"])]
+    pub candidates: Option<PathBuf>,
 }
 
 /// `lambda-dpo export`
@@ -264,7 +328,7 @@ pub struct ValidateArgs {
     /// Record files (JSON, JSON lines or Parquet; or a pattern of them), or Hugging Face datasets (owner/name:split).
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub records: Vec<PathBuf>,
-    /// Format of the records: ultrafeedback, pairs or chat.
+    /// Format of the records: ultrafeedback, pairs, chat or rankings.
     #[arg(long, default_value = "ultrafeedback")]
     pub format: Format,
     /// Largest difference of a token's log-prob that passes [default: 1e-4 for float32, 2e-2 for float16, 2e-1 for

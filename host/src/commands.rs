@@ -10,6 +10,7 @@ mod score;
 mod generate;
 mod chat;
 mod steer;
+mod schedule;
 mod export;
 mod validate;
 mod schema;
@@ -31,6 +32,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Score(args) => score::run(args, plugin).map(|()| 0),
         Command::Generate(args) => generate::run(args, plugin).map(|()| 0),
         Command::Steer(args) => steer::run(args, plugin).map(|()| 0),
+        Command::Schedule(args) => schedule::run(args, plugin).map(|()| 0),
         Command::Export(args) => export::run(args).map(|()| 0),
         Command::Validate(args) => validate::run(args, plugin),
         Command::Schema(args) => schema::run(args).map(|()| 0),

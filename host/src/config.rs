@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use choices::{AdapterKind, DType, Init, LrSchedulerType, Normalization, Per, ReferenceKind, Schedule, Stage};
 pub use error::ConfigError;
-pub use lambda_dpo_concepts::{Format, Layout, Reduction};
+pub use lambda_dpo_concepts::{Format, Layout, Objective, Reduction};
 pub use load::load;
 pub use schema::schema;
 pub use validate::LAMBDA_TOLERANCE;
@@ -257,11 +257,25 @@ pub struct LambdaRow {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LossSection {
-    /// β (17).
+    /// The loss of the stage: `sft` (sft), `sigmoid`, `hinge`, `ipo`, `simpo`, `orpo` (dpo), `listwise`, `plackett_luce`
+    /// (lambda_dpo); None is the first of these.
+    pub kind: Option<Objective>,
+    /// β (17); usual are 0.01 to 0.5 with sums of log-probs, 0.1 to 10 with means, 0.01 to 1 for ipo, 2 to 10 for simpo,
+    /// and 0.05 to 1 for orpo.
     #[serde(deserialize_with = "number")]
     pub beta: f64,
-    /// What s is.
-    pub reduction: Reduction,
+    /// sigmoid: the probability that a preference is wrong, below 0.5.
+    #[serde(deserialize_with = "number")]
+    pub label_smoothing: f64,
+    /// simpo: the margin γ; None is 0.5.
+    #[serde(deserialize_with = "optional_number")]
+    pub simpo_gamma: Option<f64>,
+    /// Weight of the mean negative log-likelihood of the best response (under λ), which is added to the loss;
+    /// LLaMA-Factory's `pref_ftx`, TRL's `rpo_alpha`.
+    #[serde(deserialize_with = "number")]
+    pub sft_weight: f64,
+    /// What s is; None is the mean over tokens for ipo, simpo and orpo, and the sum for the others.
+    pub reduction: Option<Reduction>,
     /// How a batch is laid out.
     pub layout: Layout,
     /// Packed layout: prompts share a row up to this many tokens; None is one prompt a row.
@@ -277,8 +291,12 @@ pub struct LossSection {
 impl Default for LossSection {
     fn default() -> Self {
         Self {
+            kind: None,
             beta: 0.1,
-            reduction: Reduction::Sum,
+            label_smoothing: 0.0,
+            simpo_gamma: None,
+            sft_weight: 0.0,
+            reduction: None,
             layout: Layout::Packed,
             max_tokens: None,
             logits_budget_mib: None,
@@ -388,7 +406,28 @@ impl AdapterSection {
     }
 }
 
+/// LLaMA-Factory's and TRL's.
+const DEFAULT_SIMPO_GAMMA: f64 = 0.5;
+
 impl RunConfig {
+    /// Returns the objective of the run.
+    pub fn objective(&self) -> Objective {
+        self.loss.kind.unwrap_or(self.stage.objectives()[0])
+    }
+
+    /// Returns what s is.
+    pub fn reduction(&self) -> Reduction {
+        self.loss.reduction.unwrap_or(self.objective().default_reduction())
+    }
+
+    /// Returns γ of `simpo`; 0 for the other objectives, which have none.
+    pub fn simpo_gamma(&self) -> f64 {
+        match self.objective() {
+            Objective::Simpo => self.loss.simpo_gamma.unwrap_or(DEFAULT_SIMPO_GAMMA),
+            _ => 0.0,
+        }
+    }
+
     /// Returns the config with absolute paths, so that it means the same wherever it is read.
     ///
     /// # Errors

@@ -18,5 +18,6 @@ pub mod policy;
 pub mod generate;
 pub mod train;
 pub mod steer;
+pub mod schedule;
 pub mod cli;
 pub mod commands;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::plugin::{Batch, ListwiseOutputs, LossOutputs, Reduction};
+use crate::plugin::{Batch, LossOutputs, PreferenceOutputs, Reduction};
 
 /// One line of `metrics.jsonl`.
 pub type Row = Map<String, Value>;
@@ -27,6 +27,8 @@ pub struct Totals {
     num_prompts: f64,
     accuracy: f64,
     margin: f64,
+    /// Of the best responses under λ′; None unless the loss has it.
+    sft_loss: Option<f64>,
     num_responses: f64,
     log_ratio: f64,
     dimensions: Vec<DimensionTotals>,
@@ -52,39 +54,43 @@ impl Totals {
         metric_options: &MetricOptions,
     ) -> Result<(), TchError> {
         self.loss += outputs.loss.f_double_value(&[])?;
-        match &outputs.listwise {
-            Some(listwise) => self.add_listwise(listwise, batch, metric_options),
+        match &outputs.preferences {
+            Some(preferences) => self.add_preferences(preferences, batch, metric_options),
             None => Ok(()),
         }
     }
 
-    fn add_listwise(
+    fn add_preferences(
         &mut self,
-        listwise: &ListwiseOutputs,
+        outputs: &PreferenceOutputs,
         batch: &Batch,
         metric_options: &MetricOptions,
     ) -> Result<(), TchError> {
         let lambda = rows(&batch.lambda)?; // [B, M]
-        let accuracies = values(&listwise.accuracies)?;
-        let margins = values(&listwise.margins)?;
+        let accuracies = values(&outputs.accuracies)?;
+        let margins = values(&outputs.margins)?;
+        let sft_losses = outputs.sft_losses.as_ref().map(values).transpose()?;
         for (prompt, lambda) in lambda.iter().enumerate() {
             if lambda.iter().any(|weight| *weight > 0.0) {
                 self.num_prompts += 1.0;
                 self.accuracy += accuracies[prompt];
                 self.margin += margins[prompt];
+                if let Some(losses) = &sft_losses {
+                    *self.sft_loss.get_or_insert(0.0) += losses[prompt];
+                }
             }
         }
 
         let lengths = values(&batch.sequence_num_tokens)?;
-        for (reward, length) in values(&listwise.rewards)?.iter().zip(lengths) {
+        for (reward, length) in values(&outputs.rewards)?.iter().zip(lengths) {
             let tokens = if metric_options.reduction == Reduction::Mean { length } else { 1.0 };
             self.log_ratio += reward / metric_options.beta * tokens;
             self.num_responses += 1.0;
         }
 
-        let losses = rows(&listwise.dimension_losses)?;
-        let counts = rows(&listwise.dimension_mask)?;
-        let accuracies = rows(&listwise.dimension_accuracies)?;
+        let losses = rows(&outputs.dimension_losses)?;
+        let counts = rows(&outputs.dimension_mask)?;
+        let accuracies = rows(&outputs.dimension_accuracies)?;
         self.dimensions.resize_with(lambda.first().map_or(0, Vec::len), DimensionTotals::default);
         for (dimension, totals) in self.dimensions.iter_mut().enumerate() {
             for prompt in (0..lambda.len()).filter(|prompt| counts[*prompt][dimension] > 0.0) {
@@ -111,6 +117,9 @@ impl Totals {
                 }
             }
             put("rewards/margins".into(), self.margin / self.num_prompts);
+            if let Some(sft_loss) = self.sft_loss {
+                put("nll_loss".into(), sft_loss / self.num_prompts);
+            }
         }
         if metric_options.has_reference && self.num_responses > 0.0 {
             put("kl".into(), self.log_ratio / self.num_responses);

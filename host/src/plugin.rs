@@ -19,7 +19,7 @@ pub use error::PluginError;
 pub use lambda::{Schedule, ScheduleKind, ScheduleOptions};
 pub use lambda_dpo_concepts::{Format, Layout, Objective, Reduction};
 pub use load::Plugin;
-pub use loss::{ListwiseOutputs, LossContext, LossGradients, LossInputs, LossOptions, LossOutputs, Wants};
+pub use loss::{LossContext, LossGradients, LossInputs, LossOptions, LossOutputs, PreferenceOutputs, Wants};
 pub use options::{CacheUse, CollateOptions, ConvertOptions, DatasetOptions, TokenizeOptions};
 pub use reader::Reader;
 pub use report::{MissingRatings, Report};

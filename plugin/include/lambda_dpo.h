@@ -359,6 +359,11 @@ typedef struct LambdaDpoLossContext LambdaDpoLossContext;
 #define LAMBDA_DPO_FORMAT_CHAT 2
 
 /**
+ * `prompt`, `responses`, and `rankings` of them by dimension: with P places, a rank is the rating P + 1 − rank.
+ */
+#define LAMBDA_DPO_FORMAT_RANKINGS 3
+
+/**
  * M·N padded rows per prompt.
  */
 #define LAMBDA_DPO_LAYOUT_EXPANDED 0
@@ -419,7 +424,7 @@ typedef struct LambdaDpoLossContext LambdaDpoLossContext;
 #define LAMBDA_DPO_SCHEDULE_TABLE 7
 
 /**
- * λ-DPO: the listwise cross-entropy against the λ-mixed targets (15).
+ * λ-DPO: the listwise cross-entropy against the λ-mixed targets (15). Equations: docs/method.md, "Objectives".
  */
 #define LAMBDA_DPO_OBJECTIVE_LISTWISE 0
 
@@ -427,6 +432,36 @@ typedef struct LambdaDpoLossContext LambdaDpoLossContext;
  * Mean negative log-likelihood of the target tokens.
  */
 #define LAMBDA_DPO_OBJECTIVE_SFT 1
+
+/**
+ * The likelihood of each dimension's order, in which ties share a place.
+ */
+#define LAMBDA_DPO_OBJECTIVE_PLACKETT_LUCE 2
+
+/**
+ * DPO: −log σ(Δr). This and those below are means over the pairs that a dimension orders, mixed by λ'.
+ */
+#define LAMBDA_DPO_OBJECTIVE_SIGMOID 3
+
+/**
+ * max(0, 1 − Δr).
+ */
+#define LAMBDA_DPO_OBJECTIVE_HINGE 4
+
+/**
+ * IPO: (Δ(s − s^ref) − 1/(2β))².
+ */
+#define LAMBDA_DPO_OBJECTIVE_IPO 5
+
+/**
+ * SimPO: −log σ(β Δs − γ); s is a mean, and there is no reference.
+ */
+#define LAMBDA_DPO_OBJECTIVE_SIMPO 6
+
+/**
+ * ORPO: −s_w − β log σ(Δ log-odds); s is a mean, and there is no reference.
+ */
+#define LAMBDA_DPO_OBJECTIVE_ORPO 7
 
 /**
  * s is the sum of a response's token log-probs.
@@ -613,6 +648,12 @@ typedef struct LambdaDpoBatch {
      */
     LambdaDpoTensor target_mask;
     /**
+     * `[M, C]` place of each response among those of its prompt that the dimension rates: 1 is best, equal ones tie,
+     * and the next is one more; 0 if masked. The order is that of the ratings where these are known, else that of
+     * `pi_target`, in which ratings that lie far apart may tie at 0.
+     */
+    LambdaDpoTensor ranks;
+    /**
      * `[B, M]` float32 λ': λ renormalised over the dimensions that count for the prompt; all 0 if none of them has
      * weight.
      */
@@ -674,11 +715,17 @@ typedef struct LambdaDpoLossInputs {
      */
     uint64_t num_sequences;
     /**
-     * `[S]` sequence log-probs under the reference policy, reduced as `options.reduction` says; NULL means s^ref = 0.
+     * `[S]` int64, see LambdaDpoBatch: number of tokens that each of `sequence_log_probs` is a sum of; needed if
+     * `options.sft_weight` is above 0. NULL otherwise, or if the target fields say it.
+     */
+    LambdaDpoTensor sequence_num_tokens;
+    /**
+     * `[S]` sequence log-probs under the reference policy, reduced as `options.reduction` says; NULL means s^ref = 0,
+     * and is the only choice for objectives without a reference (SimPO, ORPO, SFT).
      */
     LambdaDpoTensor reference_log_probs;
     /**
-     * `[B + 1]` int64; for the listwise objective only, like the next four fields.
+     * `[B + 1]` int64; for all objectives but SFT, like the fields after it.
      */
     LambdaDpoTensor prompt_offsets;
     /**
@@ -693,6 +740,11 @@ typedef struct LambdaDpoLossInputs {
      * `[M, C]` bool; NULL if every dimension rates every response.
      */
     LambdaDpoTensor target_mask;
+    /**
+     * `[M, C]` int64 place of each response in its prompt's order: 1 is the best, and equal numbers tie; read where
+     * `target_mask` is set, by the objectives of orders and pairs. NULL means the order of `pi_target`.
+     */
+    LambdaDpoTensor ranks;
     /**
      * `[B, M]` floating point λ': that of the batch, or of `renormalize_lambda`.
      */
@@ -731,7 +783,7 @@ typedef struct LambdaDpoLossOutputs {
      */
     LambdaDpoTensor rewards;
     /**
-     * `[B]` float64 Σ_k λ'_k L^(k); 0 for a prompt that does not contribute.
+     * `[B]` float64 Σ_k λ'_k L^(k) + `sft_weight` times `sft_losses`; 0 for a prompt that does not contribute.
      */
     LambdaDpoTensor prompt_losses;
     /**
@@ -754,6 +806,11 @@ typedef struct LambdaDpoLossOutputs {
      * `[B]` float64 reward of the best response under λ' minus that of the worst.
      */
     LambdaDpoTensor margins;
+    /**
+     * `[B]` float64 mean negative log-likelihood per token of the best response under λ'; NULL unless `sft_weight` is
+     * above 0 or the objective is ORPO.
+     */
+    LambdaDpoTensor sft_losses;
 } LambdaDpoLossOutputs;
 
 /**
@@ -813,8 +870,8 @@ typedef struct LambdaDpoConvertOptions {
      */
     uint32_t format;
     /**
-     * 1: reduce each rated record to a pair of its best and worst responses by mean rating; records in which they tie
-     * are skipped and counted.
+     * 1: reduce each rated or ranked record to a pair of its best and worst responses by mean rating; records in which
+     * they tie are skipped and counted.
      */
     uint32_t best_worst_pairs;
     /**
@@ -990,12 +1047,25 @@ typedef struct LambdaDpoLossOptions {
      */
     uint32_t reduction;
     /**
-     * β (17), above 0.
+     * β (17), above 0; that of ORPO's odds ratio. SFT has none.
      */
     double beta;
     /**
-     * Divisor of the loss: number of contributing prompts (listwise) or target tokens (SFT) of the whole optimiser
-     * step; 0 means that of this call.
+     * `OBJECTIVE_SIGMOID`: probability that a preference is wrong, at least 0 and below 0.5; 0 for the others.
+     */
+    double label_smoothing;
+    /**
+     * `OBJECTIVE_SIMPO`: the margin γ, at least 0; 0 for the others.
+     */
+    double simpo_gamma;
+    /**
+     * Weight, at least 0, of the mean negative log-likelihood per token of each prompt's best response under λ', which
+     * is added to the loss; ties share it. 0 for SFT.
+     */
+    double sft_weight;
+    /**
+     * Divisor of the loss: number of contributing prompts, or target tokens (SFT), of the whole optimiser step; 0 means
+     * that of this call.
      */
     double normalizer;
     /**
@@ -1083,7 +1153,7 @@ typedef struct LambdaDpoApi {
      *
      * The plugin takes ownership of the stream and releases it, even if the call fails, unless `stream` itself is
      * invalid (NULL, or released already). Its callbacks are called during `reader_next` and by the stream of
-     * `reader_to_arrow`. If the options name no dimensions, the schema must: annotations are then a struct.
+     * `reader_to_arrow`. If the options name no dimensions, the schema must: annotations or rankings are then a struct.
      */
     LambdaDpoStatus (*reader_open_arrow)(struct ArrowArrayStream *stream,
                                          const struct LambdaDpoConvertOptions *options,
@@ -1172,8 +1242,9 @@ typedef struct LambdaDpoApi {
                                 struct LambdaDpoError *error);
     /**
      * Creates a sample from tokens of another tokenizer, as JSON: `record` (its index), `prompt_ids`, `response_ids`
-     * (lists of token ids), `response_indices` (the index of each response in the record) and `pi_target` (`[M][N]`,
-     * null if masked). Free with `tokenized_sample_free`.
+     * (lists of token ids), `response_indices` (the index of each response in the record), `pi_target` (`[M][N]`, null
+     * if masked) and, optionally, `ranks` (`[M][N]` as in LambdaDpoBatch, 0 if masked; without them, the order is that of
+     * `pi_target`). Free with `tokenized_sample_free`.
      */
     LambdaDpoStatus (*tokenized_sample_new)(struct LambdaDpoStr tokens,
                                             LambdaDpoTokenizedSample **tokenized,

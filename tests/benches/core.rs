@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use lambda_dpo_core::{
-    CollateOptions, ConvertOptions, Format, Layout, LossInputs, LossOptions, Objective, Reduction, Sample,
-    SampleReader, TokenizeOptions, TokenizedResponse, TokenizedSample, Tokenizer, Wants, collate, loss_forward,
+    CollateOptions, ConvertOptions, Format, Layout, LossInputs, LossOptions, Objective, Sample, SampleReader,
+    TokenizeOptions, TokenizedResponse, TokenizedSample, Tokenizer, Wants, collate, loss_forward,
 };
 use lambda_dpo_tests::fixture;
 use ndarray::Array2;
@@ -61,12 +61,12 @@ fn sample(record_index: u64) -> TokenizedSample {
         ids: tokens(length, response_index),
         is_target: None,
     });
-    TokenizedSample {
+    TokenizedSample::new(
         record_index,
-        prompt: tokens(200, 9),
-        responses: responses.collect(),
-        pi_target: Array2::from_elem((NUM_DIMENSIONS, LENGTHS.len()), 0.25),
-    }
+        tokens(200, 9),
+        responses.collect(),
+        Array2::from_elem((NUM_DIMENSIONS, LENGTHS.len()), 0.25),
+    )
 }
 
 fn collate_layouts(criterion: &mut Criterion) {
@@ -84,33 +84,8 @@ fn collate_layouts(criterion: &mut Criterion) {
 }
 
 fn options(objective: Objective, wants: Wants) -> LossOptions {
-    LossOptions {
-        objective,
-        reduction: Reduction::Sum,
-        beta: 0.1,
-        normalizer: None,
-        logits_budget_bytes: lambda_dpo_core::DEFAULT_LOGITS_BUDGET_BYTES,
-        paper_exact: false,
-        wants,
-    }
+    LossOptions { objective, beta: 0.1, wants, ..LossOptions::default() }
 }
-
-const NO_INPUTS: LossInputs = LossInputs {
-    hidden: None,
-    lm_head: None,
-    logits: None,
-    sequence_log_probs: None,
-    target_positions: None,
-    target_ids: None,
-    target_sequences: None,
-    num_sequences: 0,
-    reference_log_probs: None,
-    prompt_offsets: None,
-    sequence_index: None,
-    pi_target: None,
-    target_mask: None,
-    lambda: None,
-};
 
 /// Forward and backward, with the shapes of the comparison of whole steps.
 fn log_probs(criterion: &mut Criterion) {
@@ -129,7 +104,7 @@ fn log_probs(criterion: &mut Criterion) {
         target_ids: Some(&ids),
         target_sequences: Some(&sequences),
         num_sequences: 1,
-        ..NO_INPUTS
+        ..LossInputs::default()
     };
     let mut group = criterion.benchmark_group("log-probs forward and backward, 1080 targets");
     for (name, lm_head) in [("frozen head", false), ("trained head", true)] {
@@ -144,15 +119,17 @@ fn log_probs(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Forward and backward of the listwise loss from sequence log-probs, 64 prompts.
+/// Forward and backward of every preference objective from sequence log-probs, 64 prompts: all that objectives differ in.
 fn loss(criterion: &mut Criterion) {
     tch::manual_seed(2);
     let (num_prompts, num_responses) = (64, 64 * LENGTHS.len() as i64);
     let float = (Kind::Float, Device::Cpu);
-    let policy = Tensor::randn([num_responses], float);
+    // As means of log-probs are; ORPO's odds need probabilities.
+    let policy = -Tensor::rand([num_responses], float);
     let reference = Tensor::randn([num_responses], float);
     let offsets = Tensor::arange(num_prompts + 1, (Kind::Int64, Device::Cpu)) * LENGTHS.len() as i64;
-    let pi_target = Tensor::full([NUM_DIMENSIONS as i64, num_responses], 0.25, float);
+    let ratings = Tensor::randint(5, [NUM_DIMENSIONS as i64, num_prompts, LENGTHS.len() as i64], float);
+    let pi_target = ratings.softmax(-1, Kind::Float).reshape([NUM_DIMENSIONS as i64, num_responses]);
     let lambda = Tensor::full([num_prompts, NUM_DIMENSIONS as i64], 0.25, float);
     let inputs = LossInputs {
         sequence_log_probs: Some(&policy),
@@ -161,15 +138,22 @@ fn loss(criterion: &mut Criterion) {
         prompt_offsets: Some(&offsets),
         pi_target: Some(&pi_target),
         lambda: Some(&lambda),
-        ..NO_INPUTS
+        ..LossInputs::default()
     };
-    let options = options(Objective::Listwise, Wants { sequence_log_probs: true, ..Wants::default() });
-    criterion.bench_function("loss/64 prompts", |bencher| {
-        bencher.iter(|| {
-            let (_, context) = loss_forward(black_box(&inputs), &options).unwrap();
-            context.unwrap().backward(&inputs, 1.0).unwrap()
+    let mut group = criterion.benchmark_group("loss of 64 prompts");
+    for objective in (0..).map_while(Objective::from_code).filter(|objective| objective.has_preferences()) {
+        let wants = Wants { sequence_log_probs: true, ..Wants::default() };
+        let options = LossOptions { reduction: objective.default_reduction(), ..options(objective, wants) };
+        let reference_log_probs = inputs.reference_log_probs.filter(|_| objective.has_reference());
+        let inputs = LossInputs { reference_log_probs, ..inputs };
+        group.bench_function(objective.name(), |bencher| {
+            bencher.iter(|| {
+                let (_, context) = loss_forward(black_box(&inputs), &options).unwrap();
+                context.unwrap().backward(&inputs, 1.0).unwrap()
+            });
         });
-    });
+    }
+    group.finish();
 }
 
 criterion_group! { name = benches; config = short(); targets = convert, tokenize, collate_layouts, log_probs, loss }

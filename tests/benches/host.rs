@@ -38,13 +38,15 @@ fn one_layer(intermediate_size: i64) -> Model {
 
 /// Prompts of 200 tokens with their responses, one row for each prompt.
 fn packed(num_prompts: u64) -> Batch {
-    let sample = |record_index| TokenizedSample {
-        record_index,
-        prompt: vec![5; 200],
-        responses: (0..LENGTHS.len())
-            .map(|at| TokenizedResponse { response_index: at, ids: vec![6; LENGTHS[at]], is_target: None })
-            .collect(),
-        pi_target: Array2::from_elem((1, LENGTHS.len()), 0.25),
+    let sample = |record_index| {
+        TokenizedSample::new(
+            record_index,
+            vec![5; 200],
+            (0..LENGTHS.len())
+                .map(|at| TokenizedResponse { response_index: at, ids: vec![6; LENGTHS[at]], is_target: None })
+                .collect(),
+            Array2::from_elem((1, LENGTHS.len()), 0.25),
+        )
     };
     let samples: Vec<_> = (0..num_prompts).map(sample).collect();
     let samples: Vec<_> = samples.iter().collect();

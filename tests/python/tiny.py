@@ -73,10 +73,35 @@ def records(count=12, skip=0):
     return [json.loads(line) for line in lines]
 
 
-def host_losses(folder, model, rows, *, steps, learning_rate, lora_rank=None):
+def pairs(count=12, skip=0):
+    """Pairs of the first two answers of records of the demo."""
+    rows = records(count, skip)
+    answers = [[completion["response"] for completion in row["completions"][:2]] for row in rows]
+    return [
+        {"prompt": row["instruction"], "chosen": chosen, "rejected": rejected}
+        for row, (chosen, rejected) in zip(rows, answers, strict=True)
+    ]
+
+
+def rated(pairs):
+    """Pairs as rows with ratings, in one dimension."""
+    answers = [[row["chosen"], row["rejected"]] for row in pairs]
+    return [
+        {"prompt": row["prompt"], "completions": both, "ratings": {"preference": [2, 1]}}
+        for row, both in zip(pairs, answers, strict=True)
+    ]
+
+
+def host_losses(folder, model, rows, **options):
     """Losses of the program's own training, with all records in each step."""
-    lines = (_trained_by_host(folder, model, rows, steps, learning_rate, lora_rank) / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines if "loss" in json.loads(line)]
+    return [line["loss"] for line in host_metrics(folder, model, rows, **options)]
+
+
+def host_metrics(folder, model, rows, *, steps, learning_rate, lora_rank=None, stage="lambda_dpo", data="", loss=""):
+    """Metrics of each step of the program's own training, with all records in it; `data` and `loss` are TOML."""
+    run = _trained_by_host(folder, model, rows, steps, learning_rate, lora_rank, stage, data, loss)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
 
 
 def host_adapter(folder, model, rows, lora_rank):
@@ -84,13 +109,13 @@ def host_adapter(folder, model, rows, lora_rank):
     return str(_trained_by_host(folder, model, rows, 1, 0.0, lora_rank) / "adapter")
 
 
-def _trained_by_host(folder, model, rows, steps, learning_rate, lora_rank):
+def _trained_by_host(folder, model, rows, steps, learning_rate, lora_rank, stage="lambda_dpo", data="", loss=""):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     adapter = f"[adapter]\nrank = {lora_rank}\nalpha = {2 * lora_rank}\n" if lora_rank else ""
     (folder / "run.toml").write_text(
-        f"""stage = "lambda_dpo"
+        f"""stage = "{stage}"
 output_dir = "out"
 seed = 42
 [model]
@@ -99,6 +124,9 @@ device = "cpu"
 {adapter}
 [data]
 records = ["records.jsonl"]
+{data}
+[loss]
+{loss}
 [train]
 max_steps = {steps}
 learning_rate = {learning_rate}

@@ -155,16 +155,20 @@ fn distributions(text: &mut String, batch: &Batch) {
     let (offsets, records) = (integers(&batch.prompt_offsets), integers(&batch.record_indices));
     let (m, c) = (batch.pi_target.size()[0] as usize, batch.pi_target.size()[1] as usize);
     let (index, pi) = (integers(&batch.sequence_index), floats(&batch.pi_target));
+    let ranks = integers(&batch.ranks);
     let mask = Vec::<bool>::try_from(batch.target_mask.reshape([-1])).unwrap();
     let lambda = floats(&batch.lambda);
-    text.push_str("\nprompt  record  responses  dimension  lambda  target by sequence (a masked one is a dash)\n");
+    text.push_str(
+        "\nprompt  record  responses  dimension  lambda  target and rank by sequence (a masked one is a dash)\n",
+    );
     for (b, record) in records.iter().enumerate() {
         let columns = offsets[b] as usize..offsets[b + 1] as usize;
         for k in 0..m {
             let target = columns.clone().map(|column| {
                 let at = k * c + column;
                 assert!(mask[at] || pi[at] == 0.0, "a masked target must be 0");
-                let value = if mask[at] { format!("{:.4}", pi[at]) } else { "-".to_owned() };
+                assert_eq!(mask[at], ranks[at] > 0, "what is masked, and nothing else, has no rank");
+                let value = if mask[at] { format!("{:.4} #{}", pi[at], ranks[at]) } else { "-".to_owned() };
                 format!("{}: {value}", index[at])
             });
             let target = target.collect::<Vec<_>>().join("  ");

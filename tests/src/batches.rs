@@ -3,9 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use lambda_dpo_core::{
-    Batch, CollateOptions, Layout, LossInputs, LossOptions, Objective, Reduction, TokenizedResponse, TokenizedSample,
-    Wants, collate, loss_forward,
+    Batch, CollateOptions, Layout, LossInputs, LossOptions, Reduction, TokenizedResponse, TokenizedSample, Wants,
+    collate, loss_forward,
 };
+use lambda_dpo_host::plugin;
 use ndarray::Array2;
 use tch::{Kind, Tensor};
 
@@ -82,14 +83,14 @@ pub fn sample(
         |rng: &mut Rng, n: usize| (0..n).map(|_| rng.between(1, VOCAB as usize - 1) as i64).collect::<Vec<_>>();
     let rating = |rng: &mut Rng| if rng.uniform() < missing { f64::NAN } else { rng.between(1, 5) as f64 };
     let ratings = Array2::from_shape_fn((m, responses.len()), |_| rating(rng));
-    TokenizedSample {
+    TokenizedSample::new(
         record_index,
-        prompt: tokens(rng, prompt),
-        responses: (0..responses.len())
+        tokens(rng, prompt),
+        (0..responses.len())
             .map(|i| TokenizedResponse { response_index: i, ids: tokens(rng, responses[i]), is_target: None })
             .collect(),
-        pi_target: pi_target(&ratings),
-    }
+        pi_target(&ratings),
+    )
 }
 
 /// Prompts with 2 to 5 responses of 1 to 7 tokens each, rated in `m` dimensions.
@@ -117,15 +118,7 @@ pub fn batch_of(samples: &[TokenizedSample], lambda: &[f64], layout: Layout) -> 
 
 /// Options of the listwise loss with β = 0.7.
 pub fn loss_options(reduction: Reduction, wants: Wants) -> LossOptions {
-    LossOptions {
-        objective: Objective::Listwise,
-        reduction,
-        beta: 0.7,
-        normalizer: None,
-        logits_budget_bytes: 256 << 20,
-        paper_exact: false,
-        wants,
-    }
+    LossOptions { reduction, beta: 0.7, wants, ..LossOptions::default() }
 }
 
 /// The gradient of the hidden states.
@@ -140,20 +133,61 @@ pub const WANTS_SEQUENCES: Wants = Wants { hidden: false, lm_head: false, logits
 /// The batch's part of the loss inputs; the caller adds hidden states, logits or log-probs.
 pub fn loss_inputs(batch: &Batch) -> LossInputs<'_> {
     LossInputs {
-        hidden: None,
-        lm_head: None,
-        logits: None,
-        sequence_log_probs: None,
         target_positions: Some(&batch.target_positions),
         target_ids: Some(&batch.target_ids),
         target_sequences: Some(&batch.target_sequences),
         num_sequences: batch.sequence_num_tokens.size()[0],
-        reference_log_probs: None,
+        sequence_num_tokens: Some(&batch.sequence_num_tokens),
         prompt_offsets: Some(&batch.prompt_offsets),
         sequence_index: Some(&batch.sequence_index),
         pi_target: Some(&batch.pi_target),
         target_mask: Some(&batch.target_mask),
+        ranks: Some(&batch.ranks),
         lambda: Some(&batch.lambda),
+        ..LossInputs::default()
+    }
+}
+
+/// Converts inputs of the core to those of the table.
+pub fn exported<'a>(inputs: &LossInputs<'a>) -> plugin::LossInputs<'a> {
+    plugin::LossInputs {
+        hidden: inputs.hidden,
+        lm_head: inputs.lm_head,
+        logits: inputs.logits,
+        sequence_log_probs: inputs.sequence_log_probs,
+        target_positions: inputs.target_positions,
+        target_ids: inputs.target_ids,
+        target_sequences: inputs.target_sequences,
+        num_sequences: inputs.num_sequences,
+        sequence_num_tokens: inputs.sequence_num_tokens,
+        reference_log_probs: inputs.reference_log_probs,
+        prompt_offsets: inputs.prompt_offsets,
+        sequence_index: inputs.sequence_index,
+        pi_target: inputs.pi_target,
+        target_mask: inputs.target_mask,
+        ranks: inputs.ranks,
+        lambda: inputs.lambda,
+    }
+}
+
+/// Options of the core as those of the table.
+pub fn exported_options(options: &LossOptions) -> plugin::LossOptions {
+    plugin::LossOptions {
+        objective: options.objective,
+        reduction: options.reduction,
+        beta: options.beta,
+        label_smoothing: options.label_smoothing,
+        simpo_gamma: options.simpo_gamma,
+        sft_weight: options.sft_weight,
+        normalizer: options.normalizer,
+        logits_budget_bytes: options.logits_budget_bytes,
+        paper_exact: options.paper_exact,
+        wants: plugin::Wants {
+            hidden: options.wants.hidden,
+            lm_head: options.wants.lm_head,
+            logits: options.wants.logits,
+            sequence_log_probs: options.wants.sequence_log_probs,
+        },
     }
 }
 

@@ -46,10 +46,15 @@ fn target_dir() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
-        let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--profile", profile, "--workspace"])
-            .current_dir(root())
-            .status();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--profile", profile, "--workspace"]).current_dir(root());
+        // What cargo tells a test about its package would be news to build scripts that watch it (ring's does): with all
+        // that depends on them, they would be built again here, and once more by the next cargo outside of a test.
+        let of_package = |name: &String| name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_");
+        for (name, _) in std::env::vars().filter(|(name, _)| of_package(name)) {
+            build.env_remove(name);
+        }
+        let status = build.status();
         assert!(matches!(status, Ok(status) if status.success()), "cargo cannot build the program and the plugin");
         // A test runs from target/<profile>/deps.
         let exe = std::env::current_exe().unwrap_or_default();

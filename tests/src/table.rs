@@ -318,6 +318,7 @@ macro_rules! batch_fields {
             sequence_index,
             pi_target,
             target_mask,
+            ranks,
             lambda,
             record_indices
         )

@@ -59,7 +59,7 @@ fn the_program_prints_them() {
 #[test]
 fn records_of_every_format_are_valid() {
     let validator = validator(&schema_of::<Record>());
-    for file in ["demo/records.jsonl", "demo/sft.jsonl"] {
+    for file in ["demo/records.jsonl", "demo/sft.jsonl", "rankings/records.jsonl", "rankings/ratings.jsonl"] {
         for record in lines(file) {
             assert!(validator.is_valid(&record), "{record}");
         }
@@ -80,6 +80,12 @@ fn records_of_every_format_are_valid() {
             json!({"conversations": turns, "chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}}),
             Format::Pairs,
         ),
+        (
+            json!({"prompt": "q", "responses": ["a", {"role": "assistant", "content": "b"}],
+                   "rankings": {"honesty": [1, 2], "helpfulness": ["2", 1.0], "brevity": [null, "N/A"], "truth": null}}),
+            Format::Rankings,
+        ),
+        (json!({"messages": [{"role": "user", "content": "q"}], "responses": ["a"], "rankings": {}}), Format::Rankings),
         (json!({"conversations": turns, "system": "s", "tools": [{"name": "f"}]}), Format::Chat),
         (
             json!({"messages": [{"role": "assistant", "content": null, "tool_calls": [{"name": "f"}], "weight": 0}],
@@ -101,6 +107,11 @@ fn invalid_records_are_rejected_by_schema_and_parser() {
         (json!({"instruction": 3, "completions": []}), Format::UltraFeedback),
         (json!({"instruction": "q", "completions": [{"annotations": {}}]}), Format::UltraFeedback),
         (json!({"instruction": "q", "completions": [{"response": "a", "annotations": "good"}]}), Format::UltraFeedback),
+        (json!({"prompt": "q", "responses": ["a", "b"]}), Format::Rankings),
+        (json!({"prompt": "q", "responses": [], "rankings": {}}), Format::Rankings),
+        (json!({"prompt": "q", "responses": ["a", "b"], "rankings": [1, 2]}), Format::Rankings),
+        (json!({"prompt": "q", "responses": ["a", "b"], "rankings": {"honesty": [0, 1]}}), Format::Rankings),
+        (json!({"prompt": "q", "responses": ["a", "b"], "rankings": {"honesty": [1, 1.5]}}), Format::Rankings),
         (json!({"prompt": "q", "chosen": "a"}), Format::Pairs),
         (json!({"messages": []}), Format::Chat),
         (json!({"messages": [{"role": "user"}]}), Format::Chat),

@@ -6,7 +6,8 @@
 
 use lambda_dpo_core::convert::convert_record;
 use lambda_dpo_core::{
-    CollateOptions, ConvertOptions, Format, Layout, MissingRating, TokenizeOptions, TokenizedSample, Tokenizer, collate,
+    CollateOptions, ConvertOptions, Format, Layout, MissingRating, SampleReader, TokenizeOptions, TokenizedSample,
+    Tokenizer, collate,
 };
 use lambda_dpo_tests::{batch_table, fixture};
 use serde_json::{Value, json};
@@ -179,6 +180,27 @@ fn rows_end_at_a_multiple_of_8() {
     let one_more = record("say hi", &[("it is red", &[json!(1)]), ("hello", &[json!(2)])]);
     snapshot(&Case { records: &[aligned], ..Case::default() }, "aligned", &[Layout::Rows]);
     snapshot(&Case { records: &[one_more], ..Case::default() }, "one_more_than_aligned", &[Layout::Rows]);
+}
+
+/// The records of `fixtures/rankings`, as `convert` writes them and as a batch; `tests/rankings.rs` compares them with
+/// the ratings that they stand for.
+#[test]
+fn rankings() {
+    let tokenizer = tokenizer();
+    let options = ConvertOptions::new(Format::Rankings);
+    let samples: Vec<_> = SampleReader::open(&[fixture("rankings/records.jsonl")], options)
+        .unwrap()
+        .map(|sample| sample.unwrap())
+        .collect();
+    let lines: Vec<String> = samples.iter().map(|sample| sample.to_json().unwrap()).collect();
+    insta::assert_snapshot!("rankings_converted", lines.join("\n"));
+    let tokenize = TokenizeOptions { cutoff_len: None, keep_all: false };
+    let tokenized: Vec<_> =
+        samples.iter().flat_map(|sample| tokenizer.tokenize(sample, &tokenize).unwrap().samples).collect();
+    for layout in LAYOUTS {
+        let name = format!("rankings_{}", format!("{layout:?}").to_lowercase());
+        insta::assert_snapshot!(name, Case::default().render_samples(&tokenized, layout, &tokenizer));
+    }
 }
 
 #[test]

@@ -22,6 +22,11 @@ pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
     ensure!(args.num_prompts >= 1, "--num-prompts must be at least 1, not 0: leave --rater out to generate nothing");
     ensure!(args.num_samples >= 1, "--num-samples must be at least 1, not 0");
     ensure!(args.beta > 0.0 && args.beta.is_finite(), "--beta must be a number above 0, not {}", args.beta);
+    ensure!(
+        args.format.has_dimensions(),
+        "--format must be ultrafeedback or rankings, not {}: steer measures rated responses",
+        args.format
+    );
     let rater = args.rater.as_deref().map(Rater::parse).transpose()?;
     let others = named(&args.compare, "--compare")?
         .into_iter()
@@ -45,6 +50,7 @@ pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
     }
     let settings = Settings {
         loss: LossOptions { reduction: args.reduction, beta: args.beta, ..LossOptions::default() },
+        format: args.format,
         num_steps: args.steps,
         rater,
         num_prompts: args.num_prompts,

@@ -1,6 +1,6 @@
 //! Choices of the run config only; those that it shares with the plugin are in `lambda-dpo-concepts`.
 
-use lambda_dpo_concepts::words;
+use lambda_dpo_concepts::{Objective, words};
 
 words! {
     /// What a run does.
@@ -11,6 +11,17 @@ words! {
         Dpo = "dpo",
         /// λ-weighted listwise DPO (15).
         LambdaDpo = "lambda_dpo",
+    }
+}
+
+impl Stage {
+    /// Returns the objectives that the stage can have; the first is its default.
+    pub const fn objectives(self) -> &'static [Objective] {
+        match self {
+            Self::Sft => &[Objective::Sft],
+            Self::Dpo => &[Objective::Sigmoid, Objective::Hinge, Objective::Ipo, Objective::Simpo, Objective::Orpo],
+            Self::LambdaDpo => &[Objective::Listwise, Objective::PlackettLuce],
+        }
     }
 }
 

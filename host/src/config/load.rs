@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use super::keys::{known_keys, remove};
+use super::keys::{known_keys, nearest, remove};
 use super::layer::{ENV_PREFIX, Layer};
-use super::{ConfigError, Format, Layout, MissingRating, Per, Reduction, RunConfig, Schedule, Stage, validate};
+use super::{
+    ConfigError, Format, Layout, MissingRating, Objective, Per, Reduction, RunConfig, Schedule, Stage, validate,
+};
 
 /// Keys whose tables are replaced, not merged, if a later layer sets them whole.
 const WHOLE_TABLES: &[&str] = &["lambda.weights"];
@@ -64,14 +66,23 @@ fn complete(config: &mut RunConfig, layers: &[Layer]) -> Result<(), ConfigError>
     if config.model.torchscript.is_some() && origin_of(layers, "loss.layout").is_none() {
         config.loss.layout = Layout::Rows;
     }
-    if config.loss.paper_exact { complete_paper_exact(config, layers) } else { Ok(()) }
+    if config.loss.paper_exact {
+        complete_paper_exact(config, layers)?;
+    }
+    config.loss.kind = Some(config.objective());
+    config.loss.reduction = Some(config.reduction());
+    if config.objective() == Objective::Simpo {
+        config.loss.simpo_gamma = Some(config.simpo_gamma());
+    }
+    Ok(())
 }
 
 /// Sets what `paper_exact` implies (docs/method.md, "Appendix B"); a layer that sets another value is an error.
 fn complete_paper_exact(config: &mut RunConfig, layers: &[Layer]) -> Result<(), ConfigError> {
     let RunConfig { data, loss, lambda, .. } = config;
     imply(layers, "loss.layout", &mut loss.layout, Layout::Expanded, "\"expanded\"")?;
-    imply(layers, "loss.reduction", &mut loss.reduction, Reduction::Mean, "\"mean\"")?;
+    imply(layers, "loss.reduction", &mut loss.reduction, Some(Reduction::Mean), "\"mean\"")?;
+    imply(layers, "loss.kind", &mut loss.kind, Some(Objective::Listwise), "\"listwise\"")?;
     imply(layers, "data.missing_rating", &mut data.missing_rating, MissingRating::Value(1.0), "1.0")?;
     imply(layers, "data.temperature", &mut data.temperature, 1.0, "1.0")?;
     if origin_of(layers, "lambda.schedule").is_none() {
@@ -116,13 +127,23 @@ fn to_error(error: &config::ConfigError, layers: &[Layer]) -> ConfigError {
         config::ConfigError::Type { unexpected, expected, key, .. } => {
             (key.clone(), format!("must be {expected}, not {unexpected}"))
         }
-        config::ConfigError::At { error, key, .. } => (key.clone(), reworded(&error.to_string())),
+        config::ConfigError::At { error, key, .. } => (key.clone(), with_nearest(reworded(&error.to_string()))),
         other => (None, other.to_string()),
     };
     let Some(key) = key else { return ConfigError::Invalid(problem) };
     let plain_key = key.split('[').next().unwrap_or(&key);
     let origin = origin_of(layers, plain_key).unwrap_or_else(|| "the run config".to_owned());
     ConfigError::Value { origin, key, problem }
+}
+
+/// Adds to `must be "sum" or "mean", not "meen"` which of the words is nearest to the wrong one.
+fn with_nearest(message: String) -> String {
+    // Text between quotes: the words that are known, and last the one that is not.
+    let mut words: Vec<String> = message.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+    match words.pop().and_then(|wrong| nearest(&wrong, &words)) {
+        Some(nearest) if message.starts_with("must be ") => format!("{message}; did you mean \"{nearest}\"?"),
+        _ => message,
+    }
 }
 
 /// Rewords serde's `invalid type: string "x", expected a number` like the other messages.

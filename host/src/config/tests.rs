@@ -181,9 +181,17 @@ fn values_of_a_wrong_type_name_key_and_layer() {
         ("train.learning_rate=fast", "must be a number, not string \"fast\""),
         ("train.max_steps=1.5", "must be a non-negative integer, not 1.5"),
         ("train.save_steps=-1", "must be a non-negative integer, not -1"),
-        ("loss.layout=packd", "must be \"packed\", \"rows\" or \"expanded\", not \"packd\""),
+        ("loss.layout=packd", "must be \"packed\", \"rows\" or \"expanded\", not \"packd\"; did you mean \"packed\"?"),
+        (
+            "loss.kind=simpoo",
+            "must be \"listwise\", \"plackett_luce\", \"sigmoid\", \"hinge\", \"ipo\", \"simpo\", \"orpo\" or \"sft\", not \"simpoo\"; \
+             did you mean \"simpo\"?",
+        ),
         ("data.missing_rating=nan", "must be \"mask\" or a number, not NaN"),
-        ("adapter.target_modules=all", "must be \"all-linear\" or a list of names, not \"all\""),
+        (
+            "adapter.target_modules=all",
+            "must be \"all-linear\" or a list of names, not \"all\"; did you mean \"all-linear\"?",
+        ),
     ] {
         let key = override_text.split('=').next().unwrap();
         assert_eq!(message(MINIMAL, &[override_text]), format!("override `{override_text}`: `{key}` {problem}"));
@@ -247,14 +255,76 @@ fn contradictions_are_found() {
         message(&sft, &["adapter.kind=lambda_lora"]),
         "adapter.kind = \"lambda_lora\" in stage \"sft\" needs data.dimensions, the names of the dimensions of λ, because its records have none"
     );
+    let dpo = MINIMAL.replace("lambda_dpo", "dpo");
+    for (overrides, expected) in [
+        (
+            &["loss.kind=listwise"][..],
+            "loss.kind in stage \"dpo\" must be \"sigmoid\", \"hinge\", \"ipo\", \"simpo\" or \"orpo\", not \"listwise\"",
+        ),
+        (
+            &["loss.kind=simpo", "loss.reduction=sum"],
+            "loss.reduction must be \"mean\" for loss.kind = \"simpo\", which is defined on means over tokens: leave it out",
+        ),
+        (&["loss.kind=orpo", "reference.kind=model"], "loss.kind = \"orpo\" has no reference: leave out [reference]"),
+        (&["loss.simpo_gamma=1"], "loss.simpo_gamma is only for loss.kind = \"simpo\", not \"sigmoid\""),
+        (
+            &["loss.kind=ipo", "loss.label_smoothing=0.1"],
+            "loss.label_smoothing is only for loss.kind = \"sigmoid\", not \"ipo\"",
+        ),
+        (&["loss.label_smoothing=0.5"], "loss.label_smoothing must be at least 0 and below 0.5, not 0.5"),
+        (&["loss.sft_weight=-0.1"], "loss.sft_weight must be a non-negative number, not -0.1"),
+        (&["loss.kind=simpo", "loss.simpo_gamma=-1"], "loss.simpo_gamma must be a non-negative number, not -1"),
+    ] {
+        assert_eq!(message(&dpo, overrides), expected);
+    }
+    assert_eq!(
+        message(&sft, &["loss.sft_weight=1"]),
+        "loss.sft_weight is for the stages dpo and lambda_dpo: stage \"sft\" is nothing but that likelihood"
+    );
     assert_eq!(message(&sft, &["data.format=pairs"]), "stage \"sft\" needs data.format = \"chat\", not \"pairs\"");
+}
+
+#[test]
+fn the_objective_and_its_defaults_follow_the_stage() {
+    let resolved = |stage: &str, overrides: &[&str]| {
+        let config = load_text(&MINIMAL.replace("lambda_dpo", stage), &[], overrides).unwrap();
+        (config.loss.kind, config.loss.reduction, config.loss.simpo_gamma)
+    };
+    let expected = |kind, reduction, gamma| (Some(kind), Some(reduction), gamma);
+    assert_eq!(resolved("sft", &[]), expected(Objective::Sft, Reduction::Sum, None));
+    assert_eq!(resolved("dpo", &[]), expected(Objective::Sigmoid, Reduction::Sum, None));
+    assert_eq!(resolved("lambda_dpo", &[]), expected(Objective::Listwise, Reduction::Sum, None));
+    assert_eq!(resolved("dpo", &["loss.kind=simpo"]), expected(Objective::Simpo, Reduction::Mean, Some(0.5)));
+    assert_eq!(resolved("dpo", &["loss.kind=ipo"]), expected(Objective::Ipo, Reduction::Mean, None));
+    let sums = ["loss.kind=ipo", "loss.reduction=sum"];
+    assert_eq!(resolved("dpo", &sums), expected(Objective::Ipo, Reduction::Sum, None));
+}
+
+#[test]
+fn each_stage_takes_the_formats_that_it_can_train_on() {
+    let dpo = MINIMAL.replace("lambda_dpo", "dpo");
+    for (text, formats) in
+        [(MINIMAL, &["ultrafeedback", "rankings"][..]), (&dpo, &["pairs", "ultrafeedback", "rankings"])]
+    {
+        for format in formats {
+            let config = load_text(text, &[], &[&format!("data.format={format}")]).unwrap();
+            assert_eq!(config.data.format.unwrap().name(), *format);
+        }
+    }
+    let needs = |stage: &str, formats: &str, found: &str| {
+        format!("stage \"{stage}\" needs data.format = {formats}, not \"{found}\"")
+    };
+    let found = message(MINIMAL, &["data.format=pairs"]);
+    assert_eq!(found, needs("lambda_dpo", "\"ultrafeedback\" or \"rankings\"", "pairs"));
+    let found = message(&dpo, &["data.format=chat"]);
+    assert_eq!(found, needs("dpo", "\"pairs\", \"ultrafeedback\" or \"rankings\"", "chat"));
 }
 
 #[test]
 fn paper_exact_sets_other_keys_and_rejects_contradictions() {
     let text = with("[loss]\npaper_exact = true");
     let config = load_text(&text, &[], &[]).unwrap();
-    assert_eq!((config.loss.layout, config.loss.reduction), (Layout::Expanded, Reduction::Mean));
+    assert_eq!((config.loss.layout, config.loss.reduction), (Layout::Expanded, Some(Reduction::Mean)));
     assert_eq!((config.data.missing_rating, config.data.temperature), (MissingRating::Value(1.0), 1.0));
     assert_eq!((config.lambda.schedule, config.lambda.per), (Schedule::UniformNormalized, Per::Step));
     let config = load_text(&text, &[], &["lambda.schedule=dirichlet"]).unwrap();
@@ -262,6 +332,7 @@ fn paper_exact_sets_other_keys_and_rejects_contradictions() {
     for (key, value, implied) in [
         ("loss.layout", "packed", "\"expanded\""),
         ("loss.reduction", "sum", "\"mean\""),
+        ("loss.kind", "plackett_luce", "\"listwise\""),
         ("data.missing_rating", "mask", "1.0"),
         ("data.temperature", "2.0", "1.0"),
     ] {

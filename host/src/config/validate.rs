@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use lambda_dpo_concepts::or_list;
+
 use super::{
-    AdapterKind, AdapterSection, ConfigError, DType, Format, Init, Layout, Reduction, ReferenceKind, RunConfig,
-    Schedule, Stage, TargetModules,
+    AdapterKind, AdapterSection, ConfigError, DType, Format, Init, Layout, Objective, Reduction, ReferenceKind,
+    RunConfig, Schedule, Stage, TargetModules,
 };
 
 /// The sum of λ weights may differ from 1 by this much, as in the ABI; they are renormalised.
@@ -47,8 +49,8 @@ fn stage_and_format(config: &RunConfig) -> Result<(), ConfigError> {
     let Some(format) = config.data.format else { return Ok(()) };
     let (fits, wanted) = match config.stage {
         Stage::Sft => (format == Format::Chat, "\"chat\""),
-        Stage::Dpo => (format != Format::Chat, "\"pairs\" or \"ultrafeedback\""),
-        Stage::LambdaDpo => (format == Format::UltraFeedback, "\"ultrafeedback\""),
+        Stage::Dpo => (format != Format::Chat, "\"pairs\", \"ultrafeedback\" or \"rankings\""),
+        Stage::LambdaDpo => (format.has_dimensions(), "\"ultrafeedback\" or \"rankings\""),
     };
     check(fits, || format!("stage \"{}\" needs data.format = {wanted}, not \"{format}\"", config.stage))
 }
@@ -215,8 +217,42 @@ fn loss(config: &RunConfig) -> Result<(), ConfigError> {
     check(!loss.paper_exact || config.stage == Stage::LambdaDpo, || {
         format!("loss.paper_exact is for stage \"lambda_dpo\", not \"{}\"", config.stage)
     })?;
-    debug_assert!(!loss.paper_exact || loss.reduction == Reduction::Mean);
-    Ok(())
+    debug_assert!(!loss.paper_exact || config.reduction() == Reduction::Mean);
+    objective(config)
+}
+
+fn objective(config: &RunConfig) -> Result<(), ConfigError> {
+    let (loss, objective) = (&config.loss, config.objective());
+    check(config.stage.objectives().contains(&objective), || {
+        let words: Vec<&str> = config.stage.objectives().iter().map(|objective| objective.name()).collect();
+        format!("loss.kind in stage \"{}\" must be {}, not \"{objective}\"", config.stage, or_list(&words))
+    })?;
+    check(objective.reductions().contains(&config.reduction()), || {
+        format!(
+            "loss.reduction must be \"mean\" for loss.kind = \"{objective}\", which is defined on means over tokens: leave it \
+             out"
+        )
+    })?;
+    check((0.0..0.5).contains(&loss.label_smoothing), || {
+        format!("loss.label_smoothing must be at least 0 and below 0.5, not {}", loss.label_smoothing)
+    })?;
+    check(loss.label_smoothing == 0.0 || objective == Objective::Sigmoid, || {
+        format!("loss.label_smoothing is only for loss.kind = \"sigmoid\", not \"{objective}\"")
+    })?;
+    check(loss.simpo_gamma.is_none() || objective == Objective::Simpo, || {
+        format!("loss.simpo_gamma is only for loss.kind = \"simpo\", not \"{objective}\"")
+    })?;
+    for (key, value) in [("simpo_gamma", config.simpo_gamma()), ("sft_weight", loss.sft_weight)] {
+        check(value >= 0.0 && value.is_finite(), || format!("loss.{key} must be a non-negative number, not {value}"))?;
+    }
+    check(loss.sft_weight == 0.0 || objective.has_preferences(), || {
+        "loss.sft_weight is for the stages dpo and lambda_dpo: stage \"sft\" is nothing but that likelihood".into()
+    })?;
+    let asks_for_reference =
+        !matches!(config.reference.kind, ReferenceKind::Auto | ReferenceKind::None) || config.reference.path.is_some();
+    check(objective.has_reference() || !objective.has_preferences() || !asks_for_reference, || {
+        format!("loss.kind = \"{objective}\" has no reference: leave out [reference]")
+    })
 }
 
 fn train(config: &RunConfig) -> Result<(), ConfigError> {

@@ -260,6 +260,8 @@ outputs! {
         pi_target: Tensor,
         /// `[M, C]` bool
         target_mask: Tensor,
+        /// `[M, C]`
+        ranks: Tensor,
         /// `[B, M]` float32
         lambda: Tensor,
         /// `[B]`

@@ -34,8 +34,14 @@ pub struct LossOptions {
     pub objective: Objective,
     /// The reduction.
     pub reduction: Reduction,
-    /// β, above 0 for the listwise objective.
+    /// β, above 0 for every objective but `sft`.
     pub beta: f64,
+    /// ε of `sigmoid`.
+    pub label_smoothing: f64,
+    /// γ of `simpo`.
+    pub simpo_gamma: f64,
+    /// Weight of the negative log-likelihood of the best response.
+    pub sft_weight: f64,
     /// Divisor of the loss; None for this call's number of contributing prompts or target tokens.
     pub normalizer: Option<f64>,
     /// Bytes of logits that may be alive at once.
@@ -53,6 +59,9 @@ impl Default for LossOptions {
             objective: Objective::default(),
             reduction: Reduction::default(),
             beta: 0.0,
+            label_smoothing: 0.0,
+            simpo_gamma: 0.0,
+            sft_weight: 0.0,
             normalizer: None,
             logits_budget_bytes: DEFAULT_LOGITS_BUDGET_BYTES,
             paper_exact: false,
@@ -69,6 +78,9 @@ impl LossOptions {
             objective: self.objective.code(),
             reduction: self.reduction.code(),
             beta: self.beta,
+            label_smoothing: self.label_smoothing,
+            simpo_gamma: self.simpo_gamma,
+            sft_weight: self.sft_weight,
             normalizer: self.normalizer.unwrap_or(0.0),
             logits_budget_bytes: self.logits_budget_bytes as u64,
             paper_exact: u32::from(self.paper_exact),
@@ -130,6 +142,8 @@ loss_inputs! {
     /// `[K]`
     target_sequences,
     /// `[S]`
+    sequence_num_tokens,
+    /// `[S]`
     reference_log_probs,
     /// `[B + 1]`
     prompt_offsets,
@@ -139,6 +153,8 @@ loss_inputs! {
     pi_target,
     /// `[M, C]`
     target_mask,
+    /// `[M, C]`
+    ranks,
     /// `[B, M]`
     lambda,
 }
@@ -152,13 +168,13 @@ pub struct LossOutputs {
     pub token_log_probs: Option<Tensor>,
     /// `[S]`
     pub sequence_log_probs: Tensor,
-    /// Outputs of the listwise objective.
-    pub listwise: Option<ListwiseOutputs>,
+    /// Outputs of a preference objective; None for `sft`.
+    pub preferences: Option<PreferenceOutputs>,
 }
 
 outputs! {
-    /// Outputs that only the listwise objective has; see the ABI's `LossOutputs`.
-    ListwiseOutputs, abi::LossOutputs, "loss_forward" {
+    /// Outputs that only preference objectives have; see the ABI's `LossOutputs`.
+    PreferenceOutputs, abi::LossOutputs, "loss_forward" {
         /// `[S]`
         rewards: Tensor,
         /// `[B]`
@@ -173,6 +189,8 @@ outputs! {
         dimension_accuracies: Tensor,
         /// `[B]`
         margins: Tensor,
+        /// `[B]`; only with `sft_weight`, or for `orpo`.
+        sft_losses: Option<Tensor>,
     }
 }
 
@@ -233,7 +251,7 @@ impl Plugin {
             loss: take(out.loss, CALL)?,
             token_log_probs: Output::take(out.token_log_probs, CALL)?,
             sequence_log_probs: take(out.sequence_log_probs, CALL)?,
-            listwise: if out.rewards.is_null() { None } else { Some(ListwiseOutputs::take(&out)?) },
+            preferences: if out.rewards.is_null() { None } else { Some(PreferenceOutputs::take(&out)?) },
         };
         Ok((outputs, context))
     }

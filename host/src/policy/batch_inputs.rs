@@ -69,6 +69,7 @@ pub fn targets_and_weights<'a>(batch: &'a Batch, reference: Option<&'a Tensor>) 
         sequence_index: Some(&batch.sequence_index),
         pi_target: Some(&batch.pi_target),
         target_mask: Some(&batch.target_mask),
+        ranks: Some(&batch.ranks),
         lambda: Some(&batch.lambda),
         ..targets(batch)
     }

@@ -13,8 +13,8 @@ use crate::files::record_files::RecordFiles;
 use crate::metrics::{MetricOptions, Row, Totals};
 use crate::model::Model;
 use crate::plugin::{
-    Batch, CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Message, Plugin, PluginError,
-    TokenizeOptions, Tokenizer,
+    Batch, CollateOptions, ConvertOptions, Dataset, DatasetOptions, Format, Layout, LossOptions, Message, Plugin,
+    PluginError, TokenizeOptions, Tokenizer,
 };
 use crate::policy::batch_inputs::{log_probs, loss_inputs, model_inputs, uniform_lambda};
 
@@ -57,10 +57,11 @@ impl HeldOut {
         plugin: &Plugin,
         tokenizer: &Tokenizer,
         files: &RecordFiles,
+        format: Format,
         dimensions: Option<&[String]>,
     ) -> Result<Self> {
         let named = |error: PluginError| error.reworded(|message| files.with_names(message));
-        let options = ConvertOptions { keep_all: true, ..ConvertOptions::default() };
+        let options = ConvertOptions { format, keep_all: true, ..ConvertOptions::default() };
         let mut reader = plugin.reader(files, &options).map_err(named)?;
         let (mut known, mut ratings, mut prompts) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(sample) = reader.next_sample().map_err(named)? {
@@ -86,7 +87,7 @@ impl HeldOut {
         }
 
         let options = DatasetOptions {
-            convert: ConvertOptions { dimensions: Some(dimensions), ..ConvertOptions::default() },
+            convert: ConvertOptions { format, dimensions: Some(dimensions), ..ConvertOptions::default() },
             tokenize: TokenizeOptions { cutoff_len: None, keep_all: false },
             cache_dir: CacheFolder::from_env().as_ref().map(CacheFolder::samples),
         };
@@ -180,7 +181,7 @@ impl HeldOut {
             let (outputs, _) = plugin.loss_forward(&inputs, &LossOptions { normalizer: Some(1.0), ..*options })?;
             totals.add(&outputs, &batch, &metric_options)?;
             num_contributing += batch.num_contributing;
-            let listwise = outputs.listwise.context("the loss returned no rewards")?;
+            let listwise = outputs.preferences.context("the loss returned no rewards")?;
             check_finite("reward", &batch, &listwise.rewards)?;
             self.add_expected(&batch, &listwise.rewards, &mut expected)?;
         }

@@ -7,7 +7,7 @@ use crate::files::record_files::RecordFiles;
 use crate::generate::{GenerateOptions, generate_all};
 use crate::metrics::Row;
 use crate::model::Model;
-use crate::plugin::{LossOptions, Message, Plugin, Tokenizer};
+use crate::plugin::{Format, LossOptions, Message, Plugin, Tokenizer};
 use crate::policy::batch_inputs::uniform_lambda;
 
 use super::grid::Grid;
@@ -17,6 +17,8 @@ use super::report::{ControlReport, Generation, Point, Subject};
 
 /// Settings of a measurement.
 pub struct Settings {
+    /// Format of the records, which rate or rank their responses by dimension.
+    pub format: Format,
     /// β and reduction of the listwise distribution.
     pub loss: LossOptions,
     /// Steps of the grid from λ_k = 0 to 1.
@@ -48,7 +50,7 @@ pub fn measure(
     settings: &Settings,
 ) -> Result<ControlReport> {
     let adapter_dimensions = model.adapter_dimensions().map(<[String]>::to_vec);
-    let held_out = HeldOut::open(plugin, tokenizer, files, adapter_dimensions.as_deref())?;
+    let held_out = HeldOut::open(plugin, tokenizer, files, settings.format, adapter_dimensions.as_deref())?;
     let num_dimensions = held_out.dimensions().len();
     let grid = match &adapter_dimensions {
         Some(_) => Grid::new(num_dimensions, settings.num_steps),

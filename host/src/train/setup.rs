@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{RunConfig, Stage};
+use crate::config::RunConfig;
 use crate::console::say;
 use crate::files::cache_folder::CacheFolder;
 use crate::files::hub::Hub;
 use crate::libtorch::{self, Libtorch};
 use crate::model::ModelConfig;
-use crate::plugin::{LossOptions, Objective, Plugin};
+use crate::plugin::{LossOptions, Plugin};
 
 use super::TrainError;
 use super::durable::{Checkpoint, Interrupt};
@@ -57,6 +57,9 @@ impl<'a> Setup<'a> {
             ModelConfig::load(&model_folder)?;
         }
         let loss = loss_options(config, libtorch);
+        if let Some(notice) = beta_notice(&loss) {
+            say(&notice);
+        }
         Ok(Self { config, checkpoint, interrupt, libtorch, plugin, hub, cache, model_folder, loss })
     }
 }
@@ -65,13 +68,33 @@ fn loss_options(config: &RunConfig, libtorch: Libtorch) -> LossOptions {
     let loss = &config.loss;
     let free_bytes = libtorch::free_device_memory_bytes(libtorch.device());
     LossOptions {
-        objective: if config.stage == Stage::Sft { Objective::Sft } else { Objective::Listwise },
-        reduction: loss.reduction,
+        objective: config.objective(),
+        reduction: config.reduction(),
         beta: loss.beta,
+        label_smoothing: loss.label_smoothing,
+        simpo_gamma: config.simpo_gamma(),
+        sft_weight: loss.sft_weight,
         logits_budget_bytes: logits_budget_bytes(loss.logits_budget_mib, free_bytes),
         paper_exact: loss.paper_exact,
         ..LossOptions::default()
     }
+}
+
+/// A β this many times outside of the usual range is a typing error, or β of another loss.
+const FAR_OUTSIDE: f64 = 10.0;
+
+/// Returns a notice if β is far from what its loss usually has.
+fn beta_notice(loss: &LossOptions) -> Option<String> {
+    let range = loss.objective.beta_range(loss.reduction)?;
+    let (low, high) = (*range.start(), *range.end());
+    let usual = low / FAR_OUTSIDE..=high * FAR_OUTSIDE;
+    (!usual.contains(&loss.beta)).then(|| {
+        format!(
+            "loss.beta = {} is far outside of {low} to {high}, which is usual for loss.kind = \"{}\" with loss.reduction = \
+             \"{}\"",
+            loss.beta, loss.objective, loss.reduction
+        )
+    })
 }
 
 /// Returns the memory of logits at any time: what the config says, and otherwise what suits the device.

@@ -118,9 +118,10 @@ fn normalizer(objective: Objective, micro_batches: &[MicroBatch]) -> f64 {
 
 /// Returns the number of terms of a micro-batch's loss: its contributing prompts, or its target tokens (sft).
 pub fn num_terms(objective: Objective, micro_batch: &MicroBatch) -> u64 {
-    match objective {
-        Objective::Listwise => micro_batch.batch.num_contributing,
-        Objective::Sft => micro_batch.batch.target_ids.numel() as u64,
+    if objective.has_preferences() {
+        micro_batch.batch.num_contributing
+    } else {
+        micro_batch.batch.target_ids.numel() as u64
     }
 }
 

@@ -11,6 +11,8 @@ pub const FORMAT_ULTRAFEEDBACK: u32 = 0;
 pub const FORMAT_PAIRS: u32 = 1;
 /// `messages`, or ShareGPT's `conversations`.
 pub const FORMAT_CHAT: u32 = 2;
+/// `prompt`, `responses`, and `rankings` of them by dimension: with P places, a rank is the rating P + 1 − rank.
+pub const FORMAT_RANKINGS: u32 = 3;
 
 /// How records are read and converted.
 #[repr(C)]
@@ -20,8 +22,8 @@ pub struct ConvertOptions {
     pub struct_size: usize,
     /// One of the `FORMAT_*`.
     pub format: u32,
-    /// 1: reduce each rated record to a pair of its best and worst responses by mean rating; records in which they tie
-    /// are skipped and counted.
+    /// 1: reduce each rated or ranked record to a pair of its best and worst responses by mean rating; records in which
+    /// they tie are skipped and counted.
     pub best_worst_pairs: u32,
     /// Names of the dimensions, in order; NULL means all names that the inputs use, sorted.
     pub dimensions: *const Str,
@@ -142,10 +144,22 @@ pub struct ScheduleOptions {
     pub probabilities: *const f64,
 }
 
-/// λ-DPO: the listwise cross-entropy against the λ-mixed targets (15).
+/// λ-DPO: the listwise cross-entropy against the λ-mixed targets (15). Equations: docs/method.md, "Objectives".
 pub const OBJECTIVE_LISTWISE: u32 = 0;
 /// Mean negative log-likelihood of the target tokens.
 pub const OBJECTIVE_SFT: u32 = 1;
+/// The likelihood of each dimension's order, in which ties share a place.
+pub const OBJECTIVE_PLACKETT_LUCE: u32 = 2;
+/// DPO: −log σ(Δr). This and those below are means over the pairs that a dimension orders, mixed by λ'.
+pub const OBJECTIVE_SIGMOID: u32 = 3;
+/// max(0, 1 − Δr).
+pub const OBJECTIVE_HINGE: u32 = 4;
+/// IPO: (Δ(s − s^ref) − 1/(2β))².
+pub const OBJECTIVE_IPO: u32 = 5;
+/// SimPO: −log σ(β Δs − γ); s is a mean, and there is no reference.
+pub const OBJECTIVE_SIMPO: u32 = 6;
+/// ORPO: −s_w − β log σ(Δ log-odds); s is a mean, and there is no reference.
+pub const OBJECTIVE_ORPO: u32 = 7;
 
 /// s is the sum of a response's token log-probs.
 pub const REDUCTION_SUM: u32 = 0;
@@ -171,10 +185,17 @@ pub struct LossOptions {
     pub objective: u32,
     /// One of the `REDUCTION_*`.
     pub reduction: u32,
-    /// β (17), above 0.
+    /// β (17), above 0; that of ORPO's odds ratio. SFT has none.
     pub beta: f64,
-    /// Divisor of the loss: number of contributing prompts (listwise) or target tokens (SFT) of the whole optimiser
-    /// step; 0 means that of this call.
+    /// `OBJECTIVE_SIGMOID`: probability that a preference is wrong, at least 0 and below 0.5; 0 for the others.
+    pub label_smoothing: f64,
+    /// `OBJECTIVE_SIMPO`: the margin γ, at least 0; 0 for the others.
+    pub simpo_gamma: f64,
+    /// Weight, at least 0, of the mean negative log-likelihood per token of each prompt's best response under λ', which
+    /// is added to the loss; ties share it. 0 for SFT.
+    pub sft_weight: f64,
+    /// Divisor of the loss: number of contributing prompts, or target tokens (SFT), of the whole optimiser step; 0 means
+    /// that of this call.
     pub normalizer: f64,
     /// Bytes of logits that may be alive at once; 0 for the default of 256 MiB.
     pub logits_budget_bytes: u64,

@@ -102,7 +102,7 @@ pub struct Api {
     ///
     /// The plugin takes ownership of the stream and releases it, even if the call fails, unless `stream` itself is
     /// invalid (NULL, or released already). Its callbacks are called during `reader_next` and by the stream of
-    /// `reader_to_arrow`. If the options name no dimensions, the schema must: annotations are then a struct.
+    /// `reader_to_arrow`. If the options name no dimensions, the schema must: annotations or rankings are then a struct.
     pub reader_open_arrow: unsafe extern "C" fn(
         stream: *mut ArrowArrayStream,
         options: *const ConvertOptions,
@@ -171,8 +171,9 @@ pub struct Api {
         error: *mut Error,
     ) -> Status,
     /// Creates a sample from tokens of another tokenizer, as JSON: `record` (its index), `prompt_ids`, `response_ids`
-    /// (lists of token ids), `response_indices` (the index of each response in the record) and `pi_target` (`[M][N]`,
-    /// null if masked). Free with `tokenized_sample_free`.
+    /// (lists of token ids), `response_indices` (the index of each response in the record), `pi_target` (`[M][N]`, null
+    /// if masked) and, optionally, `ranks` (`[M][N]` as in [`Batch`], 0 if masked; without them, the order is that of
+    /// `pi_target`). Free with `tokenized_sample_free`.
     pub tokenized_sample_new:
         unsafe extern "C" fn(tokens: Str, tokenized: *mut *mut TokenizedSample, error: *mut Error) -> Status,
     /// Returns a sample's tokens in the JSON of `tokenized_sample_new`, for the caller to store. Fails for a

@@ -125,6 +125,10 @@ pub struct Batch {
     pub pi_target: Tensor,
     /// `[M, C]` bool: the dimension counts for this prompt and rates this response.
     pub target_mask: Tensor,
+    /// `[M, C]` place of each response among those of its prompt that the dimension rates: 1 is best, equal ones tie,
+    /// and the next is one more; 0 if masked. The order is that of the ratings where these are known, else that of
+    /// `pi_target`, in which ratings that lie far apart may tie at 0.
+    pub ranks: Tensor,
     /// `[B, M]` float32 λ': λ renormalised over the dimensions that count for the prompt; all 0 if none of them has
     /// weight.
     pub lambda: Tensor,
@@ -162,9 +166,13 @@ pub struct LossInputs {
     pub target_sequences: Tensor,
     /// S.
     pub num_sequences: u64,
-    /// `[S]` sequence log-probs under the reference policy, reduced as `options.reduction` says; NULL means s^ref = 0.
+    /// `[S]` int64, see [`Batch`]: number of tokens that each of `sequence_log_probs` is a sum of; needed if
+    /// `options.sft_weight` is above 0. NULL otherwise, or if the target fields say it.
+    pub sequence_num_tokens: Tensor,
+    /// `[S]` sequence log-probs under the reference policy, reduced as `options.reduction` says; NULL means s^ref = 0,
+    /// and is the only choice for objectives without a reference (SimPO, ORPO, SFT).
     pub reference_log_probs: Tensor,
-    /// `[B + 1]` int64; for the listwise objective only, like the next four fields.
+    /// `[B + 1]` int64; for all objectives but SFT, like the fields after it.
     pub prompt_offsets: Tensor,
     /// `[M, C]` int64; NULL if response c is sequence c in every dimension.
     pub sequence_index: Tensor,
@@ -172,6 +180,9 @@ pub struct LossInputs {
     pub pi_target: Tensor,
     /// `[M, C]` bool; NULL if every dimension rates every response.
     pub target_mask: Tensor,
+    /// `[M, C]` int64 place of each response in its prompt's order: 1 is the best, and equal numbers tie; read where
+    /// `target_mask` is set, by the objectives of orders and pairs. NULL means the order of `pi_target`.
+    pub ranks: Tensor,
     /// `[B, M]` floating point λ': that of the batch, or of `renormalize_lambda`.
     pub lambda: Tensor,
     /// The `cudaStream_t` on which the call queues its work, if the tensors are on a CUDA device: inputs must be ready,
@@ -195,7 +206,7 @@ pub struct LossOutputs {
     pub sequence_log_probs: Tensor,
     /// `[S]` float64 β (s − s^ref); NULL for the SFT objective, like all fields below.
     pub rewards: Tensor,
-    /// `[B]` float64 Σ_k λ'_k L^(k); 0 for a prompt that does not contribute.
+    /// `[B]` float64 Σ_k λ'_k L^(k) + `sft_weight` times `sft_losses`; 0 for a prompt that does not contribute.
     pub prompt_losses: Tensor,
     /// `[B, M]` float64 L^(k); 0 if the dimension does not count for the prompt.
     pub dimension_losses: Tensor,
@@ -207,6 +218,9 @@ pub struct LossOutputs {
     pub dimension_accuracies: Tensor,
     /// `[B]` float64 reward of the best response under λ' minus that of the worst.
     pub margins: Tensor,
+    /// `[B]` float64 mean negative log-likelihood per token of the best response under λ'; NULL unless `sft_weight` is
+    /// above 0 or the objective is ORPO.
+    pub sft_losses: Tensor,
 }
 
 /// Gradients from `loss_backward`, in the dtypes and on the devices of their inputs; NULL for those not requested.

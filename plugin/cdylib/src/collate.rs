@@ -57,6 +57,7 @@ macro_rules! for_each_tensor {
             sequence_index,
             pi_target,
             target_mask,
+            ranks,
             lambda,
             record_indices,
         )

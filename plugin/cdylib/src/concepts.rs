@@ -18,9 +18,20 @@ macro_rules! same_codes {
 }
 
 same_codes! {
-    Format { UltraFeedback = FORMAT_ULTRAFEEDBACK, Pairs = FORMAT_PAIRS, Chat = FORMAT_CHAT }
+    Format {
+        UltraFeedback = FORMAT_ULTRAFEEDBACK, Pairs = FORMAT_PAIRS, Chat = FORMAT_CHAT, Rankings = FORMAT_RANKINGS
+    }
     Layout { Expanded = LAYOUT_EXPANDED, Rows = LAYOUT_ROWS, Packed = LAYOUT_PACKED }
-    Objective { Listwise = OBJECTIVE_LISTWISE, Sft = OBJECTIVE_SFT }
+    Objective {
+        Listwise = OBJECTIVE_LISTWISE,
+        Sft = OBJECTIVE_SFT,
+        PlackettLuce = OBJECTIVE_PLACKETT_LUCE,
+        Sigmoid = OBJECTIVE_SIGMOID,
+        Hinge = OBJECTIVE_HINGE,
+        Ipo = OBJECTIVE_IPO,
+        Simpo = OBJECTIVE_SIMPO,
+        Orpo = OBJECTIVE_ORPO,
+    }
     Reduction { Sum = REDUCTION_SUM, Mean = REDUCTION_MEAN }
 }
 

@@ -49,7 +49,7 @@ growing! {
     abi::LossOptions, up to wants;
     abi::LossInputs, up to cuda_stream;
     abi::Batch, up to num_contributing;
-    abi::LossOutputs, up to margins;
+    abi::LossOutputs, up to sft_losses;
     abi::LossGradients, up to sequence_log_probs;
     abi::BuildInfo, up to torch_version;
 }

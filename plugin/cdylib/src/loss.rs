@@ -69,8 +69,8 @@ macro_rules! inputs {
 inputs! {
     hidden, lm_head, logits;
     sequence_log_probs;
-    target_positions, target_ids, target_sequences, reference_log_probs, prompt_offsets, sequence_index, pi_target,
-    target_mask, lambda
+    target_positions, target_ids, target_sequences, sequence_num_tokens, reference_log_probs, prompt_offsets,
+    sequence_index, pi_target, target_mask, ranks, lambda
 }
 
 /// Makes the caller's stream the current one, if there is one, before any work is queued.
@@ -121,6 +121,9 @@ unsafe fn loss_options(options: *const abi::LossOptions) -> Outcome<LossOptions>
         objective,
         reduction,
         beta: options.beta,
+        label_smoothing: options.label_smoothing,
+        simpo_gamma: options.simpo_gamma,
+        sft_weight: options.sft_weight,
         normalizer: (options.normalizer > 0.0).then_some(options.normalizer),
         logits_budget_bytes: match usize::try_from(options.logits_budget_bytes) {
             Ok(0) => DEFAULT_LOGITS_BUDGET_BYTES,
@@ -187,10 +190,10 @@ pub unsafe extern "C" fn loss_forward(
         }
         let (result, kept) = lambda_dpo_core::loss_forward(&inputs.as_core(), &options)?;
         let always = exported!(abi::LossOutputs, Some(&result) => loss, token_log_probs, sequence_log_probs);
-        let listwise = exported!(
+        let preferences = exported!(
             abi::LossOutputs,
-            result.listwise.as_ref() => rewards, prompt_losses, dimension_losses, dimension_mask, accuracies,
-            dimension_accuracies, margins
+            result.preferences.as_ref() => rewards, prompt_losses, dimension_losses, dimension_mask, accuracies,
+            dimension_accuracies, margins, sft_losses
         );
         match kept {
             Some(kept) => {
@@ -201,7 +204,7 @@ pub unsafe extern "C" fn loss_forward(
             None => write(context, std::ptr::null_mut(), "context")?,
         }
         outputs.put_tensors(always);
-        outputs.put_tensors(listwise);
+        outputs.put_tensors(preferences);
         Ok(())
     })
 }

@@ -13,6 +13,7 @@
 
 #[macro_use]
 mod words;
+mod objective;
 
 #[doc(hidden)]
 pub use words::alloc;
@@ -100,6 +101,8 @@ coded! {
         Pairs = 1, "pairs";
         /// `messages`, or ShareGPT's `conversations`.
         Chat = 2, "chat";
+        /// `prompt`, `responses`, and `rankings` of them by dimension.
+        Rankings = 3, "rankings";
     }
 
     /// How a batch is laid out in rows.
@@ -112,10 +115,22 @@ coded! {
         Expanded = 0, "expanded";
     }
 
-    /// The loss that is minimised.
+    /// The loss that is minimised; equations: docs/method.md, "Objectives".
     Objective, "Objective" {
-        /// λ-DPO (15); pairwise DPO (6) is its N = 2 case.
+        /// λ-DPO (15): the cross-entropy with each dimension's target distribution.
         Listwise = 0, "listwise";
+        /// The likelihood of each dimension's order.
+        PlackettLuce = 2, "plackett_luce";
+        /// DPO (6).
+        Sigmoid = 3, "sigmoid";
+        /// SLiC's hinge on DPO's rewards.
+        Hinge = 4, "hinge";
+        /// IPO: a regression of differences of log-ratios.
+        Ipo = 5, "ipo";
+        /// SimPO: mean log-probs with a margin, without a reference.
+        Simpo = 6, "simpo";
+        /// ORPO: likelihood and odds ratio, without a reference.
+        Orpo = 7, "orpo";
         /// Mean negative log-likelihood of the target tokens.
         Sft = 1, "sft";
     }
@@ -126,6 +141,13 @@ coded! {
         Sum = 0, "sum";
         /// Their mean.
         Mean = 1, "mean";
+    }
+}
+
+impl Format {
+    /// Whether records of this format rate or rank their responses by dimension.
+    pub const fn has_dimensions(self) -> bool {
+        matches!(self, Self::UltraFeedback | Self::Rankings)
     }
 }
 
@@ -150,6 +172,6 @@ mod tests {
     #[test]
     fn an_unknown_word_is_answered_with_the_known_ones() {
         let problem = |word: &str| word.parse::<Format>().unwrap_err();
-        assert_eq!(problem("csv"), "must be \"ultrafeedback\", \"pairs\" or \"chat\", not \"csv\"");
+        assert_eq!(problem("csv"), "must be \"ultrafeedback\", \"pairs\", \"chat\" or \"rankings\", not \"csv\"");
     }
 }

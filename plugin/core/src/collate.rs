@@ -64,6 +64,7 @@ pub fn collate(samples: &[&TokenizedSample], lambda: &[f64], options: &CollateOp
         sequence_index: Tensor::f_from_slice(&targets.sequence_index)?.f_reshape([m, c])?,
         pi_target: Tensor::f_from_slice(&targets.pi_target)?.f_reshape([m, c])?,
         target_mask: Tensor::f_from_slice(&targets.mask)?.f_reshape([m, c])?,
+        ranks: Tensor::f_from_slice(&targets.ranks)?.f_reshape([m, c])?,
         lambda: Tensor::f_from_slice(&targets.lambda)?.f_reshape([b, m])?,
         record_indices: list(samples.iter().map(|sample| sample.record_index as i64))?,
         num_contributing: targets.num_contributing,
@@ -94,6 +95,13 @@ fn check(samples: &[&TokenizedSample], lambda: &[f64], options: &CollateOptions)
                 "record {record} has {} responses, but its pi_target has {} columns",
                 sample.responses.len(),
                 sample.pi_target.ncols()
+            ));
+        }
+        if sample.ranks.dim() != sample.pi_target.dim() {
+            return invalid(format!(
+                "record {record} has ranks of shape {:?}, but its pi_target has shape {:?}",
+                sample.ranks.shape(),
+                sample.pi_target.shape()
             ));
         }
         for (i, response) in sample.responses.iter().enumerate() {

@@ -39,6 +39,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use lambda::{Schedule, ScheduleKind, ScheduleOptions};
 pub use lambda_dpo_concepts::{Format, Layout, Objective, Reduction};
 pub use log_probs::{DEFAULT_LOGITS_BUDGET_BYTES, LogProbInputs, LogProbOptions, LossGradients, Wants, log_probs};
-pub use loss::{ListwiseOutputs, LossContext, LossInputs, LossOptions, LossOutputs, loss_forward, renormalize_lambda};
+pub use loss::{
+    LossContext, LossInputs, LossOptions, LossOutputs, PreferenceOutputs, loss_forward, renormalize_lambda,
+};
 pub use record::{Message, Prompt, Record};
 pub use tokenize::{TokenizeOptions, TokenizedResponse, TokenizedSample, Tokenizer};

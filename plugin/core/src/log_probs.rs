@@ -69,12 +69,7 @@ pub(crate) struct Projected {
 
 /// Stage 6 for the loss. The caller has disabled autograd.
 pub(crate) fn forward(inputs: &LogProbInputs, options: &LogProbOptions, wants: Wants) -> Result<Forward> {
-    if !(0..=MAX_SEQUENCES).contains(&inputs.num_sequences) {
-        return invalid(format!(
-            "num_sequences is {}, but it must be at least 0 and at most {MAX_SEQUENCES}",
-            inputs.num_sequences
-        ));
-    }
+    check_num_sequences(inputs.num_sequences)?;
     match (Projection::new(inputs)?, inputs.sequence_log_probs) {
         (Some(_), Some(_)) => {
             invalid("sequence_log_probs was given beside hidden states or logits: give one or the other".into())
@@ -106,6 +101,14 @@ pub(crate) fn forward(inputs: &LogProbInputs, options: &LogProbOptions, wants: W
             })
         }
     }
+}
+
+/// Rejects a number of sequences that is no number of sequences, before anything is allocated by it.
+pub(crate) fn check_num_sequences(num_sequences: i64) -> Result<()> {
+    if (0..=MAX_SEQUENCES).contains(&num_sequences) {
+        return Ok(());
+    }
+    invalid(format!("num_sequences is {num_sequences}, but it must be at least 0 and at most {MAX_SEQUENCES}"))
 }
 
 /// Reduces `[K]` token log-probs to `[S]` sums or means, in main memory.

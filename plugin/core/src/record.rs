@@ -11,7 +11,9 @@
 //! | `json` | JSON text → values, with Python's NaN |
 //! | `messages` | the shapes in which conversations come |
 //! | `prompt` | the prompt, the system prompt and the tools |
+//! | `answers` | answers that are compared, and the prompt before them |
 //! | `rated` | prompts with rated responses |
+//! | `ranked` | prompts with ranked responses |
 //! | `parse` | one row's JSON → a [`Record`], by [`Format`](crate::Format) |
 //! | `reader` | the rows of several files |
 //! | `ahead` | rows read ahead on a thread, in chunks |
@@ -29,7 +31,9 @@ mod rows;
 mod json;
 mod messages;
 mod prompt;
+mod answers;
 mod rated;
+mod ranked;
 mod parse;
 mod reader;
 mod ahead;

@@ -10,6 +10,7 @@
 //! | `truncate` | the cutoff |
 //! | `printed` | checks that the chat template prints the fields that a record fills |
 //! | `answers` | the check that the template prints all of an answer |
+//! | `ranks` | the order of the responses in each dimension |
 //! | `responses` | a prompt with its responses |
 //! | `conversation` | a conversation in which every assistant turn is a target |
 //!
@@ -19,6 +20,7 @@
 //! - The tokens of a prompt and a response decode to the rendered text.
 //! - The tokens that a response is conditioned on are those that the prompt has when the model generates.
 
+mod ranks;
 mod samples;
 mod tokens;
 mod tokenizer;
@@ -34,6 +36,7 @@ mod tests;
 
 use crate::{Error, Result, Sample};
 
+pub(crate) use ranks::dense_ranks;
 pub use samples::{TokenizeOptions, Tokenized, TokenizedResponse, TokenizedSample};
 pub use tokenizer::{Tokenizer, TokenizerInfo};
 

@@ -139,3 +139,22 @@ def test_responses_that_are_dropped_leave_a_distribution():
     assert _over([0.5, 0.25, 0.25], [1, 2]) == [0.5, 0.5]
     assert _over([0.75, None, 0.25], [0, 1]) == [1.0, None]
     assert _over([1.0, 0.0, 0.0], [1, 2]) == [None, None]
+
+
+def test_rankings_train_like_the_ratings_that_they_stand_for(factory):
+    model = make_model(factory.folder / "model")
+    ranked, rated = [], []
+    for row in records():
+        texts = [completion["response"] for completion in row["completions"]]
+        ranks = {name: [1 + (index + k) % len(texts) for index in range(len(texts))] for k, name in enumerate(DIMENSIONS)}
+        ranked.append({"prompt": row["instruction"], "responses": texts, "rankings": ranks})
+        annotations = [{name: {"Rating": len(texts) + 1 - ranks[name][i]} for name in DIMENSIONS} for i in range(len(texts))]
+        completions = [{"response": text, "annotations": rates} for text, rates in zip(texts, annotations, strict=True)]
+        rated.append({"instruction": row["instruction"], "completions": completions})
+    factory.write("ranked", ranked, {"formatting": "rankings"})
+    factory.write("rated", rated, {"formatting": "ultrafeedback"})
+    found, expected = (
+        losses(factory.trained(factory.config(model, out=name, dataset=name, max_steps=2), out=name))
+        for name in ("ranked", "rated")
+    )
+    assert found == expected and len(found) == 2

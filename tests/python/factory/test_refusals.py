@@ -101,8 +101,8 @@ def test_datasets_that_are_not_rated(factory):
     columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
     factory.write("pairs", pairs, {"ranking": True, "columns": columns})
     assert refusal(factory, model, dataset="pairs") == (
-        "The dataset pairs has the formatting alpaca, but λ-DPO needs rated responses: use one with `formatting: "
-        "ultrafeedback` in dataset_info.json."
+        "The dataset pairs has the formatting alpaca, but λ-DPO needs rated or ranked responses: use one with `formatting: "
+        "ultrafeedback or rankings` in dataset_info.json."
     )
     unrated = [{"instruction": "Hi", "completions": [{"response": "a"}, {"response": "b"}]}] * 4
     factory.write("unrated", unrated, {"formatting": "ultrafeedback"})
@@ -110,11 +110,28 @@ def test_datasets_that_are_not_rated(factory):
     single = [{**row, "completions": row["completions"][:1]} for row in records(4)]
     factory.write("single", single, {"formatting": "ultrafeedback"})
     assert refusal(factory, model, dataset="single") == (
-        "None of the records of single can be used: each needs at least two responses rated in the same dimension."
+        "None of the records of single can be used: each needs at least two responses rated or ranked in the same dimension."
     )
+
+
+def test_keys_that_an_objective_does_not_have(factory):
+    found = refusal(factory, lambda_loss_type="plackettluce")
+    assert found == "loss_type is 'plackettluce', which does not exist: did you mean 'plackett_luce'?"
+    assert refusal(factory, dpo_label_smoothing=0.1) == (
+        "`dpo_label_smoothing` belongs to `pref_loss: sigmoid`: set `lambda_label_smoothing` instead."
+    )
+    found = refusal(factory, lambda_sft_weight=0.1)
+    assert found == "There is no key `lambda_sft_weight`: set `pref_ftx`."
+    model = make_model(factory.folder / "model")
+    found = refusal(factory, model, simpo_gamma=1.0)
+    assert found == "simpo_gamma is 1.0, but only simpo has it, not listwise: leave it out."
+    found = refusal(factory, model, lambda_loss_type="orpo", ref_model=model)
+    assert found == "`ref_model` has no effect, because orpo has no reference: leave it out."
+    found = refusal(factory, model, lambda_loss_type="simpo", lambda_reduction="sum")
+    assert found == "simpo is defined on means over tokens: set reduction to mean."
 
 
 def test_keys_without_effect(factory):
     model = make_model(factory.folder / "model")
-    assert refusal(factory, model, pref_ftx=0.5) == "`pref_ftx` has no effect with `pref_loss: lambda_dpo`: leave it out."
+    assert refusal(factory, model, ld_alpha=0.5) == "`ld_alpha` has no effect with `pref_loss: lambda_dpo`: leave it out."
     assert refusal(factory, model, streaming=True) == "λ-DPO needs to count its records: set `streaming` to false."

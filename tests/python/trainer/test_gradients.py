@@ -108,16 +108,16 @@ def test_only_the_models_fields_go_to_its_device():
 
 def test_the_library_reads_small_inputs_on_the_cpu(monkeypatch):
     """Whatever the device of the hidden states: "meta" stands for a GPU, whose tensors cannot be lent here."""
-    from lambda_dpo import _native
+    from lambda_dpo import _abi, _native
     from lambda_dpo.loss import _Call
 
     lent = []
     monkeypatch.setattr(_native.Lent, "pointer", lambda self, tensor: lent.append(tensor.device.type))
     batch = small_batch()
-    call = _Call(batch, torch.zeros(5), "sum", 0.1, None, 256, False)
+    call = _Call(batch, torch.zeros(5), _abi.LossOptions(beta=0.1), "sum", None, 256)
     hidden, head = torch.empty(*batch["input_ids"].shape, 16, device="meta"), torch.empty(8, 16, device="meta")
-    call._inputs(_native.Lent(), (hidden, head, None, None), listwise=True)
-    assert lent == ["meta", "meta"] + ["cpu"] * 9
+    call._inputs(_native.Lent(), (hidden, head, None, None), preferences=True)
+    assert lent == ["meta", "meta"] + ["cpu"] * 10
 
 
 def test_a_budget_that_nobody_set_follows_the_device(monkeypatch):

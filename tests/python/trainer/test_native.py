@@ -69,10 +69,13 @@ def test_functions_have_the_headers_arguments():
 def test_constants_are_the_headers():
     constants = {name.removeprefix("LAMBDA_DPO_"): value for name, value in ABI["constants"].items()}
     assert (_abi.MAJOR, _abi.MINOR) == (constants["ABI_MAJOR"], constants["ABI_MINOR"])
-    named = [name for name in constants if name.startswith(("SCHEDULE_", "WANTS_", "FORMAT_ULTRA"))]
+    named = [name for name in constants if name.startswith(("SCHEDULE_", "WANTS_"))]
     assert all(getattr(_abi, name) == constants[name] for name in named)
+    assert _abi.FORMATS == {name: constants[f"FORMAT_{name.upper()}"] for name in _abi.FORMATS}
     assert _abi.LAYOUTS == {name: constants[f"LAYOUT_{name.upper()}"] for name in _abi.LAYOUTS}
     assert _abi.REDUCTIONS == {name: constants[f"REDUCTION_{name.upper()}"] for name in _abi.REDUCTIONS}
+    of_pairs = {name.removeprefix("OBJECTIVE_").lower(): code for name, code in constants.items() if "OBJECTIVE_" in name}
+    assert _abi.OBJECTIVES == {name: code for name, code in of_pairs.items() if name != "sft"}
     for status in ("OK", "INVALID_ARGUMENT", "INVALID_DATA"):
         assert getattr(_abi, f"STATUS_{status}") == constants[f"STATUS_{status}"]
 

@@ -125,7 +125,7 @@ def test_invalid_data_and_options_are_rejected(folder, tmp_path, monkeypatch):
     single = datasets.Dataset.from_list([{**row, "completions": row["completions"][:1]} for row in records(3)])
     unrated = [{"instruction": "Hi", "completions": [{"response": "a"}, {"response": "b"}]}] * 3
     for rows, problem in [
-        (single, "None of the 3 records can be used: each needs at least two responses rated in the same dimension."),
+        (single, "None of the 3 records can be used: each needs at least two responses rated or ranked in the same dimension."),
         (single.to_iterable_dataset(), "The dataset is a IterableDataset, but λ-DPO needs to count its records"),
     ]:
         with pytest.raises(ConfigError, match=problem):

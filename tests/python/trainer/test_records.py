@@ -8,7 +8,7 @@ import pytest
 from tiny import ROOT
 
 import lambda_dpo
-from lambda_dpo import SampleTokenizer, convert
+from lambda_dpo import ConvertOptions, ListwiseCollator, SampleTokenizer, convert
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
 
@@ -89,3 +89,86 @@ def test_fields_that_would_change_the_training_are_refused(field, value):
 def test_half_a_character_is_named():
     with pytest.raises(lambda_dpo.InvalidInputError, match="lone surrogate"):
         convert(record(prompt="x \ud83d y"))
+
+
+RANKINGS = ConvertOptions(format="rankings")
+
+
+def ranked(**fields):
+    return {"prompt": "Q", "responses": ["a", "b", "c"], "rankings": {"h": [1, 2, 2], "g": [None, 1, 2]}, **fields}
+
+
+def rated(**fields):
+    ratings = {"h": [2, 1, 1], "g": [None, 2, 1]}
+    return {"prompt": "Q", "completions": ["a", "b", "c"], "ratings": ratings, **fields}
+
+
+def test_rankings_are_ratings_one_point_apart():
+    import datasets
+    import numpy as np
+
+    assert convert(ranked(system="S"), RANKINGS) == convert(rated(system="S"))
+    assert convert(ranked(rankings={"h": np.array([1, 2, 2]), "g": [np.nan, 1.0, "2"]}), RANKINGS) == convert(rated())
+    rows = [ranked(), ranked(rankings={"h": [3, 2, 1]}), ranked(responses=["a"], rankings={"h": [1]})]
+    expected = convert([rated(), rated(ratings={"h": [1, 2, 3], "g": [None] * 3})])
+    for table in (datasets.Dataset.from_list(rows), datasets.Dataset.from_list(rows).data.table):
+        found = convert(table, RANKINGS)
+        for name in ("pi_target", "ratings"):
+            column = found[name][:] if isinstance(table, datasets.Dataset) else found[name].to_pylist()
+            assert column == [sample[name] for sample in expected]
+
+
+def test_rankings_of_a_map_need_the_names_of_their_dimensions():
+    import pyarrow as pa
+
+    kind = pa.map_(pa.string(), pa.list_(pa.int64()))
+    table = pa.table(
+        {
+            "prompt": ["Q", "Q"],
+            "responses": [["a", "b"], ["c", "d"]],
+            "rankings": pa.array([[("h", [2, 1])], [("g", None), ("h", [1, 1])]], kind),
+        }
+    )
+    with pytest.raises(lambda_dpo.InvalidInputError, match="`dimensions` must be named: in this stream `rankings` is of type"):
+        convert(table, RANKINGS)
+    found = convert(table, ConvertOptions(format="rankings", dimensions=["h"]))
+    assert found["ratings"].to_pylist() == [[[1, 2]], [[1, 1]]]
+
+
+def test_rankings_that_make_no_sense_are_refused():
+    for converted in (lambda row: convert(row, RANKINGS), lambda row: _ranked_in_bulk([row])):
+        with pytest.raises(lambda_dpo.InvalidInputError, match="`rankings.h` has rank 3 but no rank 2: number the places"):
+            converted(ranked(rankings={"h": [1, 3, 3]}))
+        with pytest.raises(lambda_dpo.InvalidInputError, match="`rankings.h` has 2 ranks for 3 responses"):
+            converted(ranked(rankings={"h": [1, 2]}))
+    with pytest.raises(lambda_dpo.InvalidInputError, match="the record has `rankings`: set the format to `rankings`"):
+        convert(ranked())
+    with pytest.raises(lambda_dpo.ConfigError, match="format is 'ranks', but it must be ultrafeedback or rankings"):
+        ConvertOptions(format="ranks")
+
+
+def _ranked_in_bulk(rows):
+    import datasets
+
+    return convert(datasets.Dataset.from_list(rows), RANKINGS)
+
+
+def test_a_batch_has_the_place_of_each_response():
+    import datasets
+
+    tokenizer = SampleTokenizer(ROOT / "fixtures" / "demo" / "sft-model")
+    feature = tokenizer.tokenize(convert(ranked(), RANKINGS))
+    assert feature["ranks"] == [[0, 1, 2], [1, 2, 2]]
+    tokenized = tokenizer.tokenize_dataset(_ranked_in_bulk([ranked()]))
+    assert isinstance(tokenized, datasets.Dataset) and tokenized["ranks"][0] == feature["ranks"]
+    without = {name: value for name, value in feature.items() if name != "ranks"}
+    for layout in ("packed", "rows", "expanded"):
+        for features in ([feature], [without], list(tokenized)):
+            batch = ListwiseCollator(layout=layout)(features)
+            assert batch["ranks"].tolist() == [[0, 1, 2], [1, 2, 2]]
+            assert (batch["ranks"] > 0).tolist() == batch["target_mask"].tolist()
+    # The order of ratings whose targets are all 0 in float32.
+    far = tokenizer.tokenize(convert(rated(ratings={"h": [0, 3000, 1000]})))
+    assert ListwiseCollator()([far])["ranks"].tolist() == [[3, 1, 2]]
+    with pytest.raises(lambda_dpo.InvalidInputError, match=r"`ranks\[0\]` has 2 numbers for 3 responses"):
+        ListwiseCollator()([{**feature, "ranks": [[1, 2], [1, 2]]}])

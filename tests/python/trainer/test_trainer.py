@@ -267,3 +267,17 @@ def test_rows_with_a_ratings_column_are_supported(tmp_path, folder):
 
     expected = losses(trained(tmp_path / "1", folder, max_steps=2))
     assert losses(trained(tmp_path / "2", folder, rows=[rated(record) for record in records()], max_steps=2)) == expected
+
+
+def test_rows_with_a_rankings_column_are_supported(tmp_path, folder):
+    rows, rated = [], []
+    for row in records():
+        texts = [completion["response"] for completion in row["completions"]]
+        ranks = {name: [1 + (index + k) % len(texts) for index in range(len(texts))] for k, name in enumerate(DIMENSIONS)}
+        rows.append({"prompt": row["instruction"], "responses": texts, "rankings": ranks})
+        ratings = {name: [len(texts) + 1 - rank for rank in ranked] for name, ranked in ranks.items()}
+        rated.append({"prompt": row["instruction"], "completions": texts, "ratings": ratings})
+    found = losses(trained(tmp_path / "ranked", folder, rows, data_format="rankings", max_steps=2))
+    assert found == losses(trained(tmp_path / "rated", folder, rated, max_steps=2))
+    with pytest.raises(ConfigError, match="data_format is 'pairs', but it must be one of ultrafeedback, rankings"):
+        config(tmp_path, data_format="pairs")

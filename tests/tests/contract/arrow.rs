@@ -191,6 +191,29 @@ fn annotations_may_be_a_list_that_names_its_dimensions() {
     assert_eq!(counts.released(), 2);
 }
 
+/// Rankings as `datasets` and pyarrow write them: a struct of lists, with a null list for a dimension that a row lacks.
+#[test]
+fn rankings_may_be_a_struct_of_lists() {
+    let record = |i: usize| {
+        let second = if i.is_multiple_of(2) { json!(null) } else { json!([2, null, 1]) };
+        json!({ "prompt": format!("prompt {i}"), "responses": ["one", "two", "plum"],
+                "rankings": { "honesty": [1, 1 + i % 2, 2], "helpfulness": second } })
+    };
+    let mut records: Vec<Value> = (0..300).map(record).collect();
+    let options = table::convert_options(abi::FORMAT_RANKINGS);
+    let stream = |records: &[Value]| Counts::default().stream(batches(records, 64).into_iter().map(Ok).collect());
+    let found: Vec<RecordBatch> =
+        to_arrow(&open(&mut stream(&records), &options).unwrap()).map(Result::unwrap).collect();
+    let expected: Vec<Value> = records.iter().enumerate().map(|(i, r)| sample(r, i, &options).unwrap()).collect();
+    assert_eq!(rows(&found), expected);
+    assert_eq!(expected[1]["dimensions"], json!(["helpfulness", "honesty"]));
+
+    records[270]["rankings"]["honesty"] = json!([1, 3, 3]);
+    let reader = open(&mut stream(&records), &options).unwrap();
+    let message = to_arrow(&reader).find_map(Result::err).unwrap().to_string();
+    assert!(message.contains("record 270 of the stream: `rankings.honesty` has rank 3 but no rank 2: "), "{message}");
+}
+
 #[test]
 fn an_error_inside_the_stream_names_the_row() {
     let mut records: Vec<Value> = (0..300).map(record).collect();

@@ -44,7 +44,7 @@ pub fn options() -> impl Strategy<Value = Options> {
     let dimensions = select(vec![None, Some(vec!["honesty", "helpfulness"]), Some(vec!["λ"]), Some(vec![])]);
     let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<_>>();
     (
-        select(vec![core::Format::UltraFeedback, core::Format::Pairs, core::Format::Chat]),
+        select(vec![core::Format::UltraFeedback, core::Format::Pairs, core::Format::Chat, core::Format::Rankings]),
         prop::bool::weighted(0.2),
         dimensions.prop_map(move |names| names.map(owned)),
         select(vec![f64::NAN, 1.0, f64::INFINITY]),
@@ -88,6 +88,7 @@ impl Options {
             core::Format::UltraFeedback => abi::FORMAT_ULTRAFEEDBACK,
             core::Format::Pairs => abi::FORMAT_PAIRS,
             core::Format::Chat => abi::FORMAT_CHAT,
+            core::Format::Rankings => abi::FORMAT_RANKINGS,
         };
         let strs = |texts: &[String]| texts.iter().map(|text| table::text(text)).collect::<Vec<_>>();
         let (names, sources) = (self.dimensions.as_deref().map(strs), strs(&self.exclude_sources));

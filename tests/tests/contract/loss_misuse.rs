@@ -9,8 +9,8 @@ use lambda_dpo_tests::plugin_library;
 use lambda_dpo_tests::table::{self, Failure, PairLoss, api, checked};
 use tch::{Device, Kind, Tensor};
 
-use crate::losses::{changed, exported, options_of};
-use lambda_dpo_tests::batches::{HIDDEN, Problem, VOCAB};
+use crate::losses::{changed, options_of};
+use lambda_dpo_tests::batches::{HIDDEN, Problem, VOCAB, exported};
 
 const WANTS_HIDDEN: plugin::Wants =
     plugin::Wants { hidden: true, lm_head: false, logits: false, sequence_log_probs: false };

@@ -11,6 +11,7 @@ mod data_path;
 mod datasets;
 mod handles;
 mod loss_misuse;
+mod objective_misuse;
 mod losses;
 mod misuse;
 mod nulls;

@@ -61,7 +61,7 @@ fn values_of_later_versions_are_refused() {
         let result = table::convert_record(RECORD, 0, options).unwrap_err();
         assert_eq!(result, (abi::STATUS_INVALID_ARGUMENT, message.to_owned()));
     };
-    refused(&table::convert_options(3), "`format` is 3, expected 0, 1 or 2");
+    refused(&table::convert_options(4), "`format` is 4, expected 0, 1, 2 or 3");
     refused(&abi::ConvertOptions { keep_all: 2, ..options() }, "`keep_all` is 2, expected 0 or 1");
     refused(&abi::ConvertOptions { reserved: 1, ..options() }, "`reserved` is 1, expected 0");
 }
@@ -79,6 +79,14 @@ fn inconsistent_tokens_are_refused() {
         (tokens("[[3],[-4]]", "[0,1]", "[[0.5,0.5]]"), "record 7: -4 is not a token id"),
         (tokens("[[3],[4]]", "[0,1]", "[[0.5]]"), "record 7: `pi_target[0]` has 1 numbers for 2 responses"),
         (tokens("[[3],[4]]", "[0,1]", "[[0.5,0.6]]"), "record 7: `pi_target[0]` sums to 1.1: a distribution sums to 1"),
+        (
+            tokens("[[3],[4]]", "[0,1]", "[[0.5,0.5]],\"ranks\":[[1,0]]"),
+            "record 7: `ranks[0][1]` is 0, but `pi_target[0][1]` is not null: only what is masked has no rank",
+        ),
+        (
+            tokens("[[3],[4]]", "[0,1]", "[[0.5,0.5]],\"ranks\":[[1,3]]"),
+            "record 7: `ranks[0]` has no 2: places are numbered from 1 without gaps, and equal ones tie",
+        ),
     ] {
         let (status, message) = table::tokenized(&tokens).unwrap_err();
         assert_eq!(status, abi::STATUS_INVALID_DATA);

@@ -46,6 +46,22 @@ pub fn rated() -> impl Strategy<Value = Value> {
     })
 }
 
+/// A record with ranked responses, N ≥ 0; some ranks are not valid.
+fn ranked() -> impl Strategy<Value = Value> {
+    let rank = prop_oneof![
+        6 => (1..4).prop_map(|rank: i32| json!(rank)),
+        2 => select(vec![json!(null), json!("N/A"), json!("2"), json!(1.0), json!(1.5), json!(0)]),
+    ];
+    let responses = prop::collection::vec((text(), prop::collection::vec(rank, DIMENSIONS.len())), 0..4);
+    (text(), responses).prop_map(|(prompt, responses)| {
+        let texts: Vec<&String> = responses.iter().map(|(text, _)| text).collect();
+        let ranks = |k: usize| responses.iter().map(|(_, ranks)| ranks[k].clone()).collect::<Vec<_>>();
+        let rankings: Map<String, Value> =
+            DIMENSIONS.iter().enumerate().map(|(k, name)| ((*name).to_owned(), json!(ranks(k)))).collect();
+        json!({ "prompt": prompt, "responses": texts, "rankings": rankings })
+    })
+}
+
 fn turns() -> impl Strategy<Value = Value> {
     prop::collection::vec((any::<bool>(), text()), 1..4).prop_map(|turns| {
         let turn = |(answer, content): (bool, String)| json!({ "role": if answer { "assistant" } else { "user" }, "content": content });
@@ -63,7 +79,8 @@ pub fn any_record() -> impl Strategy<Value = String> {
             record[field] = value;
             record
         });
-    let whole = prop_oneof![6 => rated(), 2 => pair, 2 => chat, 2 => wrong].prop_map(|record| record.to_string());
+    let whole = prop_oneof![6 => rated(), 2 => ranked(), 2 => pair, 2 => chat, 2 => wrong]
+        .prop_map(|record| record.to_string());
     (whole, prop::option::weighted(0.1, any::<prop::sample::Index>())).prop_map(|(json, cut)| match cut {
         Some(cut) => json[..json.floor_char_boundary(cut.index(json.len()))].to_owned(),
         None => json,

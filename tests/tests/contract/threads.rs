@@ -8,8 +8,7 @@ use lambda_dpo_tests::table::{self, Handle};
 use lambda_dpo_tests::{fixture, plugin_library};
 use tch::{Kind, Tensor};
 
-use crate::losses::exported;
-use lambda_dpo_tests::batches::Problem;
+use lambda_dpo_tests::batches::{Problem, exported};
 
 const THREADS: u64 = 8;
 
@@ -41,10 +40,9 @@ fn work(tokenizer: &Handle<abi::Tokenizer>, plugin: &Plugin, seed: u64) -> (Vec<
         objective: plugin::Objective::Listwise,
         reduction: plugin::Reduction::Sum,
         beta: 0.3,
-        normalizer: None,
         logits_budget_bytes: 1 << 12,
-        paper_exact: false,
         wants: plugin::Wants { hidden: true, lm_head: true, ..plugin::Wants::default() },
+        ..plugin::LossOptions::default()
     };
     let (outputs, context) = plugin.loss_forward(&exported(&problem.inputs()), &options).unwrap();
     // A context may move to another thread, which passes the same inputs.
@@ -83,15 +81,14 @@ fn contexts_are_freed_unused_from_any_thread() {
     let plugin = Plugin::load(Some(&plugin_library())).unwrap();
     let problem = Problem::random(4, Kind::Float);
     let logits = problem.logits();
-    let inputs = exported(&problem.with_logits(&logits));
+    let inputs = plugin::LossInputs { reference_log_probs: None, ..exported(&problem.with_logits(&logits)) };
     let options = plugin::LossOptions {
         objective: plugin::Objective::Sft,
         reduction: plugin::Reduction::Sum,
         beta: 1.0,
-        normalizer: None,
         logits_budget_bytes: 1 << 20,
-        paper_exact: false,
         wants: plugin::Wants { logits: true, ..plugin::Wants::default() },
+        ..plugin::LossOptions::default()
     };
     for _ in 0..50 {
         let (_, context) = plugin.loss_forward(&inputs, &options).unwrap();

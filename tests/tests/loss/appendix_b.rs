@@ -48,17 +48,19 @@ impl Golden {
         let prompts = tokens("prompt_tokens", "prompt_lengths");
         let responses = tokens("response_tokens", "response_lengths");
         let pi = floats(self.get("pi_target"));
-        let sample = |(b, prompt): (usize, Vec<i64>)| TokenizedSample {
-            record_index: b as u64,
-            prompt,
-            responses: (0..N as usize)
-                .map(|i| TokenizedResponse {
-                    response_index: i,
-                    ids: responses[b * N as usize + i].clone(),
-                    is_target: None,
-                })
-                .collect(),
-            pi_target: Array2::from_shape_fn((M as usize, N as usize), |(k, i)| pi[(b * 4 + k) * 4 + i] as f32),
+        let sample = |(b, prompt): (usize, Vec<i64>)| {
+            TokenizedSample::new(
+                b as u64,
+                prompt,
+                (0..N as usize)
+                    .map(|i| TokenizedResponse {
+                        response_index: i,
+                        ids: responses[b * N as usize + i].clone(),
+                        is_target: None,
+                    })
+                    .collect(),
+                Array2::from_shape_fn((M as usize, N as usize), |(k, i)| pi[(b * 4 + k) * 4 + i] as f32),
+            )
         };
         prompts.into_iter().enumerate().map(sample).collect()
     }
@@ -125,7 +127,7 @@ fn loss_and_gradients_are_the_papers_in_every_layout() {
                 assert!(relative(loss, golden.number("model_loss")) < 1e-6, "{case}: loss {loss}");
                 let log_probs = by_sequence(golden.get("sequence_log_probs"), &batch);
                 assert!(relative_error(&outputs.sequence_log_probs, &log_probs) < 1e-6, "{case}: log-probs");
-                let parts = outputs.listwise.unwrap().dimension_losses.mean_dim(0, false, Kind::Double);
+                let parts = outputs.preferences.unwrap().dimension_losses.mean_dim(0, false, Kind::Double);
                 assert!(relative_error(&parts, golden.get("dimension_losses")) < loss_tolerance, "{case}: parts");
 
                 let grad = gradients.hidden.unwrap();

@@ -14,7 +14,10 @@ use lambda_dpo_tests::batches::{
 fn dpo_is_the_pairwise_case() {
     let mut rng = Rng(5);
     let samples: Vec<TokenizedSample> = (0..4)
-        .map(|b| TokenizedSample { pi_target: array![[1.0, 0.0]], ..sample(&mut rng, b, 4, &[3, 5], 1, 0.0) })
+        .map(|b| {
+            let drawn = sample(&mut rng, b, 4, &[3, 5], 1, 0.0);
+            TokenizedSample { pi_target: array![[1.0, 0.0]], ranks: array![[1, 2]], ..drawn }
+        })
         .collect();
     for kind in [Kind::Float, Kind::Double] {
         let problem = Problem::of(&mut rng, &samples, &[1.0; 4], Layout::Packed, kind);
@@ -24,7 +27,7 @@ fn dpo_is_the_pairwise_case() {
         let losses: Vec<f64> = rewards.chunks(2).map(|pair| (-(pair[0] - pair[1])).exp().ln_1p()).collect();
         let mean = losses.iter().sum::<f64>() / 4.0;
         assert!(relative(outputs.loss.double_value(&[]), mean) < 1e-12);
-        let listwise = outputs.listwise.unwrap();
+        let listwise = outputs.preferences.unwrap();
         for (pair, (accuracy, margin)) in
             rewards.chunks(2).zip(floats(&listwise.accuracies).into_iter().zip(floats(&listwise.margins)))
         {
@@ -68,6 +71,8 @@ fn prompts_without_weight_contribute_nothing() {
     samples[0].pi_target = pi_target(&array![[3.0, f64::NAN], [f64::NAN, 4.0]]);
     samples[0].responses.truncate(2);
     samples[1].pi_target.row_mut(0).fill(f32::NAN);
+    let with_ranks = |s: TokenizedSample| TokenizedSample::new(s.record_index, s.prompt, s.responses, s.pi_target);
+    let samples: Vec<TokenizedSample> = samples.into_iter().map(with_ranks).collect();
     let problem = Problem::of(&mut rng, &samples, &[0.5, 0.5, 1.0, 0.0], Layout::Rows, Kind::Float);
     assert_eq!(problem.batch.num_contributing, 0);
     let options = loss_options(Reduction::Sum, WANTS_BOTH);
@@ -76,7 +81,7 @@ fn prompts_without_weight_contribute_nothing() {
     assert_eq!(outputs.loss.double_value(&[]), 0.0);
     assert_eq!(gradients.hidden.unwrap().abs().max().double_value(&[]), 0.0);
     assert_eq!(gradients.lm_head.unwrap().abs().max().double_value(&[]), 0.0);
-    let listwise = outputs.listwise.unwrap();
+    let listwise = outputs.preferences.unwrap();
     assert_eq!(Vec::<bool>::try_from(listwise.dimension_mask.reshape([-1])).unwrap(), [false, false, false, true]);
     assert_eq!(floats(&listwise.prompt_losses), [0.0, 0.0]);
 }

@@ -11,7 +11,7 @@ use lambda_dpo_tests::batches::{
 const STEP: f64 = 1e-5;
 
 /// Compares `analytic` at `places` of `tensor` with (L(x + h) − L(x − h)) / 2h, relative to the largest entry.
-fn check_differences(
+pub(super) fn check_differences(
     tensor: &Tensor,
     analytic: &Tensor,
     places: &[i64],
@@ -113,22 +113,28 @@ fn sft_is_the_mean_over_target_tokens() {
     for seed in 0..9 {
         let mut rng = Rng(4000 + seed);
         let problem = Problem::random(seed, Kind::Double);
-        let inputs = LossInputs { prompt_offsets: None, pi_target: None, lambda: None, ..problem.inputs() };
-        let options = LossOptions { objective: Objective::Sft, ..options_of(seed, WANTS_BOTH) };
+        let inputs = LossInputs {
+            reference_log_probs: None,
+            prompt_offsets: None,
+            pi_target: None,
+            lambda: None,
+            ..problem.inputs()
+        };
+        let options = LossOptions { objective: Objective::Sft, paper_exact: false, ..options_of(seed, WANTS_BOTH) };
         let (outputs, context) = loss_forward(&inputs, &options).unwrap();
         let mean = -outputs.token_log_probs.unwrap().mean(Kind::Double).double_value(&[]);
-        assert!(relative(outputs.loss.double_value(&[]), mean) < 1e-12 && outputs.listwise.is_none());
+        assert!(relative(outputs.loss.double_value(&[]), mean) < 1e-12 && outputs.preferences.is_none());
         let num_tokens = problem.batch.target_ids.numel() as f64;
         let halved = LossOptions { normalizer: Some(2.0 * num_tokens), ..options };
         assert!(relative(loss(&inputs, &halved), mean / 2.0) < 1e-12);
 
         let gradients = context.unwrap().backward(&inputs, 1.0).unwrap();
         let places = predicting_places(&mut rng, &problem.batch, HIDDEN, 12);
-        let by_hidden = |hidden: &Tensor| loss(&LossInputs { hidden: Some(hidden), ..problem.inputs() }, &options);
+        let by_hidden = |hidden: &Tensor| loss(&LossInputs { hidden: Some(hidden), ..inputs }, &options);
         check_differences(&problem.hidden, &gradients.hidden.unwrap(), &places, by_hidden)
             .unwrap_or_else(|e| panic!("hidden, seed {seed}, {e}"));
         let places = some_places(&mut rng, &problem.lm_head, 12);
-        let by_head = |head: &Tensor| loss(&LossInputs { lm_head: Some(head), ..problem.inputs() }, &options);
+        let by_head = |head: &Tensor| loss(&LossInputs { lm_head: Some(head), ..inputs }, &options);
         check_differences(&problem.lm_head, &gradients.lm_head.unwrap(), &places, by_head)
             .unwrap_or_else(|e| panic!("lm_head, seed {seed}, {e}"));
     }

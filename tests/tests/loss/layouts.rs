@@ -19,18 +19,18 @@ fn response(response_index: usize, ids: &[i64]) -> TokenizedResponse {
 /// missing.
 fn samples() -> Vec<TokenizedSample> {
     vec![
-        TokenizedSample {
-            record_index: 7,
-            prompt: vec![1, 2, 3],
-            responses: vec![response(0, &[11, 12]), response(2, &[13]), response(3, &[14, 15, 16])],
-            pi_target: array![[0.5, 0.25, 0.25], [f32::NAN, 0.75, 0.25]],
-        },
-        TokenizedSample {
-            record_index: 9,
-            prompt: vec![4],
-            responses: vec![response(0, &[17]), response(1, &[18, 19])],
-            pi_target: array![[0.1, 0.9], [f32::NAN, 1.0]],
-        },
+        TokenizedSample::new(
+            7,
+            vec![1, 2, 3],
+            vec![response(0, &[11, 12]), response(2, &[13]), response(3, &[14, 15, 16])],
+            array![[0.5, 0.25, 0.25], [f32::NAN, 0.75, 0.25]],
+        ),
+        TokenizedSample::new(
+            9,
+            vec![4],
+            vec![response(0, &[17]), response(1, &[18, 19])],
+            array![[0.1, 0.9], [f32::NAN, 1.0]],
+        ),
     ]
 }
 
@@ -136,11 +136,13 @@ fn prompts_share_a_row_if_they_fit() {
     let samples: Vec<TokenizedSample> = lengths
         .iter()
         .enumerate()
-        .map(|(b, length)| TokenizedSample {
-            record_index: b as u64,
-            prompt: vec![b as i64 + 1; length - 2],
-            responses: vec![response(0, &[20]), response(1, &[21])],
-            pi_target: array![[0.5, 0.5]],
+        .map(|(b, length)| {
+            TokenizedSample::new(
+                b as u64,
+                vec![b as i64 + 1; length - 2],
+                vec![response(0, &[20]), response(1, &[21])],
+                array![[0.5, 0.5]],
+            )
         })
         .collect();
     let options = CollateOptions { max_tokens: Some(12), ..collate_options(Layout::Packed) };
@@ -204,12 +206,8 @@ fn a_conversation_has_targets_in_its_assistant_turns_only() {
         ids: vec![11, 12, 13, 14, 15],
         is_target: Some(vec![true, true, false, false, true]),
     };
-    let conversation = |prompt: &[i64]| TokenizedSample {
-        record_index: 0,
-        prompt: prompt.to_vec(),
-        responses: vec![turns.clone()],
-        pi_target: Array2::zeros((0, 1)),
-    };
+    let conversation =
+        |prompt: &[i64]| TokenizedSample::new(0, prompt.to_vec(), vec![turns.clone()], Array2::zeros((0, 1)));
     for layout in LAYOUTS {
         let batch = batch_of(&[conversation(&[1, 2])], &[], layout);
         assert_eq!(integers(&batch.labels), [-100, -100, 11, 12, -100, -100, 15, -100]);
@@ -230,12 +228,7 @@ fn empty_responses_and_batches_without_tokens_are_laid_out() {
     samples[0].responses[1].ids.clear();
     let batch = batch_of(&samples, &LAMBDA, Layout::Packed);
     assert_eq!(integers(&batch.sequence_num_tokens), [2, 0, 3, 1, 2]);
-    let empty = TokenizedSample {
-        record_index: 0,
-        prompt: vec![],
-        responses: vec![response(0, &[])],
-        pi_target: Array2::zeros((0, 1)),
-    };
+    let empty = TokenizedSample::new(0, vec![], vec![response(0, &[])], Array2::zeros((0, 1)));
     for layout in LAYOUTS {
         let batch = batch_of(std::slice::from_ref(&empty), &[], layout);
         assert_eq!((batch.input_ids.size(), batch.target_ids.size()), (vec![1, 8], vec![0]));
@@ -288,7 +281,7 @@ fn evaluate(batch: &Batch, hidden: &Tensor, lm_head: &Tensor) -> (f64, Tensor, T
         .windows(2)
         .map(|pair| by_response.narrow(0, pair[0], pair[1] - pair[0]).sum_dim_intlist(0i64, false, Kind::Double))
         .collect();
-    let listwise = outputs.listwise.unwrap();
+    let listwise = outputs.preferences.unwrap();
     let metrics = [
         &listwise.prompt_losses,
         &listwise.dimension_losses,

@@ -8,5 +8,8 @@ mod paper_layout;
 mod closed_forms;
 mod gradients;
 mod appendix_b;
+mod sides;
+mod objective_goldens;
+mod objectives;
 mod parameter_gradients;
 mod precision;

@@ -31,16 +31,18 @@ fn samples(golden: &Tensors) -> Vec<TokenizedSample> {
     let pi = floats(&golden["pi_target"]);
     (0..)
         .zip(integers(&golden["prompt_lengths"]))
-        .map(|(index, length)| TokenizedSample {
-            record_index: index as u64,
-            prompt: take(&mut prompts, length),
-            responses: (0..4)
-                .map(|response_index| {
-                    let ids = take(&mut responses, response_lengths.next().unwrap());
-                    TokenizedResponse { response_index, ids, is_target: None }
-                })
-                .collect(),
-            pi_target: Array2::from_shape_fn((4, 4), |(k, i)| pi[(index * 4 + k) * 4 + i] as f32),
+        .map(|(index, length)| {
+            TokenizedSample::new(
+                index as u64,
+                take(&mut prompts, length),
+                (0..4)
+                    .map(|response_index| {
+                        let ids = take(&mut responses, response_lengths.next().unwrap());
+                        TokenizedResponse { response_index, ids, is_target: None }
+                    })
+                    .collect(),
+                Array2::from_shape_fn((4, 4), |(k, i)| pi[(index * 4 + k) * 4 + i] as f32),
+            )
         })
         .collect()
 }

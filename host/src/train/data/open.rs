@@ -9,9 +9,7 @@ use crate::files::cache_folder::CacheFolder;
 use crate::files::git_lfs::refuse_pointer;
 use crate::files::hub::Use;
 use crate::files::record_files::{RecordFiles, RecordFilesError};
-use crate::plugin::{
-    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Format, Plugin, TokenizeOptions, Tokenizer,
-};
+use crate::plugin::{CollateOptions, ConvertOptions, Dataset, DatasetOptions, Plugin, TokenizeOptions, Tokenizer};
 use crate::policy::batch_inputs::uniform_lambda;
 use crate::train::TrainError;
 use crate::train::durable::Interrupt;
@@ -140,8 +138,8 @@ fn convert_options(config: &RunConfig) -> ConvertOptions {
     let format = data.format.unwrap_or_default();
     ConvertOptions {
         format,
-        best_worst_pairs: config.stage == Stage::Dpo && format == Format::UltraFeedback,
-        dimensions: if format == Format::UltraFeedback { data.dimensions.clone() } else { None },
+        best_worst_pairs: config.stage == Stage::Dpo && format.has_dimensions(),
+        dimensions: if format.has_dimensions() { data.dimensions.clone() } else { None },
         missing_rating: data.missing_rating.value(),
         temperature: data.temperature,
         max_samples: data.max_samples,

@@ -1,6 +1,6 @@
 //! Finds the reference policy that the config asks for, and computes s^ref of the run's samples under it.
 
-use crate::config::{Init, ReferenceKind, RunConfig, Stage};
+use crate::config::{Init, ReferenceKind, RunConfig};
 use crate::model::Model;
 use crate::policy::{LogitsPolicy, OnnxPolicy, Scorer, TorchScriptPolicy};
 use crate::train::TrainError;
@@ -60,7 +60,7 @@ pub(in crate::train) fn load_model_and_references(
 }
 
 fn has_reference(config: &RunConfig) -> bool {
-    config.stage != Stage::Sft && config.reference.kind != ReferenceKind::None
+    config.objective().has_reference() && config.reference.kind != ReferenceKind::None
 }
 
 fn load_model(setup: &Setup) -> Result<TrainableModel, TrainError> {

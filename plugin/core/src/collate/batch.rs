@@ -60,6 +60,8 @@ pub struct Batch {
     pub pi_target: Tensor,
     /// `[M, C]` bool
     pub target_mask: Tensor,
+    /// `[M, C]`
+    pub ranks: Tensor,
     /// `[B, M]` float32
     pub lambda: Tensor,
     /// `[B]`

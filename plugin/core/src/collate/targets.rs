@@ -17,6 +17,8 @@ pub(super) struct ListwiseTargets {
     pub(super) pi_target: Vec<f32>,
     /// `[M, C]`
     pub(super) mask: Vec<bool>,
+    /// `[M, C]`
+    pub(super) ranks: Vec<i64>,
     /// `[B, M]`
     pub(super) lambda: Vec<f32>,
     pub(super) num_contributing: u64,
@@ -32,6 +34,7 @@ impl ListwiseTargets {
             sequence_index: vec![0; m * num_responses],
             pi_target: vec![0.0; m * num_responses],
             mask: vec![false; m * num_responses],
+            ranks: vec![0; m * num_responses],
             lambda: Vec::with_capacity(lambda.len()),
             num_contributing: 0,
         };
@@ -48,6 +51,7 @@ impl ListwiseTargets {
                     targets.sequence_index[at] = (copies * offsets[b] + copy * sample.responses.len() + i) as i64;
                     targets.mask[at] = counts && p.is_finite();
                     targets.pi_target[at] = if targets.mask[at] { p } else { 0.0 };
+                    targets.ranks[at] = if targets.mask[at] { sample.ranks[[k, i]] } else { 0 };
                 }
             }
         }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::sample::Sample;
 use crate::record::{self, Columns, Prompt, rows_to_json};
-use crate::{Error, Result};
+use crate::{Error, Format, Result};
 
 /// Number of rows that are converted to JSON at a time, and of samples in an outgoing batch.
 const BATCH_ROWS: usize = 256;
@@ -80,9 +80,9 @@ impl Iterator for StreamChunks {
     }
 }
 
-/// Returns the names of the dimensions in a schema, sorted; None if it has no annotated completions, which reading the
-/// first record will report.
-pub(super) fn dimensions_of(schema: &Schema) -> Result<Option<Vec<String>>> {
+/// Returns the names of the dimensions in a schema, sorted; None if it has no annotated completions or no rankings,
+/// which reading the first record will report.
+pub(super) fn dimensions_of(schema: &Schema, format: Format) -> Result<Option<Vec<String>>> {
     let items = |field: &Field| match field.data_type() {
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => Some(Arc::clone(item)),
         DataType::ListView(item) | DataType::LargeListView(item) => Some(Arc::clone(item)),
@@ -92,19 +92,24 @@ pub(super) fn dimensions_of(schema: &Schema) -> Result<Option<Vec<String>>> {
         DataType::Struct(fields) => fields.find(name).map(|(_, field)| Arc::clone(field)),
         _ => None,
     };
-    let completion = schema.column_with_name("completions").and_then(|(_, completions)| items(completions));
-    let Some(annotations) = completion.and_then(|completion| child(&completion, "annotations")) else {
-        return Ok(None);
+    let column = |name: &str| schema.column_with_name(name).map(|(_, column)| Arc::new(column.clone()));
+    let (name, by_dimension) = match format {
+        Format::Rankings => ("rankings", column("rankings")),
+        _ => {
+            let completion = column("completions").and_then(|completions| items(&completions));
+            ("completions[].annotations", completion.and_then(|completion| child(&completion, "annotations")))
+        }
     };
-    match annotations.data_type() {
+    let Some(by_dimension) = by_dimension else { return Ok(None) };
+    match by_dimension.data_type() {
         DataType::Struct(fields) => {
             let mut names: Vec<String> = fields.iter().map(|field| field.name().clone()).collect();
             names.sort();
             Ok(Some(names))
         }
         other => Err(Error::InvalidArgument(format!(
-            "`dimensions` must be named: in this stream `completions[].annotations` is of type {other}, so the \
-             dimensions are known only at its end"
+            "`dimensions` must be named: in this stream `{name}` is of type {other}, so the dimensions are known only at \
+             its end"
         ))),
     }
 }

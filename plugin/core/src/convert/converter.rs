@@ -10,7 +10,7 @@ use super::options::{ConvertOptions, MissingRating};
 use super::report::{Report, Skipped};
 use super::sample::Sample;
 use crate::record::{Body, Completion, Message, Prompt, Rating, Record};
-use crate::{Error, Format, Result};
+use crate::{Error, Result};
 
 /// Fields of a response besides its text.
 type Extras = Map<String, Value>;
@@ -101,7 +101,7 @@ impl Converter {
     /// Returns an error with the name of a dimension that does not, and those that exist.
     pub fn check_dimensions(&self) -> Result<()> {
         let names = self.options.dimensions.as_deref().unwrap_or_default();
-        let read_ratings = self.options.format == Format::UltraFeedback && self.report.num_records > 0;
+        let read_ratings = self.options.format.has_dimensions() && self.report.num_records > 0;
         match names.iter().find(|name| read_ratings && !self.options.keep_all && !self.seen.contains(*name)) {
             None => Ok(()),
             Some(name) => {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use super::options::ConvertOptions;
 use crate::record::{Body, Record, Row, RowChunks};
 use crate::{Format, Result};
 
@@ -22,16 +23,15 @@ pub(super) struct Found {
     pub(super) num_records: u64,
 }
 
-/// Collects the names of at most `max_records` records whose source is not excluded.
+/// Collects the names that records use whose source is not excluded.
 ///
 /// A row that does not parse ends the pass: the second pass will report it.
-pub(super) fn find(paths: &[PathBuf], max_records: Option<u64>, exclude_sources: &[String]) -> Result<Found> {
+pub(super) fn find(paths: &[PathBuf], options: &ConvertOptions) -> Result<Found> {
     let mut found = BTreeSet::new();
     let mut num_records = 0;
-    for rows in RowChunks::open(paths, max_records)? {
+    for rows in RowChunks::open(paths, options.max_samples)? {
         let rows = rows?;
-        let groups: Vec<Group> =
-            rows.par_chunks(GROUP_ROWS).map(|rows| Group::collect(rows, exclude_sources)).collect();
+        let groups: Vec<Group> = rows.par_chunks(GROUP_ROWS).map(|rows| Group::collect(rows, options)).collect();
         for group in groups {
             num_records += group.num_records;
             found.extend(group.names);
@@ -52,12 +52,12 @@ struct Group {
 }
 
 impl Group {
-    fn collect(rows: &[Row], exclude_sources: &[String]) -> Self {
+    fn collect(rows: &[Row], options: &ConvertOptions) -> Self {
         let mut group = Self::default();
         for row in rows {
-            let Some((source, names)) = names_of(&row.json) else { return group };
+            let Some((source, names)) = names_of(&row.json, options.format) else { return group };
             group.num_records += 1;
-            if source.is_none_or(|source| !exclude_sources.contains(&source)) {
+            if source.is_none_or(|source| !options.exclude_sources.contains(&source)) {
                 group.names.extend(names);
             }
         }
@@ -67,24 +67,41 @@ impl Group {
 }
 
 /// Returns the source of one record and the names it uses, without keeping its texts; None if it is not a record.
-fn names_of(json: &str) -> Option<(Option<String>, Vec<String>)> {
-    if let Ok(projection) = serde_json::from_str::<Projection>(json) {
-        let source = projection.source.or_else(|| projection.metadata?.get("source").cloned());
-        let names = projection.completions.into_iter().flat_map(|completion| completion.annotations.0);
-        return Some((source.and_then(|source| source.as_str().map(str::to_owned)), names.collect()));
+fn names_of(json: &str, format: Format) -> Option<(Option<String>, Vec<String>)> {
+    let projected = match format {
+        Format::Rankings => {
+            serde_json::from_str(json).map(|Ranked { source, metadata, rankings }| (source, metadata, rankings.0))
+        }
+        _ => serde_json::from_str(json).map(|Rated { source, metadata, completions }| {
+            let names = completions.into_iter().flat_map(|completion| completion.annotations.0);
+            (source, metadata, names.collect())
+        }),
+    };
+    if let Ok((source, metadata, names)) = projected {
+        let source: Option<Value> =
+            source.or_else(|| metadata.and_then(|metadata: Value| metadata.get("source").cloned()));
+        return Some((source.and_then(|source| source.as_str().map(str::to_owned)), names));
     }
     // The projection is stricter than the parser: it fails on duplicate keys.
-    let record = Record::parse(json, Format::UltraFeedback, 0).ok()?;
+    let record = Record::parse(json, format, 0).ok()?;
     let Body::Rated(completions) = record.body else { return None };
     Some((record.source, completions.into_iter().flat_map(|completion| completion.ratings.into_keys()).collect()))
 }
 
-/// The part of a record that names its dimensions.
+/// The part of a rated record that names its dimensions.
 #[derive(Deserialize)]
-struct Projection {
+struct Rated {
     source: Option<Value>,
     metadata: Option<Value>,
     completions: Vec<Completion>,
+}
+
+/// The part of a ranked record that names its dimensions.
+#[derive(Deserialize)]
+struct Ranked {
+    source: Option<Value>,
+    metadata: Option<Value>,
+    rankings: Names,
 }
 
 #[derive(Deserialize)]
@@ -93,7 +110,7 @@ struct Completion {
     annotations: Names,
 }
 
-/// Keys of an object of annotations, or the `Type`s of the older list.
+/// Keys of an object of annotations or rankings, or the `Type`s of the older list of annotations.
 #[derive(Default)]
 struct Names(Vec<String>);
 
@@ -109,7 +126,7 @@ impl<'de> Visitor<'de> for NamesVisitor {
     type Value = Names;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("annotations")
+        f.write_str("annotations or rankings")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Names, A::Error> {

@@ -19,7 +19,7 @@ pub struct ConvertOptions {
     /// Schema of the files.
     #[serde(serialize_with = "as_code")]
     pub format: Format,
-    /// Reduce each rated record to its best and worst responses by mean rating.
+    /// Reduce each rated or ranked record to its best and worst responses by mean rating.
     pub best_worst_pairs: bool,
     /// Names in order; None means all names that the inputs use, sorted.
     pub dimensions: Option<Vec<String>>,
@@ -56,7 +56,7 @@ impl ConvertOptions {
 
     /// Whether each dimension of a record's ratings becomes a target distribution.
     pub(super) fn uses_dimensions(&self) -> bool {
-        self.format == Format::UltraFeedback && !self.best_worst_pairs
+        self.format.has_dimensions() && !self.best_worst_pairs
     }
 
     pub(crate) fn validate(&self) -> Result<()> {

@@ -67,7 +67,7 @@ impl SampleReader {
         options.validate()?;
         let mut num_records = None;
         if options.uses_dimensions() && options.dimensions.is_none() {
-            let found = dimensions::find(paths, options.max_samples, &options.exclude_sources)?;
+            let found = dimensions::find(paths, &options)?;
             num_records = Some(found.num_records);
             options.dimensions = Some(found.dimensions);
         }
@@ -78,16 +78,16 @@ impl SampleReader {
     /// Reads a stream whose rows are records: nested structs and lists, as in Parquet files and `datasets`. Its batches
     /// are read on demand, on the thread that asks for samples.
     ///
-    /// If the options name no dimensions, the fields of the schema's annotations are the dimensions, sorted.
+    /// If the options name no dimensions, they are the fields of the schema's annotations or rankings, sorted.
     ///
     /// # Errors
     ///
     /// Returns an error if the options are invalid, or if neither they nor the schema name the dimensions (because
-    /// annotations are a list or a map).
+    /// annotations are a list, or they or rankings a map).
     pub fn from_stream(batches: Box<dyn RecordBatchReader + Send>, mut options: ConvertOptions) -> Result<Self> {
         options.validate()?;
         if options.uses_dimensions() && options.dimensions.is_none() {
-            options.dimensions = dimensions_of(&batches.schema())?;
+            options.dimensions = dimensions_of(&batches.schema(), options.format)?;
         }
         let rows = StreamChunks::new(batches, options.max_samples);
         Self::new(Chunks::Stream(rows), options, None)

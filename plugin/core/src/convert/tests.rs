@@ -319,3 +319,78 @@ fn the_reasoning_of_the_best_and_worst_answers_stays_with_them() {
         Sample::from_json(short).unwrap_err().to_string().contains("`response_extras` has 1 objects for 2 responses")
     );
 }
+
+fn ranked(rankings: &str) -> String {
+    format!(r#"{{"source":"s","prompt":"q","responses":["r0","r1","r2"],"rankings":{rankings}}}"#)
+}
+
+fn rankings() -> ConvertOptions {
+    ConvertOptions::new(Format::Rankings)
+}
+
+#[test]
+fn rankings_convert_like_the_ratings_that_they_stand_for() {
+    let cases = [
+        (ranked(r#"{"b":[1,2,2],"a":[2,null,1]}"#), [("2", "1"), ("1", "null"), ("1", "2")]),
+        (ranked(r#"{"b":[3,1,2],"a":null}"#), [("1", "null"), ("3", "null"), ("2", "null")]),
+    ];
+    for (json, ratings) in cases {
+        let responses = ratings.map(|(b, a)| [("b", b), ("a", a)]);
+        let rated = rated("s", &responses.each_ref().map(|ratings| &ratings[..]));
+        let same = |change: &dyn Fn(ConvertOptions) -> ConvertOptions| {
+            let written =
+                |json: &str, options: ConvertOptions| convert(json, &change(options)).unwrap().to_json().unwrap();
+            assert_eq!(written(&json, rankings()), written(&rated, options()));
+        };
+        same(&|options| options);
+        same(&|options| ConvertOptions { temperature: 0.3, ..options });
+        same(&|options| ConvertOptions { missing_rating: MissingRating::Value(1.0), ..options });
+        same(&|options| ConvertOptions { dimensions: Some(vec!["b".into(), "c".into()]), ..options });
+    }
+}
+
+#[test]
+fn dimensions_and_counts_of_rankings_are_those_of_ratings() {
+    let lines = [
+        ranked(r#"{"b":[1,2,2],"a":[2,null,1]}"#),
+        ranked(r#"{"b":[1,null,null]}"#),
+        r#"{"source":"truthful_qa","prompt":"q","responses":["a","b"],"rankings":{"z":[1,2]}}"#.to_owned(),
+        r#"{"prompt":"q","responses":["a"],"rankings":{"b":[1]}}"#.to_owned(),
+        r#"{"prompt":"q","responses":["a","b"],"rankings":{"b":[1,NaN]},"id":1}"#.to_owned(),
+    ];
+    let options = ConvertOptions { exclude_sources: vec!["truthful_qa".into()], ..rankings() };
+    let (samples, reader) = read(&lines, options);
+    let sample = samples[0].as_ref().unwrap();
+    assert_eq!((samples.len(), reader.dimensions()), (1, &["a".to_owned(), "b".to_owned()][..]));
+    assert_close(&sample.ratings, &[&[1.0, f64::NAN, 2.0], &[2.0, 1.0, 1.0]]);
+    let report = reader.report();
+    assert_eq!(
+        report.skipped,
+        [("excluded_source".into(), 1), ("fewer_than_two_responses".into(), 1), ("no_rated_dimension".into(), 2)]
+            .into()
+    );
+    let missing: Vec<_> = report.missing_ratings.iter().map(|(kind, missing)| (kind.as_ref(), missing.count)).collect();
+    assert_eq!(missing, [("absent", 6), ("nan", 1), ("null", 3)]);
+    assert_eq!(report.ignored_fields["id"], 1);
+
+    let (samples, _) = read(&lines[..1], ConvertOptions { dimensions: Some(vec!["c".into()]), ..rankings() });
+    assert_eq!(
+        samples.last().unwrap().as_ref().unwrap_err(),
+        "no record rates the dimension `c`; dimensions in the records: a, b"
+    );
+    let (samples, _) = read(&[ranked(r#"{"b":[1,3,4]}"#)], rankings());
+    let error = samples[0].as_ref().unwrap_err();
+    assert!(error.starts_with("x.jsonl, line 1: `rankings.b` has rank 3 but no rank 2: number the places"), "{error}");
+}
+
+#[test]
+fn the_best_and_worst_of_a_ranking_make_a_pair() {
+    let options = ConvertOptions { best_worst_pairs: true, ..rankings() };
+    let sample = convert(&ranked(r#"{"b":[2,1,3],"a":[1,1,2]}"#), &options).unwrap();
+    assert_eq!(
+        (sample.responses.as_slice(), sample.dimensions.as_slice()),
+        (&["r1".to_owned(), "r2".to_owned()][..], &[PREFERENCE.to_owned()][..])
+    );
+    assert_close(&sample.ratings, &[&[2.5, 1.0]]);
+    assert!(convert(&ranked(r#"{"b":[1,1,1]}"#), &options).is_none());
+}

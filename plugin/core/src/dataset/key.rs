@@ -10,7 +10,7 @@ use super::store::hash_file;
 use crate::{ConvertOptions, Error, Result, TokenizeOptions, Tokenizer};
 
 /// Raised when the same records and options begin to give other samples.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Hashes everything that a dataset's samples depend on.
 ///

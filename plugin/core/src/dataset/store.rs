@@ -22,7 +22,7 @@ use tempfile::NamedTempFile;
 
 use crate::{Error, Report, Result, TokenizedResponse, TokenizedSample};
 
-const MAGIC: &[u8; 24] = b"lambda-dpo samples v. 1\n";
+const MAGIC: &[u8; 24] = b"lambda-dpo samples v. 2\n";
 const PARTIAL_PREFIX: &str = ".partial-";
 const LOCK_FILE: &str = ".lock";
 const BUFFER_BYTES: usize = 1 << 20;
@@ -42,6 +42,7 @@ struct Targets<'a> {
     record_index: u64,
     num_dimensions: usize,
     pi_target: &'a [f32],
+    ranks: &'a [i64],
 }
 
 /// Properties of a sample by which callers sort, pack and cache.
@@ -211,8 +212,10 @@ impl Encoded {
             content_hash,
         };
         let pi_target: Vec<f32> = sample.pi_target.iter().copied().collect();
+        let ranks: Vec<i64> = sample.ranks.iter().copied().collect();
         let num_dimensions = sample.pi_target.nrows();
-        let targets = Targets { record_index: sample.record_index, num_dimensions, pi_target: &pi_target };
+        let targets =
+            Targets { record_index: sample.record_index, num_dimensions, pi_target: &pi_target, ranks: &ranks };
         let bytes = postcard::to_extend(&targets, tokens)?;
         Ok(Self { hash: blake3::hash(&bytes), bytes, info })
     }
@@ -220,10 +223,12 @@ impl Encoded {
 
 fn decode(bytes: &[u8]) -> Option<TokenizedSample> {
     let ((prompt, responses), rest): ((Vec<i64>, Vec<TokenizedResponse>), _) = postcard::take_from_bytes(bytes).ok()?;
-    let (record_index, num_dimensions, pi_target): (u64, usize, Vec<f32>) = postcard::from_bytes(rest).ok()?;
-    let num_columns = pi_target.len().checked_div(num_dimensions).unwrap_or(0);
-    let pi_target = Array2::from_shape_vec((num_dimensions, num_columns), pi_target).ok()?;
-    Some(TokenizedSample { record_index, prompt, responses, pi_target })
+    let (record_index, num_dimensions, pi_target, ranks): (u64, usize, Vec<f32>, Vec<i64>) =
+        postcard::from_bytes(rest).ok()?;
+    let shape = (num_dimensions, pi_target.len().checked_div(num_dimensions).unwrap_or(0));
+    let pi_target = Array2::from_shape_vec(shape, pi_target).ok()?;
+    let ranks = Array2::from_shape_vec(shape, ranks).ok()?;
+    Some(TokenizedSample { record_index, prompt, responses, pi_target, ranks })
 }
 
 /// Updates a file's checksum as bytes are written.

@@ -216,6 +216,20 @@ fn a_cache_serves_only_the_same_records_and_options() {
 }
 
 #[test]
+fn the_places_of_responses_are_kept_in_a_cache() {
+    let record = |ranks: &str| {
+        format!(r#"{{"prompt":"q","responses":["a","b","c"],"rankings":{{"h":{ranks},"i":[null,1,2]}}}}"#)
+    };
+    let mut cached = Cached::new(&[record("[2,1,2]"), record("[1,2,3]"), record("null")]);
+    cached.options.convert = ConvertOptions::new(Format::Rankings);
+    assert!(!cached.was_read());
+    let dataset = cached.open();
+    assert!(dataset.cache().unwrap().was_read);
+    let ranks = |index| dataset.sample(index).unwrap().ranks.into_raw_vec_and_offset().0;
+    assert_eq!([ranks(0), ranks(1), ranks(2)], [[2, 1, 2, 0, 1, 2], [1, 2, 3, 0, 1, 2], [0, 0, 0, 0, 1, 2]]);
+}
+
+#[test]
 fn the_content_hash_is_that_of_the_tokens() {
     let hashes = |lines: &[String], cutoff_len| {
         let (_folder, path) = write(lines);

@@ -31,6 +31,8 @@ pub(crate) struct TargetPlan {
     target_ids: Tensor,
     /// `[K]` index of each of the caller's targets among the sorted ones.
     sorted_places: Tensor,
+    /// `[K]` sorted: index of each target among the caller's, in main memory.
+    order: Vec<usize>,
     /// `[K]` sorted: sequence of each target, in main memory.
     sorted_sequences: Vec<i64>,
     /// `[K]` sequence of each target, in main memory.
@@ -98,6 +100,7 @@ impl TargetPlan {
             target_ids: lists.f_select(0, 3)?,
             sorted_places: lists.f_select(0, 4)?,
             sorted_sequences: sorted(&sequences),
+            order,
             sequences: Tensor::f_from_slice(&sequences)?,
             sequence_lengths,
         })
@@ -129,6 +132,11 @@ impl TargetPlan {
     /// Returns `[K]` sorted: the value of each target's sequence.
     pub(crate) fn per_target(&self, by_sequence: &[f64]) -> Vec<f64> {
         self.sorted_sequences.iter().map(|sequence| by_sequence[*sequence as usize]).collect()
+    }
+
+    /// Returns `[K]` sorted: values in the caller's order.
+    pub(crate) fn sorted(&self, by_target: &[f64]) -> Vec<f64> {
+        self.order.iter().map(|target| by_target[*target]).collect()
     }
 
     /// `[K]` sorted: id of each target.

@@ -7,12 +7,21 @@ use crate::log_probs::checks::invalid;
 use crate::log_probs::projection::{Pass, Projection};
 use crate::log_probs::{LogProbInputs, LossGradients, Projected, Wants};
 
+/// Coefficients of the gradient of log-probs.
+#[derive(Debug)]
+pub(super) enum Coefficients {
+    /// `[S]` that of every token of a sequence, or of s itself if sequence log-probs were given.
+    Sequences(Vec<f64>),
+    /// `[K]` that of each target token.
+    Tokens(Vec<f64>),
+}
+
 /// State that a backward needs from its forward, except for the inputs, which are passed again. A context serves one
 /// backward.
 #[derive(Debug)]
 pub struct LossContext {
-    /// `[S]` ∂loss/∂(log-prob of each token of the sequence), or ∂loss/∂s if sequence log-probs were given.
-    pub(super) coefficients: Vec<f64>,
+    /// ∂loss/∂log-prob of each target token, or ∂loss/∂s if sequence log-probs were given.
+    pub(super) coefficients: Coefficients,
     /// None if sequence log-probs were given.
     pub(super) projected: Option<Projected>,
     pub(super) budget_bytes: usize,
@@ -42,8 +51,8 @@ impl LossContext {
     ///
     /// # Equation
     ///
-    /// ∂L/∂s_i = β / normaliser · Σ_k λ'_k (P^(k)_i − p^(k)_i) (29), then ∂L/∂z_v = c_i (1[v = y] − softmax(z)_v) with
-    /// c_i = ∂L/∂s_i, divided by the response's length if s is a mean.
+    /// ∂L/∂s_i of the objective, for `listwise` β / normaliser · Σ_k λ'_k (P^(k)_i − p^(k)_i) (29), then
+    /// ∂L/∂z_v = c_i (1[v = y] − softmax(z)_v) with c_i = ∂L/∂s_i, divided by the response's length if s is a mean.
     ///
     /// # Numerics
     ///
@@ -62,7 +71,10 @@ impl LossContext {
         let Some(projection) = Projection::new(&inputs)? else {
             return invalid("the backward was given neither hidden states nor logits".into());
         };
-        let coefficients = plan.per_target(&scaled(&self.coefficients, grad_output));
+        let coefficients = match &self.coefficients {
+            Coefficients::Sequences(values) => plan.per_target(&scaled(values, grad_output)),
+            Coefficients::Tokens(values) => plan.sorted(&scaled(values, grad_output)),
+        };
         let pass = Pass { plan: &plan, budget_bytes: self.budget_bytes, wants: self.wants };
         let mut gradients = projection.backward(&pass, kept, &coefficients)?;
         let shaped = |grad: Option<Tensor>, like: Option<&Tensor>| -> Result<Option<Tensor>> {
@@ -75,7 +87,10 @@ impl LossContext {
 }
 
 /// Returns ∂L/∂s, if sequence log-probs were given.
-fn grad_sequences(inputs: &LogProbInputs, coefficients: &[f64], grad_output: f64) -> Result<LossGradients> {
+fn grad_sequences(inputs: &LogProbInputs, coefficients: &Coefficients, grad_output: f64) -> Result<LossGradients> {
+    let Coefficients::Sequences(coefficients) = coefficients else {
+        return invalid("the backward of a loss of tokens was given sequence_log_probs".into());
+    };
     let grad = inputs.sequence_log_probs.map(|like| -> Result<Tensor> {
         Ok(Tensor::f_from_slice(&scaled(coefficients, grad_output))?
             .f_to_kind(like.kind())?

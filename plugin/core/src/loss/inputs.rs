@@ -2,11 +2,11 @@
 
 use tch::Tensor;
 
-use crate::log_probs::{LogProbInputs, LogProbOptions, Wants};
+use crate::log_probs::{DEFAULT_LOGITS_BUDGET_BYTES, LogProbInputs, LogProbOptions, Wants};
 use crate::{Objective, Reduction};
 
 /// Inputs of the loss; fields and shapes as in the ABI's `LossInputs`, absent ones None.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct LossInputs<'a> {
     /// `[R, T, H]` or `[R·T, H]`
     pub hidden: Option<&'a Tensor>,
@@ -25,6 +25,8 @@ pub struct LossInputs<'a> {
     /// S
     pub num_sequences: i64,
     /// `[S]`
+    pub sequence_num_tokens: Option<&'a Tensor>,
+    /// `[S]`
     pub reference_log_probs: Option<&'a Tensor>,
     /// `[B + 1]`
     pub prompt_offsets: Option<&'a Tensor>,
@@ -34,6 +36,8 @@ pub struct LossInputs<'a> {
     pub pi_target: Option<&'a Tensor>,
     /// `[M, C]` bool
     pub target_mask: Option<&'a Tensor>,
+    /// `[M, C]`
+    pub ranks: Option<&'a Tensor>,
     /// `[B, M]`
     pub lambda: Option<&'a Tensor>,
 }
@@ -47,6 +51,12 @@ pub struct LossOptions {
     pub reduction: Reduction,
     /// β (17).
     pub beta: f64,
+    /// ε of `sigmoid`.
+    pub label_smoothing: f64,
+    /// γ of `simpo`.
+    pub simpo_gamma: f64,
+    /// Weight of the negative log-likelihood of the best response.
+    pub sft_weight: f64,
     /// Divisor of the loss; None means the count of this call.
     pub normalizer: Option<f64>,
     /// Bytes of logits that may be alive at once; one position is always projected, however small the budget.
@@ -55,6 +65,24 @@ pub struct LossOptions {
     pub paper_exact: bool,
     /// Gradients that a backward will be asked for.
     pub wants: Wants,
+}
+
+impl Default for LossOptions {
+    /// The meaning of the ABI's zeros.
+    fn default() -> Self {
+        Self {
+            objective: Objective::default(),
+            reduction: Reduction::default(),
+            beta: 0.0,
+            label_smoothing: 0.0,
+            simpo_gamma: 0.0,
+            sft_weight: 0.0,
+            normalizer: None,
+            logits_budget_bytes: DEFAULT_LOGITS_BUDGET_BYTES,
+            paper_exact: false,
+            wants: Wants::default(),
+        }
+    }
 }
 
 impl<'a> From<&LossInputs<'a>> for LogProbInputs<'a> {

@@ -11,13 +11,13 @@ pub struct LossOutputs {
     pub token_log_probs: Option<Tensor>,
     /// `[S]`
     pub sequence_log_probs: Tensor,
-    /// None for the SFT objective.
-    pub listwise: Option<ListwiseOutputs>,
+    /// None for the objective `sft`.
+    pub preferences: Option<PreferenceOutputs>,
 }
 
-/// Metrics of the listwise objective; fields and shapes as in the ABI's `LossOutputs`.
+/// Metrics of a preference objective; fields and shapes as in the ABI's `LossOutputs`.
 #[derive(Debug)]
-pub struct ListwiseOutputs {
+pub struct PreferenceOutputs {
     /// `[S]`
     pub rewards: Tensor,
     /// `[B]`
@@ -32,4 +32,6 @@ pub struct ListwiseOutputs {
     pub dimension_accuracies: Tensor,
     /// `[B]`
     pub margins: Tensor,
+    /// `[B]`; None unless `sft_weight` is above 0 or the objective is `orpo`.
+    pub sft_losses: Option<Tensor>,
 }

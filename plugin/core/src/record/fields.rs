@@ -22,6 +22,8 @@ const READ: &[&str] = &[
     "rejected",
     "messages",
     "conversations",
+    "responses",
+    "rankings",
     "tools",
 ];
 

@@ -5,12 +5,14 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::fields::{self, SYSTEM, refuse_beside};
+use super::answers::{check_context, parse_answer, parse_prompt_of_answers};
+use super::fields::{self, SYSTEM};
 use super::json::{self, NotJson};
-use super::messages::{Fill, MESSAGES, parse_message, parse_messages, type_name, unexpected};
-use super::prompt::{Extras, Parsed, Row, parse_conversation, parse_prompt, parse_tools, present, with_system};
+use super::messages::{Fill, MESSAGES, type_name, unexpected};
+use super::prompt::{Extras, Parsed, Row, parse_conversation, parse_tools, present, with_system};
+use super::ranked::parse_ranked;
 use super::rated::parse_rated;
-use super::types::{Body, Message, Prompt, Record, WEIGHT};
+use super::types::{Body, Prompt, Record};
 use crate::Format;
 
 /// Problem with a row.
@@ -64,6 +66,7 @@ fn parse_row(row: &Row, format: Format, index: u64, fill: Fill) -> Parsed<Record
         Format::UltraFeedback => parse_rated(row, fill, &mut ignored),
         Format::Pairs => parse_pair(row, fill, &mut ignored),
         Format::Chat => parse_chat(row, fill, &mut ignored),
+        Format::Rankings => parse_ranked(row, fill, &mut ignored),
     }?;
     fields::refuse(row)?;
     let prompt = with_system(row, prompt)?;
@@ -86,6 +89,7 @@ fn fields_of(format: Format) -> &'static [&'static str] {
         Format::UltraFeedback => &["instruction", "prompt", "completions", "source"],
         Format::Pairs => &["prompt", "messages", "conversations", "chosen", "rejected", "source"],
         Format::Chat => &["messages", "conversations", "source"],
+        Format::Rankings => &["prompt", "messages", "conversations", "responses", "rankings", "source"],
     }
 }
 
@@ -107,9 +111,12 @@ fn hint(row: &Row, format: Format, problem: String) -> String {
         Format::UltraFeedback => has("completions"),
         Format::Pairs => has("chosen") && has("rejected"),
         Format::Chat => has("messages") || has("conversations"),
+        Format::Rankings => has("responses") && has("rankings"),
     };
     let (other, field) = if has("completions") {
         (Format::UltraFeedback, "completions")
+    } else if has("responses") && has("rankings") {
+        (Format::Rankings, "rankings")
     } else if has("chosen") && has("rejected") {
         (Format::Pairs, "chosen")
     } else if has("messages") || has("conversations") {
@@ -126,96 +133,19 @@ fn hint(row: &Row, format: Format, problem: String) -> String {
 // ---- Format::Pairs ----
 
 fn parse_pair(row: &Row, fill: Fill, ignored: &mut BTreeSet<String>) -> Parsed<(Prompt, Body, Extras)> {
-    let (chosen_context, chosen, chosen_extras) = parse_answer(row, "chosen", fill)?;
-    let (rejected_context, rejected, rejected_extras) = parse_answer(row, "rejected", fill)?;
-    if chosen_context != rejected_context {
-        return Err("`chosen` and `rejected` differ before their last turn: expected conversations that share every turn but the last".into());
-    }
-    let prompt = pair_prompt(row, chosen_context, fill, ignored)?;
-    Ok((prompt, Body::Pair { chosen, rejected }, vec![chosen_extras, rejected_extras]))
-}
-
-/// Turns before an answer, its text, and its other fields.
-type Answer = (Vec<Message>, String, Map<String, Value>);
-
-/// Returns the turns before the answer, and the answer; a text has no turns before it.
-fn parse_answer(row: &Row, key: &str, fill: Fill) -> Parsed<Answer> {
-    match row.get(key) {
-        Some(Value::String(answer)) => Ok((Vec::new(), answer.clone(), Map::new())),
-        Some(value @ Value::Object(_)) if json::literal(value).is_none() => {
-            split_answer(vec![parse_message(value, key, fill)?], key)
-        }
-        Some(messages @ Value::Array(_)) => split_answer(parse_messages(messages, key, fill)?, key),
-        other => Err(unexpected(key, other, &format!("text, a message, or {MESSAGES}"))),
-    }
-}
-
-fn split_answer(mut messages: Vec<Message>, key: &str) -> Parsed<Answer> {
-    let answer = match messages.pop() {
-        Some(last) if last.is_assistant() => last,
-        Some(last) => return Err(format!("`{key}` ends with a {:?} turn: expected an assistant turn", last.role)),
-        None => return Err(format!("`{key}` is empty: expected {MESSAGES}")),
-    };
-    if !answer.is_target()? {
-        return Err(format!(
-            "the last turn of `{key}` has a {WEIGHT} of 0, but both answers of a pair are compared: leave the record out"
-        ));
-    }
-    match answer.content {
-        Some(content) => Ok((messages, content, answer.extras)),
-        None => Err(format!("the last turn of `{key}` has no content: write an empty text if it only calls tools")),
-    }
-}
-
-/// Finds the prompt in its own field, at the start of `chosen` and `rejected`, or in both.
-fn pair_prompt(row: &Row, context: Vec<Message>, fill: Fill, ignored: &mut BTreeSet<String>) -> Parsed<Prompt> {
-    let own = match present(row, "prompt") {
-        Some(prompt) => {
-            refuse_beside(row, "prompt")?;
-            ignored.extend(
-                ["messages", "conversations"].into_iter().filter_map(|key| present(row, key).map(|_| key.into())),
-            );
-            Some(parse_prompt(prompt, "prompt", fill)?)
-        }
-        None => parse_chat_prompt(row, fill, ignored)?.map(Prompt::Messages),
-    };
-    match own {
-        None if context.is_empty() => Err(unexpected("prompt", row.get("prompt"), &format!("text or {MESSAGES}"))),
-        None => Ok(Prompt::Messages(context)),
-        Some(own) if context.is_empty() => Ok(own),
-        // A context that starts with a user (or system) turn is a whole conversation, which repeats the text.
-        Some(Prompt::Text(text)) if !context[0].is_assistant() => {
-            let repeats =
-                |message: &Message| message.content.as_ref().is_some_and(|content| content.trim() == text.trim());
-            if !context.iter().any(repeats) {
-                ignored.insert("prompt".to_owned());
-            }
-            Ok(Prompt::Messages(context))
-        }
-        Some(own) => {
-            let mut messages = own.to_messages();
-            if context.starts_with(&messages) || context.ends_with(&messages) {
-                return Ok(Prompt::Messages(context));
-            }
-            messages.extend(context);
-            Ok(Prompt::Messages(messages))
-        }
-    }
+    let chosen = parse_answer(row.get("chosen"), "chosen", fill)?;
+    let rejected = parse_answer(row.get("rejected"), "rejected", fill)?;
+    check_context(("chosen", &chosen), ("rejected", &rejected))?;
+    let prompt = parse_prompt_of_answers(row, chosen.context, fill, ignored)?;
+    let body = Body::Pair { chosen: chosen.text, rejected: rejected.text };
+    Ok((prompt, body, vec![chosen.extras, rejected.extras]))
 }
 
 // ---- Format::Chat ----
 
 fn parse_chat(row: &Row, fill: Fill, ignored: &mut BTreeSet<String>) -> Parsed<(Prompt, Body, Extras)> {
-    match parse_chat_prompt(row, fill, ignored)? {
+    match parse_conversation(row, fill, ignored)? {
         Some(messages) => Ok((Prompt::Messages(messages), Body::Conversation, Vec::new())),
         None => Err(unexpected("messages", row.get("messages"), MESSAGES)),
     }
-}
-
-fn parse_chat_prompt(row: &Row, fill: Fill, ignored: &mut BTreeSet<String>) -> Parsed<Option<Vec<Message>>> {
-    let Some((key, messages)) = parse_conversation(row, fill)? else { return Ok(None) };
-    if key == "messages" && present(row, "conversations").is_some_and(|other| Some(other) != row.get("messages")) {
-        ignored.insert("conversations".to_owned());
-    }
-    Ok(Some(messages))
 }

@@ -1,5 +1,7 @@
 //! What the formats share: the prompt, the system prompt beside it, and the tools.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::fields::{SYSTEM, set};
@@ -25,14 +27,23 @@ pub(super) fn parse_prompt(value: &Value, field: &str, fill: Fill) -> Parsed<Pro
     }
 }
 
-/// Parses `messages` or ShareGPT's `conversations`; returns the field's name too.
-pub(super) fn parse_conversation(row: &Row, fill: Fill) -> Parsed<Option<(&'static str, Vec<Message>)>> {
-    for key in ["messages", "conversations"] {
-        if let Some(value) = present(row, key) {
-            return Ok(Some((key, parse_messages(value, key, fill)?)));
+/// Parses `messages` or ShareGPT's `conversations`; beside the former, the latter has no effect, unless it is the same.
+pub(super) fn parse_conversation(
+    row: &Row,
+    fill: Fill,
+    ignored: &mut BTreeSet<String>,
+) -> Parsed<Option<Vec<Message>>> {
+    let (key, value) = match (present(row, "messages"), present(row, "conversations")) {
+        (Some(messages), other) => {
+            if other.is_some_and(|other| other != messages) {
+                ignored.insert("conversations".to_owned());
+            }
+            ("messages", messages)
         }
-    }
-    Ok(None)
+        (None, Some(conversations)) => ("conversations", conversations),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(parse_messages(value, key, fill)?))
 }
 
 /// Puts a record's system prompt before its prompt.

@@ -122,10 +122,17 @@ fn parse_annotation(annotation: &Value, field: &str, ignored: &mut BTreeSet<Stri
 }
 
 fn parse_rating(value: &Value, field: &str) -> Parsed<Rating> {
+    parse_number(value, |written| {
+        format!("`{field}` is {written}: a rating is a finite number, and a missing one null or NaN")
+    })
+}
+
+/// Reads a number, which may be written as text; `infinite` returns the problem with one that is not finite.
+pub(super) fn parse_number(value: &Value, infinite: impl Fn(&str) -> String) -> Parsed<Rating> {
     let number = |number: f64, written: &str| match number {
         _ if number.is_finite() => Ok(Rating::Value(number)),
         _ if number.is_nan() => Ok(Rating::Missing("nan")),
-        _ => Err(format!("`{field}` is {written}: a rating is a finite number, and a missing one null or NaN")),
+        _ => Err(infinite(written)),
     };
     match value {
         Value::Null => Ok(Rating::Missing("null")),

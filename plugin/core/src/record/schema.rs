@@ -18,13 +18,14 @@ impl JsonSchema for Record {
     }
 }
 
-/// One record: rated completions (UltraFeedback's schema), a pair, or a conversation. Other fields have no effect, and
-/// are counted and reported; those that would have to change what is trained are errors.
+/// One record: rated completions (UltraFeedback's schema), ranked responses, a pair, or a conversation. Other fields
+/// have no effect, and are counted and reported; those that would have to change what is trained are errors.
 #[derive(JsonSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "only its schema is used")]
 enum RecordJson {
     Rated(Rated),
+    Ranked(Ranked),
     Pair(Box<Pair>),
     Chat(Chat),
 }
@@ -136,6 +137,39 @@ struct NamedAnnotation {
 #[expect(dead_code, reason = "only its schema is used")]
 enum Rating {
     Number(f64),
+    Text(String),
+}
+
+/// A prompt with ranked responses (format `rankings`). The prompt is in `prompt`, in `conversations` or `messages`, or
+/// at the start of all responses.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Ranked {
+    /// The prompt.
+    #[serde(default)]
+    prompt: Option<Text>,
+    /// The prompt in the form of ShareGPT's pairs.
+    #[serde(default)]
+    conversations: Option<Turns>,
+    /// The prompt as messages.
+    #[serde(default)]
+    messages: Option<Turns>,
+    /// The responses.
+    #[schemars(length(min = 1))]
+    responses: Vec<Answer>,
+    /// By dimension a rank for each response, from 1 for the best; equal ones tie, and places have no gaps: 1, 2, 2, 3.
+    /// Null: the response, or all of them, are not ranked.
+    rankings: BTreeMap<String, Option<Vec<Option<Rank>>>>,
+    #[serde(flatten)]
+    shared: Shared,
+}
+
+/// A place, from 1 for the best, or one as text; "N/A", "NaN", "" and other text are a missing rank.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum Rank {
+    Place(#[schemars(range(min = 1))] u64),
     Text(String),
 }
 

@@ -1,6 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod fields;
+mod ranked;
 mod sources;
 mod tables;
 

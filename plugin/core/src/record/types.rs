@@ -154,7 +154,8 @@ pub struct Completion {
 /// The part of a record that depends on its format.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
-    /// A prompt with rated responses (`Format::UltraFeedback`).
+    /// A prompt with rated responses (`Format::UltraFeedback`), or with ranked ones, whose ranks are ratings one point
+    /// apart (`Format::Rankings`).
     Rated(Vec<Completion>),
     /// A prompt with a chosen and a rejected response (`Format::Pairs`).
     Pair {

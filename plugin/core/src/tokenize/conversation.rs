@@ -97,12 +97,8 @@ fn push(
     }
     let (ids, is_target): (Vec<i64>, Vec<bool>) = response.into_iter().unzip();
     let is_target = Some(is_target).filter(|is_target| is_target.contains(&false));
-    tokenized.samples.push(TokenizedSample {
-        record_index,
-        prompt,
-        responses: vec![TokenizedResponse { response_index: 0, ids, is_target }],
-        pi_target: Array2::zeros((0, 1)),
-    });
+    let responses = vec![TokenizedResponse { response_index: 0, ids, is_target }];
+    tokenized.samples.push(TokenizedSample::new(record_index, prompt, responses, Array2::zeros((0, 1))));
 }
 
 /// Returns the tokens before the group's first answer, and those from there to the end of its last.

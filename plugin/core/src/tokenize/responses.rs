@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::answers::check_answer;
 use super::printed::{check_fields, check_response};
+use super::ranks::ranks;
 use super::samples::{TokenizeOptions, Tokenized, TokenizedResponse, TokenizedSample};
 use super::tokenizer::{Outcome, Tokenizer};
 use super::truncate::truncate;
@@ -41,12 +42,16 @@ pub(super) fn tokenize(tokenizer: &Tokenizer, sample: &Sample, options: &Tokeniz
     let pi_target = kept_targets(&sample.pi_target, &responses);
     match reason_to_skip(&prompt.ids, &responses, &pi_target).filter(|_| !options.keep_all) {
         Some(reason) => tokenized.skipped.push(reason),
-        None => tokenized.samples.push(TokenizedSample {
-            record_index: sample.record_index,
-            prompt: prompt.ids,
-            responses,
-            pi_target,
-        }),
+        None => {
+            let ranks = ranks(&pi_target, Some(&kept_columns(&sample.ratings, &responses)));
+            tokenized.samples.push(TokenizedSample {
+                record_index: sample.record_index,
+                prompt: prompt.ids,
+                responses,
+                pi_target: pi_target.mapv(|p| p as f32),
+                ranks,
+            });
+        }
     }
     Ok(tokenized)
 }
@@ -60,7 +65,7 @@ fn name_of(sample: &Sample, response_index: usize) -> String {
     }
 }
 
-fn reason_to_skip(prompt: &[i64], responses: &[TokenizedResponse], pi_target: &Array2<f32>) -> Option<Skipped> {
+fn reason_to_skip(prompt: &[i64], responses: &[TokenizedResponse], pi_target: &Array2<f64>) -> Option<Skipped> {
     if responses.len() < 2 {
         Some(Skipped::FewerThanTwoResponses)
     } else if prompt.is_empty() {
@@ -71,19 +76,24 @@ fn reason_to_skip(prompt: &[i64], responses: &[TokenizedResponse], pi_target: &A
 }
 
 /// Returns the columns of the responses kept, each row renormalised; a row with fewer than two entries left is all NaN.
-fn kept_targets(pi_target: &Array2<f64>, responses: &[TokenizedResponse]) -> Array2<f32> {
-    let kept: Vec<usize> = responses.iter().map(|response| response.response_index).collect();
-    let mut targets = pi_target.select(Axis(1), &kept); // [M, N]
+fn kept_targets(pi_target: &Array2<f64>, responses: &[TokenizedResponse]) -> Array2<f64> {
+    let mut targets = kept_columns(pi_target, responses); // [M, N]
     for mut row in targets.rows_mut() {
         let finite = || row.iter().filter(|p| p.is_finite());
         let (count, sum) = (finite().count(), finite().sum::<f64>());
         // A distribution whose mass lies entirely on dropped responses says nothing about the others.
         let scale = if count < 2 || sum <= 0.0 { f64::NAN } else { sum.recip() };
-        if kept.len() < pi_target.ncols() || scale.is_nan() {
+        if responses.len() < pi_target.ncols() || scale.is_nan() {
             row.mapv_inplace(|p| p * scale);
         }
     }
-    targets.mapv(|p| p as f32)
+    targets
+}
+
+/// Returns the columns of the responses kept.
+fn kept_columns(values: &Array2<f64>, responses: &[TokenizedResponse]) -> Array2<f64> {
+    let kept: Vec<usize> = responses.iter().map(|response| response.response_index).collect();
+    values.select(Axis(1), &kept)
 }
 
 /// A prompt as text and as tokens.

@@ -3,6 +3,7 @@
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
+use super::ranks::ranks;
 use crate::convert::{Report, Skipped};
 
 /// How samples are tokenised; fields as in the ABI's `TokenizeOptions`.
@@ -31,8 +32,8 @@ pub struct TokenizedResponse {
 ///
 /// # Shapes
 ///
-/// `pi_target` is `[M, N]` over the responses kept, NaN if masked; each row that has at least two finite entries sums
-/// to 1.
+/// `pi_target` and `ranks` are `[M, N]` over the responses kept, NaN and 0 if masked; each row of `pi_target` that has
+/// at least two finite entries sums to 1.
 #[derive(Clone, Debug)]
 pub struct TokenizedSample {
     /// Index of the record in the concatenated inputs.
@@ -43,9 +44,18 @@ pub struct TokenizedSample {
     pub responses: Vec<TokenizedResponse>,
     /// Target distributions p^(k).
     pub pi_target: Array2<f32>,
+    /// Place of each response in each dimension: 1 is best, equal ones tie, and places have no gaps. This is the order
+    /// of the ratings if they are known: in `pi_target`, ratings that lie far apart may tie at 0.
+    pub ranks: Array2<i64>,
 }
 
 impl TokenizedSample {
+    /// Creates a sample whose responses are in the order of their targets.
+    pub fn new(record_index: u64, prompt: Vec<i64>, responses: Vec<TokenizedResponse>, pi_target: Array2<f32>) -> Self {
+        let ranks = ranks(&pi_target.mapv(f64::from), None);
+        Self { record_index, prompt, responses, pi_target, ranks }
+    }
+
     /// Returns the number of tokens of the prompt (once) and of all responses.
     pub fn num_tokens(&self) -> usize {
         self.prompt.len() + self.responses.iter().map(|response| response.ids.len()).sum::<usize>()

@@ -151,6 +151,48 @@ fn bare() -> (tempfile::TempDir, Tokenizer) {
 }
 
 #[test]
+fn the_places_of_the_responses_that_are_kept_have_no_gaps() {
+    let (_folder, tokenizer) = bare();
+    // At temperature 1, the targets of all responses but the best are 0 in float32.
+    let ratings = array![[0.0, 1000.0, 500.0, 500.0], [1.0, 2.0, 3.0, f64::NAN]];
+    let pi_target = array![[0.0, 1.0, 0.0, 0.0], [0.1, 0.2, 0.7, f64::NAN]];
+    let sample = Sample { ratings, ..sample("q", &["a", "", "b", "c"], pi_target) };
+    let keep = TokenizeOptions { keep_all: true, ..TokenizeOptions::default() };
+    assert_eq!(one(tokenizer.tokenize(&sample, &keep).unwrap()).ranks, array![[3, 1, 2, 2], [3, 2, 1, 0]]);
+    let all = Sample { pi_target: array![[0.25, 0.25, 0.25, 0.25], [0.1, 0.2, 0.7, f64::NAN]], ..sample };
+    let kept = one(tokenizer.tokenize(&all, &TokenizeOptions::default()).unwrap());
+    assert_eq!(kept.ranks, array![[2, 1, 1], [2, 1, 0]]);
+}
+
+#[test]
+fn ranks_are_written_and_read_with_the_tokens() {
+    let (_folder, tokenizer) = bare();
+    let ratings = array![[0.0, 1000.0, 500.0], [1.0, 2.0, f64::NAN]];
+    let pi_target = array![[0.0, 1.0, 0.0], [0.25, 0.75, f64::NAN]];
+    let sample = Sample { ratings, ..sample("q", &["a", "b", "c"], pi_target) };
+    let tokenized = one(tokenizer.tokenize(&sample, &TokenizeOptions::default()).unwrap());
+    let written = tokenized.to_json().unwrap();
+    assert!(written.ends_with(r#","ranks":[[3,1,2],[2,1,0]]}"#), "{written}");
+    let read = TokenizedSample::from_json(&written).unwrap();
+    assert_eq!((read.to_json().unwrap(), &read.ranks), (written.clone(), &tokenized.ranks));
+    // Without them, the order is that of the targets.
+    let without = written.replace(r#","ranks":[[3,1,2],[2,1,0]]"#, "");
+    assert_eq!(TokenizedSample::from_json(&without).unwrap().ranks, array![[2, 1, 2], [2, 1, 0]]);
+    for (ranks, expected) in [
+        ("[[3,1,2]]", "`ranks` has 1 rows for 2 dimensions"),
+        ("[[3,1],[2,1,0]]", "`ranks[0]` has 2 numbers for 3 responses"),
+        ("[[3,1,0],[2,1,0]]", "`ranks[0][2]` is 0, but `pi_target[0][2]` is not null: only what is masked has no rank"),
+        ("[[3,1,2],[2,1,3]]", "`ranks[1][2]` is 3, but `pi_target[1][2]` is null: the rank of what is masked is 0"),
+        ("[[3,1,4],[2,1,0]]", "`ranks[0]` has no 2: places are numbered from 1 without gaps, and equal ones tie"),
+        ("[[3,1,-2],[2,1,0]]", "`ranks[0]` has no 1: places are numbered from 1 without gaps, and equal ones tie"),
+    ] {
+        let changed = written.replace("[[3,1,2],[2,1,0]]", ranks);
+        let error = TokenizedSample::from_json(&changed).unwrap_err().to_string();
+        assert_eq!(error, format!("not a valid tokenised sample: record 5: {expected}"), "{ranks}");
+    }
+}
+
+#[test]
 fn responses_without_a_token_are_dropped() {
     let (_folder, tokenizer) = bare();
     let nan = f64::NAN;
@@ -160,6 +202,7 @@ fn responses_without_a_token_are_dropped() {
     let kept = one(tokenized);
     assert_eq!(kept.responses.iter().map(|response| response.response_index).collect::<Vec<_>>(), [0, 2]);
     assert_eq!(kept.pi_target.row(0).to_vec(), [0.5, 0.5]);
+    assert_eq!(kept.ranks, array![[1, 1], [0, 0], [0, 0]]);
     assert!([1, 2].iter().all(|&k| kept.pi_target.row(k).iter().all(|p| p.is_nan())));
 
     let skips = |prompt: &str, responses: &[&str], pi_target| {

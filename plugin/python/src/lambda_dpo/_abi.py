@@ -12,8 +12,17 @@ from typing import Any
 MAJOR, MINOR = 1, 0
 
 STATUS_OK, STATUS_INVALID_ARGUMENT, STATUS_INVALID_DATA = 0, 1, 3
-FORMAT_ULTRAFEEDBACK = 0
+FORMATS = {"ultrafeedback": 0, "rankings": 3}
 LAYOUTS = {"expanded": 0, "rows": 1, "packed": 2}
+OBJECTIVES = {
+    "listwise": 0,
+    "plackett_luce": 2,
+    "sigmoid": 3,
+    "hinge": 4,
+    "ipo": 5,
+    "simpo": 6,
+    "orpo": 7,
+}
 REDUCTIONS = {"sum": 0, "mean": 1}
 SCHEDULE_UNIFORM_NORMALIZED, SCHEDULE_DIRICHLET, SCHEDULE_GAUSSIAN, SCHEDULE_GAUSSIAN_ABS = 0, 1, 2, 3
 SCHEDULE_UNIMODAL, SCHEDULE_UNIMODAL_CYCLE, SCHEDULE_FIXED, SCHEDULE_TABLE = 4, 5, 6, 7
@@ -137,6 +146,9 @@ class LossOptions(Sized):
         ("objective", c_uint32),
         ("reduction", c_uint32),
         ("beta", c_double),
+        ("label_smoothing", c_double),
+        ("simpo_gamma", c_double),
+        ("sft_weight", c_double),
         ("normalizer", c_double),
         ("logits_budget_bytes", c_uint64),
         ("paper_exact", c_uint32),
@@ -161,6 +173,7 @@ BATCH_TENSORS = (
     "sequence_index",
     "pi_target",
     "target_mask",
+    "ranks",
     "lambda",
     "record_indices",
 )
@@ -175,6 +188,7 @@ OUTPUT_TENSORS = (
     "accuracies",
     "dimension_accuracies",
     "margins",
+    "sft_losses",
 )
 GRADIENT_TENSORS = ("hidden", "lm_head", "logits", "sequence_log_probs")
 
@@ -198,11 +212,13 @@ class LossInputs(Sized):
         ("target_ids", c_void_p),
         ("target_sequences", c_void_p),
         ("num_sequences", c_uint64),
+        ("sequence_num_tokens", c_void_p),
         ("reference_log_probs", c_void_p),
         ("prompt_offsets", c_void_p),
         ("sequence_index", c_void_p),
         ("pi_target", c_void_p),
         ("target_mask", c_void_p),
+        ("ranks", c_void_p),
         ("lambda", c_void_p),
         ("cuda_stream", c_void_p),
     ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import _abi, _native
-from .tokenization import COLUMNS
+from .tokenization import COLUMNS, RANKS
 
 Layout = Literal["packed", "rows", "expanded"]
 
@@ -53,7 +53,7 @@ class ListwiseCollator:
     A batch is a dict of tensors, a `Batch` (R rows of T tokens, B prompts, M dimensions, C responses, S sequences, K target
     tokens): `input_ids`, `attention_mask`, `position_ids`, `prompt_ids`, `sequence_ids` `[R, T]`; `target_positions`,
     `target_ids`, `target_sequences` `[K]`; `sequence_num_tokens`, `sequence_prompts`, `sequence_responses` `[S]`;
-    `prompt_offsets` `[B + 1]`; `sequence_index`, `pi_target`, `target_mask` `[M, C]`; `lambda` `[B, M]`;
+    `prompt_offsets` `[B + 1]`; `sequence_index`, `pi_target`, `target_mask`, `ranks` `[M, C]`; `lambda` `[B, M]`;
     `record_indices` `[B]`; and `reference_log_probs` `[S]`, float64 sums, if the samples have them.
     """
 
@@ -66,7 +66,7 @@ class ListwiseCollator:
         """Collates `features` into a batch.
 
         Args:
-            features: tokenised samples, with the columns of `tokenization.COLUMNS`.
+            features: tokenised samples, with the columns of `tokenization.COLUMNS` and, optionally, `tokenization.RANKS`.
             weights: λ `[len(features), M]` or `[M]`; None is uniform.
 
         Raises:
@@ -105,7 +105,7 @@ class ListwiseCollator:
 
     @staticmethod
     def _sample(feature: Mapping[str, Any]) -> _native.Handle:
-        tokens = {name: feature[name] for name in COLUMNS}
+        tokens = {**{name: feature[name] for name in COLUMNS}, RANKS: feature.get(RANKS)}
         handle = _native.make("tokenized_sample_new", "tokenized_sample_free", _native.Text(json.dumps(tokens)).str)
         assert handle is not None
         return handle

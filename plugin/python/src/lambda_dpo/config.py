@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 from transformers import TrainingArguments
 
 from .errors import ConfigError
+from .objectives import LOSS_TYPES, Objective, objective
 from .records import ConvertOptions
 from .schedules import SCHEDULES, LambdaSchedule
 
 _CHOICES = {
+    "data_format": ("ultrafeedback", "rankings"),
     "reduction": ("sum", "mean"),
     "layout": ("packed", "rows", "expanded"),
     "lambda_schedule": SCHEDULES,
@@ -24,9 +27,31 @@ _CHOICES = {
 class ListwiseOptions:
     """Options that λ-DPO adds to a training run."""
 
-    beta: float = field(default=0.1, metadata={"help": "β of the implicit reward: 0.1 suits sums, 2 to 10 means."})
+    loss_type: str = field(default="listwise", metadata={"help": f"The objective: {', '.join(LOSS_TYPES)}."})
+    beta: float = field(
+        default=0.1,
+        metadata={
+            "help": "β of the implicit reward, and the weight of ORPO's odds ratio: 0.01 to 0.5 is usual with sums, 0.1 "
+            "to 10 with means, 0.01 to 1 for ipo, 2 to 10 for simpo, 0.05 to 1 for orpo."
+        },
+    )
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "sigmoid: the probability that a preference is wrong, below 0.5."}
+    )
+    simpo_gamma: float | None = field(default=None, metadata={"help": "simpo: the margin γ; default 0.5."})
+    sft_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the mean negative log-likelihood of each prompt's best answer (under λ), which is added to "
+            "the loss: `pref_ftx` in LLaMA-Factory, `rpo_alpha` in TRL."
+        },
+    )
     reduction: str | None = field(
-        default=None, metadata={"help": "A response's log-prob is the `sum` (default) or `mean` of its tokens'."}
+        default=None,
+        metadata={
+            "help": "A response's log-prob is the `sum` or `mean` of its tokens'; default: `mean` for ipo, simpo and orpo, "
+            "else `sum`."
+        },
     )
     layout: str | None = field(
         default=None, metadata={"help": "Batch layout: `packed` (default), `rows` or `expanded`; the loss is the same."}
@@ -36,6 +61,9 @@ class ListwiseOptions:
     )
     max_length: int | None = field(
         default=2048, metadata={"help": "Maximum length of prompt + longest response in tokens."}
+    )
+    data_format: str = field(
+        default="ultrafeedback", metadata={"help": "Records have ratings (`ultrafeedback`) or `rankings`."}
     )
     dimensions: list[str] | None = field(
         default=None, metadata={"help": "Rated dimensions, in order; default: all that occur in the records, sorted."}
@@ -84,7 +112,9 @@ class ListwiseOptions:
     disable_dropout: bool = field(default=True, metadata={"help": "Switch dropout off in policy and reference."})
 
     def __post_init__(self) -> None:
-        defaults = {"reduction": "sum", "layout": "packed", "lambda_schedule": "dirichlet", "lambda_per": "instance"}
+        chosen = self.objective()
+        self._check_objective(chosen)
+        defaults = {"reduction": chosen.default_reduction, "layout": "packed", "lambda_schedule": "dirichlet", "lambda_per": "instance"}
         exact = {"reduction": "mean", "layout": "expanded", "missing_rating": 1.0, "rating_temperature": 1.0}
         if self.paper_exact:
             defaults = {"lambda_schedule": "uniform_normalized", "lambda_per": "step"}
@@ -100,10 +130,36 @@ class ListwiseOptions:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}, but it must be one of {', '.join(choices)}.")
-        if not self.beta > 0:
-            raise ConfigError(f"beta is {self.beta}, but it must be above 0.")
+        if self.reduction not in chosen.reductions:
+            raise ConfigError(f"{self.loss_type} is defined on means over tokens: set reduction to mean.")
         if self.reference_free and self.precompute_ref_log_probs:
             raise ConfigError("`reference_free` and `precompute_ref_log_probs` contradict each other: set one of them.")
+
+    def _check_objective(self, chosen: Objective) -> None:
+        if not (math.isfinite(self.beta) and self.beta > 0):
+            raise ConfigError(f"beta is {self.beta}, but it must be a finite number above 0.")
+        owners = {"label_smoothing": (self.label_smoothing, "sigmoid"), "simpo_gamma": (self.simpo_gamma or 0.0, "simpo")}
+        for name, (value, owner) in owners.items():
+            if value != 0 and self.loss_type != owner:
+                raise ConfigError(f"{name} is {value}, but only {owner} has it, not {self.loss_type}: leave it out.")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ConfigError(f"label_smoothing is {self.label_smoothing}, but it must be at least 0 and below 0.5.")
+        for name, number in {"simpo_gamma": self.simpo_gamma or 0.0, "sft_weight": self.sft_weight}.items():
+            if not (math.isfinite(number) and number >= 0):
+                raise ConfigError(f"{name} is {number}, but it must be a finite number of at least 0.")
+        if self.paper_exact and self.loss_type != "listwise":
+            raise ConfigError(f"`paper_exact` is the loss of Appendix B, but loss_type is {self.loss_type}: set one of them.")
+        if self.precompute_ref_log_probs and not chosen.has_reference:
+            raise ConfigError(f"{self.loss_type} has no reference: leave `precompute_ref_log_probs` out.")
+
+    def objective(self) -> Objective:
+        """The objective that `loss_type` names."""
+        return objective(self.loss_type)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the loss depends on log-probs under a reference policy."""
+        return self.objective().has_reference and not self.reference_free
 
     def convert_options(self) -> ConvertOptions:
         """Options for converting records to samples."""
@@ -112,6 +168,7 @@ class ListwiseOptions:
             missing_rating=self.missing_rating,
             temperature=self.rating_temperature or 1.0,
             exclude_sources=tuple(self.exclude_sources),
+            format=self.data_format,
         )
 
     def schedule(self, dimensions: Sequence[str]) -> LambdaSchedule:

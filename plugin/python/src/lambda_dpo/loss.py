@@ -1,4 +1,4 @@
-"""Stages 6 and 7 as a `torch.autograd.Function`: log-probs and the listwise loss, whose backward runs in the library.
+"""Stages 6 and 7 as a `torch.autograd.Function`: log-probs and losses, whose backward runs in the library.
 
 Shapes: R rows of T tokens, H hidden size, V vocabulary size, B prompts, M dimensions, C responses, S sequences (C, or
 M·C in the expanded layout), K target tokens. Numbers in parentheses are those of the equations in docs/method.md.
@@ -10,15 +10,14 @@ import ctypes
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import _abi, _native
-
-Reduction = Literal["sum", "mean"]
+from .objectives import LossType, Reduction, objective
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -30,7 +29,7 @@ def _not_compiled(function: _Function) -> _Function:
 
 
 _TARGETS = ("target_positions", "target_ids", "target_sequences")
-_LISTWISE = ("prompt_offsets", "sequence_index", "pi_target", "target_mask", "lambda")
+_PREFERENCES = ("prompt_offsets", "sequence_index", "pi_target", "target_mask", "lambda")
 _WANTS = (
     _abi.WANTS_HIDDEN,
     _abi.WANTS_LM_HEAD,
@@ -48,13 +47,15 @@ class LossOutput:
         loss: `[]`, float32 (float64 for float64 inputs), divided by the normaliser.
         token_log_probs: `[K]`; None if sequence log-probs were passed in.
         sequence_log_probs: `[S]` sums, or means with `reduction="mean"`.
-        rewards: `[S]` β (s − s^ref) (17).
-        prompt_losses: `[B]` Σ_k λ'_k L^(k).
+        rewards: `[S]` β (s − s^ref) (17), with s^ref = 0 for an objective without a reference.
+        prompt_losses: `[B]` Σ_k λ'_k L^(k) + `sft_weight` · `sft_losses`.
         dimension_losses: `[B, M]` L^(k) (8); 0 where `dimension_mask` is False.
         dimension_mask: `[B, M]` whether the dimension counts for the prompt.
         accuracies: `[B]` 1 if the response with the highest reward is the best under λ'; ties share the credit.
         dimension_accuracies: `[B, M]` the same under the target of each dimension.
         margins: `[B]` reward of the best response minus reward of the worst, under λ'.
+        sft_losses: `[B]` mean negative log-likelihood per token of the best response under λ'; None unless `sft_weight`
+            is above 0 or the objective is ORPO.
     """
 
     loss: Tensor
@@ -67,6 +68,7 @@ class LossOutput:
     accuracies: Tensor
     dimension_accuracies: Tensor
     margins: Tensor
+    sft_losses: Tensor | None = None
 
 
 @_not_compiled
@@ -78,27 +80,43 @@ def lambda_dpo_loss(
     logits: Tensor | None = None,
     log_probs: Tensor | None = None,
     reference_log_probs: Tensor | None = None,
+    loss_type: LossType = "listwise",
     beta: float = 0.1,
-    reduction: Reduction = "sum",
+    reduction: Reduction | None = None,
+    label_smoothing: float = 0.0,
+    simpo_gamma: float | None = None,
+    sft_weight: float = 0.0,
     normalizer: float | None = None,
     logits_budget_mib: int | None = None,
     paper_exact: bool = False,
 ) -> LossOutput:
-    """λ-DPO loss (15), differentiable with respect to the policy's output.
+    """λ-DPO loss (15), or that of another objective, differentiable with respect to the policy's output.
+
+    Each dimension's loss is over the responses that it rates, and λ' mixes them: `listwise` is the cross-entropy with
+    the target distributions, `plackett_luce` the likelihood of the order, and the others are means over the pairs of
+    responses that the dimension does not rate equally (equations: docs/method.md, "Objectives"). The order is that of
+    `batch["ranks"]`; without it, that of `batch["pi_target"]`.
 
     The policy's output is one of `hidden` with `lm_head` (the fast path, which never materialises the logits of a whole
     batch), `logits`, or `log_probs`. Sums and softmaxes accumulate in float32 or better, whatever the inputs' dtype.
 
     Args:
-        batch: a batch of `ListwiseCollator`; with `log_probs`, its listwise fields are enough. They are read on the CPU:
-            a field on a GPU costs a copy that waits for all work queued there.
+        batch: a batch of `ListwiseCollator`; with `log_probs`, `prompt_offsets`, `sequence_index`, `pi_target`,
+            `target_mask` and `lambda` are enough, and `sequence_num_tokens` if sums have an `sft_weight`. They are read on
+            the CPU: a field on a GPU costs a copy that waits for all work queued there.
         hidden: `[R, T, H]` or `[R·T, H]`, after the final norm.
         lm_head: `[V, H]`; cast to the dtype of `hidden` if they differ.
         logits: `[R, T, V]` or `[R·T, V]`.
         log_probs: `[S]` sequence log-probs, reduced according to `reduction`.
-        reference_log_probs: `[S]`, reduced likewise; None means s^ref = 0.
-        beta: β (17). 0.1 suits sums, 2 to 10 means.
-        reduction: whether s is the sum or the mean of a response's token log-probs.
+        reference_log_probs: `[S]`, reduced likewise; None means s^ref = 0, and is the only choice for `simpo` and `orpo`.
+        loss_type: the objective: `listwise` (λ-DPO), `plackett_luce`, `sigmoid` (DPO), `hinge`, `ipo`, `simpo`, `orpo`.
+        beta: β (17), λ of ORPO's odds ratio. 0.1 suits sums, IPO and ORPO; 2 to 10 means and SimPO.
+        reduction: whether s is the sum or the mean of a response's token log-probs; None is the mean for `ipo`, `simpo`
+            and `orpo`, of which the last two have no other, and the sum for the others.
+        label_smoothing: `sigmoid`: the probability that a preference is wrong, below 0.5 (conservative DPO).
+        simpo_gamma: `simpo`: the margin γ; None is 0.5.
+        sft_weight: weight of the mean negative log-likelihood of each prompt's best response under λ', which is added to
+            the loss: LLaMA-Factory's `pref_ftx`, TRL's `rpo_alpha`.
         normalizer: divisor of the loss; None divides by the number of contributing prompts in the batch.
         logits_budget_mib: MiB of logits that may be in memory at once; None is 256, and on a GPU 1/32 of the memory that
             is free at the first call, if that is more.
@@ -109,7 +127,22 @@ def lambda_dpo_loss(
     """
     if hidden is not None and lm_head is not None and lm_head.dtype != hidden.dtype:
         lm_head = lm_head.to(hidden.dtype)
-    call = _Call(batch, reference_log_probs, reduction, beta, normalizer, logits_budget_mib, paper_exact)
+    chosen = objective(loss_type)
+    call = _Call(
+        batch,
+        reference_log_probs,
+        _abi.LossOptions(
+            objective=chosen.code,
+            beta=beta,
+            label_smoothing=label_smoothing,
+            simpo_gamma=chosen.gamma(simpo_gamma),
+            sft_weight=sft_weight,
+            paper_exact=int(paper_exact),
+        ),
+        chosen.default_reduction if reduction is None else reduction,
+        normalizer,
+        logits_budget_mib,
+    )
     loss: Tensor = _Loss.apply(call, hidden, lm_head, logits, log_probs)  # type: ignore[no-untyped-call]
     outputs = {name: value for name, value in call.outputs.items() if name != "loss"}
     return LossOutput(loss=loss, **outputs)
@@ -131,7 +164,7 @@ def sequence_log_probs(
     """
     if hidden is not None and lm_head is not None and lm_head.dtype != hidden.dtype:
         lm_head = lm_head.to(hidden.dtype)
-    call = _Call(batch, None, reduction, 1.0, None, logits_budget_mib, False)
+    call = _Call(batch, None, _abi.LossOptions(beta=1.0), reduction, None, logits_budget_mib)
     return call.log_probs((hidden, lm_head, logits, None))
 
 
@@ -142,11 +175,10 @@ class _Call:
         self,
         batch: Mapping[str, Tensor],
         reference_log_probs: Tensor | None,
+        options: _abi.LossOptions,
         reduction: Reduction,
-        beta: float,
         normalizer: float | None,
         logits_budget_mib: int | None,
-        paper_exact: bool,
     ) -> None:
         if reduction not in _abi.REDUCTIONS:
             raise ValueError(f'reduction is {reduction!r}, but it must be "sum" or "mean".')
@@ -154,13 +186,10 @@ class _Call:
             raise ValueError(f"normalizer is {normalizer}, but it must be above 0.")
         self.batch = batch
         self.reference_log_probs = reference_log_probs
-        self.options = _abi.LossOptions(
-            reduction=_abi.REDUCTIONS[reduction],
-            beta=beta,
-            normalizer=normalizer or 0.0,
-            logits_budget_bytes=0 if logits_budget_mib is None else logits_budget_mib << 20,
-            paper_exact=int(paper_exact),
-        )
+        options.reduction = _abi.REDUCTIONS[reduction]
+        options.normalizer = normalizer or 0.0
+        options.logits_budget_bytes = 0 if logits_budget_mib is None else logits_budget_mib << 20
+        self.options = options
         self.has_budget = logits_budget_mib is not None
         self.outputs: dict[str, Any] = {}
         self.context: _native.Handle | None = None
@@ -180,7 +209,7 @@ class _Call:
         lent = _native.Lent()
         context = ctypes.byref(raw) if self.options.wants else None
         with _exact(given):
-            inputs = self._inputs(lent, given, listwise=True)
+            inputs = self._inputs(lent, given, preferences=True)
             _native.call("loss_forward", inputs, self.options, ctypes.byref(outputs), context)
         self.context = _native.Handle(raw.value, "loss_context_free") if raw.value else None
         return _native.take_tensors(outputs, _abi.OUTPUT_TENSORS)
@@ -192,7 +221,7 @@ class _Call:
         lent = _native.Lent()
         gradients = _abi.LossGradients()
         with _exact(given):
-            inputs = self._inputs(lent, given, listwise=True)
+            inputs = self._inputs(lent, given, preferences=True)
             _native.call("loss_backward", self.context.raw, inputs, grad_output, ctypes.byref(gradients))
         self.context = None
         taken = _native.take_tensors(gradients, _abi.GRADIENT_TENSORS)
@@ -201,7 +230,7 @@ class _Call:
     def log_probs(self, given: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
         lent = _native.Lent()
         tokens, sequences = ctypes.c_void_p(), ctypes.c_void_p()
-        inputs = self._inputs(lent, given, listwise=False)
+        inputs = self._inputs(lent, given, preferences=False)
         with _exact(given):
             _native.call("log_probs", inputs, self.options, ctypes.byref(tokens), ctypes.byref(sequences))
         taken = _native.take_tensor(tokens.value), _native.take_tensor(sequences.value)
@@ -209,7 +238,7 @@ class _Call:
         return taken[0], taken[1]
 
     def _inputs(
-        self, lent: _native.Lent, given: tuple[Tensor | None, ...], *, listwise: bool
+        self, lent: _native.Lent, given: tuple[Tensor | None, ...], *, preferences: bool
     ) -> _abi.LossInputs:
         hidden, lm_head, logits, log_probs = given
         scored = {"hidden": hidden, "lm_head": lm_head, "logits": logits, "sequence_log_probs": log_probs}
@@ -219,8 +248,10 @@ class _Call:
             num_sequences = self.batch["sequence_num_tokens"].numel()
         else:
             num_sequences = log_probs.numel()
-        if listwise:
-            small |= {name: self.batch[name] for name in _LISTWISE}
+            small["sequence_num_tokens"] = self.batch.get("sequence_num_tokens")
+        if preferences:
+            small |= {name: self.batch[name] for name in _PREFERENCES}
+            small["ranks"] = self.batch.get("ranks")
             small["reference_log_probs"] = self.reference_log_probs
         device = _device(given)
         if not self.has_budget:

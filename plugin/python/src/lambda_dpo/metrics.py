@@ -28,7 +28,8 @@ class Totals:
     """Sums over a logging interval or an evaluation, as one vector that can be reduced over processes.
 
     The metrics are `loss/<dimension>`, `rewards/accuracies`, `rewards/margins`, `rewards/chosen`, `rewards/rejected`,
-    `logps/chosen`, `logps/rejected`, `kl` (mean over responses of s − s^ref, with s a sum) and `lambda/<dimension>`.
+    `logps/chosen`, `logps/rejected`, `nll_loss` (mean negative log-likelihood of the chosen responses' tokens, with an
+    `sft_weight` and for ORPO), `kl` (mean over responses of s − s^ref, with s a sum) and `lambda/<dimension>`.
     *Chosen* is the response with the largest target under λ', *rejected* the one with the smallest.
     """
 
@@ -36,6 +37,7 @@ class Totals:
     beta: float
     is_mean: bool
     has_reference: bool
+    has_sft_losses: bool = False
     _sums: Tensor | None = field(default=None, repr=False)
 
     def add(self, output: LossOutput, batch: Mapping[str, Tensor], num_prompts: int | None = None) -> None:
@@ -44,15 +46,15 @@ class Totals:
         self._sums = row if self._sums is None else self._sums + row
 
     def take(self) -> Tensor:
-        """Returns the sums so far, float64 `[10 + 3 M]`, and resets them."""
+        """Returns the sums so far, float64 `[11 + 3 M]`, and resets them."""
         sums, self._sums = self._sums, None
-        return torch.zeros(10 + 3 * len(self.dimensions), dtype=torch.float64) if sums is None else sums
+        return torch.zeros(11 + 3 * len(self.dimensions), dtype=torch.float64) if sums is None else sums
 
     def means(self, sums: Tensor) -> dict[str, float]:
         """Returns the metrics of `sums`, without those that are undefined."""
         values = sums.tolist()
         num_prompts, loss, accuracy, margin, chosen, rejected, chosen_log_prob, rejected_log_prob = values[:8]
-        num_responses, log_ratio = values[8:10]
+        sft_loss, num_responses, log_ratio = values[8:11]
         metrics: dict[str, float] = {}
         if num_prompts > 0:
             metrics["loss"] = loss / num_prompts
@@ -62,10 +64,12 @@ class Totals:
             metrics["rewards/margins"] = margin / num_prompts
             metrics["logps/chosen"] = chosen_log_prob / num_prompts
             metrics["logps/rejected"] = rejected_log_prob / num_prompts
+            if self.has_sft_losses:
+                metrics["nll_loss"] = sft_loss / num_prompts
         if num_responses > 0 and self.has_reference:
             metrics["kl"] = log_ratio / num_responses
         for k, name in enumerate(self.dimensions):
-            count, dimension_loss, weight = values[10 + 3 * k : 13 + 3 * k]
+            count, dimension_loss, weight = values[11 + 3 * k : 14 + 3 * k]
             if count > 0:
                 metrics[f"loss/{name}"] = dimension_loss / count
             if num_prompts > 0:
@@ -93,8 +97,9 @@ class Totals:
                 rewards[worst],
                 log_probs[best],
                 log_probs[worst],
+                torch.zeros_like(rewards[best]) if output.sft_losses is None else output.sft_losses.double(),
             ]
-        )  # [8, B]
+        )  # [9, B]
         prompt_sums = (per_prompt * contributes).sum(dim=1)
         response_sums = torch.stack([torch.ones_like(log_ratios), log_ratios])  # [2, S]
         response_sums = (response_sums * kept[batch["sequence_prompts"]]).sum(dim=1)

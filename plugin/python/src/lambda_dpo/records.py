@@ -1,8 +1,10 @@
 """Stages 1 and 2: converts records to samples, one by one as dicts, or in bulk as Arrow tables and datasets.
 
-A *record* has UltraFeedback's schema: `instruction` (or `prompt`: a text or messages) and `completions`, each with
-`response` and `annotations` {dimension: {"Rating": …}}; or it has the columns `prompt`, `completions` (texts) and
-`ratings` ({dimension: [a number or null for each completion]}). A `system` prompt and `tools` beside them are used too.
+A *record* of the format `ultrafeedback` has its schema: `instruction` (or `prompt`: a text or messages) and
+`completions`, each with `response` and `annotations` {dimension: {"Rating": …}}; or it has the columns `prompt`,
+`completions` (texts) and `ratings` ({dimension: [a number or null for each completion]}). One of the format `rankings`
+has `prompt`, `responses` (texts or messages) and `rankings` ({dimension: [a rank or null for each response]}; 1 is best,
+equal ranks tie). A `system` prompt and `tools` beside them are used too.
 A *sample* has `prompt`, `responses`, `dimensions`, `ratings` and `pi_target` (`[M][N]`, null if missing or masked),
 `record`, its index, and `tools`, if the record has any.
 """
@@ -30,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """How ratings become target distributions.
+    """How ratings or rankings become target distributions.
 
     Attributes:
         dimensions: names in order; None takes all names that occur in the records, sorted.
@@ -38,6 +40,7 @@ class ConvertOptions:
         temperature: temperature of the softmax over ratings (13).
         max_samples: maximum number of records to read.
         exclude_sources: records whose `source` is one of these are left out.
+        format: "ultrafeedback" or "rankings". With P places, a rank counts as a rating of P + 1 − rank.
     """
 
     dimensions: Sequence[str] | None = None
@@ -45,13 +48,19 @@ class ConvertOptions:
     temperature: float = 1.0
     max_samples: int | None = None
     exclude_sources: Sequence[str] = field(default_factory=tuple)
+    format: str = "ultrafeedback"
+
+    def __post_init__(self) -> None:
+        if self.format not in _abi.FORMATS:
+            known = " or ".join(_abi.FORMATS)
+            raise ConfigError(f"format is {self.format!r}, but it must be {known}.")
 
     def native(self) -> _abi.ConvertOptions:
         """Returns the options as a struct of the library."""
         dimensions = _native.Texts(None if self.dimensions is None else list(self.dimensions))
         sources = _native.Texts(list(self.exclude_sources))
         options = _abi.ConvertOptions(
-            format=_abi.FORMAT_ULTRAFEEDBACK,
+            format=_abi.FORMATS[self.format],
             missing_rating=math.nan if self.missing_rating is None else self.missing_rating,
             temperature=self.temperature,
             max_samples=self.max_samples or 0,
@@ -105,7 +114,7 @@ def convert(records: Any, options: ConvertOptions = ConvertOptions()) -> Any:
 
 
 def _convert_one(record: Mapping[str, Any], index: int, options: _abi.ConvertOptions) -> dict[str, Any] | None:
-    text = _native.Text(_json(_rated(record)))
+    text = _native.Text(_json(_rated(record) if options.format == _abi.FORMATS["ultrafeedback"] else record))
     sample = _abi.Bytes()
     _native.call("convert_record", text.str, index, options, ctypes.byref(sample))
     taken = _native.take_text(sample)
@@ -156,7 +165,7 @@ def _rated(record: Mapping[str, Any]) -> Mapping[str, Any]:
 def _convert_table(table: Any, options: ConvertOptions) -> pa.Table:
     import pyarrow as pa
 
-    if isinstance(table, pa.Table):
+    if isinstance(table, pa.Table) and options.format == "ultrafeedback":
         table = _rated_table(table)
     capsule = table.__arrow_c_stream__()
     native = options.native()

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 #: Columns of a tokenised sample, which `ListwiseCollator` reads.
 COLUMNS = ("record", "prompt_ids", "response_ids", "response_indices", "pi_target")
+#: One more: the place of each response in each dimension, `[M][N]`, from 1 for the best; equal ones tie, and 0 is masked.
+#: Samples without it are in the order of `pi_target`.
+RANKS = "ranks"
 
 #: Raised when the same samples begin to give other tokens.
-_VERSION = 2
+_VERSION = 3
 
 
 class SampleTokenizer:
@@ -85,7 +88,7 @@ class SampleTokenizer:
             rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 tokenized = [tokens for tokens in pool.map(self.tokenize, rows) if tokens is not None]
-            return {name: [tokens[name] for tokens in tokenized] for name in COLUMNS}
+            return {name: [tokens[name] for tokens in tokenized] for name in (*COLUMNS, RANKS)}
 
         key = f"{_VERSION}-{samples._fingerprint}-{self._digest}-{self.max_length}"
         return samples.map(

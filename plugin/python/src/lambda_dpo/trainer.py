@@ -1,4 +1,4 @@
-"""`LambdaDPOTrainer`: λ-DPO on `transformers.Trainer`.
+"""`LambdaDPOTrainer`: λ-DPO, and the other objectives, on `transformers.Trainer`.
 
 In each step, `get_batch_samples` fetches the micro-batches, draws their λ and counts the prompts that the loss is a
 mean over; `compute_loss` runs the forwards of the reference and the policy; everything else is Trainer's own, including
@@ -53,11 +53,12 @@ class LambdaDPOTrainer(Trainer):
         model: the policy, or its name or folder.
         ref_model: the reference; None means the initial policy: with PEFT, the model with its adapter disabled; with
             full fine-tuning, a copy of the model (no copy with `precompute_ref_log_probs`). An adapter that changes the
-            base itself (PiSSA, OLoRA, …; trained biases) needs one.
+            base itself (PiSSA, OLoRA, …; trained biases) needs one. The objectives `simpo` and `orpo` have no reference.
         args: a `LambdaDPOConfig`.
         data_collator: None makes a `ListwiseCollator` from the options.
-        train_dataset, eval_dataset: UltraFeedback's records, rows with `prompt`, `completions` and `ratings`, or
-            tokenised samples (`tokenization.COLUMNS`; the option `dimensions` then names the rows of `pi_target`).
+        train_dataset, eval_dataset: UltraFeedback's records, rows with `prompt`, `completions` and `ratings`, rows with
+            `prompt`, `responses` and `rankings` (`data_format="rankings"`), or tokenised samples
+            (`tokenization.COLUMNS`; the option `dimensions` then names the rows of `pi_target`).
         processing_class: the tokenizer; None loads the model's.
         peft_config: configuration of an adapter to add to the policy.
 
@@ -117,9 +118,11 @@ class LambdaDPOTrainer(Trainer):
 
         self.has_adapter = hasattr(model, "peft_config")
         self.ref_model = self._reference_model(model, ref_model)
-        has_reference = not options.reference_free
+        has_sft_losses = options.sft_weight > 0 or options.loss_type == "orpo"
         self._totals = {
-            mode: Totals(self.dimensions, options.beta, options.reduction == "mean", has_reference)
+            mode: Totals(
+                self.dimensions, options.beta, options.reduction == "mean", options.has_reference, has_sft_losses
+            )
             for mode in ("train", "eval")
         }
         self._epoch = 0
@@ -134,7 +137,8 @@ class LambdaDPOTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        for notice in self.policy.notices:
+        beta_notice = options.objective().beta_notice(options.beta, options.reduction)  # type: ignore[arg-type]
+        for notice in (*self.policy.notices, *([beta_notice] if beta_notice else [])):
             logger.warning(notice)
         self.add_callback(_EpochCallback(self))
         # compute_loss divides the loss by the number of prompts in the step; Trainer must not divide it again.
@@ -159,12 +163,15 @@ class LambdaDPOTrainer(Trainer):
         if set(COLUMNS) <= set(dataset.column_names):
             if not self.dimensions:
                 raise ConfigError("The samples are already tokenised: name the rows of `pi_target` in `dimensions`.")
+            if "reference_log_probs" in dataset.column_names and not self.options.has_reference:
+                reason = "`reference_free` is set" if self.options.reference_free else f"{self.options.loss_type} has none"
+                raise ConfigError(f"The samples have `reference_log_probs` of a reference, but {reason}: remove the column.")
             return dataset
         samples = convert(dataset, self.options.convert_options())
         if len(samples) == 0:
             raise ConfigError(
-                f"None of the {len(dataset)} records can be used: each needs at least two responses rated in the same "
-                "dimension."
+                f"None of the {len(dataset)} records can be used: each needs at least two responses rated or ranked in "
+                "the same dimension."
             )
         if not self.dimensions:
             self.dimensions = list(samples[0]["dimensions"])
@@ -208,12 +215,12 @@ class LambdaDPOTrainer(Trainer):
         if num_items_in_batch is not None:
             # Gradients are averaged over processes, but the loss needs their sum.
             normalizer = float(num_items_in_batch) / self.accelerator.num_processes
-        output = self._listwise_loss(model, inputs, normalizer)
+        output = self._preference_loss(model, inputs, normalizer)
         if model.training:
             self._totals["train"].add(_detached(output), inputs)
         return (output.loss, {}) if return_outputs else output.loss
 
-    def _listwise_loss(self, model: nn.Module, batch: Mapping[str, Tensor], normalizer: float | None) -> LossOutput:
+    def _preference_loss(self, model: nn.Module, batch: Mapping[str, Tensor], normalizer: float | None) -> LossOutput:
         reference = self._reference_log_probs(model, batch)
         outputs: list[LossOutput] = []
 
@@ -222,8 +229,12 @@ class LambdaDPOTrainer(Trainer):
                 batch,
                 **given,
                 reference_log_probs=reference,
+                loss_type=self.options.loss_type,  # type: ignore[arg-type]
                 beta=self.options.beta,
                 reduction=self.options.reduction,  # type: ignore[arg-type]
+                label_smoothing=self.options.label_smoothing,
+                simpo_gamma=self.options.simpo_gamma,
+                sft_weight=self.options.sft_weight,
                 normalizer=normalizer,
                 logits_budget_mib=self.options.logits_budget_mib,
                 paper_exact=self.options.paper_exact,
@@ -249,7 +260,7 @@ class LambdaDPOTrainer(Trainer):
         """Computes the loss of a held-out batch under uniform λ, or the λ of the schedule `fixed`."""
         inputs = with_lambda(self._prepare_inputs(inputs), self.schedule.evaluation())
         with torch.no_grad(), self.compute_loss_context_manager():
-            output = self._listwise_loss(model, inputs, None)
+            output = self._preference_loss(model, inputs, None)
         self._totals["eval"].add(output, inputs, self._num_real_prompts(inputs))
         return output.loss.detach(), None, None
 
@@ -300,10 +311,12 @@ class LambdaDPOTrainer(Trainer):
     # ---- the reference ----
 
     def _reference_model(self, model: nn.Module, ref_model: nn.Module | None) -> nn.Module | None:
-        if self.options.reference_free:
-            if ref_model is not None:
+        if not self.options.has_reference:
+            if ref_model is None:
+                return None
+            if self.options.reference_free:
                 raise ConfigError("`reference_free` and a ref_model contradict each other: leave one of them out.")
-            return None
+            raise ConfigError(f"{self.options.loss_type} has no reference: leave the ref_model out.")
         if self.options.precompute_ref_log_probs and self._is_sharded:
             raise ConfigError(
                 "`precompute_ref_log_probs` needs the whole model in each process, but FSDP and ZeRO-3 shard it: set "
@@ -336,7 +349,7 @@ class LambdaDPOTrainer(Trainer):
 
     def _reference_log_probs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
         """s^ref `[S]` of a batch, reduced according to the options; None without a reference."""
-        if self.options.reference_free:
+        if not self.options.has_reference:
             return None
         if "reference_log_probs" in batch:
             sums = batch["reference_log_probs"]

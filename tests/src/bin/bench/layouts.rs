@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use lambda_dpo_core::{Batch, CollateOptions, Layout, TokenizedResponse, TokenizedSample, collate};
 use lambda_dpo_host::libtorch::{self, Libtorch};
 use lambda_dpo_host::model::{ForwardOptions, Model, ModelInputs};
-use lambda_dpo_host::plugin::{LossInputs, LossOptions, Objective, Plugin, Reduction, Wants};
+use lambda_dpo_host::plugin::{LossInputs, LossOptions, Plugin, Reduction, Wants};
 use ndarray::Array2;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
@@ -68,15 +68,15 @@ fn sample(record_index: u64, prompt: usize, responses: &[usize]) -> TokenizedSam
         is_target: None,
     };
     let total = (responses.len() * (responses.len() + 1) / 2) as f32;
-    TokenizedSample {
+    TokenizedSample::new(
         record_index,
-        prompt: ids(0, prompt),
-        responses: responses.iter().enumerate().map(response).collect(),
-        pi_target: Array2::from_shape_fn((NUM_DIMENSIONS, responses.len()), |(dimension, at)| {
+        ids(0, prompt),
+        responses.iter().enumerate().map(response).collect(),
+        Array2::from_shape_fn((NUM_DIMENSIONS, responses.len()), |(dimension, at)| {
             let rank = if dimension == 0 { at + 1 } else { responses.len() - at };
             rank as f32 / total
         }),
-    }
+    )
 }
 
 /// The loss and all gradients, in the order of the model's parameters, as float64 on the CPU.
@@ -94,19 +94,17 @@ fn gradients(
     let activations = model.forward(&model_inputs(&batch), &ForwardOptions::default())?;
     let inputs = loss_inputs(&batch, activations.hidden(), model.lm_head());
     let options = LossOptions {
-        objective: Objective::Listwise,
         reduction: Reduction::Mean,
         beta: 5.0,
-        normalizer: None,
         logits_budget_bytes: 1 << 20,
-        paper_exact: false,
         wants: Wants { hidden: true, lm_head: true, ..Wants::default() },
+        ..LossOptions::default()
     };
     let (outputs, context) = plugin.loss_forward(&inputs, &options)?;
     let of_loss = context.context("the loss kept nothing for its backward")?.backward(&inputs, 1.0)?;
     model.accumulate_lm_head_grad(of_loss.lm_head.context("no gradient of the LM head")?)?;
     activations.backward(&of_loss.hidden.context("no gradient of the hidden states")?)?;
-    let metrics = outputs.listwise.context("the listwise loss has no metrics")?;
+    let metrics = outputs.preferences.context("the listwise loss has no metrics")?;
     for output in [&outputs.loss, &outputs.sequence_log_probs, &metrics.rewards, &metrics.margins] {
         ensure!(output.device() == Device::Cpu, "an output of the loss is on {:?}", output.device());
     }
@@ -140,6 +138,7 @@ fn loss_inputs<'a>(batch: &'a Batch, hidden: &'a Tensor, lm_head: &'a Tensor) ->
         sequence_index: Some(&batch.sequence_index),
         pi_target: Some(&batch.pi_target),
         target_mask: Some(&batch.target_mask),
+        ranks: Some(&batch.ranks),
         lambda: Some(&batch.lambda),
         ..LossInputs::default()
     }

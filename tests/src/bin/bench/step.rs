@@ -10,8 +10,7 @@ use lambda_dpo_host::libtorch;
 use lambda_dpo_host::metrics::MetricOptions;
 use lambda_dpo_host::model::{ForwardOptions, Model};
 use lambda_dpo_host::plugin::{
-    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Objective, Plugin, TokenizeOptions,
-    Wants,
+    CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Plugin, TokenizeOptions, Wants,
 };
 use lambda_dpo_host::policy::batch_inputs::{loss_inputs, model_inputs};
 use lambda_dpo_host::train::data::{MicroBatch, schedule_options};
@@ -235,10 +234,9 @@ impl Data {
 
 fn loss_options(config: &RunConfig) -> LossOptions {
     LossOptions {
-        objective: Objective::Listwise,
-        reduction: config.loss.reduction,
+        objective: config.objective(),
+        reduction: config.reduction(),
         beta: config.loss.beta,
-        normalizer: None,
         paper_exact: config.loss.paper_exact,
         ..LossOptions::default()
     }

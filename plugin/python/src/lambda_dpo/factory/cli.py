@@ -72,6 +72,7 @@ def _is_ours() -> bool:
         raise ConfigError(f"`pref_loss: {keys.PREF_LOSS}` needs `stage: dpo`, but the stage is {keys.stage(args)}.")
     if isinstance(args, dict) and args.get("use_ray"):
         raise ConfigError("λ-DPO does not run under Ray: leave `use_ray` out, and start it with torchrun.")
+    keys.refuse_label_smoothing(args)
     keys.options(ours)
     return True
 

@@ -1,4 +1,4 @@
-"""Converts and tokenises rated records in LLaMA-Factory: a dataset converter and a dataset processor."""
+"""Converts and tokenises rated or ranked records in LLaMA-Factory: dataset converters and a dataset processor."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from llamafactory.data.processor.processor_utils import DatasetProcessor, infer_
 
 from ..errors import ConfigError
 from ..records import ConvertOptions, convert
+from ..tokenization import RANKS
 
-FORMATTING = "ultrafeedback"
-
-#: Columns of the processed dataset: `tokenization.COLUMNS` and `dimensions`. `record` is added later, once all rows are
-#: known.
-TOKENS = ("prompt_ids", "response_ids", "response_indices", "pi_target", "dimensions")
+#: Columns of the processed dataset: those of a tokenised sample and `dimensions`. `record` is added later, once all rows
+#: are known.
+TOKENS = ("prompt_ids", "response_ids", "response_indices", "pi_target", RANKS, "dimensions")
 
 
 @dataclass
@@ -55,8 +54,17 @@ class UltraFeedbackConverter(DatasetConverter):
             "_system": system,
             "_tools": self._tools(example, sample),
             "_pi_target": sample["pi_target"] if sample else [],
+            "_ratings": sample["ratings"] if sample else [],
             "_dimensions": sample["dimensions"] if sample else [],
         }
+
+    def _others(self, example: dict[str, Any], *read: str) -> dict[str, Any]:
+        """Every column but those that are read, so that what would change the training is used, or refused by name."""
+        mapped = {self.dataset_attr.system, self.dataset_attr.tools, *read}
+        others = {column: value for column, value in example.items() if column not in mapped}
+        if self.dataset_attr.system:
+            others["system"] = example[self.dataset_attr.system]
+        return others
 
     def _record(self, example: dict[str, Any]) -> dict[str, Any]:
         name = self.dataset_attr.dataset_name
@@ -73,11 +81,7 @@ class UltraFeedbackConverter(DatasetConverter):
                 f"The records of {name} have no ratings: each of their `{completions[0]}` needs `annotations` with a "
                 "Rating for each dimension."
             )
-        # Every other column too, so that what would change the training is used, or refused by name.
-        mapped = {self.dataset_attr.system, self.dataset_attr.tools, prompts[0], completions[0], "prompt", "completions"}
-        others = {column: value for column, value in example.items() if column not in mapped}
-        if self.dataset_attr.system:
-            others["system"] = example[self.dataset_attr.system]
+        others = self._others(example, prompts[0], completions[0], "prompt", "completions")
         return {**others, "instruction": example[prompts[0]], "completions": rated}
 
     def _tools(self, example: dict[str, Any], sample: dict[str, Any] | None) -> str:
@@ -85,6 +89,31 @@ class UltraFeedbackConverter(DatasetConverter):
         if self.dataset_attr.tools:
             return example[self.dataset_attr.tools] or ""
         return json.dumps(sample["tools"], ensure_ascii=False) if sample and sample.get("tools") else ""
+
+
+@dataclass
+class RankingsConverter(UltraFeedbackConverter):
+    """`formatting: rankings`: the same for ranked responses.
+
+    The prompt is read from `columns.prompt` (default: `prompt`), the responses from `columns.response` (default:
+    `responses`), and their ranks from `rankings`.
+    """
+
+    def _record(self, example: dict[str, Any]) -> dict[str, Any]:
+        prompts = [column for column in (self.dataset_attr.prompt, "prompt", "instruction") if column in example]
+        responses = [column for column in (self.dataset_attr.response, "responses") if column in example]
+        if not prompts or not responses or "rankings" not in example:
+            raise ConfigError(
+                f"The dataset {self.dataset_attr.dataset_name} has the columns {', '.join(example)}: set `prompt` and "
+                "`response` under `columns` in dataset_info.json to those of the prompt and of the responses, and name the "
+                "column of the ranks `rankings`."
+            )
+        others = self._others(example, prompts[0], responses[0], "prompt", "responses")
+        return {**others, "prompt": example[prompts[0]], "responses": example[responses[0]]}
+
+
+#: Converters by the `formatting` of a dataset, which is also the format of its records.
+CONVERTERS = {"ultrafeedback": UltraFeedbackConverter, "rankings": RankingsConverter}
 
 
 @dataclass
@@ -97,9 +126,9 @@ class ListwiseDatasetProcessor(DatasetProcessor):
 
     def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         tokens: dict[str, list[Any]] = {name: [] for name in TOKENS}
-        for prompt, responses, system, tools, pi_target, dimensions in zip(
-            *(examples[f"_{name}"] for name in ("prompt", "response", "system", "tools", "pi_target", "dimensions")),
-            strict=True,
+        columns = ("prompt", "response", "system", "tools", "pi_target", "ratings", "dimensions")
+        for prompt, responses, system, tools, pi_target, ratings, dimensions in zip(
+            *(examples[f"_{name}"] for name in columns), strict=True
         ):
             if len(prompt) % 2 != 1 or len(responses) < 2:
                 continue
@@ -110,7 +139,10 @@ class ListwiseDatasetProcessor(DatasetProcessor):
             tokens["prompt_ids"].append(prompt_ids)
             tokens["response_ids"].append([response_ids[index] for index in kept])
             tokens["response_indices"].append(kept)
-            tokens["pi_target"].append([_over(row, kept) for row in pi_target])
+            targets = [_over(row, kept) for row in pi_target]
+            tokens["pi_target"].append(targets)
+            rated = [[row[index] for index in kept] for row in ratings]
+            tokens[RANKS].append([_places(*rows) for rows in zip(targets, rated, strict=True)])
             tokens["dimensions"].append(dimensions)
         return tokens
 
@@ -142,3 +174,12 @@ def _over(row: list[float | None], kept: list[int]) -> list[float | None]:
     targets = [row[index] for index in kept]
     mass = sum(target for target in targets if target is not None)
     return [None if target is None or mass <= 0 else target / mass for target in targets]
+
+
+def _places(targets: list[float | None], ratings: list[float | None]) -> list[int]:
+    """Places of the responses as in the library's batches: by rating if all that are not masked have one, else by target."""
+    known = None not in [rating for rating, target in zip(ratings, targets, strict=True) if target is not None]
+    rows = zip(ratings if known else targets, targets, strict=True)
+    scores = [None if target is None else score for score, target in rows]
+    best_first = sorted({score for score in scores if score is not None}, reverse=True)
+    return [0 if score is None else 1 + best_first.index(score) for score in scores]

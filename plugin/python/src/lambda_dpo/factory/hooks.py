@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -96,15 +97,15 @@ def install(options: Callable[..., ListwiseOptions]) -> None:
     from llamafactory.hparams import finetuning_args
     from llamafactory.train import tuner
 
-    from .data import FORMATTING, ListwiseDatasetProcessor, UltraFeedbackConverter
+    from .data import CONVERTERS, ListwiseDatasetProcessor
     from .workflow import MetricsLogCallback, run_lambda_dpo
 
     _allow_pref_loss(finetuning_args)
-    converter.register_dataset_converter(
-        FORMATTING, functools.partial(UltraFeedbackConverter, options=options().convert_options())
-    )
+    for formatting, records in CONVERTERS.items():
+        convert_options = dataclasses.replace(options().convert_options(), format=formatting)
+        converter.register_dataset_converter(formatting, functools.partial(records, options=convert_options))
     loader.PairwiseDatasetProcessor = ListwiseDatasetProcessor
-    loader.get_dataset_list = _ranked(loader.get_dataset_list, FORMATTING)
+    loader.get_dataset_list = _ranked(loader.get_dataset_list, CONVERTERS)
     tuner.LogCallback = MetricsLogCallback
     tuner.run_dpo = functools.partial(run_lambda_dpo, options)
 
@@ -118,14 +119,14 @@ def _allow_pref_loss(module: Any) -> None:
     module.RLHFArguments.__annotations__["pref_loss"] = extended
 
 
-def _ranked(get_dataset_list: Callable[..., Any], formatting: str) -> Callable[..., Any]:
-    """Treats rated records as a ranking, whether dataset_info.json says so or not."""
+def _ranked(get_dataset_list: Callable[..., Any], formattings: Container[str]) -> Callable[..., Any]:
+    """Treats rated and ranked records as a ranking, whether dataset_info.json says so or not."""
 
     @functools.wraps(get_dataset_list)
     def ranked(*args: Any, **kwargs: Any) -> Any:
         attributes = get_dataset_list(*args, **kwargs)
         for attribute in attributes:
-            if attribute.formatting == formatting:
+            if attribute.formatting in formattings:
                 attribute.ranking = True
         return attributes
 

@@ -14,7 +14,13 @@ from ..errors import ConfigError
 PREF_LOSS = "lambda_dpo"
 
 #: Options that are set by keys of LLaMA-Factory.
-_ELSEWHERE = {"beta": "pref_beta", "max_length": "cutoff_len"}
+_ELSEWHERE = {
+    "beta": "`pref_beta`",
+    "max_length": "`cutoff_len`",
+    "simpo_gamma": "`simpo_gamma`",
+    "sft_weight": "`pref_ftx`",
+    "data_format": "`formatting` in dataset_info.json",
+}
 
 Args = dict[str, Any] | list[str]
 
@@ -50,6 +56,16 @@ def pref_loss(args: Args) -> str | None:
     return _value(args, "pref_loss")
 
 
+def refuse_label_smoothing(args: Args) -> None:
+    """Names our key for `dpo_label_smoothing`, which LLaMA-Factory refuses for every loss but its own `sigmoid`.
+
+    Raises:
+        ConfigError: If the arguments have it.
+    """
+    if float(_value(args, "dpo_label_smoothing") or 0) != 0:
+        raise ConfigError("`dpo_label_smoothing` belongs to `pref_loss: sigmoid`: set `lambda_label_smoothing` instead.")
+
+
 def stage(args: Args) -> str | None:
     """The stage that the arguments ask for."""
     return _value(args, "stage")
@@ -75,6 +91,8 @@ def options(ours: dict[str, Any], **others: Any) -> ListwiseOptions:
     fields = _fields()
     for key in ours:
         if key not in fields:
+            if elsewhere := _ELSEWHERE.get(key.removeprefix("lambda_")):
+                raise ConfigError(f"There is no key `{key}`: set {elsewhere}.")
             near = difflib.get_close_matches(key, fields, 1)
             hint = f"did you mean `{near[0]}`?" if near else f"the keys are {', '.join(sorted(fields))}."
             raise ConfigError(f"There is no key `{key}`: {hint}")

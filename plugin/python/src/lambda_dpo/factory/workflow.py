@@ -22,7 +22,7 @@ from llamafactory.train.trainer_utils import (
 from ..config import ListwiseOptions
 from ..errors import ConfigError
 from ..trainer import LambdaDPOTrainer
-from .data import FORMATTING
+from .data import CONVERTERS
 
 
 class FactoryTrainer(LambdaDPOTrainer):
@@ -53,7 +53,7 @@ class MetricsLogCallback(LogCallback):
     """LLaMA-Factory's log callback, which also writes our metrics to `trainer_log.jsonl`."""
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        ours = {key: value for key, value in state.log_history[-1].items() if "/" in key or key.endswith("kl")}
+        ours = {key: value for key, value in state.log_history[-1].items() if "/" in key or key.endswith(("kl", "nll_loss"))}
         # Lines are written later, by another thread, so each write carries its own metrics.
         self._write_log = functools.partial(self._write_metrics, ours)
         super().on_log(args, state, control, **kwargs)
@@ -75,8 +75,13 @@ def run_lambda_dpo(
     Raises:
         ConfigError: If the arguments or records do not allow it.
     """
-    options = make_options(beta=finetuning_args.pref_beta, max_length=data_args.cutoff_len)
-    _refuse(data_args, training_args, finetuning_args)
+    options = make_options(
+        beta=finetuning_args.pref_beta,
+        max_length=data_args.cutoff_len,
+        simpo_gamma=_simpo_gamma(finetuning_args),
+        sft_weight=finetuning_args.pref_ftx,
+    )
+    _refuse(data_args, training_args, finetuning_args, options)
     tokenizer_module = load_tokenizer(model_args)
     tokenizer = tokenizer_module["tokenizer"]
     template = get_template_and_fix_tokenizer(tokenizer, data_args)
@@ -107,13 +112,19 @@ def run_lambda_dpo(
     create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
 
 
-def _refuse(data_args: Any, training_args: Any, finetuning_args: Any) -> None:
+def _simpo_gamma(finetuning_args: Any) -> float | None:
+    """The key `simpo_gamma`; None for its default, which is there whatever the loss."""
+    default = type(finetuning_args).__dataclass_fields__["simpo_gamma"].default
+    return None if finetuning_args.simpo_gamma == default else finetuning_args.simpo_gamma
+
+
+def _refuse(data_args: Any, training_args: Any, finetuning_args: Any, options: ListwiseOptions) -> None:
     for name in (data_args.dataset or []) + (data_args.eval_dataset or []):
         (attributes,) = data_loader.get_dataset_list([name], data_args.dataset_dir)
-        if attributes.formatting != FORMATTING:
+        if attributes.formatting not in CONVERTERS:
             raise ConfigError(
-                f"The dataset {name} has the formatting {attributes.formatting}, but λ-DPO needs rated responses: use "
-                f"one with `formatting: {FORMATTING}` in dataset_info.json."
+                f"The dataset {name} has the formatting {attributes.formatting}, but λ-DPO needs rated or ranked responses: "
+                f"use one with `formatting: {' or '.join(CONVERTERS)}` in dataset_info.json."
             )
         if attributes.images or attributes.videos or attributes.audios:
             raise ConfigError(
@@ -122,16 +133,18 @@ def _refuse(data_args: Any, training_args: Any, finetuning_args: Any) -> None:
     if data_args.streaming:
         raise ConfigError("λ-DPO needs to count its records: set `streaming` to false.")
     zero = {
-        "pref_ftx": finetuning_args.pref_ftx,
         "pref_bco_weight": finetuning_args.pref_bco_weight,
         "ld_alpha": finetuning_args.ld_alpha,
-        "dpo_label_smoothing": finetuning_args.dpo_label_smoothing,
         "include_effective_tokens_per_second": finetuning_args.include_effective_tokens_per_second,
     }
     for name, value in zero.items():
         if value:
             raise ConfigError(f"`{name}` has no effect with `pref_loss: lambda_dpo`: leave it out.")
-    if not training_args.do_train and finetuning_args.finetuning_type == "full" and finetuning_args.ref_model is None:
+    if finetuning_args.ref_model is not None and not options.has_reference:
+        reason = "`lambda_reference_free` is set" if options.reference_free else f"{options.loss_type} has no reference"
+        raise ConfigError(f"`ref_model` has no effect, because {reason}: leave it out.")
+    needs_reference = options.has_reference and finetuning_args.ref_model is None
+    if not training_args.do_train and finetuning_args.finetuning_type == "full" and needs_reference:
         raise ConfigError(
             "Evaluating a fully fine-tuned model needs `ref_model`: set it to the model that the training started from."
         )
@@ -148,7 +161,7 @@ def _datasets(
     """Loads LLaMA-Factory's datasets; the record index of a row is its position."""
     unusable = ConfigError(
         f"None of the records of {', '.join(data_args.dataset or data_args.eval_dataset)} can be used: each needs at "
-        "least two responses rated in the same dimension."
+        "least two responses rated or ranked in the same dimension."
     )
     try:
         module = get_dataset(template, model_args, data_args, training_args, stage="rm", **tokenizer_module)
@@ -182,7 +195,7 @@ def _reference_model(
     model_args: Any, training_args: Any, finetuning_args: Any, options: ListwiseOptions
 ) -> Any:
     """Loads the model that `ref_model` names or, with full fine-tuning, the policy's weights a second time."""
-    if options.reference_free:
+    if not options.has_reference:
         return None
     if finetuning_args.ref_model is None and options.precompute_ref_log_probs:
         return None
