@@ -26,7 +26,7 @@ pub use error::ConfigError;
 pub use lambda_dpo_concepts::{Format, Layout, Objective, Reduction};
 pub use load::load;
 pub use schema::schema;
-pub use validate::LAMBDA_TOLERANCE;
+pub use validate::{LAMBDA_TOLERANCE, repeated};
 pub use values::{MissingRating, TargetModules};
 
 use values::{number, optional_number, optional_whole, whole};

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::cli::{ScheduleArgs, ScheduleCommand, ScheduleFitArgs};
+use crate::config::repeated;
 use crate::console::say;
 use crate::files::atomic::NewFile;
 use crate::plugin::Plugin;
@@ -61,11 +62,8 @@ fn settings(args: &ScheduleFitArgs) -> Settings {
 
 /// Reads the anchors, and checks that the surrogate can be fitted to them.
 fn anchors(args: &ScheduleFitArgs) -> Result<Anchors> {
-    if let Some(dimensions) = &args.dimensions {
-        let twice = dimensions.iter().enumerate().find(|(index, name)| dimensions[..*index].contains(name));
-        if let Some((_, name)) = twice {
-            bail!("--dimensions names `{name}` twice");
-        }
+    if let Some(name) = args.dimensions.as_deref().and_then(repeated) {
+        bail!("--dimensions names `{name}` twice");
     }
     let (source, anchors) = match (&args.scores, &args.steer) {
         (Some(file), _) => (file, Anchors::read(file, args.dimensions.as_deref())?),

@@ -31,6 +31,11 @@ fn check(holds: bool, message: impl FnOnce() -> String) -> Result<(), ConfigErro
     if holds { Ok(()) } else { invalid(message()) }
 }
 
+/// Returns the first name that occurs a second time.
+pub fn repeated(names: &[String]) -> Option<&String> {
+    names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)).map(|(_, name)| name)
+}
+
 fn required(config: &RunConfig) -> Result<(), ConfigError> {
     let missing = |key: &str, hint: &str| Err(ConfigError::Missing { key: key.into(), hint: hint.into() });
     if config.output_dir.as_os_str().is_empty() {
@@ -70,8 +75,7 @@ fn data(config: &RunConfig) -> Result<(), ConfigError> {
     check(data.max_samples != Some(0), || "data.max_samples must be at least 1: leave it out to read all".into())?;
     if let Some(dimensions) = &data.dimensions {
         check(!dimensions.is_empty(), || "data.dimensions is empty: leave it out to use every dimension".into())?;
-        let twice = dimensions.iter().enumerate().find(|(index, name)| dimensions[..*index].contains(name));
-        if let Some((_, name)) = twice {
+        if let Some(name) = repeated(dimensions) {
             return invalid(format!("data.dimensions names `{name}` twice"));
         }
     }

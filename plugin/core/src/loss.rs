@@ -127,7 +127,7 @@ fn evaluate_preferences(
     Ok(Evaluated {
         loss: evaluation.loss_sum / normalizer,
         coefficients: Coefficients::Sequences(coefficients.to_vec()),
-        preferences: Some(outputs_of(&evaluation, &scores, options)?),
+        preferences: Some(outputs_of(&evaluation)?),
     })
 }
 
@@ -164,10 +164,9 @@ fn mean_per_s(
     }
 }
 
-fn outputs_of(evaluation: &Evaluation, scores: &Scores, options: &LossOptions) -> Result<PreferenceOutputs> {
-    let rewards = options.beta * (&scores.policy - &scores.reference); // (17)
+fn outputs_of(evaluation: &Evaluation) -> Result<PreferenceOutputs> {
     Ok(PreferenceOutputs {
-        rewards: tensor_of(&rewards)?,
+        rewards: tensor_of(&evaluation.rewards)?,
         prompt_losses: tensor_of(&evaluation.prompt_losses)?,
         dimension_losses: tensor_of(&evaluation.dimension_losses)?,
         dimension_mask: tensor_of(&evaluation.dimension_mask)?,

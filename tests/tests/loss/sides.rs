@@ -21,10 +21,11 @@ impl Side {
 
     /// The loss with the gradients that are wanted.
     pub(super) fn run(&self, inputs: &LossInputs, options: &LossOptions) -> Found {
-        match self {
-            Self::Core => {
-                let (outputs, context) = loss_forward(inputs, options).unwrap();
-                let gradients = context.unwrap().backward(inputs, 1.0).unwrap();
+        // The types of both sides have the same names, and nothing else in common.
+        macro_rules! found {
+            ($forward:expr, $inputs:expr) => {{
+                let (outputs, context) = $forward.unwrap();
+                let gradients = context.unwrap().backward($inputs, 1.0).unwrap();
                 Found {
                     loss: outputs.loss.double_value(&[]),
                     hidden: gradients.hidden,
@@ -32,18 +33,13 @@ impl Side {
                     sequence_log_probs: gradients.sequence_log_probs,
                     sft_losses: outputs.preferences.unwrap().sft_losses.map(|losses| floats(&losses)),
                 }
-            }
+            }};
+        }
+        match self {
+            Self::Core => found!(loss_forward(inputs, options), inputs),
             Self::Table(plugin) => {
                 let inputs = exported(inputs);
-                let (outputs, context) = plugin.loss_forward(&inputs, &exported_options(options)).unwrap();
-                let gradients = context.unwrap().backward(&inputs, 1.0).unwrap();
-                Found {
-                    loss: outputs.loss.double_value(&[]),
-                    hidden: gradients.hidden,
-                    lm_head: gradients.lm_head,
-                    sequence_log_probs: gradients.sequence_log_probs,
-                    sft_losses: outputs.preferences.unwrap().sft_losses.map(|losses| floats(&losses)),
-                }
+                found!(plugin.loss_forward(&inputs, &exported_options(options)), &inputs)
             }
         }
     }

@@ -24,6 +24,8 @@ pub(super) struct Scores {
 /// Losses, metrics and the gradient, summed over prompts but not yet divided by the normaliser.
 #[derive(Debug)]
 pub(super) struct Evaluation {
+    /// `[S]` r (17).
+    pub(super) rewards: Array1<f64>,
     /// Σ over prompts of their losses.
     pub(super) loss_sum: f64,
     /// Number of prompts with a dimension of positive weight.
@@ -47,9 +49,10 @@ pub(super) struct Evaluation {
 }
 
 impl Evaluation {
-    fn zeros(num_prompts: usize, num_dimensions: usize, scores: &Scores) -> Self {
+    fn zeros(num_prompts: usize, num_dimensions: usize, scores: &Scores, beta: f64) -> Self {
         let (prompts, cells) = (num_prompts, (num_prompts, num_dimensions));
         Self {
+            rewards: beta * (&scores.policy - &scores.reference),
             loss_sum: 0.0,
             num_contributing: 0,
             prompt_losses: Array1::zeros(prompts),
@@ -77,7 +80,8 @@ pub(super) fn evaluate(
     scores: &Scores,
     options: &LossOptions,
 ) -> Evaluation {
-    let mut out = Evaluation::zeros(preferences.num_prompts(), preferences.num_dimensions(), scores);
+    let (num_prompts, num_dimensions) = (preferences.num_prompts(), preferences.num_dimensions());
+    let mut out = Evaluation::zeros(num_prompts, num_dimensions, scores, options.beta);
     for (prompt, lambda) in preferences.lambda.rows().into_iter().enumerate() {
         for (k, weight) in lambda.iter().enumerate() {
             let rated = preferences.rated(prompt, k);
@@ -94,8 +98,8 @@ pub(super) fn evaluate(
             let term = objective(&responses, options);
             out.dimension_mask[[prompt, k]] = true;
             out.dimension_losses[[prompt, k]] = term.loss;
-            let rewards = responses.rewards(options.beta);
-            out.dimension_accuracies[[prompt, k]] = accuracy(&rewards.to_vec(), &responses.targets.to_vec());
+            let rewards: Vec<f64> = sequences.iter().map(|s| out.rewards[*s]).collect();
+            out.dimension_accuracies[[prompt, k]] = accuracy(&rewards, &responses.targets.to_vec());
             // A weight of 0 times an infinite reward must not make the gradient of the other dimensions NaN.
             if *weight > 0.0 {
                 out.prompt_losses[prompt] += weight * term.loss; // (10)
@@ -124,8 +128,7 @@ fn mixed(prompt: usize, preferences: &Preferences, scores: &Scores, options: &Lo
             sequences.push(preferences.sequence_index[[0, column]]);
         }
     }
-    let reward = |s: &usize| options.beta * (scores.policy[*s] - scores.reference[*s]);
-    let rewards: Vec<f64> = sequences.iter().map(reward).collect();
+    let rewards: Vec<f64> = sequences.iter().map(|s| out.rewards[*s]).collect();
     out.accuracies[prompt] = accuracy(&rewards, &targets);
     out.margins[prompt] = margin(&rewards, &targets);
 

@@ -140,11 +140,10 @@ enum Rating {
     Text(String),
 }
 
-/// A prompt with ranked responses (format `rankings`). The prompt is in `prompt`, in `conversations` or `messages`, or
-/// at the start of all responses.
+/// Where the prompt of several answers may be.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
-struct Ranked {
+struct PromptPlaces {
     /// The prompt.
     #[serde(default)]
     prompt: Option<Text>,
@@ -154,6 +153,15 @@ struct Ranked {
     /// The prompt as messages.
     #[serde(default)]
     messages: Option<Turns>,
+}
+
+/// A prompt with ranked responses (format `rankings`). The prompt is in `prompt`, in `conversations` or `messages`, or
+/// at the start of all responses.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Ranked {
+    #[serde(flatten)]
+    places: PromptPlaces,
     /// The responses.
     #[schemars(length(min = 1))]
     responses: Vec<Answer>,
@@ -178,15 +186,8 @@ enum Rank {
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct Pair {
-    /// The prompt.
-    #[serde(default)]
-    prompt: Option<Text>,
-    /// The prompt in the form of ShareGPT's pairs.
-    #[serde(default)]
-    conversations: Option<Turns>,
-    /// The prompt as messages.
-    #[serde(default)]
-    messages: Option<Turns>,
+    #[serde(flatten)]
+    places: PromptPlaces,
     /// The better response.
     chosen: Answer,
     /// The worse response.

@@ -22,7 +22,7 @@ impl Responses {
     }
 
     /// Returns r = β (s − s^ref) (17).
-    pub(in crate::loss) fn rewards(&self, beta: f64) -> Array1<f64> {
+    pub(super) fn rewards(&self, beta: f64) -> Array1<f64> {
         beta * self.log_ratios()
     }
 }
