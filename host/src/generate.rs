@@ -3,13 +3,19 @@
 //! | module | contents |
 //! |---|---|
 //! | [`options`] | length, temperature, top-p, seed, end tokens |
+//! | [`request`] | a text to generate, and what happens to it |
 //! | `sampler` | chooses the next token |
+//! | [`engine`] | generates texts together, each of which may join and end at any time |
 //! | [`decoder`] | generates tokens, for several prompts at once |
+//! | [`text`] | text of tokens that come one by one |
 //! | [`stream`] | writes text to stdout while it is generated |
 
 pub mod options;
+pub mod request;
 mod sampler;
+pub mod engine;
 pub mod decoder;
+pub mod text;
 pub mod stream;
 
 pub use decoder::{generate, generate_all};

@@ -127,14 +127,7 @@ fn check(rows: &[(usize, &[i64])], options: &GenerateOptions) -> Result<(), Mode
             "there is no token to continue from; give a prompt, or a tokenizer with a BOS token".into(),
         ));
     }
-    let GenerateOptions { temperature, top_p, .. } = options;
-    if !(temperature.is_finite() && *temperature >= 0.0) {
-        return Err(ModelError::Request(format!("`temperature` must be 0 or above, found {temperature}")));
-    }
-    if !(*top_p > 0.0 && *top_p <= 1.0) {
-        return Err(ModelError::Request(format!("`top_p` must be above 0 and at most 1, found {top_p}")));
-    }
-    Ok(())
+    super::options::check(options)
 }
 
 /// Returns the prompts as [rows, longest], padded on the left with token 0.

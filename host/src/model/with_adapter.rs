@@ -164,6 +164,13 @@ impl Model {
         Ok(())
     }
 
+    /// Lets each batch have its own λ again, after [`fix_lambda`](Self::fix_lambda).
+    pub fn free_lambda(&mut self) {
+        if let Some(adapter) = &mut self.adapter {
+            adapter.fixed_lambda = None;
+        }
+    }
+
     /// Returns the fixed λ, `[M]`, if there is one.
     #[must_use]
     pub fn lambda(&self) -> Option<Vec<f64>> {
