@@ -39,6 +39,7 @@ const LAYERS: [(&str, Layers); 2] = [
             &["metrics", "export"],
             &["policy"],
             &["generate"],
+            &["answers"],
             &["train"],
             &["steer"],
             &["schedule"],

@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod export;
 pub mod policy;
 pub mod generate;
+pub mod answers;
 pub mod train;
 pub mod steer;
 pub mod schedule;
