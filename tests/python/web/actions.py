@@ -3,6 +3,8 @@
 from urllib.parse import parse_qsl, urlsplit
 
 PROMPT = "Tell me about the badger. Use at most 15 words and end with the word thanks."
+#: Settings for answers that go on until they are stopped, of a model that does not stop by itself.
+NEVER_ENDS = "#max_tokens=60000&seed=1"
 
 
 def ask(page, prompt=PROMPT):

@@ -2,7 +2,7 @@
 
 from urllib.parse import urlencode
 
-from actions import answer, answer_instead, answer_no_more, ask, copied, send, slider, text, wait_for_answers
+from actions import answer, answer_instead, ask, copied, slider, text
 from models import DEMO_MODEL, DIMENSIONS, MARKUP, without_chat_template
 from playwright.sync_api import expect
 
@@ -105,28 +105,6 @@ def test_without_a_chat_template_the_page_continues_texts(open_page, start, tmp_
     assert text(page, "A")
     page.get_by_role("button", name="Settings").click()
     expect(page.get_by_label("System prompt")).to_be_hidden()
-
-
-def test_a_broken_stream_is_an_error_and_no_answer(open_page, server):
-    page = open_page(server.url)
-    event = 'data: {"choices": [{"index": 0, "delta": {"content": "Half"}, "finish_reason": null}]}\n\n'
-    ends = {
-        "ended before": event,
-        "cannot be read": event + "data: {\n\n",
-        "the row failed": event + 'data: {"error": {"message": "the row failed"}}\n\n',
-    }
-    bodies = []
-    page.on("request", lambda request: bodies.append(request.post_data) if request.post_data else None)
-    for words, body in ends.items():
-        answer_instead(page, headers={"Content-Type": "text/event-stream"}, body=body)
-        ask(page)
-        expect(answer(page, "A").locator(".problem")).to_contain_text(words)
-        assert text(page, "A") == "Half"
-        answer_no_more(page)
-    send(page)
-    wait_for_answers(page)
-    assert text(page, "A") not in ("", "Half")
-    assert "Half" not in bodies[-1], "what failed is no part of the conversation"
 
 
 def test_dimensions_are_those_of_the_server(server):
