@@ -20,7 +20,8 @@ class Server:
     def __init__(self, log, *arguments):
         self.log, self.arguments = log, arguments
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        environment.pop("LAMBDA_DPO_PLUGIN", None)
+        for name in ["LAMBDA_DPO_PLUGIN", "LAMBDA_DPO_API_KEY"]:
+            environment.pop(name, None)
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 [PROGRAM, "serve", "--device", "cpu", "--port", "0", *arguments], stderr=file, env=environment
