@@ -9,7 +9,8 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-PROGRAM = Path(os.environ.get("LAMBDA_DPO_PROGRAM", ROOT / "target" / "release" / "lambda-dpo"))
+BUILT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+PROGRAM = Path(os.environ.get("LAMBDA_DPO_PROGRAM", BUILT / "lambda-dpo"))
 #: Much longer than a start takes on a loaded machine.
 START_SECS = 60
 
