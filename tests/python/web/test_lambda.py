@@ -11,11 +11,11 @@ ROUNDING = len(DIMENSIONS) * 0.5e-6
 
 
 def check(page, pane, expected):
+    for name, weight in expected.items():
+        expect(slider(page, pane, name)).to_have_attribute("aria-valuetext", f"{weight:.2f}")
     found = weights(page, pane)
     assert sum(found.values()) == pytest.approx(1, abs=ROUNDING)
     assert found == pytest.approx(expected, abs=1e-6)
-    for name, weight in expected.items():
-        expect(slider(page, pane, name)).to_have_attribute("aria-valuetext", f"{weight:.2f}")
 
 
 def test_keys_move_a_slider_and_the_others_keep_their_proportions(open_page, server):
@@ -115,6 +115,7 @@ def test_what_a_link_cannot_set_is_named_and_left_out(open_page, server):
     check(page, "A", {HELPFULNESS: 0, HONESTY: 1, FOLLOWING: 0, TRUTHFULNESS: 0})
     page.get_by_role("button", name="Settings").click()
     expect(page.get_by_label("Seed")).to_have_value("7")
+    expect(page.get_by_label("Temperature")).to_have_value("0.7")
     # A link that is pasted over the address of an open page counts as well.
     page.evaluate(f"location.hash = 'a.{TRUTHFULNESS}=1&seed=8'")
     expect(page.get_by_label("Seed")).to_have_value("8")

@@ -95,6 +95,19 @@ def test_a_server_that_cannot_be_reached_is_tried_again(open_page, server):
     assert all(texts(page))
 
 
+def test_a_busy_server_says_when_to_come_again(open_page, server):
+    page = open_page(server.url, expected=["429", "502"])
+    error = {"message": "the queue is full", "type": "rate_limit_error", "param": None, "code": None}
+    answer_instead(page, status=429, headers={"Retry-After": "7"}, json={"error": error})
+    ask(page)
+    expect(answer(page, "A").locator(".problem")).to_have_text("the queue is full (try again in 7 s)")
+    answer_no_more(page)
+    # Not the server, but something between.
+    answer_instead(page, status=502, body="<h1>Bad gateway</h1>")
+    ask(page)
+    expect(answer(page, "A").locator(".problem")).to_have_text("The server answered with status 502")
+
+
 def test_copying_works_without_the_clipboards_interface(open_page, server):
     """Browsers have it only on loopback and HTTPS."""
     page = open_page(server.url)
