@@ -76,7 +76,7 @@ def open_page(browser):
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         origin = "/".join(url.split("/")[:3])
 
         def log(message):
