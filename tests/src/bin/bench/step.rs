@@ -14,7 +14,7 @@ use lambda_dpo_host::plugin::{
 };
 use lambda_dpo_host::policy::batch_inputs::{loss_inputs, model_inputs};
 use lambda_dpo_host::train::data::{MicroBatch, schedule_options};
-use lambda_dpo_host::train::durable::Interrupt;
+use lambda_dpo_host::interrupt::Interrupt;
 use lambda_dpo_host::train::optimizer::{AdamW, clip_scale};
 use lambda_dpo_host::train::reference::{LogProbRequest, Reference, ReferenceLogProbs};
 use lambda_dpo_host::train::step::Learner;
