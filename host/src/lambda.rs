@@ -62,8 +62,8 @@ impl<'d> Named<'d> {
             bail!("λ names the dimension `{name}`, but the adapter has {}", self.dimensions.join(", "));
         };
         let weight = weight.filter(|weight| weight.is_finite() && *weight >= 0.0);
-        let weight =
-            weight.with_context(|| format!("λ gives `{name}` the weight {shown}: weights must be numbers of at least 0"))?;
+        let weight = weight
+            .with_context(|| format!("λ gives `{name}` the weight {shown}: weights must be numbers of at least 0"))?;
         if self.weights[index].replace(weight).is_some() {
             bail!("λ names `{name}` twice");
         }

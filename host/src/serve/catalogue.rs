@@ -48,7 +48,9 @@ impl Catalogue {
                 let message = "λ is in the model's name and in `lambda`: give it in one of them";
                 Err(ApiError::field("lambda", message))
             }
-            (Some(text), None) => self.of_name(text).map(Some).map_err(|error| ApiError::field("model", error.to_string())),
+            (Some(text), None) => {
+                self.of_name(text).map(Some).map_err(|error| ApiError::field("model", error.to_string()))
+            }
             (None, Some(field)) => self.of_field(field).map(Some),
             (None, None) => Ok((!self.dimensions.is_empty()).then(|| uniform_lambda(self.dimensions.len()))),
         }
@@ -66,7 +68,10 @@ impl Catalogue {
     fn of_field(&self, field: &Value) -> Result<Vec<f64>, ApiError> {
         let wrong = |message: String| ApiError::field("lambda", message);
         let Value::Object(weights) = field else {
-            return Err(wrong(format!("`lambda` must be an object of names and weights, such as {{\"{}\": 1}}", self.dimensions[0])));
+            return Err(wrong(format!(
+                "`lambda` must be an object of names and weights, such as {{\"{}\": 1}}",
+                self.dimensions[0]
+            )));
         };
         let mut numbers = Vec::new();
         for (name, weight) in weights {
@@ -99,11 +104,14 @@ impl Catalogue {
             if let (Value::Object(model), Some(weights)) = (&mut model, weights) {
                 model.insert("lambda".into(), self.by_name(&weights));
             }
-            extend(model, json!({
-                "dimensions": self.dimensions,
-                "max_model_len": max_model_len,
-                "has_chat_template": has_chat_template,
-            }))
+            extend(
+                model,
+                json!({
+                    "dimensions": self.dimensions,
+                    "max_model_len": max_model_len,
+                    "has_chat_template": has_chat_template,
+                }),
+            )
         };
         let num_dimensions = self.dimensions.len();
         let uniform = (num_dimensions > 0).then(|| uniform_lambda(num_dimensions));
@@ -162,11 +170,23 @@ mod tests {
         assert_eq!(refused("m@c", None), unknown);
         assert_eq!(refused("m@c=1", None), unknown);
         assert_eq!(refused("m", Some(json!({ "c": 1 }))), unknown);
-        assert_eq!(refused("m", Some(json!({ "a": 0.7, "b": 0.5 }))), "the weights of λ sum to 1.2: they must sum to 1 within 0.001");
-        assert_eq!(refused("m", Some(json!({ "a": "1" }))), "λ gives `a` the weight \"1\": weights must be numbers of at least 0");
-        assert_eq!(refused("m", Some(json!([1, 0]))), "`lambda` must be an object of names and weights, such as {\"a\": 1}");
+        assert_eq!(
+            refused("m", Some(json!({ "a": 0.7, "b": 0.5 }))),
+            "the weights of λ sum to 1.2: they must sum to 1 within 0.001"
+        );
+        assert_eq!(
+            refused("m", Some(json!({ "a": "1" }))),
+            "λ gives `a` the weight \"1\": weights must be numbers of at least 0"
+        );
+        assert_eq!(
+            refused("m", Some(json!([1, 0]))),
+            "`lambda` must be an object of names and weights, such as {\"a\": 1}"
+        );
         assert_eq!(refused("m@", None), "there is no λ after the @ of the model's name");
-        assert_eq!(refused("m@a", Some(json!({ "a": 1 }))), "λ is in the model's name and in `lambda`: give it in one of them");
+        assert_eq!(
+            refused("m@a", Some(json!({ "a": 1 }))),
+            "λ is in the model's name and in `lambda`: give it in one of them"
+        );
         assert_eq!(refused("mm", None), "there is no model `mm` here; there is `m`, also with λ, as in `m@a=1`");
         let none = catalogue(&[]);
         assert_eq!(none.lambda("m", None).unwrap(), None);

@@ -79,9 +79,12 @@ impl Address {
         let router = router(Arc::clone(&app), address.ip().is_loopback());
         let served = runtime.block_on(async move {
             let listener = socket.listen(1024);
-            let listener = listener.with_context(|| format!("{address} cannot be listened on: choose another --port"))?;
+            let listener =
+                listener.with_context(|| format!("{address} cannot be listened on: choose another --port"))?;
             if !address.ip().is_loopback() && !app.has_api_key() {
-                say(&format!("warning: anyone who reaches {address} can use the model: set --api-key, or leave --host out"));
+                say(&format!(
+                    "warning: anyone who reaches {address} can use the model: set --api-key, or leave --host out"
+                ));
             }
             say(&format!("listening on http://{address}"));
             run(listener, router, &app, options, interrupt).await;

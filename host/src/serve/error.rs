@@ -92,7 +92,8 @@ impl ApiError {
 
     /// 408.
     pub(super) fn too_slow(seconds: u64) -> Self {
-        let message = format!("the request's body did not arrive within {seconds} s: send it faster, or raise --client-timeout");
+        let message =
+            format!("the request's body did not arrive within {seconds} s: send it faster, or raise --client-timeout");
         Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, message).with_code("request_timeout")
     }
 
@@ -110,8 +111,9 @@ impl ApiError {
 
     /// 429.
     pub(super) fn busy(capacity: usize) -> Self {
-        let message =
-            format!("the server has {capacity} texts running and waiting, and the queue is full: try again in a moment");
+        let message = format!(
+            "the server has {capacity} texts running and waiting, and the queue is full: try again in a moment"
+        );
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message).with_code("rate_limit_exceeded")
     }
 
@@ -122,8 +124,12 @@ impl ApiError {
 
     /// 503.
     pub(super) fn stopping() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "the server is stopping: send the request to another one, or later")
-            .with_code("stopping")
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            SERVER,
+            "the server is stopping: send the request to another one, or later",
+        )
+        .with_code("stopping")
     }
 
     /// Returns the error object.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{
+    AUTHORIZATION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse as _, Response};
@@ -178,10 +180,19 @@ mod tests {
 
     #[test]
     fn hosts_of_this_machine_are_known() {
-        for host in ["localhost", "localhost:8000", "LocalHost:1", "127.0.0.1:8000", "127.1.2.3", "[::1]", "[::1]:8000"] {
+        for host in ["localhost", "localhost:8000", "LocalHost:1", "127.0.0.1:8000", "127.1.2.3", "[::1]", "[::1]:8000"]
+        {
             assert!(is_local(host), "{host}");
         }
-        for host in ["example.com", "localhost.example.com", "127.0.0.1.example.com:80", "10.0.0.1", "[::2]:80", "", "localhost:x"] {
+        for host in [
+            "example.com",
+            "localhost.example.com",
+            "127.0.0.1.example.com:80",
+            "10.0.0.1",
+            "[::2]:80",
+            "",
+            "localhost:x",
+        ] {
             assert!(!is_local(host), "{host}");
         }
     }

@@ -1,6 +1,8 @@
 //! What `/metrics` shows, in Prometheus' text format.
 
-use prometheus::{Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
 
 /// Counters and gauges of a server.
 pub(super) struct Metrics {

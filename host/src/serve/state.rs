@@ -110,9 +110,8 @@ impl App {
             )));
         }
         let num_texts = u32::try_from(num_texts).map_err(|_| ApiError::busy(self.capacity))?;
-        let mut all = Arc::clone(&self.places)
-            .try_acquire_many_owned(num_texts)
-            .map_err(|_| ApiError::busy(self.capacity))?;
+        let mut all =
+            Arc::clone(&self.places).try_acquire_many_owned(num_texts).map_err(|_| ApiError::busy(self.capacity))?;
         Ok((0..num_texts).filter_map(|_| all.split(1)).collect())
     }
 
@@ -127,7 +126,9 @@ impl App {
     ///
     /// Returns 500 if the worker has ended.
     pub(super) fn submit(&self, job: Job) -> Result<(), ApiError> {
-        self.queue.try_send(job).map_err(|_| ApiError::internal("the thread of the engine has ended: start the server again"))
+        self.queue
+            .try_send(job)
+            .map_err(|_| ApiError::internal("the thread of the engine has ended: start the server again"))
     }
 
     /// Refuses new texts from now on.

@@ -89,10 +89,8 @@ mod tests {
             let joined = |(passed, rest): (Vec<String>, Option<String>)| (passed.concat(), rest.is_none());
             let whole = (whole.0.concat() + whole.1.as_deref().unwrap_or_default(), whole.1.is_none());
             for size in 1..6 {
-                let pieces: Vec<&str> = (0..text.len())
-                    .step_by(size)
-                    .map(|start| &text[start..(start + size).min(text.len())])
-                    .collect();
+                let pieces: Vec<&str> =
+                    (0..text.len()).step_by(size).map(|start| &text[start..(start + size).min(text.len())]).collect();
                 let (passed, rest) = pass(stops, &pieces);
                 let end = rest.clone().unwrap_or_default();
                 let (found, is_stopped) = joined((passed, rest));

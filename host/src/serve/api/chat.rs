@@ -81,12 +81,19 @@ impl ChatRequest {
 fn messages(fields: Fields) -> Result<Vec<Message>, ApiError> {
     let wrong = |message: String| ApiError::field("messages", message);
     let Some(messages) = fields.typed("messages", Value::as_array, "a list of messages")? else {
-        return Err(wrong("`messages` is missing: send a list of messages, such as [{\"role\": \"user\", \"content\": \"Hello\"}]".into()));
+        return Err(wrong(
+            "`messages` is missing: send a list of messages, such as [{\"role\": \"user\", \"content\": \"Hello\"}]"
+                .into(),
+        ));
     };
     if messages.is_empty() {
         return Err(wrong("`messages` must not be empty".into()));
     }
-    messages.iter().enumerate().map(|(index, value)| message(value).map_err(|problem| wrong(format!("`messages[{index}]`{problem}")))).collect()
+    messages
+        .iter()
+        .enumerate()
+        .map(|(index, value)| message(value).map_err(|problem| wrong(format!("`messages[{index}]`{problem}"))))
+        .collect()
 }
 
 /// Reads one message; an error goes on after the message's name.
@@ -121,7 +128,10 @@ fn text_of_part(part: &Value) -> Result<&str, String> {
         (Some(kind), _) if kind != "text" => {
             Err(format!(".content has a part of type `{kind}`, but this server takes only text"))
         }
-        _ => Err(format!(".content has the part {}, which is not of the form {{\"type\": \"text\", \"text\": …}}", shown(part))),
+        _ => Err(format!(
+            ".content has the part {}, which is not of the form {{\"type\": \"text\", \"text\": …}}",
+            shown(part)
+        )),
     }
 }
 

@@ -48,8 +48,12 @@ impl CompletionRequest {
         let echo = fields.flag("echo")?.unwrap_or(false);
         // No token at all is an answer only if the prompt is repeated.
         let parameters = Parameters::read(fields, usize::from(!echo))?;
-        if let Some(best_of) = fields.size("best_of", 1, usize::MAX)?.filter(|&best_of| best_of != parameters.num_choices) {
-            let message = format!("`best_of` is {best_of}, but choosing among more answers than `n` is not supported: leave it out");
+        if let Some(best_of) =
+            fields.size("best_of", 1, usize::MAX)?.filter(|&best_of| best_of != parameters.num_choices)
+        {
+            let message = format!(
+                "`best_of` is {best_of}, but choosing among more answers than `n` is not supported: leave it out"
+            );
             return Err(ApiError::unsupported("best_of", message));
         }
         let num_top = fields.size("logprobs", 0, MOST_TOP)?;
@@ -98,7 +102,8 @@ impl Source {
             }
             Self::Ids(ids) => {
                 if let Some(id) = ids.iter().find(|&&id| !(0..app.vocab_size).contains(&id)) {
-                    let message = format!("`prompt` has the token id {id}, but the model knows 0 to {}", app.vocab_size - 1);
+                    let message =
+                        format!("`prompt` has the token id {id}, but the model knows 0 to {}", app.vocab_size - 1);
                     return Err(ApiError::field("prompt", message));
                 }
                 let text = if echo { app.tokenizer.decode(&ids, true).map_err(refused)? } else { String::new() };
@@ -106,7 +111,8 @@ impl Source {
             }
         };
         if ids.is_empty() {
-            let message = "`prompt` is empty, and the tokenizer has no BOS token to begin with: give at least one token";
+            let message =
+                "`prompt` is empty, and the tokenizer has no BOS token to begin with: give at least one token";
             return Err(ApiError::field("prompt", message));
         }
         Ok((ids, text))
@@ -217,7 +223,9 @@ mod tests {
         assert_eq!(sources(&json!(["a", "b"])).unwrap(), [text("a"), text("b")]);
         assert_eq!(sources(&json!([1, 2])).unwrap(), [Source::Ids(vec![1, 2])]);
         assert_eq!(sources(&json!([[1], [2, 3]])).unwrap(), [Source::Ids(vec![1]), Source::Ids(vec![2, 3])]);
-        for wrong in [json!(1), json!([1, "a"]), json!([1.5]), json!([[1.5]]), json!([[]]), json!({ "a": 1 }), json!([true])] {
+        for wrong in
+            [json!(1), json!([1, "a"]), json!([1.5]), json!([[1.5]]), json!([[]]), json!({ "a": 1 }), json!([true])]
+        {
             assert_eq!(sources(&wrong), None, "{wrong}");
         }
         assert_eq!(sources(&json!([])).unwrap(), []);

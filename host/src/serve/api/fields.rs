@@ -76,10 +76,13 @@ impl<'v> Fields<'v> {
     pub(super) fn refuse(self, unsupported: &[(&str, &[&str])]) -> Result<(), ApiError> {
         for (name, neutral) in unsupported {
             let Some(value) = self.get(name) else { continue };
-            let number = |text: &&str| text.parse::<f64>().ok();
-            let is_neutral = neutral.iter().any(|text| {
-                value.to_string() == *text || value.as_f64().is_some_and(|value| number(text) == Some(value))
-            });
+            let equals = |text: &str| {
+                let neutral: Result<Value, _> = serde_json::from_str(text);
+                neutral.is_ok_and(|neutral| {
+                    neutral == *value || neutral.as_f64().is_some_and(|n| value.as_f64() == Some(n))
+                })
+            };
+            let is_neutral = neutral.iter().any(|text| equals(text));
             if !is_neutral {
                 let message = format!("`{name}` is not supported here: leave it out");
                 return Err(ApiError::unsupported(name, message));
@@ -116,7 +119,10 @@ mod tests {
         assert_eq!(fields.flag("b").unwrap(), None);
         assert_eq!(fields.flag("missing").unwrap(), None);
         assert_eq!(message(fields.size("c", 1, 9).unwrap_err()), "`c` must be a whole number from 1 to 9, not 1.5");
-        assert_eq!(message(fields.size("d", 0, usize::MAX).unwrap_err()), "`d` must be a whole number of at least 0, not -1");
+        assert_eq!(
+            message(fields.size("d", 0, usize::MAX).unwrap_err()),
+            "`d` must be a whole number of at least 0, not -1"
+        );
         assert_eq!(fields.size("e", 1, 7).unwrap(), Some(7));
         assert!(fields.size("e", 1, 6).is_err());
         let long = message(fields.number("f", "a number", |_| true).unwrap_err());
@@ -126,7 +132,9 @@ mod tests {
 
     #[test]
     fn unsupported_fields_may_have_values_that_change_nothing() {
-        let refuse = |body: Value| Fields::of(&body).unwrap().refuse(&[("penalty", &["0"]), ("format", &["{\"type\":\"text\"}"])]);
+        let refuse = |body: Value| {
+            Fields::of(&body).unwrap().refuse(&[("penalty", &["0"]), ("format", &["{\"type\":\"text\"}"])])
+        };
         for neutral in [json!({}), json!({ "penalty": 0 }), json!({ "penalty": 0.0 }), json!({ "penalty": null })] {
             assert!(refuse(neutral).is_ok());
         }

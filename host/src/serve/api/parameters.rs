@@ -71,7 +71,10 @@ impl Parameters {
         let include_usage = match fields.get("stream_options") {
             None => false,
             Some(_) if !is_streamed => {
-                return Err(ApiError::field("stream_options", "`stream_options` is only allowed when `stream` is true"));
+                return Err(ApiError::field(
+                    "stream_options",
+                    "`stream_options` is only allowed when `stream` is true",
+                ));
             }
             Some(options @ Value::Object(_)) => Fields::of(options)?.flag("include_usage")?.unwrap_or(false),
             Some(other) => {
