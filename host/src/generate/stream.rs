@@ -6,10 +6,11 @@ use std::ops::ControlFlow;
 use anyhow::Result;
 
 use crate::model::Model;
-use crate::plugin::{PluginError, Tokenizer};
+use crate::plugin::Tokenizer;
 
 use super::decoder::generate;
 use super::options::GenerateOptions;
+use super::text::TextStream;
 
 /// Generates text after the prompt, streams it to stdout, and returns it.
 ///
@@ -17,9 +18,9 @@ use super::options::GenerateOptions;
 ///
 /// Errors from model or tokenizer, or if stdout cannot be written to.
 pub fn answer(model: &Model, tokenizer: &Tokenizer, prompt_ids: &[i64], options: &GenerateOptions) -> Result<String> {
-    let mut stream = Stream { tokenizer, ids: Vec::new(), shown: 0, failed: None };
-    generate(model, prompt_ids, options, &mut |token| stream.push(token, &options.eos_token_ids))?;
-    stream.finish()
+    let mut output = Output { stream: TextStream::new(tokenizer), text: String::new(), failed: None };
+    generate(model, prompt_ids, options, &mut |token| output.push(token))?;
+    output.finish()
 }
 
 /// Returns whether the error is that stdout's reader is gone.
@@ -28,52 +29,34 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// Writes text as soon as its characters are complete.
-struct Stream<'a> {
-    tokenizer: &'a Tokenizer,
-    ids: Vec<i64>,
-    /// Number of bytes of the decoded text that have been written.
-    shown: usize,
+struct Output<'t> {
+    stream: TextStream<'t>,
+    text: String,
     failed: Option<anyhow::Error>,
 }
 
-impl Stream<'_> {
-    fn push(&mut self, token: i64, eos_token_ids: &[i64]) -> ControlFlow<()> {
-        if eos_token_ids.contains(&token) {
-            return ControlFlow::Break(());
-        }
-        self.ids.push(token);
-        match self.show(false) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
+impl Output<'_> {
+    fn push(&mut self, token: i64) -> ControlFlow<()> {
+        let shown = self.stream.push(token).map_err(Into::into).and_then(|text| self.show(&text));
+        self.failed = shown.err();
+        if self.failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    fn show(&mut self, is_last: bool) -> Result<()> {
-        let text = self.decode()?;
-        // A character whose bytes are spread over several tokens decodes to U+FFFD until the last of them is generated.
-        let whole = if is_last { text.as_str() } else { text.trim_end_matches('\u{fffd}') };
-        if let Some(new) = whole.get(self.shown..) {
-            let mut stdout = io::stdout().lock();
-            stdout.write_all(new.as_bytes())?;
-            stdout.flush()?;
-            self.shown = whole.len();
-        }
+    fn show(&mut self, text: &str) -> Result<()> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes())?;
+        stdout.flush()?;
+        self.text.push_str(text);
         Ok(())
-    }
-
-    fn decode(&self) -> Result<String, PluginError> {
-        self.tokenizer.decode(&self.ids, true)
     }
 
     fn finish(mut self) -> Result<String> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        self.show(true)?;
+        let rest = self.stream.finish()?;
+        self.show(&rest)?;
         writeln!(io::stdout())?;
-        Ok(self.decode()?)
+        Ok(self.text)
     }
 }
