@@ -151,11 +151,15 @@ fn bearer(request: &Request) -> Option<&[u8]> {
 async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let route = ROUTES.into_iter().find(|route| *route == request.uri().path()).unwrap_or("other");
     let mut counted = Counted { app, route, status: CLIENT_LEFT };
-    let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    let mut response = response.unwrap_or_else(|_| panicked().into_response());
+    let mut response = caught(next.run(request)).await;
     counted.status = response.status().as_u16();
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// Turns a panic into 500: it ends neither the connection nor the server.
+async fn caught(response: impl Future<Output = Response>) -> Response {
+    AssertUnwindSafe(response).catch_unwind().await.unwrap_or_else(|_| panicked().into_response())
 }
 
 /// Status of a request whose client left before its answer began, as nginx counts it.
@@ -177,6 +181,15 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[expect(clippy::unwrap_used, reason = "tests")]
+    fn a_panic_is_an_answer_of_status_500() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let response = runtime.block_on(caught(async { panic!("a defect") }));
+        assert_eq!(response.status(), 500);
+        assert_eq!(runtime.block_on(caught(async { Response::default() })).status(), 200);
+    }
 
     #[test]
     fn hosts_of_this_machine_are_known() {

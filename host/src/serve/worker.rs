@@ -2,7 +2,6 @@
 
 mod row;
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -47,12 +46,8 @@ impl Worker {
                     Err(_) => return,
                 }
             }
-            let turn = catch_unwind(AssertUnwindSafe(|| texts.turn(first)));
-            let message = match turn {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) => format!("the engine failed: {error}"),
-                Err(panic) => format!("the engine failed: {}", text_of(&*panic)),
-            };
+            let Err(problem) = caught(|| texts.turn(first)) else { continue };
+            let message = format!("the engine failed: {problem}");
             say(&format!("error: {message}; the texts that were running are lost"));
             self.metrics.engine_failures.inc();
             for (_, row) in texts.rows.drain() {
@@ -89,7 +84,7 @@ impl Texts<'_> {
         let ended: Vec<RowId> =
             self.rows.iter().filter(|(_, row)| is_cut_off || row.is_abandoned()).map(|(&id, _)| id).collect();
         for id in ended {
-            self.engine.remove(id);
+            self.engine.remove(id)?;
             if let Some(row) = self.rows.remove(&id) {
                 if row.is_abandoned() {
                     self.worker.metrics.abandoned.inc();
@@ -104,32 +99,48 @@ impl Texts<'_> {
         let num_running = i64::try_from(self.engine.num_running()).unwrap_or(i64::MAX);
         self.worker.metrics.batch_size.set(num_running);
         for (id, event) in events {
-            self.deliver(id, event);
+            self.deliver(id, event)?;
         }
         Ok(())
     }
 
     /// Passes an event on to its text. What fails here, even by a panic, fails this text alone.
-    fn deliver(&mut self, id: RowId, event: Event) {
+    fn deliver(&mut self, id: RowId, event: Event) -> Result<(), ModelError> {
         // A text that ended by one event of a step may have another in it.
-        let Some(row) = self.rows.get_mut(&id) else { return };
+        let Some(row) = self.rows.get_mut(&id) else { return Ok(()) };
         let Worker { metrics, eos_token_ids, .. } = self.worker;
-        let taken = catch_unwind(AssertUnwindSafe(|| row.take(event, eos_token_ids, metrics)));
-        let failure = match taken {
-            Ok(Ok(false)) => return,
-            Ok(Ok(true)) => None,
-            Ok(Err(error)) => Some(format!("the text could not be decoded: {error}")),
-            Err(panic) => Some(format!("the text could not be decoded: {}", text_of(&*panic))),
-        };
-        self.engine.remove(id);
-        if let (Some(row), Some(message)) = (self.rows.remove(&id), failure) {
-            row.fail(Failure::Internal(message));
+        let taken = caught(|| row.take(event, eos_token_ids, metrics));
+        if matches!(taken, Ok(false)) {
+            return Ok(());
+        }
+        if let (Some(row), Err(problem)) = (self.rows.remove(&id), taken) {
+            row.fail(Failure::Internal(format!("the text could not be decoded: {problem}")));
+        }
+        self.engine.remove(id)
+    }
+}
+
+/// Returns the result, or the message of the error or panic.
+fn caught<T, E: ToString>(call: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(text.unwrap_or("a panic without a message").to_owned())
         }
     }
 }
 
-/// Returns the message of a panic.
-fn text_of(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_and_panics_are_messages() {
+        assert_eq!(caught(|| Ok::<_, String>(7)), Ok(7));
+        assert_eq!(caught(|| Err::<(), _>("an error")), Err("an error".to_owned()));
+        assert_eq!(caught(|| -> Result<(), String> { panic!("a {}", "defect") }), Err("a defect".to_owned()));
+        assert_eq!(caught(|| -> Result<(), String> { panic!("a defect") }), Err("a defect".to_owned()));
+    }
 }

@@ -102,7 +102,8 @@ impl Alone {
             GenerateOptions { max_new_tokens: MOST_TOKENS, temperature, top_p, seed, eos_token_ids: vec![EOS] };
         let mut model = self.model.lock().unwrap();
         model.fix_lambda(&lambda).unwrap();
-        let ids = generate(&model, prompt, &options, &mut |_| ControlFlow::Continue(())).unwrap();
+        let text = generate(&model, prompt, &options, &mut |_| ControlFlow::Continue(())).unwrap();
+        let ids: Vec<i64> = text.tokens.into_iter().chain(text.has_ended.then_some(EOS)).collect();
         self.texts.lock().unwrap().insert(key, ids.clone());
         ids
     }

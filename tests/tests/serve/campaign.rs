@@ -143,7 +143,7 @@ fn malformed(server: &Server, number: usize) {
             assert!(reply.json()["error"]["message"].as_str().is_some_and(|message| !message.is_empty()));
         }
         at if at == bodies.len() => {
-            let ids = json!({ "prompt": [[5, 6], [5, 1 << 40]] });
+            let ids = json!({ "prompt": [[5, 6], [5, 1_i64 << 40]] });
             server.refuse(COMPLETIONS, &ids, 400);
         }
         at if at == bodies.len() + 1 => {

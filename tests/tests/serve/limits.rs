@@ -126,3 +126,18 @@ fn connections_can_be_used_again_and_requests_can_come_in_pieces() {
     assert_eq!(answers.len(), 2, "{replies}");
     assert_eq!(Reply::read(&mut server.open("HEAD", "/health", "", b"")).status, 200);
 }
+
+#[test]
+fn a_model_that_is_broken_fails_its_texts_and_not_the_server() {
+    let policy = Policy::with_lambda_adapter();
+    policy.change_weight("model.norm.weight", f64::NAN);
+    let server = Server::with_lambda(&policy, &[]);
+    for stream in [false, true] {
+        let error = server.refuse(COMPLETIONS, &json!({ "prompt": "The toad", "stream": stream }), 500);
+        assert_eq!((&error["type"], &error["code"]), (&json!("server_error"), &json!("internal_error")));
+        let message = error["message"].as_str().unwrap();
+        assert!(message.starts_with("the model's logits are not finite numbers"), "{message}");
+    }
+    server.wait_for(RUNNING, |texts| texts == 0.0);
+    assert_eq!(server.get("/health").status, 200);
+}
