@@ -11,6 +11,7 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::spawn_blocking;
 
 use crate::generate::GenerateOptions;
 use crate::generate::request::Request;
@@ -101,6 +102,13 @@ impl Answer {
             let (index, piece) = self.next().await?;
             texts[index].add(piece);
         }
+        // Long lists of log-probs take long, and other requests share this thread.
+        let object = spawn_blocking(move || self.into_object(&texts)).await;
+        object.map_err(|error| ApiError::internal(format!("the answer could not be written: {error}")))?
+    }
+
+    /// Returns the object with all texts.
+    fn into_object(mut self, texts: &[Generated]) -> Result<Response, ApiError> {
         let mut choices = Vec::new();
         for (index, text) in texts.iter().enumerate() {
             choices.push(match self.plan.kind {

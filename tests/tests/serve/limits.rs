@@ -90,7 +90,8 @@ fn a_client_that_does_not_read_holds_up_nobody() {
     let mut deaf = server.open("POST", COMPLETIONS, "", body.to_string().as_bytes());
     server.wait_for("lambda_dpo_tokens_generated_total", |tokens| tokens >= 200.0);
     server.ask(COMPLETIONS, &json!({ "prompt": "The toad", "max_tokens": 2 }));
-    // Three times the time that it may take.
+    // Three times the time that it may take, once the answer has begun.
+    server.wait_for("lambda_dpo_requests_total{route=\"/v1/completions\",status=\"200\"}", |answers| answers == 2.0);
     thread::sleep(Duration::from_secs(3));
     let mut answer = Vec::new();
     let _ = deaf.read_to_end(&mut answer);

@@ -110,7 +110,8 @@ fn fields_with_bad_values_are_refused_by_name() {
     check(&error, "invalid_request_error", Some("messages"), "invalid_value", "a part of type `image_url`");
     // The demo's template prints no tool calls, and says so.
     let calls = json!({ "messages": [{ "role": "assistant", "content": "x", "tool_calls": [{ "id": "1" }] }] });
-    server.refuse(CHAT, &chat(calls), 400);
+    let error = server.refuse(CHAT, &chat(calls), 400);
+    check(&error, "invalid_request_error", Some("messages"), "invalid_value", "does not print `tool_calls`");
 
     let prompt = |body: Value, message: &str| {
         let error = server.refuse(COMPLETIONS, &body, 400);
@@ -248,7 +249,7 @@ fn options_that_cannot_be_served_are_refused_at_the_start() {
     let policy = Policy::with_lambda_adapter();
     let (model, adapter) = (policy.text("model"), policy.text("adapter"));
     let refused = |arguments: &[&str]| {
-        let own = ["serve", "--device", "cpu", "--port", "0", "--model", &model, "--adapter", &adapter];
+        let own = ["serve", "--device", "cpu", "--model", &model, "--adapter", &adapter];
         policy.refuse(&[&own[..], arguments].concat())
     };
     assert_eq!(refused(&["--lambda", "honesty=1"]), "error: each request chooses its own λ: leave --lambda out");

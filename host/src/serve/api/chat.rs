@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::plugin::Message;
+use crate::plugin::{Message, PluginError};
 use crate::serve::error::ApiError;
 use crate::serve::state::App;
 use crate::serve::token_names::TokenNames;
@@ -15,6 +15,9 @@ use super::result::Generated;
 
 /// Most probable tokens that may be listed, as in OpenAI's API.
 const MOST_TOP: usize = 20;
+
+/// Fields of a message that say what its content does not.
+const CALLS: [&str; 2] = ["tool_calls", "function_call"];
 
 /// A chat whose fields are read, and whose prompt is not tokenised yet.
 pub(in crate::serve) struct ChatRequest {
@@ -62,8 +65,12 @@ impl ChatRequest {
     ///
     /// Returns 400 if the chat template refuses the messages, or the prompt does not fit the context.
     pub(in crate::serve) fn plan(self, app: &App) -> Result<Plan, ApiError> {
-        let refused = |error: crate::plugin::PluginError| ApiError::field("messages", error.to_string());
+        let refused = |error: PluginError| ApiError::field("messages", error.to_string());
         let text = app.tokenizer.render(&self.messages, true).map_err(refused)?;
+        if let Some(field) = CALLS.into_iter().find(|field| is_dropped(app, &self.messages, &text, field)) {
+            let message = format!("the chat template does not print `{field}` of the messages: leave it out");
+            return Err(ApiError::field("messages", message));
+        }
         let ids = app.tokenizer.encode(&text).map_err(refused)?;
         let prompt = Prompt::fit(app, "messages", ids, self.parameters.max_tokens, usize::MAX)?;
         Ok(Plan {
@@ -76,6 +83,17 @@ impl ChatRequest {
             parameters: self.parameters,
         })
     }
+}
+
+/// Returns whether messages have a field of which nothing is in the rendered text.
+fn is_dropped(app: &App, messages: &[Message], text: &str, field: &str) -> bool {
+    if !messages.iter().any(|message| message.extras.contains_key(field)) {
+        return false;
+    }
+    let mut without = messages.to_vec();
+    without.iter_mut().for_each(|message| _ = message.extras.shift_remove(field));
+    // A template that needs the field to render at all does print it.
+    app.tokenizer.render(&without, true).is_ok_and(|without| without == text)
 }
 
 fn messages(fields: Fields) -> Result<Vec<Message>, ApiError> {
