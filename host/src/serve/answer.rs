@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::http::HeaderValue;
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
@@ -136,7 +137,10 @@ impl Answer {
             let event = state.next().await?;
             Some((Ok::<_, Infallible>(event), state))
         });
-        Ok(Sse::new(events).into_response())
+        let mut response = Sse::new(events).into_response();
+        // So that nginx, as a proxy, passes each event on at once.
+        response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+        Ok(response)
     }
 
     /// Waits for the next piece.

@@ -8,4 +8,5 @@ mod chats;
 mod completions;
 mod limits;
 mod refusals;
+mod shapes;
 mod stopping;
