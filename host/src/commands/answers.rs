@@ -10,8 +10,8 @@ use crate::cli::GenerateArgs;
 use crate::console::say;
 use crate::files::atomic;
 use crate::generate::GenerateOptions;
+use crate::lambda;
 
-use super::lambda;
 use super::loaded_model::LoadedModel;
 
 pub(super) fn run(
