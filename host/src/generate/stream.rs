@@ -6,10 +6,11 @@ use std::ops::ControlFlow;
 use anyhow::Result;
 
 use crate::model::Model;
-use crate::plugin::{PluginError, Tokenizer};
+use crate::plugin::Tokenizer;
 
 use super::decoder::generate;
 use super::options::GenerateOptions;
+use super::text::TextStream;
 
 /// Generates text after the prompt, streams it to stdout, and returns it.
 ///
@@ -17,9 +18,27 @@ use super::options::GenerateOptions;
 ///
 /// Errors from model or tokenizer, or if stdout cannot be written to.
 pub fn answer(model: &Model, tokenizer: &Tokenizer, prompt_ids: &[i64], options: &GenerateOptions) -> Result<String> {
-    let mut stream = Stream { tokenizer, ids: Vec::new(), shown: 0, failed: None };
-    generate(model, prompt_ids, options, &mut |token| stream.push(token, &options.eos_token_ids))?;
-    stream.finish()
+    let (mut stream, mut text) = (TextStream::new(tokenizer), String::new());
+    let mut failed = None;
+    generate(model, prompt_ids, options, &mut |token| {
+        if options.eos_token_ids.contains(&token) {
+            return ControlFlow::Break(());
+        }
+        let shown = stream.push(token).map_err(anyhow::Error::from).and_then(|piece| show(&piece, &mut text));
+        match shown {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    show(&stream.finish()?, &mut text)?;
+    writeln!(io::stdout())?;
+    Ok(text)
 }
 
 /// Returns whether the error is that stdout's reader is gone.
@@ -27,53 +46,13 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Writes text as soon as its characters are complete.
-struct Stream<'a> {
-    tokenizer: &'a Tokenizer,
-    ids: Vec<i64>,
-    /// Number of bytes of the decoded text that have been written.
-    shown: usize,
-    failed: Option<anyhow::Error>,
-}
-
-impl Stream<'_> {
-    fn push(&mut self, token: i64, eos_token_ids: &[i64]) -> ControlFlow<()> {
-        if eos_token_ids.contains(&token) {
-            return ControlFlow::Break(());
-        }
-        self.ids.push(token);
-        match self.show(false) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
+/// Writes the next piece of a text, and appends it to what was written of it.
+fn show(piece: &str, text: &mut String) -> Result<()> {
+    if !piece.is_empty() {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(piece.as_bytes())?;
+        stdout.flush()?;
+        text.push_str(piece);
     }
-
-    fn show(&mut self, is_last: bool) -> Result<()> {
-        let text = self.decode()?;
-        // A character whose bytes are spread over several tokens decodes to U+FFFD until the last of them is generated.
-        let whole = if is_last { text.as_str() } else { text.trim_end_matches('\u{fffd}') };
-        if let Some(new) = whole.get(self.shown..) {
-            let mut stdout = io::stdout().lock();
-            stdout.write_all(new.as_bytes())?;
-            stdout.flush()?;
-            self.shown = whole.len();
-        }
-        Ok(())
-    }
-
-    fn decode(&self) -> Result<String, PluginError> {
-        self.tokenizer.decode(&self.ids, true)
-    }
-
-    fn finish(mut self) -> Result<String> {
-        if let Some(error) = self.failed.take() {
-            return Err(error);
-        }
-        self.show(true)?;
-        writeln!(io::stdout())?;
-        Ok(self.decode()?)
-    }
+    Ok(())
 }
