@@ -6,11 +6,14 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::process::Stdio;
 
+use lambda_dpo_host::generate::text::TextStream;
 use lambda_dpo_host::generate::{GenerateOptions, generate, generate_all};
 use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{Model, ModelInputs};
+use lambda_dpo_host::plugin::Plugin;
+use lambda_dpo_tests::batches::Rng;
 use lambda_dpo_tests::exports::Policy;
-use lambda_dpo_tests::{fixture, program};
+use lambda_dpo_tests::{fixture, plugin_library, program};
 use tch::{Device, Kind, Tensor};
 
 const EOS: i64 = 3;
@@ -94,6 +97,34 @@ fn sampling_repeats_and_does_not_depend_on_the_batch() {
         assert_ne!(all(9, &GenerateOptions { seed: 8, ..options.clone() }), texts);
         assert_eq!(single(&model, &prompts[0], &options), texts[0], "the first prompt draws from the first stream");
     }
+}
+
+#[test]
+fn pieces_of_text_join_to_the_whole() {
+    let plugin = Plugin::load(Some(&plugin_library())).unwrap();
+    for folder in ["demo/sft-model", "chat_templates/tokenizer", "words"] {
+        let tokenizer = plugin.tokenizer(&fixture(folder), None).unwrap();
+        let vocab_size = tokenizer.info().unwrap().vocab_size;
+        let mut rng = Rng(7);
+        let mut stream = TextStream::new(&tokenizer);
+        for length in 0..60 {
+            let ids: Vec<i64> = (0..length).map(|_| rng.between(0, vocab_size - 1) as i64).collect();
+            let mut joined: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+            joined += &stream.finish().unwrap();
+            assert_eq!(joined, tokenizer.decode(&ids, true).unwrap(), "{folder}: {ids:?}");
+        }
+    }
+}
+
+#[test]
+fn a_character_is_streamed_whole() {
+    let plugin = Plugin::load(Some(&plugin_library())).unwrap();
+    let tokenizer = plugin.tokenizer(&fixture("chat_templates/tokenizer"), None).unwrap();
+    let ids = tokenizer.encode("🙂 ok").unwrap();
+    let mut stream = TextStream::new(&tokenizer);
+    let pieces: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+    assert_eq!((pieces[0].as_str(), pieces.concat().as_str()), ("", "🙂 ok"), "the bytes of 🙂 are in several tokens");
+    assert_eq!(stream.push(ids[0]).unwrap() + &stream.finish().unwrap(), "\u{fffd}");
 }
 
 #[test]
