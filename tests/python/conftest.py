@@ -11,6 +11,7 @@ import torch  # noqa: E402  (after the environment is set)
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 
-# These tests run in separate environments in which the package is installed: `make test-python`.
-if importlib.util.find_spec("lambda_dpo") is None:
-    collect_ignore = ["trainer", "factory"]
+# These tests run in environments of their own, which have the package named here: `make test-python`, `test-serve` and
+# `test-llama`.
+_ENVIRONMENTS = {"trainer": "lambda_dpo", "factory": "lambda_dpo", "serve": "lm_eval", "llama": "gguf"}
+collect_ignore = [folder for folder, package in _ENVIRONMENTS.items() if importlib.util.find_spec(package) is None]
