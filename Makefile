@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo steer-stories objectives-demo test test-cpus test-python test-serve test-llama test-big lint bench gpu-check fmt generate fuzz valgrind docs install
+.PHONY: help setup build demo steer-demo steer-stories objectives-demo test test-cpus test-python test-serve test-llama test-big lint bench bench-serving gpu-check fmt generate fuzz valgrind docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,11 @@ lint: ## format, clippy, crate walls, layers, circles of files, generated files
 
 bench: ## criterion and the comparison with PyTorch; writes docs/benchmarks.md (20 minutes; BENCH_FLAGS=--quick for 4)
 	@ci/bench.sh $(BENCH_FLAGS)
+
+bench-serving: ## the server beside Transformers' generate, and many λ beside one, on MODEL=DIR; writes docs/benchmarks.md
+	@ci/setup.sh --test
+	@ci/build.sh
+	@.venv/bin/python tests/bench/decoding.py "$(MODEL)"
 
 gpu-check: ## collect what a CUDA machine needs to check and measure the library, and run it here too
 	@ci/gpu_check.sh $(GPU_FLAGS)

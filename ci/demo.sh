@@ -28,3 +28,5 @@ done
 "$program" steer "${policy[@]}" --records fixtures/demo/eval.jsonl --rater ".venv/bin/python fixtures/demo/rate.py" \
   --beta 0.5 --steps 2 --num-prompts 50 --max-new-tokens 96 --out "$control/report" > /dev/null
 echo "Both stages and the control took $((SECONDS - started)) s."
+printf '\nTo talk to it in a browser, with a slider for each dimension:\n  %s serve --model runs/demo/sft/model --adapter %s\n' \
+  "$program" "$control/adapter"

@@ -34,6 +34,8 @@ pub enum Command {
     Steer(SteerArgs),
     /// Make a λ schedule from results.
     Schedule(ScheduleArgs),
+    /// Serve a model over OpenAI's API, with a λ for every request, and a page to try it.
+    Serve(ServeArgs),
     /// Export a policy for other programs, with its adapter merged.
     Export(ExportArgs),
     /// Compare an ONNX policy with the model it was exported from; the exit status is 1 if they differ.
@@ -268,6 +270,39 @@ pub struct ScheduleFitArgs {
     /// Rows of the table instead of drawn ones: JSON lines {"lambda": {name: weight, …}}.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["num_candidates", "seed"])]
     pub candidates: Option<PathBuf>,
+}
+
+/// `lambda-dpo serve`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Address to listen on: a name or an IP address; 0.0.0.0 is all IPv4 addresses of this machine.
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub host: String,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, default_value_t = 8000, value_name = "PORT")]
+    pub port: u16,
+    /// Name of the model in requests [default: that of its folder, or on the hub].
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Key that requests to /v1 must carry [default: LAMBDA_DPO_API_KEY, which other users of the machine cannot see in the
+    /// list of processes; else none].
+    #[arg(long, value_name = "KEY")]
+    pub api_key: Option<String>,
+    /// Texts to generate at once, at most.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub max_batch_size: usize,
+    /// Texts that may wait beside them; more are refused with status 429.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub max_queue: usize,
+    /// Tokens of a prompt and its answer together, at most [default: the model's max_position_embeddings].
+    #[arg(long, value_name = "N")]
+    pub max_model_len: Option<usize>,
+    /// Time that a client may take to send a request, and to read what was sent to it, in seconds.
+    #[arg(long, default_value_t = 30, value_name = "SECS")]
+    pub client_timeout: u64,
 }
 
 /// `lambda-dpo export`

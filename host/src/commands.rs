@@ -1,6 +1,5 @@
 //! The program's commands, one file each.
 
-mod lambda;
 mod loaded_model;
 mod records;
 
@@ -11,6 +10,7 @@ mod generate;
 mod chat;
 mod steer;
 mod schedule;
+mod serve;
 mod export;
 mod validate;
 mod schema;
@@ -33,6 +33,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Generate(args) => generate::run(args, plugin).map(|()| 0),
         Command::Steer(args) => steer::run(args, plugin).map(|()| 0),
         Command::Schedule(args) => schedule::run(args, plugin).map(|()| 0),
+        Command::Serve(args) => serve::run(args, plugin).map(|()| 0),
         Command::Export(args) => export::run(args).map(|()| 0),
         Command::Validate(args) => validate::run(args, plugin),
         Command::Schema(args) => schema::run(args).map(|()| 0),

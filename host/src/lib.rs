@@ -7,6 +7,7 @@
 //! - Unsafe code is only in [`plugin`] and [`libtorch`].
 
 pub mod console;
+pub mod interrupt;
 pub mod libtorch;
 pub mod files;
 pub mod config;
@@ -15,9 +16,11 @@ pub mod model;
 pub mod metrics;
 pub mod export;
 pub mod policy;
+pub mod lambda;
 pub mod generate;
 pub mod train;
 pub mod steer;
 pub mod schedule;
+pub mod serve;
 pub mod cli;
 pub mod commands;

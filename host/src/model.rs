@@ -48,6 +48,6 @@ pub use config::{ModelConfig, RopeScaling, dtype_name};
 pub use error::ModelError;
 pub use families::{Architecture, Bias, SlidingWindow};
 pub use inputs::ModelInputs;
-pub use kv_cache::KvCache;
+pub use kv_cache::{KvCache, RowKey};
 pub use save::{carry_files, write_chat_template};
 pub use split::{LoraPart, LoraParts};

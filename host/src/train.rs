@@ -34,12 +34,13 @@ use std::path::Path;
 use crate::config::RunConfig;
 use crate::console::say;
 use crate::files::lock::{FolderLock, LockError};
+use crate::interrupt::Interrupt;
 
 pub use error::TrainError;
 pub use run::Outcome;
 
 use data::Data;
-use durable::{Checkpoint, Interrupt, Start, TrainerState};
+use durable::{Checkpoint, Start, TrainerState};
 use run::Run;
 use setup::Setup;
 

@@ -5,6 +5,7 @@ pub mod batch_table;
 pub mod table;
 pub mod golden_model;
 pub mod exports;
+pub mod server;
 pub mod trainer;
 
 use std::path::{Path, PathBuf};

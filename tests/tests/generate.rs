@@ -6,8 +6,10 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::process::Stdio;
 
+use lambda_dpo_host::generate::engine::Engine;
+use lambda_dpo_host::generate::request::{Ending, Event, Request, RowId};
 use lambda_dpo_host::generate::text::TextStream;
-use lambda_dpo_host::generate::{GenerateOptions, generate, generate_all};
+use lambda_dpo_host::generate::{GenerateOptions, Generated, generate, generate_all};
 use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{Model, ModelInputs};
 use lambda_dpo_host::plugin::Plugin;
@@ -27,12 +29,12 @@ fn prompts() -> Vec<Vec<i64>> {
     (0..9_i64).map(|index| (0..2 * index + 1).map(|at| 5 + (31 * index + 17 * at) % 300).collect()).collect()
 }
 
-fn single(model: &Model, prompt: &[i64], options: &GenerateOptions) -> Vec<i64> {
+fn single(model: &Model, prompt: &[i64], options: &GenerateOptions) -> Generated {
     generate(model, prompt, options, &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
 /// Greedy decoding that recomputes the whole text for each token.
-fn without_cache(model: &Model, prompt: &[i64], options: &GenerateOptions) -> Vec<i64> {
+fn without_cache(model: &Model, prompt: &[i64], options: &GenerateOptions) -> Generated {
     let mut ids = prompt.to_vec();
     loop {
         let input_ids = Tensor::from_slice(&ids).unsqueeze(0);
@@ -47,9 +49,13 @@ fn without_cache(model: &Model, prompt: &[i64], options: &GenerateOptions) -> Ve
         };
         let hidden = model.hidden(&inputs).unwrap().select(1, ids.len() as i64 - 1);
         let logits = tch::no_grad(|| hidden.linear(model.lm_head(), None::<Tensor>));
-        ids.push(logits.argmax(-1, false).int64_value(&[0]));
-        if ids.last() == Some(&EOS) || ids.len() == prompt.len() + options.max_new_tokens {
-            return ids.split_off(prompt.len());
+        let next = logits.argmax(-1, false).int64_value(&[0]);
+        if next == EOS {
+            return Generated { tokens: ids.split_off(prompt.len()), has_ended: true };
+        }
+        ids.push(next);
+        if ids.len() == prompt.len() + options.max_new_tokens {
+            return Generated { tokens: ids.split_off(prompt.len()), has_ended: false };
         }
     }
 }
@@ -64,7 +70,7 @@ fn caching_batching_and_padding_do_not_change_the_text() {
         let mut prompts = prompts();
         prompts.iter_mut().flatten().for_each(|id| *id %= model.config().vocab_size);
         let greedy = options(0.0, 1.0);
-        let expected: Vec<Vec<i64>> = prompts.iter().map(|prompt| without_cache(&model, prompt, &greedy)).collect();
+        let expected: Vec<Generated> = prompts.iter().map(|prompt| without_cache(&model, prompt, &greedy)).collect();
         for (prompt, expected) in prompts.iter().zip(&expected) {
             assert_eq!(single(&model, prompt, &greedy), *expected, "{name}: cached");
         }
@@ -72,13 +78,9 @@ fn caching_batching_and_padding_do_not_change_the_text() {
             let mut done = Vec::new();
             let texts = generate_all(&model, &prompts, &greedy, batch_size, &mut |texts| done.push(texts)).unwrap();
             assert_eq!(texts, expected, "{name}: {batch_size} at once");
-            assert_eq!((done.len(), done.last()), (9_usize.div_ceil(batch_size), Some(&9)));
+            assert!(done.is_sorted() && done.last() == Some(&9), "{done:?}");
         }
-        let lengths: Vec<usize> = expected.iter().map(Vec::len).collect();
-        assert!(
-            name != "demo" || lengths.iter().any(|length| *length < greedy.max_new_tokens),
-            "{name}: no text ends early"
-        );
+        assert!(name != "demo" || expected.iter().any(|text| text.has_ended), "{name}: no text ends early");
     }
 }
 
@@ -97,6 +99,164 @@ fn sampling_repeats_and_does_not_depend_on_the_batch() {
         assert_ne!(all(9, &GenerateOptions { seed: 8, ..options.clone() }), texts);
         assert_eq!(single(&model, &prompts[0], &options), texts[0], "the first prompt draws from the first stream");
     }
+}
+
+/// A text in an engine: its tokens and how it ended.
+type Text = (Vec<i64>, Option<Ending>);
+
+/// Runs the engine until it is idle and returns the texts in the order of `rows`.
+fn run(engine: &mut Engine, rows: &[RowId], events: Vec<(RowId, Event)>) -> Vec<Text> {
+    let mut texts: Vec<Text> = vec![(Vec::new(), None); rows.len()];
+    let mut take = |(row, event): (RowId, Event)| {
+        let text = &mut texts[rows.iter().position(|other| *other == row).unwrap()];
+        match event {
+            Event::Token(token) => text.0.push(token.id),
+            Event::End(ending) => text.1 = Some(ending),
+            Event::Prompt(_) => {}
+        }
+    };
+    events.into_iter().for_each(&mut take);
+    while !engine.is_idle() {
+        engine.step().unwrap().into_iter().for_each(&mut take);
+    }
+    texts
+}
+
+fn request(prompt: &[i64], options: &GenerateOptions) -> Request {
+    Request {
+        prompt: prompt.to_vec(),
+        lambda: None,
+        options: options.clone(),
+        stream: 0,
+        top_log_probs: None,
+        prompt_log_probs: false,
+    }
+}
+
+#[test]
+fn texts_that_join_and_leave_do_not_change_the_others() {
+    let model = Model::load(&fixture("demo/sft-model"), Libtorch::cpu(), Kind::Float).unwrap();
+    let prompts = prompts();
+    let options = |index: usize| GenerateOptions {
+        max_new_tokens: 3 + 40 * (index % 3),
+        seed: index as u64,
+        ..options(if index % 2 == 0 { 0.0 } else { 0.8 }, 0.95)
+    };
+    let requests: Vec<Request> =
+        prompts.iter().enumerate().map(|(index, prompt)| request(prompt, &options(index))).collect();
+    let alone: Vec<Text> = requests
+        .iter()
+        .map(|request| {
+            let mut engine = Engine::new(&model, 1);
+            let row = engine.add(request.clone()).unwrap();
+            run(&mut engine, &[row], Vec::new()).remove(0)
+        })
+        .collect();
+    let mut engine = Engine::new(&model, 4);
+    let (mut rows, mut events) = (Vec::new(), Vec::new());
+    let dropped = engine.add(request(&prompts[8], &options(1))).unwrap();
+    for request in &requests {
+        rows.push(engine.add(request.clone()).unwrap());
+        events.extend(engine.step().unwrap());
+    }
+    engine.remove(dropped).unwrap();
+    events.retain(|(row, _)| *row != dropped);
+    assert!(engine.num_running() <= 4 && engine.num_waiting() > 0);
+    assert_eq!(run(&mut engine, &rows, events), alone);
+    assert_eq!(engine.num_cache_bytes(), 0, "texts that have ended take no memory");
+}
+
+#[test]
+fn equal_prompts_are_computed_once_and_go_their_own_ways() {
+    let model = Model::load(&fixture("demo/sft-model"), Libtorch::cpu(), Kind::Float).unwrap();
+    let prompt = prompts().remove(6);
+    let options = options(1.0, 1.0);
+    let texts = generate_all(&model, &vec![prompt.clone(); 5], &options, 5, &mut |_| {}).unwrap();
+    assert_eq!(single(&model, &prompt, &options), texts[0]);
+    assert!(texts[1..].iter().any(|text| *text != texts[0]), "each has its own random numbers");
+}
+
+#[test]
+fn log_probs_are_those_of_the_whole_text() {
+    let model = Model::load(&fixture("demo/sft-model"), Libtorch::cpu(), Kind::Float).unwrap();
+    // Longer than one pass, so that the prompt is computed in parts.
+    let long: Vec<i64> = (0..1500).map(|at| 5 + (at * at) % 300).collect();
+    for prompt in [prompts().remove(7), long] {
+        let mut engine = Engine::new(&model, 2);
+        let options = GenerateOptions { max_new_tokens: 5, eos_token_ids: Vec::new(), ..options(0.7, 0.9) };
+        engine.add(request(&prompt[..3], &options)).unwrap();
+        let row = engine
+            .add(Request { top_log_probs: Some(4), prompt_log_probs: true, ..request(&prompt, &options) })
+            .unwrap();
+        let (mut ids, mut found) = (prompt.clone(), Vec::new());
+        while !engine.is_idle() {
+            for (_, event) in engine.step().unwrap().into_iter().filter(|(other, _)| *other == row) {
+                match event {
+                    Event::Prompt(prompt) => found = prompt,
+                    Event::Token(token) => {
+                        ids.push(token.id);
+                        found.push(token.log_probs);
+                    }
+                    Event::End(ending) => assert_eq!(ending, Ending::Length),
+                }
+            }
+        }
+        assert_eq!((found.len(), ids.len()), (prompt.len() + 5, prompt.len() + 5));
+        assert_eq!(found[0], None, "nothing predicts the first token");
+        let input_ids = Tensor::from_slice(&ids).unsqueeze(0);
+        let zeros = input_ids.zeros_like();
+        let inputs = ModelInputs {
+            input_ids: &input_ids,
+            position_ids: &Tensor::arange(ids.len() as i64, (Kind::Int64, Device::Cpu)).unsqueeze(0),
+            prompt_ids: &zeros,
+            sequence_ids: &zeros,
+            lambda: None,
+        };
+        let logits = tch::no_grad(|| model.hidden(&inputs).unwrap().linear(model.lm_head(), None::<Tensor>));
+        let expected = logits.squeeze_dim(0).log_softmax(-1, Kind::Double);
+        for (position, found) in found.iter().enumerate().skip(1) {
+            let found = found.as_ref().unwrap();
+            let expected = expected.get(position as i64 - 1);
+            // Other shapes round otherwise in float32.
+            assert!((found.log_prob - expected.double_value(&[ids[position]])).abs() < 1e-4, "{position}");
+            assert_eq!(found.top.len(), 4);
+            assert!(found.top.is_sorted_by(|left, right| left.1 >= right.1));
+            let largest = expected.max().double_value(&[]);
+            assert!((found.top[0].1 - largest).abs() < 1e-4);
+            for (id, log_prob) in &found.top {
+                assert!((log_prob - expected.double_value(&[*id])).abs() < 1e-4);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_have_their_own_lambda() {
+    let policy = Policy::with_lambda_adapter();
+    let mut model = Model::load(policy.text("model").as_ref(), Libtorch::cpu(), Kind::Float).unwrap();
+    model.load_adapter(policy.text("adapter").as_ref()).unwrap();
+    let prompt = vec![5, 6, 7, 8];
+    let greedy = options(0.0, 1.0);
+    let one_hot = |dimension: usize| -> Vec<f64> { (0..4).map(|k| f64::from(u8::from(k == dimension))).collect() };
+    let missing = Engine::new(&model, 4).add(request(&prompt, &greedy)).unwrap_err().to_string();
+    assert!(missing.starts_with("the adapter depends on λ over "), "{missing}");
+    let alone: Vec<Text> = (0..4)
+        .map(|dimension| {
+            model.fix_lambda(&one_hot(dimension)).unwrap();
+            let mut engine = Engine::new(&model, 1);
+            let row = engine.add(request(&prompt, &greedy)).unwrap();
+            run(&mut engine, &[row], Vec::new()).remove(0)
+        })
+        .collect();
+    assert!((1..4).any(|dimension| alone[dimension] != alone[0]), "the texts differ");
+    // Theirs, not the one that the model is fixed to.
+    let mut engine = Engine::new(&model, 4);
+    let rows: Vec<RowId> = (0..4)
+        .map(|dimension| engine.add(Request { lambda: Some(one_hot(dimension)), ..request(&prompt, &greedy) }).unwrap())
+        .collect();
+    assert_eq!(run(&mut engine, &rows, Vec::new()), alone);
+    let refused = engine.add(Request { lambda: Some(vec![1.0]), ..request(&prompt, &greedy) }).unwrap_err().to_string();
+    assert!(refused.starts_with("λ has 1 weights, but the adapter has 4 dimensions"), "{refused}");
 }
 
 #[test]

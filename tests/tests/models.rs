@@ -9,7 +9,7 @@ use std::path::Path;
 use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::generate::{GenerateOptions, generate};
 use lambda_dpo_host::libtorch::Libtorch;
-use lambda_dpo_host::model::{ForwardOptions, KvCache, Model};
+use lambda_dpo_host::model::{ForwardOptions, Model, ModelInputs, RowKey};
 use lambda_dpo_tests::golden_model::{
     FAMILIES, Golden, difference, folder, inputs, load, load_in, log_probs, relative,
 };
@@ -176,16 +176,82 @@ fn the_key_value_cache_changes_nothing() {
         let expected = model.hidden(&inputs(&golden.rows().tensors())).unwrap();
         let sequence = [golden.prompt.clone(), golden.responses[1].clone()].concat();
         for num_at_once in [1, golden.prompt.len()] {
-            let mut cache = KvCache::new(model.config(), sequence.len());
+            let mut cache = model.kv_cache();
+            let row = cache.insert();
             let (start, rest) = sequence.split_at(num_at_once);
-            let mut hidden = model.extend(&mut cache, &Tensor::from_slice(start).unsqueeze(0)).unwrap();
-            for &token in rest {
-                hidden = model.extend(&mut cache, &Tensor::from_slice(&[token]).view([1, 1])).unwrap();
+            let mut hidden = model.extend_to_last(&mut cache, &[(row, start)], None).unwrap();
+            for token in rest {
+                hidden = model.extend_to_last(&mut cache, &[(row, &[*token])], None).unwrap();
             }
             let last = expected.get(1).get(sequence.len() as i64 - 1).unsqueeze(0);
             assert!(relative(&hidden, &last) < FLOAT64, "{family}");
-            assert!(model.extend(&mut cache, &Tensor::from_slice(&[1_i64]).view([1, 1])).is_err(), "the cache is full");
         }
+    }
+}
+
+#[test]
+fn rows_of_a_cache_have_any_lengths() {
+    for family in FAMILIES {
+        let model = load_in(family, Kind::Double);
+        let vocab_size = model.config().vocab_size;
+        // Lengths around the capacities of blocks, and beyond sliding windows.
+        let sequences: Vec<Vec<i64>> = [150_i64, 290, 20, 140, 270]
+            .iter()
+            .map(|length| (0..*length).map(|at| (7 * at * at + 13 * at + length) % vocab_size).collect())
+            .collect();
+        let mut cache = model.kv_cache();
+        let keys: Vec<RowKey> = sequences.iter().map(|_| cache.insert()).collect();
+        let mut done = [140_usize, 30, 2, 129, 30];
+        let start: Vec<(RowKey, &[i64])> =
+            keys.iter().zip(&sequences).zip(done).map(|((key, row), end)| (*key, &row[..end])).collect();
+        let hidden = model.extend(&mut cache, &start, None).unwrap();
+        let check = |row: usize, found: &Tensor, range: std::ops::Range<usize>| {
+            let input_ids = Tensor::from_slice(&sequences[row][..range.end]).unsqueeze(0);
+            let zeros = input_ids.zeros_like();
+            let position_ids = Tensor::arange(range.end as i64, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+            let whole = ModelInputs {
+                input_ids: &input_ids,
+                position_ids: &position_ids,
+                prompt_ids: &zeros,
+                sequence_ids: &(&zeros - 1),
+                lambda: None,
+            };
+            let expected = model.hidden(&whole).unwrap().get(0).narrow(0, range.start as i64, range.len() as i64);
+            assert!(relative(found, &expected) < FLOAT64, "{family}, row {row}, {range:?}");
+        };
+        for (row, end) in done.into_iter().enumerate() {
+            check(row, &hidden.get(row as i64).narrow(0, 0, end as i64), 0..end);
+        }
+        // Several tokens that follow others.
+        let parts = [(keys[4], &sequences[4][30..230]), (keys[1], &sequences[1][30..110])];
+        let hidden = model.extend(&mut cache, &parts, None).unwrap();
+        check(4, &hidden.get(0), 30..230);
+        check(1, &hidden.get(1).narrow(0, 0, 80), 30..110);
+        (done[4], done[1]) = (230, 110);
+        let copy = cache.fork(keys[1]).unwrap();
+        cache.remove(keys[1]).unwrap();
+        let of = |key: RowKey| if key == copy { 1 } else { keys.iter().position(|other| *other == key).unwrap() };
+        loop {
+            let rows: Vec<RowKey> = cache.rows().filter(|key| done[of(*key)] < sequences[of(*key)].len()).collect();
+            if rows.is_empty() {
+                break;
+            }
+            let new: Vec<(RowKey, &[i64])> =
+                rows.iter().map(|key| (*key, &sequences[of(*key)][done[of(*key)]..=done[of(*key)]])).collect();
+            let hidden = model.extend_to_last(&mut cache, &new, None).unwrap();
+            for (index, key) in (0..).zip(rows) {
+                done[of(key)] += 1;
+                let end = sequences[of(key)].len();
+                if done[of(key)] == end {
+                    check(of(key), &hidden.narrow(0, index, 1), end - 1..end);
+                    if of(key) == 0 {
+                        cache.remove(key).unwrap();
+                    }
+                }
+            }
+        }
+        let message = model.extend(&mut cache, &[(keys[0], &[1])], None).unwrap_err().to_string();
+        assert_eq!(message, "the cache has no such row: it was removed");
     }
 }
 
@@ -387,9 +453,9 @@ fn a_pretrained_model_continues_its_story() {
         std::ops::ControlFlow::Continue(())
     })
     .unwrap();
-    assert_eq!(ids, streamed);
+    assert_eq!(ids.tokens, streamed);
     let piece = |id: &i64| pieces.iter().find(|(_, value)| value.as_i64() == Some(*id)).unwrap().0.replace('▁', " ");
-    let found: String = ids.iter().map(piece).collect();
+    let found: String = ids.tokens.iter().map(piece).collect();
     let expected = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.";
     assert!(found.trim_start().starts_with(expected), "{found}");
 }

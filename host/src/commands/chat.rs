@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use crate::console::say;
 use crate::generate::GenerateOptions;
 use crate::generate::stream::{answer, is_broken_pipe};
+use crate::lambda;
 use crate::model::Model;
 use crate::plugin::Message;
 
-use super::lambda;
 use super::loaded_model::LoadedModel;
 
 const HELP: &str = "/lambda name=w,… sets λ, /lambda shows it, /new starts a new conversation, /quit ends";

@@ -10,12 +10,11 @@ use crate::cli::{ModelArgs, PolicyArgs};
 use crate::console::say;
 use crate::files::git_lfs::refuse_pointer;
 use crate::files::hub::Hub;
+use crate::lambda;
 use crate::libtorch::{self, Libtorch};
 use crate::model::Model;
 use crate::plugin::{Message, Plugin, Tokenizer};
 use crate::policy::batch_inputs::uniform_lambda;
-
-use super::lambda;
 
 /// A model, ready to run.
 pub(super) struct LoadedModel {

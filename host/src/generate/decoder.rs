@@ -1,37 +1,61 @@
-//! Generates the continuations of prompts, several at once, with a key-value cache.
+//! Generates the continuations of prompts that are all known from the start.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use tch::{Kind, Tensor};
+use crate::model::{Model, ModelError};
 
-use crate::model::random::Random;
-use crate::model::{KvCache, Model, ModelError};
-
+use super::engine::Engine;
 use super::options::GenerateOptions;
-use super::sampler::{Next, next_tokens, sample};
+use super::request::{Ending, Event, Request};
 
-/// Returns the tokens that follow `prompt_ids`, with the end token if there is one. `on_token` is called with each
-/// token and may end the text.
+/// A generated text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Generated {
+    /// Its tokens, without an end token.
+    pub tokens: Vec<i64>,
+    /// Whether the model ended it; else it has as many tokens as it may have, or was ended from outside.
+    pub has_ended: bool,
+}
+
+impl Generated {
+    /// Returns the number of tokens that the model has chosen, with the end token.
+    #[must_use]
+    pub fn num_chosen(&self) -> usize {
+        self.tokens.len() + usize::from(self.has_ended)
+    }
+}
+
+/// Generates the text that follows `prompt_ids`. `on_token` is called with each token and may end the text.
 ///
 /// # Errors
 ///
 /// Returns a [`ModelError`] if the prompt is empty or has ids outside the model's vocabulary, an option is out of
-/// range, or libtorch fails.
+/// range, the logits are not finite numbers, or libtorch fails.
 pub fn generate(
     model: &Model,
     prompt_ids: &[i64],
     options: &GenerateOptions,
     on_token: &mut dyn FnMut(i64) -> ControlFlow<()>,
-) -> Result<Vec<i64>, ModelError> {
-    let mut texts = decode(model, &[(0, prompt_ids)], options, on_token)?;
-    Ok(texts.pop().unwrap_or_default())
+) -> Result<Generated, ModelError> {
+    let mut engine = Engine::new(model, 1);
+    engine.add(request(prompt_ids, options, 0))?;
+    let mut text = Generated::default();
+    while !engine.is_idle() {
+        for (_, event) in engine.step()? {
+            if take(&mut text, event)?.is_some_and(|token| on_token(token).is_break()) {
+                return Ok(text);
+            }
+        }
+    }
+    Ok(text)
 }
 
-/// Returns the tokens that follow each prompt, generated in batches of `batch_size` prompts of similar length.
-/// `on_done` is called with the number of finished prompts.
+/// Generates the texts that follow each prompt, up to `batch_size` at once. `on_done` is called with the number of texts
+/// that are finished.
 ///
-/// Each prompt has its own stream of random numbers, numbered by its index in `prompts`, so the batches affect the
-/// texts only through the rounding of the logits.
+/// Each prompt has its own stream of random numbers, numbered by its index in `prompts`, so the other prompts affect a
+/// text only through the rounding of the logits.
 ///
 /// # Errors
 ///
@@ -42,100 +66,53 @@ pub fn generate_all(
     options: &GenerateOptions,
     batch_size: usize,
     on_done: &mut dyn FnMut(usize),
-) -> Result<Vec<Vec<i64>>, ModelError> {
+) -> Result<Vec<Generated>, ModelError> {
+    let mut engine = Engine::new(model, batch_size);
+    // Prompts of similar length, and equal ones, begin together.
     let mut order: Vec<usize> = (0..prompts.len()).collect();
-    order.sort_by_key(|&index| prompts[index].len());
-    let mut texts = vec![Vec::new(); prompts.len()];
+    order.sort_by(|&left, &right| {
+        (prompts[left].len(), &prompts[left]).cmp(&(prompts[right].len(), &prompts[right])).then(left.cmp(&right))
+    });
+    let mut index_of = HashMap::new();
+    for index in order {
+        index_of.insert(engine.add(request(&prompts[index], options, index as u64))?, index);
+    }
+    let mut texts = vec![Generated::default(); prompts.len()];
     let mut num_done = 0;
-    for indices in order.chunks(batch_size.max(1)) {
-        let rows: Vec<(usize, &[i64])> = indices.iter().map(|&index| (index, prompts[index].as_slice())).collect();
-        let generated = decode(model, &rows, options, &mut |_| ControlFlow::Continue(()))?;
-        for (&index, text) in indices.iter().zip(generated) {
-            texts[index] = text;
+    while !engine.is_idle() {
+        let before = num_done;
+        for (row, event) in engine.step()? {
+            num_done += usize::from(matches!(event, Event::End(_)));
+            take(&mut texts[index_of[&row]], event)?;
         }
-        num_done += indices.len();
-        on_done(num_done);
+        if num_done > before {
+            on_done(num_done);
+        }
     }
     Ok(texts)
 }
 
-/// A text that is being generated.
-struct Text {
-    /// Its index among the rows of the batch.
-    slot: usize,
-    random: Random,
-    last: i64,
-}
-
-/// Generates the continuations of rows, pairs of (random stream, prompt), until all have ended.
-fn decode(
-    model: &Model,
-    rows: &[(usize, &[i64])],
-    options: &GenerateOptions,
-    on_token: &mut dyn FnMut(i64) -> ControlFlow<()>,
-) -> Result<Vec<Vec<i64>>, ModelError> {
-    check(rows, options)?;
-    let mut generated = vec![Vec::new(); rows.len()];
-    if options.max_new_tokens == 0 {
-        return Ok(generated);
-    }
-    let longest = rows.iter().map(|(_, prompt)| prompt.len()).max().unwrap_or(0);
-    let padding = rows.iter().map(|(_, prompt)| (longest - prompt.len()) as i64).collect();
-    let mut cache = KvCache::with_padding(model.config(), longest + options.max_new_tokens, padding);
-    let start = |(slot, (stream, _)): (usize, &(usize, &[i64]))| Text {
-        slot,
-        random: Random::new(options.seed, *stream as u64),
-        last: 0,
-    };
-    let mut texts: Vec<Text> = rows.iter().enumerate().map(start).collect();
-    let mut input_ids = left_padded(rows, longest)?; // [rows, T]
-    loop {
-        let hidden = model.extend(&mut cache, &input_ids)?; // [rows, H]
-        let logits = tch::no_grad(|| hidden.f_linear(model.lm_head(), None::<Tensor>))?.f_to_kind(Kind::Float)?;
-        let mut unfinished = Vec::new();
-        for (row, (text, token)) in (0..).zip(texts.iter_mut().zip(next_tokens(&logits, options)?)) {
-            text.last = match token {
-                Next::Token(token) => token,
-                Next::Logits(logits) => sample(&logits, options.temperature, options.top_p, text.random.unit()),
-            };
-            let tokens = &mut generated[text.slot];
-            tokens.push(text.last);
-            let stops = on_token(text.last).is_break() || options.eos_token_ids.contains(&text.last);
-            if !stops && tokens.len() < options.max_new_tokens {
-                unfinished.push(row);
-            }
-        }
-        if unfinished.is_empty() {
-            return Ok(generated);
-        }
-        if unfinished.len() < texts.len() {
-            cache.keep_rows(&unfinished)?;
-            let mut row = 0;
-            texts.retain(|_| {
-                row += 1;
-                unfinished.binary_search(&(row - 1)).is_ok()
-            });
-        }
-        let last: Vec<i64> = texts.iter().map(|text| text.last).collect();
-        input_ids = Tensor::f_from_slice(&last)?.f_unsqueeze(1)?;
+fn request(prompt: &[i64], options: &GenerateOptions, stream: u64) -> Request {
+    Request {
+        prompt: prompt.to_vec(),
+        lambda: None,
+        options: options.clone(),
+        stream,
+        top_log_probs: None,
+        prompt_log_probs: false,
     }
 }
 
-fn check(rows: &[(usize, &[i64])], options: &GenerateOptions) -> Result<(), ModelError> {
-    if rows.iter().any(|(_, prompt)| prompt.is_empty()) {
-        return Err(ModelError::Request(
-            "there is no token to continue from; give a prompt, or a tokenizer with a BOS token".into(),
-        ));
+/// Adds an event to its text, and returns the token that it adds.
+fn take(text: &mut Generated, event: Event) -> Result<Option<i64>, ModelError> {
+    match event {
+        Event::Token(token) => {
+            text.tokens.push(token.id);
+            return Ok(Some(token.id));
+        }
+        Event::End(Ending::Failed(reason)) => return Err(ModelError::Request(reason)),
+        Event::End(ending) => text.has_ended = ending == Ending::Stop,
+        Event::Prompt(_) => {}
     }
-    super::options::check(options)
-}
-
-/// Returns the prompts as [rows, longest], padded on the left with token 0.
-fn left_padded(rows: &[(usize, &[i64])], longest: usize) -> Result<Tensor, ModelError> {
-    let mut ids = Vec::with_capacity(rows.len() * longest);
-    for (_, prompt) in rows {
-        ids.resize(ids.len() + longest - prompt.len(), 0);
-        ids.extend_from_slice(prompt);
-    }
-    Ok(Tensor::f_from_slice(&ids)?.f_view([rows.len() as i64, longest as i64])?)
+    Ok(None)
 }

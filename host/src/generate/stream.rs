@@ -18,27 +18,9 @@ use super::text::TextStream;
 ///
 /// Errors from model or tokenizer, or if stdout cannot be written to.
 pub fn answer(model: &Model, tokenizer: &Tokenizer, prompt_ids: &[i64], options: &GenerateOptions) -> Result<String> {
-    let (mut stream, mut text) = (TextStream::new(tokenizer), String::new());
-    let mut failed = None;
-    generate(model, prompt_ids, options, &mut |token| {
-        if options.eos_token_ids.contains(&token) {
-            return ControlFlow::Break(());
-        }
-        let shown = stream.push(token).map_err(anyhow::Error::from).and_then(|piece| show(&piece, &mut text));
-        match shown {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    show(&stream.finish()?, &mut text)?;
-    writeln!(io::stdout())?;
-    Ok(text)
+    let mut output = Output { stream: TextStream::new(tokenizer), text: String::new(), failed: None };
+    generate(model, prompt_ids, options, &mut |token| output.push(token))?;
+    output.finish()
 }
 
 /// Returns whether the error is that stdout's reader is gone.
@@ -46,13 +28,35 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Writes the next piece of a text, and appends it to what was written of it.
-fn show(piece: &str, text: &mut String) -> Result<()> {
-    if !piece.is_empty() {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(piece.as_bytes())?;
-        stdout.flush()?;
-        text.push_str(piece);
+/// Writes text as soon as its characters are complete.
+struct Output<'t> {
+    stream: TextStream<'t>,
+    text: String,
+    failed: Option<anyhow::Error>,
+}
+
+impl Output<'_> {
+    fn push(&mut self, token: i64) -> ControlFlow<()> {
+        let shown = self.stream.push(token).map_err(Into::into).and_then(|text| self.show(&text));
+        self.failed = shown.err();
+        if self.failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
-    Ok(())
+
+    fn show(&mut self, text: &str) -> Result<()> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes())?;
+        stdout.flush()?;
+        self.text.push_str(text);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<String> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let rest = self.stream.finish()?;
+        self.show(&rest)?;
+        writeln!(io::stdout())?;
+        Ok(self.text)
+    }
 }

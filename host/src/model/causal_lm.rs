@@ -10,7 +10,7 @@ use super::ModelError;
 use super::adapter::Adapter;
 use super::config::ModelConfig;
 use super::inputs::ModelInputs;
-use super::kv_cache::KvCache;
+use super::kv_cache::{CachedPass, Extension, KvCache, RowKey};
 use super::layers::decoder_layer::DecoderLayer;
 use super::layers::linear::Linear;
 use super::layers::mask::Masks;
@@ -231,45 +231,94 @@ impl Model {
         })
     }
 
-    /// Computes the hidden states of tokens that follow those in the cache: first the prompts (padded on the left as
-    /// the cache was created), then one token per row at a time.
-    ///
-    /// # Shapes
-    ///
-    /// `input_ids`: [R, T] int64, T = 1 unless the cache is empty; the result: [R, H], that of the last token.
+    /// Checks that token ids are in the model's vocabulary.
     ///
     /// # Errors
     ///
-    /// Returns a [`ModelError`] if the cache is full, an id is not in the vocabulary, or libtorch fails.
-    pub fn extend(&self, cache: &mut KvCache, input_ids: &Tensor) -> Result<Tensor, ModelError> {
-        let start = cache.num_tokens();
-        let (num_rows, num_new) = input_ids.size2()?;
-        if start > 0 && num_new != 1 {
-            return Err(ModelError::Request(format!(
-                "a cache that holds tokens is extended by one token at a time, not by {num_new}"
-            )));
+    /// Returns [`ModelError::Request`] with the first that is not.
+    pub fn check_ids(&self, ids: &[i64]) -> Result<(), ModelError> {
+        let vocab_size = self.config.vocab_size;
+        match ids.iter().find(|id| !(0..vocab_size).contains(*id)) {
+            Some(id) => Err(ModelError::Request(format!(
+                "token id {id} is not in the model's vocabulary of {vocab_size}; the tokenizer belongs to another model"
+            ))),
+            None => Ok(()),
         }
+    }
+
+    /// Creates an empty key-value cache.
+    #[must_use]
+    pub fn kv_cache(&self) -> KvCache {
+        KvCache::new(&self.config, (self.kind, self.device))
+    }
+
+    /// Computes the hidden states of new tokens of rows, which follow those in the cache, and adds them to it.
+    ///
+    /// # Shapes
+    ///
+    /// `rows`: R pairs of row and new token ids, of any lengths up to T; `lambda`: [R, M], None for the fixed λ; the result:
+    /// [R, T, H], of any value where a row has no token.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`ModelError`] if a row has no new token, an id is not in the vocabulary, λ is missing,
+    /// or libtorch fails. The rows then have no more tokens than before.
+    pub fn extend(
+        &self,
+        cache: &mut KvCache,
+        rows: &[(RowKey, &[i64])],
+        lambda: Option<&Tensor>,
+    ) -> Result<Tensor, ModelError> {
         tch::no_grad(|| {
-            let (position_ids, prompt_ids) = cache.places(num_rows, num_new)?;
-            let inputs = ModelInputs {
-                input_ids,
-                position_ids: &position_ids,
-                prompt_ids: &prompt_ids,
-                sequence_ids: &prompt_ids.f_full_like(-1)?,
-                lambda: None,
-            };
-            let mut context = self.context(&inputs, None)?;
-            cache.reserve(num_new)?;
-            if num_new == 1 {
-                let visible = cache.visible()?;
-                context.masks = Masks::for_new_token(&self.config, visible.as_ref(), self.device, self.kind)?;
-            }
-            let mut hidden = self.embed(&upload(input_ids, self.device)?)?;
-            for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
-                hidden = layer.forward(&hidden, &context, Some(cache))?;
-            }
-            self.norm.forward(&hidden.f_select(1, num_new - 1)?)
+            let extension = Extension::plan(&self.config, cache, rows)?;
+            let hidden = self.extended(cache, &extension, lambda)?;
+            extension.finish(cache, rows);
+            self.norm.forward(&hidden)
         })
+    }
+
+    /// Does the same as [`extend`](Self::extend), but returns only the hidden states of each row's last token, [R, H].
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`extend`](Self::extend).
+    pub fn extend_to_last(
+        &self,
+        cache: &mut KvCache,
+        rows: &[(RowKey, &[i64])],
+        lambda: Option<&Tensor>,
+    ) -> Result<Tensor, ModelError> {
+        tch::no_grad(|| {
+            let extension = Extension::plan(&self.config, cache, rows)?;
+            let hidden = self.extended(cache, &extension, lambda)?; // [R, T, H]
+            extension.finish(cache, rows);
+            let (_, num_tokens, size) = hidden.size3()?;
+            if num_tokens == 1 {
+                return self.norm.forward(&hidden.f_squeeze_dim(1)?);
+            }
+            let last = (0..).zip(rows).map(|(row, (_, tokens))| row * num_tokens + tokens.len() as i64 - 1);
+            let last = upload(&Tensor::f_from_slice(&last.collect::<Vec<i64>>())?, self.device)?;
+            self.norm.forward(&hidden.f_view([-1, size])?.f_index_select(0, &last)?)
+        })
+    }
+
+    /// Computes the hidden states before the final norm, [R, T, H].
+    fn extended(&self, cache: &KvCache, extension: &Extension, lambda: Option<&Tensor>) -> Result<Tensor, ModelError> {
+        let context = Context {
+            rotary: self.rope.at(&upload(&extension.position_ids, self.device)?, self.kind)?,
+            masks: Masks::none(),
+            adapter_enabled: self.adapter.as_ref().is_some_and(|adapter| adapter.is_enabled),
+            lambda_scale: match &self.adapter {
+                Some(adapter) => adapter.lambda_scale_of_rows(lambda, self.kind, self.device)?,
+                None => None,
+            },
+            dropout_seed: None,
+        };
+        let mut hidden = self.embed(&upload(&extension.input_ids, self.device)?)?;
+        for layer in &self.layers {
+            hidden = layer.forward(&hidden, &context, Some(CachedPass { cache, extension }))?;
+        }
+        Ok(hidden)
     }
 
     pub(super) fn context(&self, inputs: &ModelInputs, dropout_seed: Option<i64>) -> Result<Context, ModelError> {

@@ -154,14 +154,39 @@ impl Model {
     /// Returns [`ModelError::Request`] if the adapter does not depend on λ, there are not M weights, or one is negative
     /// or not finite.
     pub fn fix_lambda(&mut self, weights: &[f64]) -> Result<(), ModelError> {
-        let Some(Adapter { config: LoraConfig { lambda: Some(parts), .. }, fixed_lambda, .. }) = &mut self.adapter
-        else {
-            return Err(ModelError::Request(
-                "there is no λ to choose: that takes an adapter of kind \"lambda_lora\"".into(),
-            ));
-        };
-        *fixed_lambda = Some(parts.one(weights)?);
+        let fixed = self.lambda_parts()?.one(weights)?;
+        if let Some(adapter) = &mut self.adapter {
+            adapter.fixed_lambda = Some(fixed);
+        }
         Ok(())
+    }
+
+    /// Returns λ if it belongs to the adapter.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`fix_lambda`](Self::fix_lambda).
+    pub fn check_lambda(&self, weights: Vec<f64>) -> Result<Vec<f64>, ModelError> {
+        self.lambda_parts()?.one(&weights).map(|_| weights)
+    }
+
+    /// Returns the fixed λ, `[M]`; None if the adapter does not depend on λ.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ModelError::Request`] if it does and no λ is fixed.
+    pub fn default_lambda(&self) -> Result<Option<Vec<f64>>, ModelError> {
+        match (&self.adapter, self.lambda()) {
+            (Some(adapter), None) if adapter.is_enabled => adapter.fixed_columns().map(|_| None),
+            (_, lambda) => Ok(lambda),
+        }
+    }
+
+    fn lambda_parts(&self) -> Result<&LambdaParts, ModelError> {
+        let parts = self.adapter.as_ref().and_then(|adapter| adapter.config.lambda.as_ref());
+        parts.ok_or_else(|| {
+            ModelError::Request("there is no λ to choose: that takes an adapter of kind \"lambda_lora\"".into())
+        })
     }
 
     /// Lets each batch have its own λ again, after [`fix_lambda`](Self::fix_lambda).

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::console::Progress;
 use crate::files::record_files::RecordFiles;
-use crate::generate::{GenerateOptions, generate_all};
+use crate::generate::{GenerateOptions, Generated, generate_all};
 use crate::metrics::Row;
 use crate::model::Model;
 use crate::plugin::{Format, LossOptions, Message, Plugin, Tokenizer};
@@ -79,9 +79,9 @@ pub fn measure(
         let texts = generate_all(model, &prompt_ids, &settings.generate, settings.batch_size, &mut |texts| {
             progress.update(done + texts as u64, total, &message);
         })?;
-        lengths.push(texts.iter().map(Vec::len).sum::<usize>() as f64 / texts.len().max(1) as f64);
+        lengths.push(texts.iter().map(Generated::num_chosen).sum::<usize>() as f64 / texts.len().max(1) as f64);
         for (messages, text) in prompts.iter().cycle().zip(&texts) {
-            answers.push(Answer { prompt: last_turn(messages), response: tokenizer.decode(text, true)? });
+            answers.push(Answer { prompt: last_turn(messages), response: tokenizer.decode(&text.tokens, true)? });
         }
     }
     progress.clear();

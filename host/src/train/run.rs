@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use crate::config::{RunConfig, Stage};
 use crate::console::{Progress, say};
+use crate::interrupt::Interrupt;
 use crate::libtorch::Libtorch;
 use crate::metrics::{Row, Totals};
 
 use super::TrainError;
 use super::data::{Data, RunBatches};
-use super::durable::{Checkpoint, Interrupt, TrainerState, checkpoint, output};
+use super::durable::{Checkpoint, TrainerState, checkpoint, output};
 use super::log::rows::{FinishedStep, describe_evaluation, describe_step, eval_row, step_row};
 use super::log::{RunLog, run_log};
 use super::lr::LrSchedule;

@@ -6,12 +6,13 @@ use crate::config::RunConfig;
 use crate::console::say;
 use crate::files::cache_folder::CacheFolder;
 use crate::files::hub::Hub;
+use crate::interrupt::Interrupt;
 use crate::libtorch::{self, Libtorch};
 use crate::model::ModelConfig;
 use crate::plugin::{LossOptions, Plugin};
 
 use super::TrainError;
-use super::durable::{Checkpoint, Interrupt};
+use super::durable::Checkpoint;
 
 /// What a run needs before it has data and a model.
 pub(super) struct Setup<'a> {

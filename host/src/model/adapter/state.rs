@@ -46,20 +46,43 @@ impl Adapter {
         let Some(parts) = self.config.lambda.as_ref().filter(|_| self.is_enabled) else { return Ok(None) };
         let scale = match (&self.fixed_lambda, inputs.lambda) {
             (Some(lambda), _) => upload(&parts.columns(lambda, self.config.rank)?.f_unsqueeze(0)?, device)?,
-            (None, Some(lambda)) => {
-                let (size, num_dimensions) = (lambda.size(), parts.dimensions.len() as i64);
-                if size.len() != 2 || size[1] != num_dimensions {
-                    return Err(ModelError::Request(format!(
-                        "the batch's λ has shape {size:?}, but the adapter weighs {num_dimensions} dimensions: {}",
-                        parts.dimensions.join(", ")
-                    )));
-                }
-                let columns = parts.columns(lambda, self.config.rank)?;
-                LambdaParts::by_token(&columns, inputs.prompt_ids, device)?
-            }
+            (None, Some(lambda)) => LambdaParts::by_token(&self.columns_of(parts, lambda)?, inputs.prompt_ids, device)?,
             (None, None) => return Err(no_lambda(parts)),
         };
         Ok(Some(scale.f_mul_scalar(self.config.scaling())?.f_to_kind(kind)?))
+    }
+
+    /// Returns the scale of the low-rank activations of rows with a λ each, or of the fixed λ if there is none; None if the
+    /// adapter does not depend on λ.
+    ///
+    /// # Shapes
+    ///
+    /// `lambda`: [rows, M]; the result: [rows, 1, R] or [1, 1, R], in the model's dtype.
+    pub(in crate::model) fn lambda_scale_of_rows(
+        &self,
+        lambda: Option<&Tensor>,
+        kind: Kind,
+        device: Device,
+    ) -> Result<Option<Tensor>, ModelError> {
+        let Some(parts) = self.config.lambda.as_ref().filter(|_| self.is_enabled) else { return Ok(None) };
+        let columns = match (lambda, &self.fixed_lambda) {
+            (Some(lambda), _) => self.columns_of(parts, lambda)?,
+            (None, Some(lambda)) => parts.columns(lambda, self.config.rank)?,
+            (None, None) => return Err(no_lambda(parts)),
+        };
+        let scale = upload(&columns.f_unsqueeze(1)?, device)?;
+        Ok(Some(scale.f_mul_scalar(self.config.scaling())?.f_to_kind(kind)?))
+    }
+
+    fn columns_of(&self, parts: &LambdaParts, lambda: &Tensor) -> Result<Tensor, ModelError> {
+        let (size, num_dimensions) = (lambda.size(), parts.dimensions.len() as i64);
+        if size.len() != 2 || size[1] != num_dimensions {
+            return Err(ModelError::Request(format!(
+                "the batch's λ has shape {size:?}, but the adapter weighs {num_dimensions} dimensions: {}",
+                parts.dimensions.join(", ")
+            )));
+        }
+        parts.columns(lambda, self.config.rank)
     }
 }
 

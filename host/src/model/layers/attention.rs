@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::model::ModelError;
-use crate::model::kv_cache::LayerCache;
+use crate::model::kv_cache::CachedPass;
 use crate::model::pass::Context;
 
 use super::linear::Linear;
@@ -22,11 +22,10 @@ pub(in crate::model) struct Attention {
     pub(in crate::model) layer: usize,
     pub(in crate::model) head_dim: i64,
     pub(in crate::model) num_groups: i64,
-    pub(in crate::model) sliding_window: Option<i64>,
 }
 
 impl Attention {
-    /// Computes attention. With a cache, keys and values are added to it, and queries see those of earlier calls too.
+    /// Computes attention. In a pass over a cache, keys and values are added to it, and queries see those of earlier passes.
     ///
     /// # Shapes
     ///
@@ -35,22 +34,23 @@ impl Attention {
         &self,
         hidden: &Tensor,
         context: &Context,
-        cache: Option<&mut LayerCache>,
+        cached: Option<CachedPass>,
     ) -> Result<Tensor, ModelError> {
         let mut query = self.heads(&self.q_proj.forward(hidden, context)?)?;
         let mut key = self.heads(&self.k_proj.forward(hidden, context)?)?;
-        let mut value = self.heads(&self.v_proj.forward(hidden, context)?)?;
+        let value = self.heads(&self.v_proj.forward(hidden, context)?)?;
         if let Some((q_norm, k_norm)) = &self.qk_norm {
             query = q_norm.forward(&query)?;
             key = k_norm.forward(&key)?;
         }
         query = context.rotary.rotate(&query)?;
         key = context.rotary.rotate(&key)?;
-        if let Some(cache) = cache {
-            let window = self.sliding_window.filter(|_| context.masks.sliding_layers[self.layer]);
-            (key, value) = cache.extend(&key, &value, window)?;
-        }
-        let attended = self.attend(&query, &key, &value, context.masks.for_layer(self.layer))?; // [R, heads, T, D]
+        let attended = match cached {
+            Some(pass) => pass.attend(self.layer, [&query, &key, &value], |query, key, value, mask, is_causal| {
+                self.attend_dense(query, key, value, mask, is_causal)
+            })?,
+            None => self.attend(&query, &key, &value, context.masks.for_layer(self.layer))?,
+        }; // [R, heads, T, D]
         drop((query, key, value));
         let attended = attended.f_transpose(1, 2)?.f_flatten(2, 3)?; // [R, T, heads · D]
         self.o_proj.forward(&attended, context)
@@ -64,7 +64,6 @@ impl Attention {
     fn attend(&self, query: &Tensor, key: &Tensor, value: &Tensor, mask: &Mask) -> Result<Tensor, ModelError> {
         match mask {
             Mask::Causal => self.attend_dense(query, key, value, None, true),
-            Mask::All => self.attend_dense(query, key, value, None, false),
             Mask::Additive(mask) => self.attend_dense(query, key, value, Some(mask), false),
             Mask::Segments(segments) => segments.attend(query, key, value, |query, key, value, mask| {
                 self.attend_dense(query, key, value, mask, mask.is_none())

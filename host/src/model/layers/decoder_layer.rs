@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use crate::model::ModelError;
 use crate::model::config::ModelConfig;
-use crate::model::kv_cache::LayerCache;
+use crate::model::kv_cache::CachedPass;
 use crate::model::pass::Context;
 
 use super::attention::Attention;
@@ -69,7 +69,6 @@ impl DecoderLayer {
                 layer,
                 head_dim: config.head_dim,
                 num_groups: config.num_attention_heads / config.num_key_value_heads,
-                sliding_window: config.sliding_window,
             },
             mlp: Mlp {
                 gate_proj: linear("mlp.gate_proj", config.mlp_bias)?,
@@ -91,10 +90,10 @@ impl DecoderLayer {
         &self,
         hidden: &Tensor,
         context: &Context,
-        cache: Option<&mut LayerCache>,
+        cached: Option<CachedPass>,
     ) -> Result<Tensor, ModelError> {
         let normed = self.input_layernorm.forward(hidden)?;
-        let attended = self.self_attn.forward(&normed, context, cache)?;
+        let attended = self.self_attn.forward(&normed, context, cached)?;
         drop(normed);
         let hidden = hidden.f_add(&attended)?;
         drop(attended);

@@ -14,9 +14,7 @@ use super::segments::{self, Segments};
 pub(in crate::model) enum Mask {
     /// Itself and the keys before it in its row.
     Causal,
-    /// All keys: one new token over its cache.
-    All,
-    /// [R, 1, T, T], or [R, 1, 1, S] over a cache, in the model's dtype: 0 for keys that it sees, −∞ for others.
+    /// [R, 1, T, T] in the model's dtype: 0 for keys that it sees, −∞ for others.
     Additive(Tensor),
     /// In packed rows, its own response and prompt; computed response by response.
     Segments(Segments),
@@ -26,7 +24,7 @@ pub(in crate::model) enum Mask {
 pub(in crate::model) struct Masks {
     full: Mask,
     sliding: Mask,
-    pub(in crate::model) sliding_layers: Vec<bool>,
+    sliding_layers: Vec<bool>,
 }
 
 impl Masks {
@@ -85,26 +83,13 @@ impl Masks {
         Ok((full, sliding))
     }
 
-    /// Masks for one new token per row, whose keys are all in the cache; `visible` [R, S] is false at padding.
-    pub(in crate::model) fn for_new_token(
-        config: &ModelConfig,
-        visible: Option<&Tensor>,
-        device: Device,
-        kind: Kind,
-    ) -> Result<Masks, ModelError> {
-        let sliding_layers = config.sliding_layers.clone();
-        let Some(visible) = visible else {
-            return Ok(Masks { full: Mask::All, sliding: Mask::All, sliding_layers });
-        };
-        let full = additive(&upload(&visible.f_unsqueeze(1)?, device)?, kind)?;
-        // For these layers the cache returns only the last keys.
-        let num_seen = config.sliding_window.map_or(visible.size()[1], |window| window.min(visible.size()[1]));
-        let sliding = full.f_narrow(3, visible.size()[1] - num_seen, num_seen)?;
-        Ok(Masks { full: Mask::Additive(full), sliding: Mask::Additive(sliding), sliding_layers })
+    /// Masks for a pass over a cache, which has its own.
+    pub(in crate::model) fn none() -> Masks {
+        Masks { full: Mask::Causal, sliding: Mask::Causal, sliding_layers: Vec::new() }
     }
 
     pub(in crate::model) fn for_layer(&self, layer: usize) -> &Mask {
-        if self.sliding_layers[layer] { &self.sliding } else { &self.full }
+        if self.sliding_layers.get(layer) == Some(&true) { &self.sliding } else { &self.full }
     }
 }
 

@@ -9,10 +9,10 @@ use crate::files::cache_folder::CacheFolder;
 use crate::files::git_lfs::refuse_pointer;
 use crate::files::hub::Use;
 use crate::files::record_files::{RecordFiles, RecordFilesError};
+use crate::interrupt::Interrupt;
 use crate::plugin::{CollateOptions, ConvertOptions, Dataset, DatasetOptions, Plugin, TokenizeOptions, Tokenizer};
 use crate::policy::batch_inputs::uniform_lambda;
 use crate::train::TrainError;
-use crate::train::durable::Interrupt;
 use crate::train::setup::Setup;
 
 use super::batches::{EvalBatches, RunBatches, TrainBatches};

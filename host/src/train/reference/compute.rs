@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 
 use crate::console::{Progress, say};
+use crate::interrupt::Interrupt;
 use crate::plugin::{Batch, LossOptions, Plugin};
 use crate::policy::Scorer;
 use crate::policy::batch_inputs::uniform_lambda;
 use crate::train::TrainError;
-use crate::train::durable::Interrupt;
 
 use super::cache::{Entries, ReferenceCache, Response};
 use super::log_probs::{ReferenceLogProbs, by_prompt};

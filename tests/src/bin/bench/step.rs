@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use lambda_dpo_host::config::{self, RunConfig};
+use lambda_dpo_host::interrupt::Interrupt;
 use lambda_dpo_host::libtorch;
 use lambda_dpo_host::metrics::MetricOptions;
 use lambda_dpo_host::model::{ForwardOptions, Model};
@@ -14,7 +15,6 @@ use lambda_dpo_host::plugin::{
 };
 use lambda_dpo_host::policy::batch_inputs::{loss_inputs, model_inputs};
 use lambda_dpo_host::train::data::{MicroBatch, schedule_options};
-use lambda_dpo_host::train::durable::Interrupt;
 use lambda_dpo_host::train::optimizer::{AdamW, clip_scale};
 use lambda_dpo_host::train::reference::{LogProbRequest, Reference, ReferenceLogProbs};
 use lambda_dpo_host::train::step::Learner;

@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM ask a run to stop after its current step; a second signal ends the process at once.
+//! SIGINT and SIGTERM ask a run to stop after its current step, and a server to finish what it is doing; a second signal ends
+//! the process at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -6,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// Remembers the signal that asked the run to stop.
+/// Remembers the signal that asked the process to stop.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt {
     signal: Arc<AtomicUsize>,

@@ -1,0 +1,244 @@
+"""Measures the server: its speed beside Transformers' `generate`, and at one λ beside many. Rewrites the section
+"Serving" of docs/benchmarks.md. `make bench-serving MODEL=DIR` calls it.
+
+    decoding.py MODEL [--rounds N] [--tokens N] [--out FILE]
+
+All sides are processes of their own with the same number of threads, and take turns within a round. The first round is a
+warm-up. Times count only if the texts are right: those of Transformers for the model alone, and for a λ-adapter those
+that the same requests get one by one.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from run import machine
+from sides import NUM_THREADS, PROGRAM as BENCH, ROOT, python_side
+
+PROGRAM = BENCH.with_name("lambda-dpo")
+NUM_ROWS = 16
+PROMPT_TOKENS = 40
+DIMENSIONS = ["helpfulness", "honesty", "instruction_following", "truthfulness"]
+SHARED_RANK, RANK = 4, 8
+
+
+class Server:
+    """`lambda-dpo serve` on a free port."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [PROGRAM, "serve", "--port", "0", "--device", "cpu", "--name", "m", *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(NUM_THREADS)}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        for line in self.process.stderr:
+            if "listening on " in line:
+                self.address = line.rsplit("listening on ", 1)[1].strip()
+                break
+        else:
+            raise SystemExit(f"The server ended before it listened, with status {self.process.wait()}.")
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+
+    def complete(self, body: dict) -> dict:
+        """Streams one completion: its text, and the seconds to its first token and to its end."""
+        request = urllib.request.Request(
+            f"{self.address}/v1/completions",
+            json.dumps({"model": "m", "temperature": 0, "stream": True, **body}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        started = time.perf_counter()
+        text, first, usage = "", None, None
+        with urllib.request.urlopen(request) as response:
+            for line in response:
+                if not line.startswith(b"data: {"):
+                    continue
+                chunk = json.loads(line[6:])
+                usage = chunk.get("usage") or usage
+                for choice in chunk["choices"]:
+                    if first is None and choice["text"]:
+                        first = time.perf_counter() - started
+                    text += choice["text"]
+        return {"text": text, "first": first, "seconds": time.perf_counter() - started, "usage": usage}
+
+    def complete_all(self, bodies: list[dict]) -> tuple[float, list[dict]]:
+        """Sends requests at once; the seconds until all have ended, and their results in order."""
+        results: list[dict] = [{}] * len(bodies)
+
+        def run(index: int) -> None:
+            results[index] = self.complete(bodies[index])
+
+        threads = [threading.Thread(target=run, args=(index,)) for index in range(len(bodies))]
+        started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return time.perf_counter() - started, results
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(60)
+
+
+def write_adapter(model: str, folder: Path) -> None:
+    """Writes a λ-adapter with random values, large enough that λ changes the text."""
+    torch.manual_seed(5)
+    config = AutoConfig.from_pretrained(model)
+    rank = SHARED_RANK + RANK * len(DIMENSIONS)
+    with torch.device("meta"):
+        modules = dict(AutoModelForCausalLM.from_config(config).named_modules())
+    weights = {}
+    for name, module in modules.items():
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            scale = 1 / module.in_features**0.5
+            prefix = f"base_model.model.{name}"
+            weights[f"{prefix}.lora_A.weight"] = torch.randn(rank, module.in_features) * scale
+            weights[f"{prefix}.lora_B.weight"] = torch.randn(module.out_features, rank) * 0.05
+    folder.mkdir()
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    fields = {
+        "peft_type": "LAMBDA_LORA",
+        "task_type": "CAUSAL_LM",
+        "r": SHARED_RANK,
+        "lora_alpha": 2 * RANK,
+        "lora_dropout": 0.0,
+        "target_modules": sorted({name.split(".")[-3] for name in weights}),
+        "dimensions": DIMENSIONS,
+        "rank_per_dimension": RANK,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(fields))
+
+
+def measure(model: str, num_rounds: int, num_tokens: int, scratch: Path) -> dict:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    generator = random.Random(7)
+    # Words of the tokenizer's middle, so that no prompt is a special token or ends a text.
+    prompts = [[generator.randrange(1000, 8000) for _ in range(PROMPT_TOKENS)] for _ in range(NUM_ROWS)]
+    (scratch / "prompts.json").write_text(json.dumps(prompts))
+    write_adapter(model, scratch / "adapter")
+    options = {"max_tokens": num_tokens, "stream_options": {"include_usage": True}}
+    bodies = [{"prompt": prompt, **options} for prompt in prompts]
+    at = lambda weights: [{**body, "lambda": dict(zip(DIMENSIONS, row))} for body, row in zip(bodies, weights)]
+    draws = [[generator.expovariate(1) for _ in DIMENSIONS] for _ in prompts]
+    different = at([[weight / sum(row) for weight in row] for row in draws])
+    equal = at([[0.4, 0.3, 0.2, 0.1]] * NUM_ROWS)
+
+    common = ["--model", model, "--max-batch-size", str(NUM_ROWS)]
+    plain = Server(*common)
+    adapted = Server(*common, "--adapter", str(scratch / "adapter"))
+    theirs = python_side("Transformers", "decoding_side.py", model, scratch / "prompts.json", num_tokens)
+    try:
+        alone = [adapted.complete(body)["text"] for body in different]
+        rounds = []
+        for number in range(num_rounds + 1):
+            one = plain.complete(bodies[0])
+            their_one = theirs.ask("rows 1")
+            many_seconds, many = plain.complete_all(bodies)
+            their_many = theirs.ask(f"rows {NUM_ROWS}")
+            equal_seconds, at_equal = adapted.complete_all(equal)
+            different_seconds, at_different = adapted.complete_all(different)
+            for found in (one, *many, *at_equal, *at_different):
+                if found["usage"]["completion_tokens"] != num_tokens:
+                    num_generated = found["usage"]["completion_tokens"]
+                    raise SystemExit(f"A text ended after {num_generated} tokens: pass another --tokens.")
+            expected = tokenizer.batch_decode(their_many["tokens"], skip_special_tokens=True)
+            num_equal = sum(found["text"] == text for found, text in zip(many, expected))
+            their_text = tokenizer.decode(their_one["tokens"][0], skip_special_tokens=True)
+            # Greedy texts part where two logits are equal but for rounding.
+            if one["text"] != their_text or num_equal < NUM_ROWS - 2:
+                raise SystemExit(f"Only {num_equal} of {NUM_ROWS} texts are those of Transformers.")
+            num_same = sum(found["text"] == text for found, text in zip(at_different, alone))
+            if num_same < NUM_ROWS - 2:
+                raise SystemExit(f"Only {num_same} of {NUM_ROWS} texts at many λ are those of one request at a time.")
+            if number > 0:
+                rounds.append(
+                    {
+                        "one": one["seconds"],
+                        "first": one["first"],
+                        "their_one": their_one["seconds"],
+                        "many": many_seconds,
+                        "first_of_many": statistics.median(found["first"] for found in many),
+                        "their_many": their_many["seconds"],
+                        "equal": equal_seconds,
+                        "different": different_seconds,
+                        "num_equal": num_equal,
+                        "num_same": num_same,
+                    }
+                )
+                print(json.dumps(rounds[-1]), flush=True)
+    finally:
+        plain.stop()
+        adapted.stop()
+        theirs.close()
+    return {"rounds": rounds, "num_tokens": num_tokens}
+
+
+def section(figures: dict, about: dict, name: str) -> str:
+    rounds, num_tokens = figures["rounds"], figures["num_tokens"]
+    median = lambda key: statistics.median(row[key] for row in rounds)
+    rate = lambda key, num_rows: f"{num_rows * num_tokens / median(key):.1f}"
+
+    num_equal, num_same = (min(row[key] for row in rounds) for key in ("num_equal", "num_same"))
+
+    def ratio(over: str, under: str) -> str:
+        values = sorted(row[over] / row[under] for row in rounds)
+        return f"{statistics.median(values):.2f} ({values[0]:.2f} to {values[-1]:.2f})"
+
+    return f"""
+## Serving
+
+`make bench-serving MODEL=…` measures this section: {name}, float32, prompts of {PROMPT_TOKENS} tokens, {num_tokens} new
+tokens each, greedy. `lambda-dpo serve` answers streamed requests over HTTP, Transformers' `generate` runs in Python; they
+take turns, {len(rounds)} rounds after a warm-up. Ratios are medians over the rounds, with the least and the greatest. The
+texts of both are equal ({num_equal} of {NUM_ROWS} at least; where two logits are equal but for rounding, texts part), and
+those at different λ equal the ones that are asked for one by one ({num_same} of {NUM_ROWS} at least).
+
+{about["date"]}, commit {about["commit"]}: {about["cpu"]}, {about["num_cpus"]} CPUs; torch {about["torch"]}, transformers
+{about["transformers"]}; {NUM_THREADS} threads a process; load average at the start {about["load_average"]:.1f}.
+
+|  | tokens/s | time to first token | Transformers' time / ours |
+| --- | --- | --- | --- |
+| one request | {rate("one", 1)} | {1000 * median("first"):.0f} ms | {ratio("their_one", "one")} |
+| {NUM_ROWS} requests at once | {rate("many", NUM_ROWS)} | {1000 * median("first_of_many"):.0f} ms | {ratio("their_many", "many")} |
+
+With a λ-adapter of rank {SHARED_RANK} + {len(DIMENSIONS)} × {RANK}, {NUM_ROWS} requests at as many λ get
+{rate("different", NUM_ROWS)} tokens/s, and at one λ {rate("equal", NUM_ROWS)}: the throughput at different λ is
+{ratio("equal", "different")} of that at one.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    options = parser.parse_args()
+    logging.disable_progress_bar()
+    about = machine()
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = measure(str(Path(options.model).resolve()), options.rounds, options.tokens, Path(scratch))
+    text = section(figures, about, Path(options.model).name)
+    before, _, rest = options.out.read_text().partition("\n## Serving\n")
+    if rest:
+        rest = "\n## CUDA" + rest.partition("\n## CUDA")[2]
+    else:
+        before, _, rest = before.partition("\n## CUDA")
+        rest = "\n## CUDA" + rest
+    options.out.write_text(before + text + rest)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
