@@ -39,6 +39,7 @@ const LAYERS: [(&str, Layers); 2] = [
             &["metrics", "export"],
             &["lambda", "policy"],
             &["generate"],
+            &["answers"],
             &["train"],
             &["steer"],
             &["schedule"],

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::answers::AnswerFormat;
 use crate::config::{DType, Format, MissingRating, Reduction};
 use crate::schedule::Form;
 
@@ -28,7 +29,7 @@ pub enum Command {
     Convert(ConvertArgs),
     /// Write the log-probs of the responses of each record.
     Score(ScoreArgs),
-    /// Continue a prompt, or chat in the terminal.
+    /// Continue a prompt, answer a file of prompts, or chat in the terminal.
     Generate(GenerateArgs),
     /// Measure what λ controls over a grid of λ: writes steer.json and a page of plots, and prints tables.
     Steer(SteerArgs),
@@ -152,6 +153,21 @@ pub struct GenerateArgs {
     /// Seed of the sampling.
     #[arg(long, default_value_t = 42, value_name = "S")]
     pub seed: u64,
+    /// File of prompts to answer: JSON lines or a JSON array of objects with `prompt`, `messages`, `instruction` or `turns`.
+    #[arg(long, value_name = "FILE", requires = "out", conflicts_with_all = ["prompt", "raw"])]
+    pub prompts: Option<PathBuf>,
+    /// File to write the answers to.
+    #[arg(long, value_name = "FILE", requires = "prompts")]
+    pub out: Option<PathBuf>,
+    /// Format of the answers, as their harness reads them.
+    #[arg(long, default_value = "jsonl", requires = "prompts")]
+    pub format: AnswerFormat,
+    /// Name of the model in the answers [default: that of its folder, with λ].
+    #[arg(long, value_name = "NAME", requires = "prompts")]
+    pub name: Option<String>,
+    /// Answers to generate at once.
+    #[arg(long, default_value_t = 16, value_name = "N", requires = "prompts")]
+    pub batch_size: usize,
     /// Prompt to continue, which may be empty; without one, chats in the terminal.
     #[arg(value_name = "PROMPT")]
     pub prompt: Option<String>,

@@ -7,6 +7,7 @@ mod train;
 mod convert;
 mod score;
 mod generate;
+mod answers;
 mod chat;
 mod steer;
 mod schedule;

@@ -20,5 +20,5 @@ pub mod decoder;
 pub mod text;
 pub mod stream;
 
-pub use decoder::{Generated, generate, generate_all};
+pub use decoder::{Generated, generate, generate_all, generate_streams};
 pub use options::GenerateOptions;

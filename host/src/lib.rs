@@ -18,6 +18,7 @@ pub mod export;
 pub mod policy;
 pub mod lambda;
 pub mod generate;
+pub mod answers;
 pub mod train;
 pub mod steer;
 pub mod schedule;

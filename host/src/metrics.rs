@@ -5,6 +5,10 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::plugin::{Batch, LossOutputs, PreferenceOutputs, Reduction};
 
+/// Name of the mean over responses of s − s^ref, with s a sum of token log-probs. It is no divergence: it is measured on given
+/// responses and may be negative.
+pub const LOG_RATIO: &str = "logps/ratio";
+
 /// One line of `metrics.jsonl`.
 pub type Row = Map<String, Value>;
 
@@ -15,7 +19,7 @@ pub struct MetricOptions {
     pub beta: f64,
     /// With `Mean`, log-ratios are multiplied by the responses' lengths to be sums over tokens.
     pub reduction: Reduction,
-    /// Whether there is a reference; without one, s^ref is 0 and the row has no `kl`.
+    /// Whether there is a reference; without one, s^ref is 0 and the row has no `logps/ratio`.
     pub has_reference: bool,
 }
 
@@ -122,7 +126,7 @@ impl Totals {
             }
         }
         if metric_options.has_reference && self.num_responses > 0.0 {
-            put("kl".into(), self.log_ratio / self.num_responses);
+            put(LOG_RATIO.into(), self.log_ratio / self.num_responses);
         }
     }
 }

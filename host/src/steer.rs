@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `grid` | the λ to measure at |
-//! | `held_out` | rated records: expected ratings, reward accuracy, KL |
+//! | `held_out` | rated records: expected ratings, reward accuracy, log-ratio |
 //! | `rater` | commands that score generated text |
 //! | `report` | the control report: what was measured, and what follows from it |
 //! | `measure` | the whole measurement |

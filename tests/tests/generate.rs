@@ -353,3 +353,46 @@ fn a_chat_changes_lambda_between_its_turns() {
     assert!(said[2].starts_with("error: λ names the dimension `honest`"), "{said:?}");
     assert!(said[3].starts_with("/lambda name=w,… sets λ"), "{said:?}");
 }
+
+#[test]
+fn files_of_prompts_are_answered_as_one_by_one() {
+    let policy = Policy::with_lambda_adapter();
+    let (model, adapter) = (policy.text("model"), policy.text("adapter"));
+    let own = ["generate", "--max-new-tokens", "8", "--model", &model, "--adapter", &adapter, "--lambda", "honesty=1"];
+    let said = |arguments: &[&str]| -> String {
+        let text = String::from_utf8(policy.run(&[&own[..], arguments].concat()).stdout).unwrap();
+        text.strip_suffix('\n').unwrap_or_default().to_owned()
+    };
+    let ask = ["Describe the toad.", "Describe the badger. Use at most 15 words.", "Why?"];
+    let prompts = policy.path("prompts.jsonl");
+    let lines = ask.map(|text| format!("{{\"prompt\": \"{text}\", \"uid\": \"{}\"}}\n", text.len()));
+    std::fs::write(&prompts, lines.concat()).unwrap();
+    let out = policy.path("answers.jsonl");
+    let (prompts, out) = (prompts.to_str().unwrap(), out.to_str().unwrap());
+    said(&["--prompts", prompts, "--out", out]);
+    let text = std::fs::read_to_string(out).unwrap();
+    let answers: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (text, answer) in ask.iter().zip(&answers) {
+        assert_eq!(answer["response"], said(&[text]), "{text}");
+        assert_eq!(answer["prompt"], *text);
+    }
+    let name = "adapter@helpfulness=0,honesty=1,instruction_following=0,truthfulness=0";
+    assert_eq!((answers.len(), &answers[0]["model"], &answers[0]["uid"]), (3, &name.into(), &"18".into()));
+
+    // Each turn continues the conversation, as in a chat.
+    std::fs::write(prompts, format!("[{{\"question_id\": 7, \"turns\": [\"{}\", \"{}\"]}}]", ask[0], ask[2])).unwrap();
+    said(&["--prompts", prompts, "--out", out, "--format", "mt_bench", "--name", "m"]);
+    let found: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(out).unwrap()).unwrap();
+    assert_eq!((&found["question_id"], &found["model_id"]), (&7.into(), &"m".into()));
+    let turns = &found["choices"][0]["turns"];
+    assert_eq!(turns[0], answers[0]["response"]);
+    let conversation = serde_json::json!([{"messages": [
+        {"role": "user", "content": ask[0]}, {"role": "assistant", "content": turns[0]}, {"role": "user", "content": ask[2]}]}]);
+    std::fs::write(prompts, conversation.to_string()).unwrap();
+    said(&["--prompts", prompts, "--out", out]);
+    let found: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(out).unwrap()).unwrap();
+    assert_eq!(found["response"], turns[1]);
+
+    let refused = policy.refuse(&[&own[..], &["--prompts", prompts, "--out", out, "--format", "arena_hard"]].concat());
+    assert_eq!(refused, "error: prompt 0 has no `uid`, which arena_hard needs");
+}

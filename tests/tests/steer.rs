@@ -63,7 +63,7 @@ fn a_report_holds_the_metrics_of_every_lambda_and_plots() {
             let score = point["generated"][format!("score/{name}")].as_f64().unwrap();
             assert!((1.0..=5.0).contains(&rating) && (1.0..=5.0).contains(&score), "{point}");
         }
-        assert!(point["held_out"]["eval_kl"].as_f64().unwrap() != 0.0);
+        assert!(point["held_out"]["eval_logps/ratio"].as_f64().unwrap() != 0.0);
     }
     let page = fs::read_to_string(run.path("report/index.html")).unwrap();
     // A curve for each dimension and metric, a front for each pair of dimensions.
@@ -124,7 +124,7 @@ fn a_mixture_of_copies_of_one_specialist_is_that_specialist() {
     for point in 0..12 {
         assert!(close(&rating(&soup, point), &rating(&plain, 0), 1e-5));
     }
-    assert_eq!(base["points"][0]["held_out"]["eval_kl"], 0.0);
+    assert_eq!(base["points"][0]["held_out"]["eval_logps/ratio"], 0.0);
     assert!(rating(&plain, 0) != rating(&base, 0));
 
     let mixed = format!("honesty={other}");

@@ -54,7 +54,9 @@ fn a_run_writes_its_files_and_metrics() {
     let each = |prefix: &str| dimensions.map(|name| format!("{prefix}/{name}"));
     let mut expected = vec!["step".to_owned(), "epoch".into(), "loss".into()];
     expected.extend(each("loss"));
-    expected.extend(["rewards/accuracies", "rewards/margins", "kl", "grad_norm", "learning_rate"].map(str::to_owned));
+    expected.extend(
+        ["rewards/accuracies", "rewards/margins", "logps/ratio", "grad_norm", "learning_rate"].map(str::to_owned),
+    );
     expected.extend(each("lambda"));
     expected.extend(CLOCKS.iter().map(|name| (*name).to_owned()));
     assert_eq!(keys(&rows[1]), expected);
@@ -62,12 +64,12 @@ fn a_run_writes_its_files_and_metrics() {
     expected.extend(each("eval_loss"));
     expected.push("eval_rewards/accuracies".into());
     expected.extend(each("eval_rewards/accuracies"));
-    expected.extend(["eval_rewards/margins", "eval_kl"].map(str::to_owned));
+    expected.extend(["eval_rewards/margins", "eval_logps/ratio"].map(str::to_owned));
     assert_eq!(keys(&rows[0]), expected);
 
     // Policy and reference are equal to the last bit before step 1, so all rewards are 0.
-    assert_eq!(rows[0]["eval_kl"], 0.0);
-    assert_eq!(rows[1]["kl"], 0.0);
+    assert_eq!(rows[0]["eval_logps/ratio"], 0.0);
+    assert_eq!(rows[1]["logps/ratio"], 0.0);
     assert_eq!(rows[1]["rewards/margins"], 0.0);
     let lambda: f64 = dimensions.iter().map(|name| rows[1][format!("lambda/{name}")].as_f64().unwrap()).sum();
     assert!((lambda - 1.0).abs() < 1e-9, "{lambda}");
@@ -364,7 +366,7 @@ fn a_second_model_can_be_the_reference() {
     let reference = format!("reference.path={}", first.output_dir().join("model").display());
     let run = Run::new("lambda_dpo");
     run.train(&["train.max_steps=1", &reference]);
-    assert_ne!(metrics(&run.output_dir())[0]["kl"], 0.0);
+    assert_ne!(metrics(&run.output_dir())[0]["logps/ratio"], 0.0);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::generate::GenerateOptions;
 use crate::generate::stream::{answer, is_broken_pipe};
 use crate::plugin::Message;
 
+use super::answers;
 use super::chat;
 use super::loaded_model::LoadedModel;
 
@@ -21,6 +22,9 @@ pub(super) fn run(args: &GenerateArgs, plugin: Option<&Path>) -> Result<()> {
         seed: args.seed,
         eos_token_ids: loaded.eos_token_ids()?,
     };
+    if let (Some(prompts), Some(out)) = (&args.prompts, &args.out) {
+        return answers::run(&loaded, args, prompts, out, &options);
+    }
     let Some(prompt) = &args.prompt else {
         if args.raw {
             bail!("--raw needs a PROMPT, because a chat uses the chat template: pass one, or leave --raw out");

@@ -43,14 +43,20 @@ impl LoadedModel {
 
     /// Encodes a conversation through the chat template, up to the start of the model's answer.
     pub(super) fn encode_conversation(&self, messages: &[Message]) -> Result<Vec<i64>> {
+        self.check_chat_template()?;
+        let text = self.tokenizer.render(messages, true)?;
+        Ok(self.tokenizer.encode(&text)?)
+    }
+
+    /// Fails if conversations cannot be encoded.
+    pub(super) fn check_chat_template(&self) -> Result<()> {
         if !self.tokenizer.info()?.has_chat_template {
             bail!(
                 "the tokenizer of {} has no chat template: use --raw, or pass one with --chat-template FILE",
                 self.folder.display()
             );
         }
-        let text = self.tokenizer.render(messages, true)?;
-        Ok(self.tokenizer.encode(&text)?)
+        Ok(())
     }
 
     /// Returns the tokens that end a text: those of `generation_config.json`, else of `config.json`, else the

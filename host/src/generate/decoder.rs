@@ -67,15 +67,30 @@ pub fn generate_all(
     batch_size: usize,
     on_done: &mut dyn FnMut(usize),
 ) -> Result<Vec<Generated>, ModelError> {
+    let numbered: Vec<(u64, &[i64])> = (0..).zip(prompts).map(|(stream, prompt)| (stream, prompt.as_slice())).collect();
+    generate_streams(model, &numbered, options, batch_size, on_done)
+}
+
+/// Does the same as [`generate_all`] for pairs of (number of the stream of random numbers, prompt).
+///
+/// # Errors
+///
+/// The same as those of [`generate`].
+pub fn generate_streams(
+    model: &Model,
+    prompts: &[(u64, &[i64])],
+    options: &GenerateOptions,
+    batch_size: usize,
+    on_done: &mut dyn FnMut(usize),
+) -> Result<Vec<Generated>, ModelError> {
     let mut engine = Engine::new(model, batch_size);
     // Prompts of similar length, and equal ones, begin together.
     let mut order: Vec<usize> = (0..prompts.len()).collect();
-    order.sort_by(|&left, &right| {
-        (prompts[left].len(), &prompts[left]).cmp(&(prompts[right].len(), &prompts[right])).then(left.cmp(&right))
-    });
+    order.sort_by_key(|&index| (prompts[index].1.len(), prompts[index].1, index));
     let mut index_of = HashMap::new();
     for index in order {
-        index_of.insert(engine.add(request(&prompts[index], options, index as u64))?, index);
+        let (stream, prompt) = prompts[index];
+        index_of.insert(engine.add(request(prompt, options, stream))?, index);
     }
     let mut texts = vec![Generated::default(); prompts.len()];
     let mut num_done = 0;

@@ -55,7 +55,7 @@ pub struct Point {
     /// λ `[M]`
     pub lambda: Vec<f64>,
     /// Means over held-out records: `expected_rating/<dimension>`, and the fields of an evaluation in `metrics.jsonl`
-    /// (`eval_loss`, `eval_rewards/accuracies`, `eval_kl`, …).
+    /// (`eval_loss`, `eval_rewards/accuracies`, `eval_logps/ratio`, …).
     pub held_out: Row,
     /// Means over generated texts: the rater's scores as `score/<name>`, and `num_tokens`; None without a rater.
     pub generated: Option<Row>,

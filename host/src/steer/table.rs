@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 
+use crate::metrics::LOG_RATIO;
+
 use super::report::{ControlReport, Metric, NamedReport, Point};
 
 /// Width of the first column at least: its longest heading.
 const MIN_WIDTH: usize = "reward accuracy".len();
 
-/// Renders the tables: each dimension over its own weight, reward accuracy and KL, then the ranges beside those of
+/// Renders the tables: each dimension over its own weight, reward accuracy and log-ratio, then the ranges beside those of
 /// other reports.
 pub fn tables(report: &ControlReport, others: &[NamedReport]) -> String {
     let mut text = String::new();
@@ -56,7 +58,7 @@ fn write_curves(text: &mut String, report: &ControlReport, metric: Metric, width
     text.push('\n');
 }
 
-/// Writes reward accuracy and KL at the corners and at uniform λ.
+/// Writes reward accuracy and log-ratio at the corners and at uniform λ.
 fn write_points(text: &mut String, report: &ControlReport, width: usize) {
     let mut rows: Vec<(&str, usize)> = Vec::new();
     for (name, curve) in report.dimensions.iter().zip(&report.curves) {
@@ -66,12 +68,12 @@ fn write_points(text: &mut String, report: &ControlReport, width: usize) {
     }
     let is_uniform = |point: &Point| point.lambda.windows(2).all(|pair| (pair[0] - pair[1]).abs() < 1e-9);
     rows.extend(report.points.iter().position(is_uniform).map(|point| ("uniform", point)));
-    let _ = writeln!(text, "held-out records\n  {:width$}  {:>15}  {:>8}", "λ", "reward accuracy", "KL");
+    let _ = writeln!(text, "held-out records\n  {:width$}  {:>15}  {:>9}", "λ", "reward accuracy", "log-ratio");
     for (name, point) in rows {
         let value = |key: &str| report.points[point].held_out.get(key).and_then(serde_json::Value::as_f64);
-        let (accuracy, kl) = (value("eval_rewards/accuracies"), value("eval_kl"));
-        let (accuracy, kl) = (accuracy.unwrap_or(f64::NAN), kl.unwrap_or(f64::NAN));
-        let _ = writeln!(text, "  {name:width$}  {accuracy:15.3}  {kl:8.3}");
+        let (accuracy, ratio) = (value("eval_rewards/accuracies"), value(&format!("eval_{LOG_RATIO}")));
+        let (accuracy, ratio) = (accuracy.unwrap_or(f64::NAN), ratio.unwrap_or(f64::NAN));
+        let _ = writeln!(text, "  {name:width$}  {accuracy:15.3}  {ratio:9.3}");
     }
     text.push('\n');
 }

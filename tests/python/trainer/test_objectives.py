@@ -100,7 +100,7 @@ def test_losses_of_every_objective_are_the_programs(tmp_path, folder, monkeypatc
         assert ("nll_loss" in row) == ("nll_loss" in line) == has_likelihood
         if has_likelihood:
             assert abs(row["nll_loss"] - line["nll_loss"]) < 1e-5
-        assert ("kl" in row) == (options.get("loss_type") not in ("simpo", "orpo"))
+        assert ("logps/ratio" in row) == (options.get("loss_type") not in ("simpo", "orpo"))
 
 
 def test_orders_are_those_of_rankings_and_of_ratings_however_far_apart(tmp_path, folder):

@@ -131,14 +131,14 @@ def test_metrics_have_trls_names(tmp_path, folder):
     options = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 2}
     trainer = trained(tmp_path, folder, eval_rows=records(5, 12), **options)
     names = ["rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen"]
-    names += ["logps/rejected", "kl", *(f"loss/{name}" for name in DIMENSIONS)]
+    names += ["logps/rejected", "logps/ratio", *(f"loss/{name}" for name in DIMENSIONS)]
     train = next(row for row in trainer.state.log_history if "loss" in row)
     assert set(names) | {f"lambda/{name}" for name in DIMENSIONS} <= set(train)
     evaluations = [row for row in trainer.state.log_history if "eval_loss" in row]
     assert {f"eval_{name}" for name in names} <= set(evaluations[-1])
     # At the start the policy is its reference, and the sums of the same log-probs are equal; later it moves away.
-    assert train["rewards/margins"] == 0 and train["kl"] == 0
-    assert abs(evaluations[-1]["eval_kl"]) > 1e-3
+    assert train["rewards/margins"] == 0 and train["logps/ratio"] == 0
+    assert abs(evaluations[-1]["eval_logps/ratio"]) > 1e-3
     assert math.isclose(sum(train[f"lambda/{name}"] for name in DIMENSIONS), 1, abs_tol=1e-5)
 
 
@@ -150,7 +150,7 @@ def test_evaluations_are_means_over_prompts(tmp_path, folder):
         trainer = trained(tmp_path / str(size), folder, eval_rows=records(5, 12), **options)
         found.append(next(row for row in trainer.state.log_history if "eval_loss" in row))
     for name, value in found[0].items():
-        if name.startswith(("eval_loss", "eval_rewards", "eval_logps", "eval_kl")):
+        if name.startswith(("eval_loss", "eval_rewards", "eval_logps")):
             assert math.isclose(value, found[1][name], abs_tol=1e-5), name
     later = trainer.evaluate(datasets.Dataset.from_list(records(5, 12)))
     assert math.isclose(later["eval_loss"], found[1]["eval_loss"], abs_tol=1e-5)

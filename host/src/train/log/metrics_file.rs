@@ -7,30 +7,43 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::files::atomic;
-use crate::metrics::Row;
+use crate::metrics::{LOG_RATIO, Row};
 
 /// `metrics.jsonl`: appended to line by line, cut back on resuming.
 #[derive(Debug)]
 pub struct MetricsFile {
     path: PathBuf,
     file: File,
+    has_renamed: bool,
 }
 
+/// What [`LOG_RATIO`] was called before version 0.1.0, when it was taken for a divergence.
+const OLD_LOG_RATIO: &str = "kl";
+
 impl MetricsFile {
-    /// Creates an empty file; given `last_step`, keeps the lines of an existing file up to that step.
+    /// Creates an empty file; given `last_step`, keeps the lines of an existing file up to that step, in which
+    /// [`has_renamed`](Self::has_renamed) tells whether a metric got its present name.
     ///
     /// # Errors
     ///
     /// Returns an error if the file cannot be read or written.
     pub fn open(path: &Path, last_step: Option<u64>) -> io::Result<Self> {
-        let kept = match last_step {
+        let kept: Vec<Row> = match last_step {
             Some(last_step) => read(path)?.into_iter().filter(|row| step_of(row) <= last_step).collect(),
             None => Vec::new(),
         };
+        let has_renamed = kept.iter().flat_map(Row::keys).any(|key| present_name(key) != *key);
+        let renamed = |row: Row| row.into_iter().map(|(key, value)| (present_name(&key), value)).collect();
+        let kept: Vec<Row> = kept.into_iter().map(renamed).collect();
         let text: String = kept.iter().map(line).collect();
         atomic::write(path, text.as_bytes()).map_err(|error| error.source)?;
         let file = OpenOptions::new().append(true).open(path)?;
-        Ok(Self { path: path.to_path_buf(), file })
+        Ok(Self { path: path.to_path_buf(), file, has_renamed })
+    }
+
+    /// Returns whether the kept lines had a metric under a former name.
+    pub fn has_renamed(&self) -> bool {
+        self.has_renamed
     }
 
     /// Appends a line.
@@ -76,6 +89,14 @@ pub fn curve(rows: &[Row], key: &str) -> Vec<(u64, f64)> {
     rows.iter().filter_map(|row| Some((step_of(row), row.get(key)?.as_f64()?))).collect()
 }
 
+/// Returns what the metric `key` of a line is called now.
+fn present_name(key: &str) -> String {
+    match key.strip_suffix(OLD_LOG_RATIO) {
+        Some(prefix @ ("" | "eval_")) => format!("{prefix}{LOG_RATIO}"),
+        _ => key.to_owned(),
+    }
+}
+
 fn line(row: &Row) -> String {
     format!("{}\n", Value::Object(row.clone()))
 }
@@ -106,5 +127,20 @@ mod tests {
         let mut file = MetricsFile::open(&path, Some(3)).unwrap();
         file.append(&row(4, 0.25)).unwrap();
         assert_eq!(curve(&file.rows().unwrap(), "loss"), [(1, 1.0), (2, 0.5), (3, 1.0 / 3.0), (4, 0.25)]);
+        assert!(!file.has_renamed());
+    }
+
+    #[test]
+    fn former_names_are_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        std::fs::write(&path, "{\"step\":0,\"eval_kl\":0.5,\"eval_loss\":1.0}\n{\"step\":1,\"kl\":0.25}\n").unwrap();
+        let file = MetricsFile::open(&path, Some(1)).unwrap();
+        assert!(file.has_renamed());
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(
+            text,
+            "{\"step\":0,\"eval_logps/ratio\":0.5,\"eval_loss\":1.0}\n{\"step\":1,\"logps/ratio\":0.25}\n"
+        );
     }
 }

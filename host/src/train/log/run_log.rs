@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::RunConfig;
+use crate::console::say;
 use crate::files::atomic;
-use crate::metrics::Row;
+use crate::metrics::{LOG_RATIO, Row};
 use crate::train::TrainError;
 
 use super::metrics_file::{MetricsFile, curve, step_of};
@@ -45,8 +46,13 @@ impl RunLog {
         if last_step.is_none() && events.exists() {
             std::fs::remove_dir_all(&events).map_err(file_error(EVENTS))?;
         }
+        let metrics = MetricsFile::open(&output_dir.join(METRICS), last_step).map_err(file_error(METRICS))?;
+        if metrics.has_renamed() {
+            let path = output_dir.join(METRICS);
+            say(&format!("{}: the metric `kl` of an earlier version is now called `{LOG_RATIO}`", path.display()));
+        }
         Ok(Self {
-            metrics: MetricsFile::open(&output_dir.join(METRICS), last_step).map_err(file_error(METRICS))?,
+            metrics,
             events: EventWriter::create(&events, last_step.map_or(0, |step| step + 1)).map_err(file_error(EVENTS))?,
             output_dir,
         })

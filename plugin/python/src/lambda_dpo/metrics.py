@@ -29,7 +29,7 @@ class Totals:
 
     The metrics are `loss/<dimension>`, `rewards/accuracies`, `rewards/margins`, `rewards/chosen`, `rewards/rejected`,
     `logps/chosen`, `logps/rejected`, `nll_loss` (mean negative log-likelihood of the chosen responses' tokens, with an
-    `sft_weight` and for ORPO), `kl` (mean over responses of s − s^ref, with s a sum) and `lambda/<dimension>`.
+    `sft_weight` and for ORPO), `logps/ratio` (mean over responses of s − s^ref, with s a sum) and `lambda/<dimension>`.
     *Chosen* is the response with the largest target under λ', *rejected* the one with the smallest.
     """
 
@@ -67,7 +67,7 @@ class Totals:
             if self.has_sft_losses:
                 metrics["nll_loss"] = sft_loss / num_prompts
         if num_responses > 0 and self.has_reference:
-            metrics["kl"] = log_ratio / num_responses
+            metrics["logps/ratio"] = log_ratio / num_responses
         for k, name in enumerate(self.dimensions):
             count, dimension_loss, weight = values[11 + 3 * k : 14 + 3 * k]
             if count > 0:

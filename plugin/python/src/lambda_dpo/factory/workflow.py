@@ -53,7 +53,7 @@ class MetricsLogCallback(LogCallback):
     """LLaMA-Factory's log callback, which also writes our metrics to `trainer_log.jsonl`."""
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        ours = {key: value for key, value in state.log_history[-1].items() if "/" in key or key.endswith(("kl", "nll_loss"))}
+        ours = {key: value for key, value in state.log_history[-1].items() if "/" in key or key.endswith("nll_loss")}
         # Lines are written later, by another thread, so each write carries its own metrics.
         self._write_log = functools.partial(self._write_metrics, ours)
         super().on_log(args, state, control, **kwargs)

@@ -1,0 +1,15 @@
+//! Answers to many prompts, in the formats of the harnesses that judge them.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`question`] | prompts, read from a file |
+//! | [`respond`] | generates answers to all of them |
+//! | [`format`] | how answers are written: JSON lines, AlpacaEval, MT-Bench, Arena-Hard |
+
+pub mod question;
+pub mod respond;
+pub mod format;
+
+pub use format::AnswerFormat;
+pub use question::{Question, read};
+pub use respond::{Answered, respond};
