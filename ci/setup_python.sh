@@ -3,6 +3,8 @@
 #
 #   trainer    the newest Transformers, PEFT and datasets
 #   factory    LLaMA-Factory with the versions it pins
+#   serve      OpenAI's client and lm-eval
+#   llama      llama.cpp
 #   web        Playwright and axe, which drive and check the page of `serve` in a browser
 #
 # All use the torch in .venv, with the libraries that come with it and nothing else from .venv, so that torch is on

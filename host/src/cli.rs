@@ -327,8 +327,8 @@ pub struct ExportArgs {
     /// The policy; an adapter is merged into the weights, a λ-adapter at its λ.
     #[command(flatten)]
     pub policy: PolicyArgs,
-    /// Dtype of the exported weights [default: the model's own for hf and torchscript, float32 for onnx]; peft is
-    /// always float32.
+    /// Dtype of the exported weights [default: the model's own for hf and torchscript, float32 for onnx]; peft and
+    /// loras are always float32.
     #[arg(long)]
     pub dtype: Option<ExportDType>,
     /// Format to write.
@@ -346,6 +346,9 @@ pub enum ExportFormat {
     Hf,
     /// Only the adapter, as a LoRA in PEFT's format; a λ-adapter at one λ.
     Peft,
+    /// Only the λ-adapter, for every λ: a LoRA in PEFT's format that all λ share, one for each dimension, to be scaled by
+    /// its weight in λ, and lambda.json.
+    Loras,
     /// Graph for ONNX Runtime: model.onnx, with weights above 1.5 GB in a separate file.
     Onnx,
     /// Module for libtorch: model.pt.

@@ -2,11 +2,13 @@
 //!
 //! | module | contents |
 //! |---|---|
+//! | [`loras`] | a λ-adapter as ordinary LoRAs |
 //! | [`onnx`] | the decoder as an ONNX graph |
 //! | [`torchscript`] | the decoder as a TorchScript module |
 //!
 //! Folders in Hugging Face's format are written by [`Model::save`](crate::model::Model::save).
 
+pub mod loras;
 pub mod onnx;
 pub mod torchscript;
 

@@ -14,6 +14,7 @@
 //! | `causal_lm` | the model, and its forward pass without gradients |
 //! | `activations` | its forward and backward pass for training |
 //! | `with_adapter` | adds, loads, disables and merges an adapter, and fixes its λ |
+//! | `split` | a λ-adapter as ordinary LoRAs, one for each of its parts |
 //! | `save` | writes folders that `transformers` and `peft` load |
 //!
 //! # Invariants
@@ -36,6 +37,7 @@ mod kv_cache;
 mod causal_lm;
 mod activations;
 mod with_adapter;
+mod split;
 mod save;
 
 pub use activations::{Activations, ForwardOptions};
@@ -48,3 +50,4 @@ pub use families::{Architecture, Bias, SlidingWindow};
 pub use inputs::ModelInputs;
 pub use kv_cache::{KvCache, RowKey};
 pub use save::{carry_files, write_chat_template};
+pub use split::{LoraPart, LoraParts};

@@ -10,11 +10,13 @@ mod options;
 mod report;
 mod reader;
 mod tokenizer;
+mod decode_stream;
 mod lambda;
 mod dataset;
 mod loss;
 
 pub use dataset::{Batch, Dataset, PREFETCH_CAPACITY, SampleInfo};
+pub use decode_stream::DecodeStream;
 pub use error::PluginError;
 pub use lambda::{Schedule, ScheduleKind, ScheduleOptions};
 pub use lambda_dpo_concepts::{Format, Layout, Objective, Reduction};

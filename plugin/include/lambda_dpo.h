@@ -314,6 +314,11 @@ typedef struct LambdaDpoReader LambdaDpoReader;
 typedef struct LambdaDpoTokenizer LambdaDpoTokenizer;
 
 /**
+ * A text whose tokens come one by one. One thread at a time.
+ */
+typedef struct LambdaDpoDecodeStream LambdaDpoDecodeStream;
+
+/**
  * One tokenised sample. Any number of threads at once.
  */
 typedef struct LambdaDpoTokenizedSample LambdaDpoTokenizedSample;
@@ -1228,9 +1233,38 @@ typedef struct LambdaDpoApi {
                                         struct LambdaDpoBytes *text,
                                         struct LambdaDpoError *error);
     /**
-     * Frees a tokenizer; datasets opened with it stay usable.
+     * Frees a tokenizer; datasets and decode streams made with it stay usable.
      */
     void (*tokenizer_free)(LambdaDpoTokenizer *tokenizer);
+    /**
+     * Begins a text whose tokens come one by one. The pieces that `decode_stream_step` and `decode_stream_finish` return
+     * are whole characters, and joined they are what `tokenizer_decode` makes of all tokens. Free with
+     * `decode_stream_free`.
+     */
+    LambdaDpoStatus (*decode_stream_new)(const LambdaDpoTokenizer *tokenizer,
+                                         uint32_t skip_special_tokens,
+                                         LambdaDpoDecodeStream **stream,
+                                         struct LambdaDpoError *error);
+    /**
+     * Adds a token and returns the text that is complete with it; NULL bytes if none is. Text is held back while the
+     * next tokens may change it: a character of which bytes are missing, and tokens that each stand for one byte
+     * (`<0xE2>`) until another token follows.
+     */
+    LambdaDpoStatus (*decode_stream_step)(LambdaDpoDecodeStream *stream,
+                                          int64_t id,
+                                          struct LambdaDpoBytes *text,
+                                          struct LambdaDpoError *error);
+    /**
+     * Returns the text that was held back, with U+FFFD for bytes that are no whole character; NULL bytes if there is
+     * none. The stream can then be used for another text.
+     */
+    LambdaDpoStatus (*decode_stream_finish)(LambdaDpoDecodeStream *stream,
+                                            struct LambdaDpoBytes *text,
+                                            struct LambdaDpoError *error);
+    /**
+     * Frees a decode stream.
+     */
+    void (*decode_stream_free)(LambdaDpoDecodeStream *stream);
     /**
      * Tokenises one sample (JSON, as `convert_record` returns it). Returns NULL if nothing is left of it. Free with
      * `tokenized_sample_free`.

@@ -11,7 +11,8 @@ import torch  # noqa: E402  (after the environment is set)
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 
-# These tests run in environments of their own: `make test-web`, and with the package installed `make test-python`.
+# These tests run in environments of their own, which have the package named here: `make test-python`, `make test-serve`
+# and `make test-llama`; those of `make test-web` need none of the settings above.
+_ENVIRONMENTS = {"trainer": "lambda_dpo", "factory": "lambda_dpo", "serve": "lm_eval", "llama": "gguf"}
 collect_ignore = ["web"]
-if importlib.util.find_spec("lambda_dpo") is None:
-    collect_ignore += ["trainer", "factory"]
+collect_ignore += [folder for folder, package in _ENVIRONMENTS.items() if importlib.util.find_spec(package) is None]

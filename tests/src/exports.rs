@@ -24,16 +24,21 @@ pub struct Policy {
 impl Policy {
     /// The demo's SFT model, an adapter that changes its log-probs, and a few of the demo's records.
     pub fn with_adapter() -> Self {
-        Self::new(None)
+        Self::new(4, None)
     }
 
     /// The same with a λ-adapter over the demo's dimensions.
     pub fn with_lambda_adapter() -> Self {
-        let dimensions = ["helpfulness", "honesty", "instruction_following", "truthfulness"];
-        Self::new(Some(LambdaParts { dimensions: dimensions.map(str::to_owned).to_vec(), rank: 2 }))
+        Self::with_lambda_adapter_of_rank(4)
     }
 
-    fn new(lambda: Option<LambdaParts>) -> Self {
+    /// The same with another rank of the part independent of λ, which may be 0.
+    pub fn with_lambda_adapter_of_rank(rank: i64) -> Self {
+        let dimensions = ["helpfulness", "honesty", "instruction_following", "truthfulness"];
+        Self::new(rank, Some(LambdaParts { dimensions: dimensions.map(str::to_owned).to_vec(), rank: 2 }))
+    }
+
+    fn new(rank: i64, lambda: Option<LambdaParts>) -> Self {
         let policy = Self { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(policy.path("model")).unwrap();
         for entry in fs::read_dir(fixture("demo/sft-model")).unwrap() {
@@ -43,7 +48,7 @@ impl Policy {
         let records = fs::read_to_string(fixture("demo/records.jsonl")).unwrap();
         let records: Vec<&str> = records.lines().take(6).collect();
         fs::write(policy.path("records.jsonl"), records.join("\n")).unwrap();
-        policy.write_adapter(lambda);
+        policy.write_adapter(rank, lambda);
         policy
     }
 
@@ -83,10 +88,10 @@ impl Policy {
         fs::write(self.path("records.jsonl"), records.join("\n")).unwrap();
     }
 
-    fn write_adapter(&self, lambda: Option<LambdaParts>) {
+    fn write_adapter(&self, rank: i64, lambda: Option<LambdaParts>) {
         let mut model = Model::load(&self.path("model"), Libtorch::cpu(), Kind::Float).unwrap();
         let config = LoraConfig {
-            rank: 4,
+            rank,
             alpha: 8.0,
             dropout: 0.0,
             use_rslora: false,

@@ -253,6 +253,44 @@ pub fn tokenizer_open(folder: &Path) -> Result<Handle<abi::Tokenizer>, Failure> 
     }
 }
 
+/// `decode_stream_new`.
+///
+/// # Errors
+/// Returns the failure of the call.
+pub fn decode_stream(
+    tokenizer: &Handle<abi::Tokenizer>,
+    skip_special_tokens: u32,
+) -> Result<Handle<abi::DecodeStream>, Failure> {
+    let mut raw = null_mut();
+    // SAFETY: all pointers are valid; the handle is ours on success.
+    unsafe {
+        checked(|error| (api().decode_stream_new)(tokenizer.raw(), skip_special_tokens, &mut raw, error))?;
+        Ok(Handle::new(raw, api().decode_stream_free))
+    }
+}
+
+/// `decode_stream_step`; None if no text is complete.
+///
+/// # Errors
+/// Returns the failure of the call.
+pub fn decode_step(stream: &Handle<abi::DecodeStream>, id: i64) -> Result<Option<String>, Failure> {
+    let mut bytes = no_bytes();
+    // SAFETY: all pointers are valid.
+    checked(|error| unsafe { (api().decode_stream_step)(stream.raw(), id, &mut bytes, error) })?;
+    Ok(take_text(bytes))
+}
+
+/// `decode_stream_finish`; None if no text is left.
+///
+/// # Errors
+/// Returns the failure of the call.
+pub fn decode_finish(stream: &Handle<abi::DecodeStream>) -> Result<Option<String>, Failure> {
+    let mut bytes = no_bytes();
+    // SAFETY: all pointers are valid.
+    checked(|error| unsafe { (api().decode_stream_finish)(stream.raw(), &mut bytes, error) })?;
+    Ok(take_text(bytes))
+}
+
 /// `tokenize`; None if nothing is left of the sample.
 ///
 /// # Errors

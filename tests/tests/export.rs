@@ -4,8 +4,11 @@
 use std::fs;
 
 use lambda_dpo_host::files::safetensors;
+use lambda_dpo_host::libtorch::Libtorch;
+use lambda_dpo_host::model::Model;
 use lambda_dpo_tests::exports::Policy;
-use lambda_dpo_tests::golden_model::difference;
+use lambda_dpo_tests::golden_model::{self, difference};
+use serde_json::Value;
 use tch::Kind;
 
 /// Of sums of about 30 float32 log-probs; folding in the adapter changes the last bits of the weights.
@@ -45,6 +48,110 @@ fn a_lambda_adapter_is_exported_at_a_lambda() {
     policy.export(&["--to", "peft"], "uniform");
     let found = policy.score(&["--model", &model, "--adapter", &policy.text("uniform")]);
     assert!(difference(&found, &uniform) < TOLERANCE);
+}
+
+/// Reads `lambda.json`: each adapter's folder, dimension, rank and uniform scale, after checking the fields beside them.
+fn described(policy: &Policy, out: &str) -> Vec<(String, Value, i64, f64)> {
+    let text = fs::read_to_string(policy.path(out).join("lambda.json")).unwrap();
+    let lambda: Value = serde_json::from_str(&text).unwrap();
+    let adapters = lambda["adapters"].as_array().unwrap();
+    let named: Vec<&Value> =
+        adapters.iter().map(|adapter| &adapter["dimension"]).filter(|name| name.is_string()).collect();
+    assert_eq!(named, lambda["dimensions"].as_array().unwrap().iter().collect::<Vec<_>>());
+    let read = |adapter: &Value| {
+        let folder = adapter["folder"].as_str().unwrap().to_owned();
+        (
+            folder,
+            adapter["dimension"].clone(),
+            adapter["rank"].as_i64().unwrap(),
+            adapter["uniform_scale"].as_f64().unwrap(),
+        )
+    };
+    let read: Vec<_> = adapters.iter().map(read).collect();
+    let shared = read.iter().find(|(_, dimension, ..)| dimension.is_null()).map(|(folder, ..)| folder.as_str());
+    assert_eq!(lambda["shared"].as_str(), shared);
+    read
+}
+
+#[test]
+fn a_lambda_adapter_is_split_into_loras() {
+    let policy = Policy::with_lambda_adapter();
+    policy.export(&["--to", "loras"], "loras");
+    let adapters = described(&policy, "loras");
+    let dimensions = ["helpfulness", "honesty", "instruction_following", "truthfulness"];
+    let own = dimensions.map(|name| (name.to_owned(), Value::from(name), 2, 0.25));
+    assert_eq!(adapters, [&[("shared".to_owned(), Value::Null, 4, 1.0)][..], &own].concat());
+    let whole = safetensors::read(&policy.path("adapter/adapter_model.safetensors")).unwrap();
+    let mut start = 0;
+    for (folder, _, rank, _) in &adapters {
+        let folder = policy.path("loras").join(folder);
+        let part = safetensors::read(&folder.join("adapter_model.safetensors")).unwrap();
+        assert_eq!(part.len(), whole.len());
+        for (name, tensor) in &part {
+            let dimension = i64::from(!name.contains("lora_A"));
+            assert_eq!(tensor, &whole[name].narrow(dimension, start, *rank), "{name}");
+        }
+        start += rank;
+        let config: Value =
+            serde_json::from_str(&fs::read_to_string(folder.join("adapter_config.json")).unwrap()).unwrap();
+        assert_eq!((&config["peft_type"], config["r"].as_i64()), (&Value::from("LORA"), Some(*rank)));
+        // Alpha 8 for rank 2 of each dimension is a scaling of 4.
+        assert_eq!(config["lora_alpha"].as_i64(), Some(4 * rank), "{config}");
+        assert_eq!(config["lora_dropout"].as_f64(), Some(0.0));
+    }
+    // Each LoRA is one that `score` takes.
+    let model = policy.text("model");
+    let shared = policy.score(&["--model", &model, "--adapter", &policy.text("loras/shared")]);
+    assert!(difference(&shared, &policy.score(&["--model", &model])) > 1.0);
+}
+
+#[test]
+fn without_a_shared_part_the_loras_are_a_soup() {
+    let policy = Policy::with_lambda_adapter_of_rank(0);
+    policy.export(&["--to", "loras"], "loras");
+    let adapters = described(&policy, "loras");
+    assert_eq!(adapters.len(), 4);
+    assert!(!policy.path("loras/shared").exists());
+    let load = || Model::load(&policy.path("model"), Libtorch::cpu(), Kind::Double).unwrap();
+    let lambda = [0.4, 0.3, 0.2, 0.1];
+    let hidden = |mut model: Model| {
+        model.fix_lambda(&lambda).unwrap();
+        model.merge_adapter().unwrap();
+        let tensors = golden_model::Golden::of("llama31").rows().tensors();
+        model.hidden(&golden_model::inputs(&tensors)).unwrap()
+    };
+    let mut soup = load();
+    let folders = adapters.iter().map(|(folder, ..)| (folder.clone(), policy.path("loras").join(folder)));
+    soup.load_soup(&folders.collect::<Vec<_>>()).unwrap();
+    let mut whole = load();
+    whole.load_adapter(&policy.path("adapter")).unwrap();
+    assert_eq!(hidden(soup), hidden(whole), "the soup has the same columns in the same order");
+}
+
+#[test]
+fn loras_are_of_a_lambda_adapter_at_no_lambda() {
+    let policy = Policy::with_lambda_adapter();
+    policy.export(&["--to", "peft"], "plain");
+    let (model, out) = (policy.text("model"), policy.text("refused"));
+    let refused = |arguments: &[&str], expected: &str| {
+        let export = ["export", "--model", &model, "--to", "loras", &out];
+        assert_eq!(policy.refuse(&[&export, arguments].concat()), format!("error: {expected}"));
+        assert!(!policy.path("refused").exists());
+    };
+    let adapter = policy.text("adapter");
+    refused(&[], "--to loras writes an adapter: pass one with --adapter DIR");
+    refused(
+        &["--adapter", &adapter, "--dtype", "bfloat16"],
+        "--to loras always writes the adapter in float32: leave --dtype out",
+    );
+    refused(
+        &["--adapter", &adapter, "--lambda", "honesty=1"],
+        "--to loras writes the adapter for every λ: leave --lambda out, or export --to peft",
+    );
+    refused(
+        &["--adapter", &policy.text("plain")],
+        "--to loras splits an adapter of kind \"lambda_lora\", which this one is not: use --to peft",
+    );
 }
 
 #[test]

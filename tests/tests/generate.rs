@@ -8,11 +8,14 @@ use std::process::Stdio;
 
 use lambda_dpo_host::generate::engine::Engine;
 use lambda_dpo_host::generate::request::{Ending, Event, Request, RowId};
+use lambda_dpo_host::generate::text::TextStream;
 use lambda_dpo_host::generate::{GenerateOptions, Generated, generate, generate_all};
 use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{Model, ModelInputs};
+use lambda_dpo_host::plugin::Plugin;
+use lambda_dpo_tests::batches::Rng;
 use lambda_dpo_tests::exports::Policy;
-use lambda_dpo_tests::{fixture, program};
+use lambda_dpo_tests::{fixture, plugin_library, program};
 use tch::{Device, Kind, Tensor};
 
 const EOS: i64 = 3;
@@ -254,6 +257,34 @@ fn rows_have_their_own_lambda() {
     assert_eq!(run(&mut engine, &rows, Vec::new()), alone);
     let refused = engine.add(Request { lambda: Some(vec![1.0]), ..request(&prompt, &greedy) }).unwrap_err().to_string();
     assert!(refused.starts_with("λ has 1 weights, but the adapter has 4 dimensions"), "{refused}");
+}
+
+#[test]
+fn pieces_of_text_join_to_the_whole() {
+    let plugin = Plugin::load(Some(&plugin_library())).unwrap();
+    for folder in ["demo/sft-model", "chat_templates/tokenizer", "words"] {
+        let tokenizer = plugin.tokenizer(&fixture(folder), None).unwrap();
+        let vocab_size = tokenizer.info().unwrap().vocab_size;
+        let mut rng = Rng(7);
+        let mut stream = TextStream::new(&tokenizer);
+        for length in 0..60 {
+            let ids: Vec<i64> = (0..length).map(|_| rng.between(0, vocab_size - 1) as i64).collect();
+            let mut joined: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+            joined += &stream.finish().unwrap();
+            assert_eq!(joined, tokenizer.decode(&ids, true).unwrap(), "{folder}: {ids:?}");
+        }
+    }
+}
+
+#[test]
+fn a_character_is_streamed_whole() {
+    let plugin = Plugin::load(Some(&plugin_library())).unwrap();
+    let tokenizer = plugin.tokenizer(&fixture("chat_templates/tokenizer"), None).unwrap();
+    let ids = tokenizer.encode("🙂 ok").unwrap();
+    let mut stream = TextStream::new(&tokenizer);
+    let pieces: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+    assert_eq!((pieces[0].as_str(), pieces.concat().as_str()), ("", "🙂 ok"), "the bytes of 🙂 are in several tokens");
+    assert_eq!(stream.push(ids[0]).unwrap() + &stream.finish().unwrap(), "\u{fffd}");
 }
 
 #[test]

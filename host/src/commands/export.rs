@@ -7,7 +7,7 @@ use tch::Kind;
 
 use crate::cli::{ExportArgs, ExportFormat};
 use crate::console::say;
-use crate::export::{self, Destination, onnx, torchscript};
+use crate::export::{self, Destination, loras, onnx, torchscript};
 use crate::files::hub::Hub;
 use crate::libtorch::Libtorch;
 use crate::model::{Model, ModelConfig};
@@ -20,27 +20,53 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let policy = || policy(args, &folder);
     match args.to {
         ExportFormat::Hf => policy()?.save(out.path(), &folder)?,
-        ExportFormat::Peft => write_peft(args, &folder, out.path())?,
+        ExportFormat::Peft => {
+            let mut model = adapter(args, "peft", &folder)?;
+            model.fold_lambda()?;
+            model.save_adapter(out.path(), &base_name(args)?)?;
+        }
+        ExportFormat::Loras => {
+            let lambda = args.policy.lambda.as_ref();
+            ensure!(
+                lambda.is_none(),
+                "--to loras writes the adapter for every λ: leave --lambda out, or export --to peft"
+            );
+            let model = adapter(args, "loras", &folder)?;
+            let is_split = model.adapter_dimensions().is_some();
+            ensure!(
+                is_split,
+                "--to loras splits an adapter of kind \"lambda_lora\", which this one is not: use --to peft"
+            );
+            loras::write(&model, out.path(), &base_name(args)?)?;
+        }
         ExportFormat::Onnx => onnx::write(&policy()?, &folder, out.path(), onnx::MAX_INLINE_BYTES)?,
         ExportFormat::TorchScript => torchscript::write(&policy()?, &folder, out.path())?,
     }
     out.finish(args.policy.chat_template.as_deref())?;
-    let what = if args.to == ExportFormat::Peft { "adapter" } else { "policy" };
+    let what = match args.to {
+        ExportFormat::Peft => "adapter",
+        ExportFormat::Loras => "adapters",
+        _ => "policy",
+    };
     say(&format!("{what} written to {}", args.out.display()));
     Ok(())
 }
 
-/// Writes only the adapter; a λ-adapter as a LoRA at its λ.
-fn write_peft(args: &ExportArgs, folder: &Path, out: &Path) -> Result<()> {
-    ensure!(args.policy.adapter.is_some(), "--to peft writes an adapter: pass one with --adapter DIR");
-    ensure!(args.dtype.is_none(), "--to peft always writes the adapter in float32: leave --dtype out");
-    let mut model = load_policy(&args.policy, folder, Libtorch::cpu(), Kind::Float)?;
+/// Loads the model to write only its adapter, which is in float32.
+fn adapter(args: &ExportArgs, to: &str, folder: &Path) -> Result<Model> {
+    ensure!(args.policy.adapter.is_some(), "--to {to} writes an adapter: pass one with --adapter DIR");
+    ensure!(args.dtype.is_none(), "--to {to} always writes the adapter in float32: leave --dtype out");
+    let model = load_policy(&args.policy, folder, Libtorch::cpu(), Kind::Float)?;
     let adapter = model.trainable();
     export::check_finite(adapter.iter().map(|(name, tensor)| (name, tensor)))?;
-    model.fold_lambda()?;
+    Ok(model)
+}
+
+/// Returns the base model's folder or hub name as an adapter names it.
+fn base_name(args: &ExportArgs) -> Result<String> {
     let base = &args.policy.model;
     let base = if base.is_dir() { std::path::absolute(base)? } else { base.clone() };
-    Ok(model.save_adapter(out, &base.display().to_string())?)
+    Ok(base.display().to_string())
 }
 
 /// Loads the weights in the dtype to write, with the adapter merged.

@@ -1,20 +1,21 @@
 //! Text of tokens that come one by one.
 
-use crate::plugin::{PluginError, Tokenizer};
+use crate::plugin::{DecodeStream, PluginError, Tokenizer};
 
-/// Decodes tokens one by one; returns only whole characters.
+/// Decodes tokens one by one, without special tokens, into pieces that end where a character ends. Joined, they are what
+/// [`Tokenizer::decode`] makes of all tokens.
+#[derive(Debug)]
 pub struct TextStream<'t> {
     tokenizer: &'t Tokenizer,
-    ids: Vec<i64>,
-    /// Number of bytes of the decoded text that have been returned.
-    returned: usize,
+    /// Made for the first token.
+    stream: Option<DecodeStream>,
 }
 
 impl<'t> TextStream<'t> {
-    /// Begins a text, without special tokens.
+    /// Begins a text.
     #[must_use]
     pub fn new(tokenizer: &'t Tokenizer) -> Self {
-        Self { tokenizer, ids: Vec::new(), returned: 0 }
+        Self { tokenizer, stream: None }
     }
 
     /// Adds a token and returns the text that is complete with it, often none.
@@ -23,25 +24,19 @@ impl<'t> TextStream<'t> {
     ///
     /// Errors from the plugin.
     pub fn push(&mut self, id: i64) -> Result<String, PluginError> {
-        self.ids.push(id);
-        self.next(false)
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => none.insert(self.tokenizer.decode_stream(true)?),
+        };
+        stream.step(id)
     }
 
-    /// Returns the rest of the text, in which bytes that are no whole character are U+FFFD.
+    /// Returns the rest of the text, in which bytes that are no whole character are U+FFFD, and begins a new one.
     ///
     /// # Errors
     ///
     /// Errors from the plugin.
     pub fn finish(&mut self) -> Result<String, PluginError> {
-        self.next(true)
-    }
-
-    fn next(&mut self, is_last: bool) -> Result<String, PluginError> {
-        let text = self.tokenizer.decode(&self.ids, true)?;
-        // A character whose bytes are spread over several tokens decodes to U+FFFD until the last of them is there.
-        let whole = if is_last { text.as_str() } else { text.trim_end_matches('\u{fffd}') };
-        let new = whole.get(self.returned..).unwrap_or_default().to_owned();
-        self.returned += new.len();
-        Ok(new)
+        self.stream.as_mut().map_or(Ok(String::new()), DecodeStream::finish)
     }
 }

@@ -212,7 +212,8 @@ impl Model {
     pub fn fold_lambda(&mut self) -> Result<(), ModelError> {
         let Some(adapter) = &self.adapter else { return Ok(()) };
         let Some(columns) = adapter.fixed_columns()? else { return Ok(()) };
-        let (plain, device) = (adapter.config.folded(), self.device);
+        let plain = adapter.config.with_scaling(adapter.config.total_rank());
+        let device = self.device;
         let mut folded = Vec::new();
         for (_, linear) in self.linears_mut() {
             folded.push(match linear.lora.take() {

@@ -80,6 +80,11 @@ impl Tokenizer {
         self.handle.as_ptr()
     }
 
+    /// Returns the library that the tokenizer belongs to.
+    pub(super) fn plugin(&self) -> &Plugin {
+        &self.plugin
+    }
+
     /// Returns sizes and special tokens.
     ///
     /// # Errors

@@ -23,6 +23,8 @@ handles! {
     Reader,
     /// A tokenizer with its chat template. Any number of threads at once.
     Tokenizer,
+    /// A text whose tokens come one by one. One thread at a time.
+    DecodeStream,
     /// One tokenised sample. Any number of threads at once.
     TokenizedSample,
     /// Tokenised records, ready to be batched. Any number of threads at once.
@@ -158,8 +160,29 @@ pub struct Api {
         text: *mut Bytes,
         error: *mut Error,
     ) -> Status,
-    /// Frees a tokenizer; datasets opened with it stay usable.
+    /// Frees a tokenizer; datasets and decode streams made with it stay usable.
     pub tokenizer_free: unsafe extern "C" fn(tokenizer: *mut Tokenizer),
+
+    /// Begins a text whose tokens come one by one. The pieces that `decode_stream_step` and `decode_stream_finish` return
+    /// are whole characters, and joined they are what `tokenizer_decode` makes of all tokens. Free with
+    /// `decode_stream_free`.
+    pub decode_stream_new: unsafe extern "C" fn(
+        tokenizer: *const Tokenizer,
+        skip_special_tokens: u32,
+        stream: *mut *mut DecodeStream,
+        error: *mut Error,
+    ) -> Status,
+    /// Adds a token and returns the text that is complete with it; NULL bytes if none is. Text is held back while the
+    /// next tokens may change it: a character of which bytes are missing, and tokens that each stand for one byte
+    /// (`<0xE2>`) until another token follows.
+    pub decode_stream_step:
+        unsafe extern "C" fn(stream: *mut DecodeStream, id: i64, text: *mut Bytes, error: *mut Error) -> Status,
+    /// Returns the text that was held back, with U+FFFD for bytes that are no whole character; NULL bytes if there is
+    /// none. The stream can then be used for another text.
+    pub decode_stream_finish:
+        unsafe extern "C" fn(stream: *mut DecodeStream, text: *mut Bytes, error: *mut Error) -> Status,
+    /// Frees a decode stream.
+    pub decode_stream_free: unsafe extern "C" fn(stream: *mut DecodeStream),
 
     /// Tokenises one sample (JSON, as `convert_record` returns it). Returns NULL if nothing is left of it. Free with
     /// `tokenized_sample_free`.

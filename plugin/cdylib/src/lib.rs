@@ -19,6 +19,7 @@ mod arrow;
 
 mod convert;
 mod tokenize;
+mod decode_stream;
 mod lambda;
 mod collate;
 mod dataset;
@@ -51,6 +52,10 @@ static API: abi::Api = abi::Api {
     tokenizer_encode: tokenize::tokenizer_encode,
     tokenizer_decode: tokenize::tokenizer_decode,
     tokenizer_free: tokenize::tokenizer_free,
+    decode_stream_new: decode_stream::decode_stream_new,
+    decode_stream_step: decode_stream::decode_stream_step,
+    decode_stream_finish: decode_stream::decode_stream_finish,
+    decode_stream_free: decode_stream::decode_stream_free,
     tokenize: tokenize::tokenize,
     tokenized_sample_new: tokenize::tokenized_sample_new,
     tokenized_sample_tokens: tokenize::tokenized_sample_tokens,

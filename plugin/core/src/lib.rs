@@ -43,4 +43,4 @@ pub use loss::{
     LossContext, LossInputs, LossOptions, LossOutputs, PreferenceOutputs, loss_forward, renormalize_lambda,
 };
 pub use record::{Message, Prompt, Record};
-pub use tokenize::{TokenizeOptions, TokenizedResponse, TokenizedSample, Tokenizer};
+pub use tokenize::{DecodeStream, TokenizeOptions, TokenizedResponse, TokenizedSample, Tokenizer};

@@ -5,6 +5,7 @@
 //! | `samples` | a tokenised sample, and the options |
 //! | `tokens` | a tokenised sample as JSON |
 //! | `tokenizer` | text ↔ tokens |
+//! | `decode_stream` | text of tokens that come one by one |
 //! | `special_tokens` | the special and added tokens that the files of a folder name |
 //! | `folder` | a model folder's tokenizer, special tokens and chat template |
 //! | `truncate` | the cutoff |
@@ -24,6 +25,7 @@ mod ranks;
 mod samples;
 mod tokens;
 mod tokenizer;
+mod decode_stream;
 mod special_tokens;
 mod folder;
 mod truncate;
@@ -36,6 +38,7 @@ mod tests;
 
 use crate::{Error, Result, Sample};
 
+pub use decode_stream::DecodeStream;
 pub(crate) use ranks::dense_ranks;
 pub use samples::{TokenizeOptions, Tokenized, TokenizedResponse, TokenizedSample};
 pub use tokenizer::{Tokenizer, TokenizerInfo};

@@ -8,11 +8,12 @@ use serde_json::Value;
 use crate::{arrow, data_path, datasets, handles, losses, misuse, versions};
 
 /// Functions that only the table has, with nothing in the core to compare with.
-const OF_THE_TABLE: [(&str, fn()); 9] = [
+const OF_THE_TABLE: [(&str, fn()); 10] = [
     ("build_info", versions::names_the_versions_it_was_built_for),
     ("batch_free", misuse::freeing_a_batch_leaves_what_was_taken_out),
     ("reader_free", handles::readers),
     ("tokenizer_free", handles::tokenizers_and_samples),
+    ("decode_stream_free", handles::decode_streams),
     ("tokenized_sample_free", handles::tokenizers_and_samples),
     ("dataset_free", handles::datasets),
     ("schedule_free", handles::schedules_and_contexts),

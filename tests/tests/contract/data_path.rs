@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::ptr::null;
+use std::sync::Arc;
 
 use lambda_dpo_abi as abi;
 use lambda_dpo_core as core;
@@ -183,7 +184,7 @@ pub const LAYOUTS: [(core::Layout, u32); 3] = [
 ];
 
 /// The functions that the property tests below compare with the core.
-pub const COVERED: [(&str, fn()); 18] = [
+pub const COVERED: [(&str, fn()); 21] = [
     ("convert_record", convert_record),
     ("reader_open", readers),
     ("reader_next", readers),
@@ -193,6 +194,9 @@ pub const COVERED: [(&str, fn()); 18] = [
     ("tokenizer_render", tokenizer_calls),
     ("tokenizer_encode", tokenizer_calls),
     ("tokenizer_decode", tokenizer_calls),
+    ("decode_stream_new", decode_streams),
+    ("decode_stream_step", decode_streams),
+    ("decode_stream_finish", decode_streams),
     ("tokenize", tokenize_and_collate),
     ("tokenized_sample_new", tokens_of_a_caller),
     ("tokenized_sample_tokens", tokens_of_a_caller),
@@ -380,6 +384,29 @@ proptest! {
             let lent = abi::tensor::export(&Tensor::from_slice(&ids)).unwrap();
             let call = checked(|e| (api().tokenizer_decode)(raw, lent.as_raw(), header.into(), &mut decoded, e));
             prop_assert_eq!(call.map(|()| table::take_text(decoded).unwrap()), native(own.decode(&ids, header)));
+        }
+    }
+
+    /// Two texts in one stream; some ids are negative or beyond the vocabulary.
+    #[test]
+    fn decode_streams(texts in prop::array::uniform2(prop::collection::vec(-1_i64..40, 0..12)), skip in any::<bool>()) {
+        let (own, handle) = tokenizers();
+        let own = Arc::new(own);
+        let exported = table::decode_stream(&handle, skip.into()).unwrap();
+        let mut stream = core::DecodeStream::new(Arc::clone(&own), skip);
+        let piece = |text: String| (!text.is_empty()).then_some(text);
+        for ids in texts {
+            let mut joined = String::new();
+            for &id in &ids {
+                let text = table::decode_step(&exported, id);
+                joined.extend(text.iter().flatten().map(String::as_str));
+                prop_assert_eq!(text, native(stream.step(id)).map(piece));
+            }
+            let rest = table::decode_finish(&exported);
+            joined.extend(rest.iter().flatten().map(String::as_str));
+            prop_assert_eq!(rest, native(stream.finish()).map(piece));
+            let valid: Vec<i64> = ids.into_iter().filter(|id| *id >= 0).collect();
+            prop_assert_eq!(joined, own.decode(&valid, skip).unwrap());
         }
     }
 

@@ -89,6 +89,41 @@ pub fn tokenizers_and_samples() {
 }
 
 #[test]
+pub fn decode_streams() {
+    let (given, api, mut bytes, mut stream) = (Given::new(), api(), table::no_bytes(), null_mut());
+    // SAFETY: as above; the handle is freed here, and again when `opened` is dropped.
+    unsafe {
+        let opened = table::decode_stream(&given.tokenizer, 0).unwrap();
+        (api.tokenizer_free)(opened.raw().cast());
+        (api.decode_stream_free)(given.tokenizer.raw().cast());
+        assert!(table::decode_step(&opened, 5).unwrap().is_some(), "a handle freed as another type is still alive");
+        (api.decode_stream_free)(opened.raw());
+        (api.decode_stream_free)(opened.raw());
+        for freed in [opened.raw().cast(), given.tokenizer.raw().cast(), schedule().raw().cast()] {
+            refuses("decode_stream_step", "stream", freed, |raw, e| {
+                (api.decode_stream_step)(raw.cast(), 5, &mut bytes, e)
+            });
+            refuses("decode_stream_finish", "stream", freed, |raw, e| {
+                (api.decode_stream_finish)(raw.cast(), &mut bytes, e)
+            });
+        }
+        refuses("decode_stream_new", "tokenizer", opened.raw().cast(), |raw, e| {
+            (api.decode_stream_new)(raw.cast(), 0, &mut stream, e)
+        });
+        assert!(bytes.data.is_null() && stream.is_null(), "a failing call leaves its outputs untouched");
+    }
+}
+
+#[test]
+fn a_decode_stream_outlives_its_tokenizer() {
+    let given = Given::new();
+    let stream = table::decode_stream(&given.tokenizer, 0).unwrap();
+    drop(given);
+    assert!(table::decode_step(&stream, 5).unwrap().is_some());
+    assert_eq!(table::decode_finish(&stream).unwrap(), None);
+}
+
+#[test]
 pub fn datasets() {
     let (given, mut dataset, api, mut bytes) = (Given::new(), null_mut(), api(), table::no_bytes());
     // SAFETY: as above.
@@ -154,6 +189,7 @@ fn freeing_nothing_does_nothing() {
         for none in [null_mut::<u8>(), without_provenance_mut(16), without_provenance_mut(usize::MAX)] {
             (api.reader_free)(none.cast());
             (api.tokenizer_free)(none.cast());
+            (api.decode_stream_free)(none.cast());
             (api.tokenized_sample_free)(none.cast());
             (api.dataset_free)(none.cast());
             (api.schedule_free)(none.cast());

@@ -67,6 +67,23 @@ fn values_of_later_versions_are_refused() {
 }
 
 #[test]
+fn a_decode_stream_refuses_what_is_no_token_and_goes_on() {
+    let given = Given::new();
+    let refused = |problem: &str| (abi::STATUS_INVALID_ARGUMENT, problem.to_owned());
+    let flag = table::decode_stream(&given.tokenizer, 2).unwrap_err();
+    assert_eq!(flag, refused("`skip_special_tokens` is 2, expected 0 or 1"));
+    let stream = table::decode_stream(&given.tokenizer, 1).unwrap();
+    assert_eq!(table::decode_step(&stream, 5).unwrap().unwrap(), "what");
+    assert_eq!(table::decode_step(&stream, -1).unwrap_err(), refused("-1 is not a token id"));
+    assert_eq!(table::decode_step(&stream, i64::MAX).unwrap_err().0, abi::STATUS_INVALID_ARGUMENT);
+    assert_eq!(table::decode_step(&stream, 1 << 20).unwrap(), None, "decodes to nothing, as in tokenizer_decode");
+    assert_eq!(table::decode_step(&stream, 6).unwrap().unwrap(), " colour");
+    assert_eq!(table::decode_finish(&stream).unwrap(), None);
+    assert_eq!(table::decode_finish(&stream).unwrap(), None);
+    assert_eq!(table::decode_step(&stream, 6).unwrap().unwrap(), "colour", "a new text");
+}
+
+#[test]
 fn inconsistent_tokens_are_refused() {
     let tokens = |responses: &str, indices: &str, targets: &str| {
         format!(

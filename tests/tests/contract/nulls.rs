@@ -122,6 +122,20 @@ fn tokenizers() {
             (api.tokenizer_decode)(tokenizer, ids, 0, unless(name, "text", &mut bytes), e)
         });
         abi::tensor::free_tensor(ids);
+        let mut stream = null_mut();
+        refuses_null("decode_stream_new", &["tokenizer", "stream"], |name, e| {
+            (api.decode_stream_free)(std::mem::replace(&mut stream, null_mut()));
+            (api.decode_stream_new)(unless(name, "tokenizer", tokenizer), 0, unless(name, "stream", &mut stream), e)
+        });
+        refuses_null("decode_stream_step", &["stream", "text"], |name, e| {
+            free(&mut bytes);
+            (api.decode_stream_step)(unless(name, "stream", stream), 5, unless(name, "text", &mut bytes), e)
+        });
+        refuses_null("decode_stream_finish", &["stream", "text"], |name, e| {
+            free(&mut bytes);
+            (api.decode_stream_finish)(unless(name, "stream", stream), unless(name, "text", &mut bytes), e)
+        });
+        (api.decode_stream_free)(stream);
         let mut tokenized = null_mut();
         refuses_null("tokenize", &["tokenizer", "sample", "options", "tokenized"], |name, e| {
             (api.tokenized_sample_free)(std::mem::replace(&mut tokenized, null_mut()));

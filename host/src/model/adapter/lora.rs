@@ -74,9 +74,8 @@ impl LoraConfig {
         self.rank + self.lambda.as_ref().map_or(0, LambdaParts::total_rank)
     }
 
-    /// Returns the configuration of the plain LoRA that equals a λ-adapter at one λ: same scaling, rank R.
-    pub(in crate::model) fn folded(&self) -> LoraConfig {
-        let rank = self.total_rank();
+    /// Returns the configuration of a plain LoRA of another rank with the same scaling.
+    pub(in crate::model) fn with_scaling(&self, rank: i64) -> LoraConfig {
         LoraConfig { rank, alpha: self.scaling() * rank as f64, use_rslora: false, lambda: None, ..self.clone() }
     }
 

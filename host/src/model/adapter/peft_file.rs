@@ -54,6 +54,11 @@ pub(in crate::model) fn key(path: &str, matrix: &str) -> String {
     format!("base_model.model.{path}.lora_{matrix}.weight")
 }
 
+/// Returns which dimension of a matrix is the rank, by its name in the file: the first of A, the second of B.
+pub(in crate::model) fn rank_dim(name: &str) -> i64 {
+    i64::from(!name.ends_with(".lora_A.weight"))
+}
+
 /// An adapter's folder, with its configuration read and its weights open.
 pub(in crate::model) struct AdapterFile {
     folder: PathBuf,
