@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo steer-stories objectives-demo test test-cpus test-python test-big lint bench bench-serving gpu-check fmt generate fuzz valgrind docs install
+.PHONY: help setup build demo steer-demo steer-stories objectives-demo test test-cpus test-python test-web test-big lint bench bench-serving gpu-check fmt generate fuzz valgrind docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ test-cpus: ## the numeric tests with the instruction sets of other processors an
 
 test-python: ## the Python package with Transformers and in LLaMA-Factory (2 GB of packages the first time)
 	@ci/test_python.sh
+
+test-web: ## the page of `serve` in a browser (Debian's chromium); screenshots in target/web
+	@ci/test_web.sh
 
 test-big: ## 2 GB of records in less than 1 GiB of memory (needs 6 GB of disk and some minutes)
 	@ci/setup.sh

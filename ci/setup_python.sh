@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Creates .venvs/NAME from ci/requirements/NAME.txt for the tests of the Python package:
+# Creates .venvs/NAME from ci/requirements/NAME.txt for tests that need other packages than .venv has:
 #
 #   trainer    the newest Transformers, PEFT and datasets
 #   factory    LLaMA-Factory with the versions it pins
+#   web        Playwright and axe, which drive and check the page of `serve` in a browser
 #
-# Both use the torch in .venv, with the libraries that come with it and nothing else from .venv, so that torch is on
+# All use the torch in .venv, with the libraries that come with it and nothing else from .venv, so that torch is on
 # disk only once. Does nothing if the environment is up to date: a stamp holds the hash of the lock files.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -11,6 +11,7 @@ import torch  # noqa: E402  (after the environment is set)
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 
-# These tests run in separate environments in which the package is installed: `make test-python`.
+# These tests run in environments of their own: `make test-web`, and with the package installed `make test-python`.
+collect_ignore = ["web"]
 if importlib.util.find_spec("lambda_dpo") is None:
-    collect_ignore = ["trainer", "factory"]
+    collect_ignore += ["trainer", "factory"]
