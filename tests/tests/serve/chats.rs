@@ -158,7 +158,7 @@ fn seeds_stops_and_several_choices() {
         assert_eq!((expected.finish_reason, expected.text.contains(&stop)), ("stop", false));
         let body = with(ask("Describe the toad."), json!({ "stop": [stop, "no such text"] }));
         let answer = server.ask(CHAT, &body);
-        assert_eq!(contents(&answer), [expected.text.clone()]);
+        assert_eq!(contents(&answer), std::slice::from_ref(&expected.text));
         assert_eq!(answer["choices"][0]["finish_reason"], "stop");
         assert_eq!(answer["usage"]["completion_tokens"], expected.num_tokens);
         let events = server.post(CHAT, &with(body, json!({ "stream": true }))).events();

@@ -26,7 +26,9 @@ fn of_field(name: &str, value: &Value) -> Value {
         Value::Number(_) if VARYING.contains(&name) => json!(format!("<{name}>")),
         // Lists of log-probs also have fields of this name.
         Value::Array(values) if VARYING.contains(&name) && !values.iter().any(Value::is_object) => {
-            json!(format!("<{} {name}>", values.len()))
+            // A token's length depends on the token; that of a list is the number of tokens.
+            let length = if name == "bytes" { String::new() } else { format!("{} ", values.len()) };
+            json!(format!("<{length}{name}>"))
         }
         // The most probable tokens by their text.
         Value::Array(values) if name == "top_logprobs" && values.iter().any(|value| !value.is_array()) => {
