@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo steer-stories objectives-demo test test-cpus test-python test-serve test-llama test-web test-big lint bench bench-serving gpu-check fmt generate fuzz valgrind docs install
+.PHONY: help setup build demo steer-demo check-steering steer-stories objectives-demo test test-cpus test-python test-serve test-llama test-web test-big lint bench bench-serving gpu-check fmt generate fuzz valgrind docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -20,6 +20,9 @@ steer-demo: ## λ-adapter, specialists, soup and unconditioned training compared
 
 steer-stories: ## the same on stories sampled from MODEL=DIR, a model of children's stories
 	@ci/steer_stories.sh "$(MODEL)"
+
+check-steering: steer-demo ## steer-demo, then fails if a score does not rise with its λ, or less than the soup's
+	@.venv/bin/python ci/check_steering.py runs/steer/report runs/steer/soup
 
 objectives-demo: ## every objective under uniform λ, three seeds each; writes docs/objectives.md (about 6 minutes)
 	@ci/objectives_demo.sh

@@ -3,8 +3,8 @@
 //! | module | contents |
 //! |---|---|
 //! | [`question`] | prompts, read from a file |
-//! | [`respond`] | generates answers to all of them |
-//! | [`format`] | how answers are written: JSON lines, AlpacaEval, MT-Bench, Arena-Hard |
+//! | [`mod@respond`] | generates answers to all of them |
+//! | [`mod@format`] | how answers are written: JSON lines, AlpacaEval, MT-Bench, Arena-Hard |
 
 pub mod question;
 pub mod respond;

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -50,33 +51,39 @@ class Server:
             raise SystemExit(f"The server ended before it listened, with status {self.process.wait()}.")
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
 
-    def complete(self, body: dict) -> dict:
-        """Streams one completion: its text, and the seconds to its first token and to its end."""
-        request = urllib.request.Request(
-            f"{self.address}/v1/completions",
-            json.dumps({"model": "m", "temperature": 0, "stream": True, **body}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        started = time.perf_counter()
-        text, first, usage = "", None, None
-        with urllib.request.urlopen(request) as response:
-            for line in response:
-                if not line.startswith(b"data: {"):
-                    continue
-                chunk = json.loads(line[6:])
-                usage = chunk.get("usage") or usage
-                for choice in chunk["choices"]:
-                    if first is None and choice["text"]:
-                        first = time.perf_counter() - started
-                    text += choice["text"]
-        return {"text": text, "first": first, "seconds": time.perf_counter() - started, "usage": usage}
+    def post(self, body: dict) -> urllib.request.Request:
+        text = json.dumps({"model": "m", "temperature": 0, **body}).encode()
+        return urllib.request.Request(f"{self.address}/v1/completions", text, {"Content-Type": "application/json"})
 
-    def complete_all(self, bodies: list[dict]) -> tuple[float, list[dict]]:
+    def complete(self, body: dict) -> dict:
+        """Asks for one completion: its text, its number of tokens, and the seconds it took."""
+        started = time.perf_counter()
+        with urllib.request.urlopen(self.post(body)) as response:
+            answer = json.load(response)
+        seconds = time.perf_counter() - started
+        return {
+            "text": answer["choices"][0]["text"],
+            "num_tokens": answer["usage"]["completion_tokens"],
+            "seconds": seconds,
+        }
+
+    def first_text(self, body: dict) -> dict:
+        """Streams one completion: the seconds to its first text."""
+        started = time.perf_counter()
+        first = None
+        with urllib.request.urlopen(self.post({**body, "stream": True})) as response:
+            for line in response:
+                has_text = line.startswith(b"data: {") and json.loads(line[6:])["choices"][0]["text"]
+                if first is None and has_text:
+                    first = time.perf_counter() - started
+        return {"seconds": first}
+
+    def all(self, ask: Callable[[dict], dict], bodies: list[dict]) -> tuple[float, list[dict]]:
         """Sends requests at once; the seconds until all have ended, and their results in order."""
         results: list[dict] = [{}] * len(bodies)
 
         def run(index: int) -> None:
-            results[index] = self.complete(bodies[index])
+            results[index] = ask(bodies[index])
 
         threads = [threading.Thread(target=run, args=(index,)) for index in range(len(bodies))]
         started = time.perf_counter()
@@ -120,15 +127,28 @@ def write_adapter(model: str, folder: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(fields))
 
 
+def without_end(model: str, folder: Path) -> str:
+    """Links the model's files in a folder whose end token is the last of the vocabulary, so that no text ends early."""
+    folder.mkdir()
+    for file in Path(model).resolve().iterdir():
+        if file.name not in ("config.json", "generation_config.json"):
+            (folder / file.name).symlink_to(file)
+    config = json.loads((Path(model) / "config.json").read_text())
+    config["eos_token_id"] = config["vocab_size"] - 1
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
 def measure(model: str, num_rounds: int, num_tokens: int, scratch: Path) -> dict:
+    model = without_end(model, scratch / "model")
     tokenizer = AutoTokenizer.from_pretrained(model)
     generator = random.Random(7)
     # Words of the tokenizer's middle, so that no prompt is a special token or ends a text.
     prompts = [[generator.randrange(1000, 8000) for _ in range(PROMPT_TOKENS)] for _ in range(NUM_ROWS)]
     (scratch / "prompts.json").write_text(json.dumps(prompts))
     write_adapter(model, scratch / "adapter")
-    options = {"max_tokens": num_tokens, "stream_options": {"include_usage": True}}
-    bodies = [{"prompt": prompt, **options} for prompt in prompts]
+    bodies = [{"prompt": prompt, "max_tokens": num_tokens} for prompt in prompts]
+    short = [{**body, "max_tokens": 4} for body in bodies]
     at = lambda weights: [{**body, "lambda": dict(zip(DIMENSIONS, row))} for body, row in zip(bodies, weights)]
     draws = [[generator.expovariate(1) for _ in DIMENSIONS] for _ in prompts]
     different = at([[weight / sum(row) for weight in row] for row in draws])
@@ -144,14 +164,15 @@ def measure(model: str, num_rounds: int, num_tokens: int, scratch: Path) -> dict
         for number in range(num_rounds + 1):
             one = plain.complete(bodies[0])
             their_one = theirs.ask("rows 1")
-            many_seconds, many = plain.complete_all(bodies)
+            many_seconds, many = plain.all(plain.complete, bodies)
             their_many = theirs.ask(f"rows {NUM_ROWS}")
-            equal_seconds, at_equal = adapted.complete_all(equal)
-            different_seconds, at_different = adapted.complete_all(different)
+            equal_seconds, at_equal = adapted.all(adapted.complete, equal)
+            different_seconds, at_different = adapted.all(adapted.complete, different)
             for found in (one, *many, *at_equal, *at_different):
-                if found["usage"]["completion_tokens"] != num_tokens:
-                    num_generated = found["usage"]["completion_tokens"]
-                    raise SystemExit(f"A text ended after {num_generated} tokens: pass another --tokens.")
+                if found["num_tokens"] != num_tokens:
+                    raise SystemExit(f"A text ended after {found['num_tokens']} tokens.")
+            first = plain.first_text(short[0])["seconds"]
+            firsts = [found["seconds"] for found in plain.all(plain.first_text, short)[1]]
             expected = tokenizer.batch_decode(their_many["tokens"], skip_special_tokens=True)
             num_equal = sum(found["text"] == text for found, text in zip(many, expected))
             their_text = tokenizer.decode(their_one["tokens"][0], skip_special_tokens=True)
@@ -165,10 +186,10 @@ def measure(model: str, num_rounds: int, num_tokens: int, scratch: Path) -> dict
                 rounds.append(
                     {
                         "one": one["seconds"],
-                        "first": one["first"],
+                        "first": first,
                         "their_one": their_one["seconds"],
                         "many": many_seconds,
-                        "first_of_many": statistics.median(found["first"] for found in many),
+                        "first_of_many": statistics.median(firsts),
                         "their_many": their_many["seconds"],
                         "equal": equal_seconds,
                         "different": different_seconds,
@@ -199,8 +220,7 @@ def section(figures: dict, about: dict, name: str) -> str:
 ## Serving
 
 `make bench-serving MODEL=…` measures this section: {name}, float32, prompts of {PROMPT_TOKENS} tokens, {num_tokens} new
-tokens each, greedy. `lambda-dpo serve` answers streamed requests over HTTP, Transformers' `generate` runs in Python; they
-take turns, {len(rounds)} rounds after a warm-up. Ratios are medians over the rounds, with the least and the greatest. The
+tokens each, greedy. `lambda-dpo serve` answers requests over HTTP, Transformers' `generate` runs in Python; they take turns, {len(rounds)} rounds after a warm-up. Ratios are medians over the rounds, with the least and the greatest. The
 texts of both are equal ({num_equal} of {NUM_ROWS} at least; where two logits are equal but for rounding, texts part), and
 those at different λ equal the ones that are asked for one by one ({num_same} of {NUM_ROWS} at least).
 

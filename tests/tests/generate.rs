@@ -140,7 +140,7 @@ fn texts_that_join_and_leave_do_not_change_the_others() {
     let options = |index: usize| GenerateOptions {
         max_new_tokens: 3 + 40 * (index % 3),
         seed: index as u64,
-        ..options(if index % 2 == 0 { 0.0 } else { 0.8 }, 0.95)
+        ..options(if index.is_multiple_of(2) { 0.0 } else { 0.8 }, 0.95)
     };
     let requests: Vec<Request> =
         prompts.iter().enumerate().map(|(index, prompt)| request(prompt, &options(index))).collect();

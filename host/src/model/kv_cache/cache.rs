@@ -31,7 +31,7 @@ impl KvCache {
     /// Creates an empty cache.
     pub(in crate::model) fn new(config: &ModelConfig, options: (Kind, Device)) -> KvCache {
         KvCache {
-            num_layers: config.num_hidden_layers as usize,
+            num_layers: config.num_hidden_layers,
             num_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
             options,
