@@ -236,7 +236,8 @@ mod tests {
     }
 
     fn written(format: AnswerFormat, question: &Question, answer: &Answered) -> Value {
-        let text = format.write(std::slice::from_ref(question), std::slice::from_ref(answer), "m@honesty=1", 12.5).unwrap();
+        let text =
+            format.write(std::slice::from_ref(question), std::slice::from_ref(answer), "m@honesty=1", 12.5).unwrap();
         serde_json::from_str(&text).unwrap()
     }
 
