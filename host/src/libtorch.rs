@@ -8,6 +8,7 @@ pub(crate) mod native;
 mod memory;
 mod device;
 mod threads;
+pub(crate) mod rows;
 pub mod script;
 
 pub use allocator::use_huge_pages;

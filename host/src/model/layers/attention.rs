@@ -43,8 +43,10 @@ impl Attention {
             query = q_norm.forward(&query)?;
             key = k_norm.forward(&key)?;
         }
-        query = context.rotary.rotate(&query)?;
-        key = context.rotary.rotate(&key)?;
+        (query, key) = match cached {
+            Some(_) => (context.rotary.rotate_few(&query)?, context.rotary.rotate_few(&key)?),
+            None => (context.rotary.rotate(&query)?, context.rotary.rotate(&key)?),
+        };
         let attended = match cached {
             Some(pass) => pass.attend(self.layer, [&query, &key, &value], |query, key, value, mask, is_causal| {
                 self.attend_dense(query, key, value, mask, is_causal)

@@ -92,12 +92,14 @@ impl DecoderLayer {
         context: &Context,
         cached: Option<CachedPass>,
     ) -> Result<Tensor, ModelError> {
-        let normed = self.input_layernorm.forward(hidden)?;
+        // Passes over a cache are for few tokens and keep no graph.
+        let norm = if cached.is_some() { RmsNorm::forward_few } else { RmsNorm::forward };
+        let normed = norm(&self.input_layernorm, hidden)?;
         let attended = self.self_attn.forward(&normed, context, cached)?;
         drop(normed);
         let hidden = hidden.f_add(&attended)?;
         drop(attended);
-        let normed = self.post_attention_layernorm.forward(&hidden)?;
+        let normed = norm(&self.post_attention_layernorm, &hidden)?;
         Ok(hidden.f_add(&self.mlp.forward(&normed, context)?)?)
     }
 

@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use crate::libtorch::rows;
 use crate::model::ModelError;
 
 /// Root-mean-square norm with a weight for each dimension.
@@ -23,5 +24,14 @@ impl RmsNorm {
         let mean_square = wide.f_square()?.f_mean_dim(-1, true, None)?;
         let normed = wide.f_mul(&mean_square.f_add_scalar(self.eps)?.f_rsqrt()?)?;
         Ok(normed.f_to_kind(kind)?.f_mul(&self.weight)?)
+    }
+
+    /// Normalises the last dimension for a few tokens, in one pass where that is possible; equal to
+    /// [`forward`](Self::forward) but for rounding. Without gradients.
+    pub(in crate::model) fn forward_few(&self, input: &Tensor) -> Result<Tensor, ModelError> {
+        match rows::rms_norm(input, &self.weight, self.eps) {
+            Some(normed) => Ok(normed?),
+            None => self.forward(input),
+        }
     }
 }
