@@ -41,7 +41,7 @@ pub fn rms_norm(input: &Tensor, weight: &Tensor, eps: f64) -> Option<Result<Tens
     if !weight.is_contiguous() {
         return None;
     }
-    Some(Tensor::f_empty(input.size(), (Kind::Float, Device::Cpu)).map(|output| {
+    Some(Tensor::f_empty(input.size(), (Kind::Float, Device::Cpu)).inspect(|output| {
         // SAFETY: all three are contiguous float32 tensors in main memory that live through the call, and `output` is new.
         let (values, weight, normed) = unsafe {
             (
@@ -57,7 +57,6 @@ pub fn rms_norm(input: &Tensor, weight: &Tensor, eps: f64) -> Option<Result<Tens
                 *normed = value * scale * weight;
             }
         }
-        output
     }))
 }
 
