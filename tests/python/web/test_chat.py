@@ -60,7 +60,9 @@ def test_answers_are_the_servers_own(open_page, server):
         choice = reply["choices"][0]
         assert text(page, pane) == choice["message"]["content"]
         assert f"{reply['usage']['completion_tokens']} token" in facts(page, pane)
-        assert "tokens/s" in facts(page, pane) and "seed 5" in facts(page, pane)
+        # A text that comes as one piece has no rate.
+        assert "tokens/s" in facts(page, pane) or reply["usage"]["completion_tokens"] < 3
+        assert "seed 5" in facts(page, pane)
         assert f"finish: {choice['finish_reason']}" in facts(page, pane)
     expect(answer(page, "A")).to_contain_text("uniform, 0.25 each")
     expect(answer(page, "B")).to_contain_text(f"{DIMENSIONS[0]} 1.00")
