@@ -32,7 +32,7 @@ def test_each_pane_follows_its_own_lambda(open_page, server):
 
 def test_both_panes_stream_at_once(open_page, markup_server):
     # So long that it takes many frames of the screen.
-    page = open_page(f"{markup_server.url}/#max_tokens=300")
+    page = open_page(f"{markup_server.url}/#max_tokens=1500")
     page.evaluate(RECORD)
     ask(page)
     changes = page.evaluate("window.changes")
