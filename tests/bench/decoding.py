@@ -219,13 +219,15 @@ def section(figures: dict, about: dict, name: str) -> str:
     return f"""
 ## Serving
 
-`make bench-serving MODEL=…` measures this section: {name}, float32, prompts of {PROMPT_TOKENS} tokens, {num_tokens} new
-tokens each, greedy. `lambda-dpo serve` answers requests over HTTP, Transformers' `generate` runs in Python; they take turns, {len(rounds)} rounds after a warm-up. Ratios are medians over the rounds, with the least and the greatest. The
-texts of both are equal ({num_equal} of {NUM_ROWS} at least; where two logits are equal but for rounding, texts part), and
-those at different λ equal the ones that are asked for one by one ({num_same} of {NUM_ROWS} at least).
+`make bench-serving MODEL=…` measures this section: {name}, float32, prompts of {PROMPT_TOKENS} tokens,
+{num_tokens} new tokens each, greedy. `lambda-dpo serve` answers requests over HTTP, Transformers' `generate` runs in
+Python; they take turns, {len(rounds)} rounds after a warm-up. Ratios are medians over the rounds, with the least and the
+greatest. The texts of both are equal ({num_equal} of {NUM_ROWS} at least; where two logits are equal but for rounding,
+texts part), and those at different λ equal the ones that are asked for one by one ({num_same} of {NUM_ROWS} at least).
 
-{about["date"]}, commit {about["commit"]}: {about["cpu"]}, {about["num_cpus"]} CPUs; torch {about["torch"]}, transformers
-{about["transformers"]}; {NUM_THREADS} threads a process; load average at the start {about["load_average"]:.1f}.
+{about["date"]}, commit {about["commit"]}: {about["cpu"]}, {about["num_cpus"]} CPUs;
+torch {about["torch"]}, transformers {about["transformers"]}; {NUM_THREADS} threads a process; load average at the start
+{about["load_average"]:.1f}.
 
 |  | tokens/s | time to first token | Transformers' time / ours |
 | --- | --- | --- | --- |
