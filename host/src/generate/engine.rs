@@ -76,10 +76,10 @@ impl<'m> Engine<'m> {
                 "there is no token to continue from; give a prompt, or a tokenizer with a BOS token".into(),
             ));
         }
-        request.lambda = match request.lambda.take() {
-            Some(lambda) => Some(self.model.check_lambda(lambda)?),
-            None => self.model.default_lambda()?,
-        };
+        match &request.lambda {
+            Some(lambda) => self.model.check_lambda(lambda)?,
+            None => request.lambda = self.model.default_lambda()?,
+        }
         let id = RowId(self.next_id);
         self.next_id += 1;
         let random = Random::new(request.options.seed, request.stream);
@@ -214,7 +214,7 @@ impl<'m> Engine<'m> {
         let mut sources: Vec<i64> = (0..keys.len() as i64).collect();
         drop(rows);
         for (index, row) in group.into_iter().enumerate() {
-            let key = if distinct.contains(&index) {
+            let key = if distinct[first_of[index]] == index {
                 keys[first_of[index]]
             } else {
                 let copy = self.cache.fork(keys[first_of[index]])?;

@@ -74,13 +74,11 @@ fn sample(probabilities: &Tensor, choices: impl Iterator<Item = Choice>) -> Resu
             nuclei.push((row, top_p));
         }
     }
-    if !nuclei.is_empty() {
-        for (row, top_p) in nuclei {
-            let own = probabilities.f_get(row)?;
-            let mut values = Vec::<f32>::try_from(own.f_to_device(Device::Cpu)?)?;
-            keep_nucleus(&mut values, top_p);
-            own.shallow_clone().f_copy_(&Tensor::f_from_slice(&values)?)?;
-        }
+    for (row, top_p) in nuclei {
+        let mut own = probabilities.f_get(row)?;
+        let mut values = Vec::<f32>::try_from(own.f_to_device(Device::Cpu)?)?;
+        keep_nucleus(&mut values, top_p);
+        own.f_copy_(&Tensor::f_from_slice(&values)?)?;
     }
     let sums = probabilities.f_cumsum(-1, Kind::Double)?; // [rows, V]
     let totals = sums.f_narrow(1, vocab_size - 1, 1)?;

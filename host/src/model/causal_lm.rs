@@ -270,9 +270,7 @@ impl Model {
         lambda: Option<&Tensor>,
     ) -> Result<Tensor, ModelError> {
         tch::no_grad(|| {
-            let extension = Extension::plan(&self.config, cache, rows)?;
-            let hidden = self.extended(cache, &extension, lambda)?;
-            extension.finish(cache, rows);
+            let hidden = self.extended(cache, rows, lambda)?;
             self.norm.forward(&hidden)
         })
     }
@@ -289,9 +287,7 @@ impl Model {
         lambda: Option<&Tensor>,
     ) -> Result<Tensor, ModelError> {
         tch::no_grad(|| {
-            let extension = Extension::plan(&self.config, cache, rows)?;
-            let hidden = self.extended(cache, &extension, lambda)?; // [R, T, H]
-            extension.finish(cache, rows);
+            let hidden = self.extended(cache, rows, lambda)?; // [R, T, H]
             let (_, num_tokens, size) = hidden.size3()?;
             if num_tokens == 1 {
                 return self.norm.forward(&hidden.f_squeeze_dim(1)?);
@@ -302,8 +298,17 @@ impl Model {
         })
     }
 
-    /// Computes the hidden states before the final norm, [R, T, H].
-    fn extended(&self, cache: &KvCache, extension: &Extension, lambda: Option<&Tensor>) -> Result<Tensor, ModelError> {
+    /// Adds new tokens of rows to the cache, and computes their hidden states before the final norm, [R, T, H].
+    fn extended(
+        &self,
+        cache: &mut KvCache,
+        rows: &[(RowKey, &[i64])],
+        lambda: Option<&Tensor>,
+    ) -> Result<Tensor, ModelError> {
+        for (_, tokens) in rows {
+            self.check_ids(tokens)?;
+        }
+        let extension = Extension::plan(&self.config, cache, rows)?;
         let context = Context {
             rotary: self.rope.at(&upload(&extension.position_ids, self.device)?, self.kind)?,
             masks: Masks::none(),
@@ -316,8 +321,9 @@ impl Model {
         };
         let mut hidden = self.embed(&upload(&extension.input_ids, self.device)?)?;
         for layer in &self.layers {
-            hidden = layer.forward(&hidden, &context, Some(CachedPass { cache, extension }))?;
+            hidden = layer.forward(&hidden, &context, Some(CachedPass { cache, extension: &extension }))?;
         }
+        extension.finish(cache, rows);
         Ok(hidden)
     }
 

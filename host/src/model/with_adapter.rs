@@ -161,13 +161,13 @@ impl Model {
         Ok(())
     }
 
-    /// Returns λ if it belongs to the adapter.
+    /// Checks that λ belongs to the adapter.
     ///
     /// # Errors
     ///
     /// The same as those of [`fix_lambda`](Self::fix_lambda).
-    pub fn check_lambda(&self, weights: Vec<f64>) -> Result<Vec<f64>, ModelError> {
-        self.lambda_parts()?.one(&weights).map(|_| weights)
+    pub fn check_lambda(&self, weights: &[f64]) -> Result<(), ModelError> {
+        self.lambda_parts()?.one(weights).map(drop)
     }
 
     /// Returns the fixed λ, `[M]`; None if the adapter does not depend on λ.

@@ -1,7 +1,7 @@
 //! Names of models: `N` with λ in the field `lambda`, or `N@helpfulness=0.7,honesty=0.1`, or `N@helpfulness`.
 
 use anyhow::{Result, ensure};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::lambda;
 use crate::policy::batch_inputs::uniform_lambda;
@@ -101,17 +101,13 @@ impl Catalogue {
     pub(super) fn list(&self, created: u64, max_model_len: usize, has_chat_template: bool) -> Value {
         let model = |id: String, weights: Option<Vec<f64>>| {
             let mut model = json!({ "id": id, "object": "model", "created": created, "owned_by": "lambda-dpo" });
-            if let (Value::Object(model), Some(weights)) = (&mut model, weights) {
-                model.insert("lambda".into(), self.by_name(&weights));
+            if let Some(weights) = weights {
+                model["lambda"] = self.by_name(&weights);
             }
-            extend(
-                model,
-                json!({
-                    "dimensions": self.dimensions,
-                    "max_model_len": max_model_len,
-                    "has_chat_template": has_chat_template,
-                }),
-            )
+            model["dimensions"] = json!(self.dimensions);
+            model["max_model_len"] = json!(max_model_len);
+            model["has_chat_template"] = json!(has_chat_template);
+            model
         };
         let num_dimensions = self.dimensions.len();
         let uniform = (num_dimensions > 0).then(|| uniform_lambda(num_dimensions));
@@ -123,15 +119,6 @@ impl Catalogue {
         let models: Vec<Value> = std::iter::once(model(self.name.clone(), uniform)).chain(alone).collect();
         json!({ "object": "list", "data": models })
     }
-}
-
-/// Appends the fields of one object to another.
-fn extend(object: Value, more: Value) -> Value {
-    let fields = [object, more].into_iter().filter_map(|value| match value {
-        Value::Object(fields) => Some(fields),
-        _ => None,
-    });
-    Value::Object(fields.flatten().collect::<Map<_, _>>())
 }
 
 #[cfg(test)]
