@@ -31,7 +31,7 @@ const LAYERS: [(&str, Layers); 2] = [
     (
         "lambda-dpo",
         &[
-            &["console", "interrupt", "libtorch"],
+            &["console", "interrupt", "libtorch", "plot"],
             &["files"],
             &["config"],
             &["plugin"],
@@ -43,6 +43,7 @@ const LAYERS: [(&str, Layers); 2] = [
             &["train"],
             &["steer"],
             &["schedule"],
+            &["evaluate"],
             &["serve"],
             &["cli"],
             &["commands"],

@@ -4,12 +4,15 @@
 //! |---|---|
 //! | [`question`] | prompts, read from a file |
 //! | [`mod@respond`] | generates answers to all of them |
+//! | [`rater`] | commands that score answers |
 //! | [`mod@format`] | how answers are written: JSON lines, AlpacaEval, MT-Bench, Arena-Hard |
 
 pub mod question;
 pub mod respond;
+pub mod rater;
 pub mod format;
 
 pub use format::AnswerFormat;
 pub use question::{Question, read};
+pub use rater::Rater;
 pub use respond::{Answered, respond};

@@ -8,6 +8,7 @@
 
 pub mod console;
 pub mod interrupt;
+pub mod plot;
 pub mod libtorch;
 pub mod files;
 pub mod config;
@@ -22,6 +23,7 @@ pub mod answers;
 pub mod train;
 pub mod steer;
 pub mod schedule;
+pub mod evaluate;
 pub mod serve;
 pub mod cli;
 pub mod commands;

@@ -9,6 +9,7 @@
 //! | [`onnx_file`] | checks a file before the runtime opens it |
 //! | [`onnx`] | a policy that is an ONNX graph |
 //! | [`torchscript`] | a policy that is a TorchScript module |
+//! | [`held_out`] | measures a policy on rated records, and provides their prompts |
 //! | [`mod@compare`] | compares two policies over the same records |
 //!
 //! # Invariants
@@ -26,6 +27,7 @@ pub mod runtime;
 pub mod onnx_file;
 pub mod onnx;
 pub mod torchscript;
+pub mod held_out;
 pub mod compare;
 
 pub use error::PolicyError;

@@ -3,12 +3,10 @@
 //! | module | what |
 //! |---|---|
 //! | `grid` | the λ to measure at |
-//! | `held_out` | rated records: expected ratings, reward accuracy, log-ratio |
-//! | `rater` | commands that score generated text |
 //! | `report` | the control report: what was measured, and what follows from it |
 //! | `measure` | the whole measurement |
 //! | `table` | the report's tables for a terminal |
-//! | `plot`, `page` | curves and fronts in one HTML page |
+//! | `page` | curves and fronts in one HTML page |
 //! | `folder` | `steer.json` and the page on disk |
 //!
 //! # Invariants
@@ -17,17 +15,13 @@
 //! - The model answers the same prompts with the same random numbers at every λ.
 
 mod grid;
-mod held_out;
-mod rater;
 mod report;
 mod measure;
 mod table;
-mod plot;
 mod page;
 mod folder;
 
 pub use folder::{ReportFolder, read};
 pub use measure::{Settings, measure};
-pub use rater::Rater;
 pub use report::{ControlReport, NamedReport, Subject};
 pub use table::tables;

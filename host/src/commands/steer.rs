@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use indexmap::IndexMap;
 
+use crate::answers::Rater;
 use crate::cli::SteerArgs;
 use crate::console::say;
 use crate::files::hub::{Hub, Use};
 use crate::files::record_files::RecordFiles;
 use crate::generate::GenerateOptions;
 use crate::plugin::LossOptions;
-use crate::steer::{NamedReport, Rater, ReportFolder, Settings, Subject, measure, read, tables};
+use crate::steer::{NamedReport, ReportFolder, Settings, Subject, measure, read, tables};
 
 use super::loaded_model::LoadedModel;
 

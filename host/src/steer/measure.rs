@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::answers::rater::{Answer, Rater, Scores};
 use crate::console::Progress;
 use crate::files::record_files::RecordFiles;
 use crate::generate::{GenerateOptions, Generated, generate_all};
@@ -9,10 +10,9 @@ use crate::metrics::Row;
 use crate::model::Model;
 use crate::plugin::{Format, LossOptions, Message, Plugin, Tokenizer};
 use crate::policy::batch_inputs::uniform_lambda;
+use crate::policy::held_out::HeldOut;
 
 use super::grid::Grid;
-use super::held_out::HeldOut;
-use super::rater::{Answer, Rater, Scores};
 use super::report::{ControlReport, Generation, Point, Subject};
 
 /// Settings of a measurement.

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::plot::{self, Labels, Series};
+use crate::plot::{self, Labels, Series};
+
 use super::report::{ControlReport, Metric, NamedReport};
 use super::table::tables;
 

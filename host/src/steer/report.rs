@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use crate::answers::rater::Rater;
 use crate::generate::GenerateOptions;
 use crate::metrics::Row;
 use crate::plugin::LossOptions;
-
-use super::rater::Rater;
 
 /// The policy that was measured, as named on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
+use super::batch_inputs::{log_probs, loss_inputs, model_inputs, uniform_lambda};
 use crate::console::Progress;
 use crate::files::cache_folder::CacheFolder;
 use crate::files::record_files::RecordFiles;
@@ -16,7 +17,6 @@ use crate::plugin::{
     Batch, CollateOptions, ConvertOptions, Dataset, DatasetOptions, Format, Layout, LossOptions, Message, Plugin,
     PluginError, TokenizeOptions, Tokenizer,
 };
-use crate::policy::batch_inputs::{log_probs, loss_inputs, model_inputs, uniform_lambda};
 
 /// Prompts per batch.
 const BATCH_SIZE: usize = 16;
@@ -69,7 +69,7 @@ impl HeldOut {
                 serde_json::from_str(&sample).context("the plugin returned a sample that does not parse")?;
             if sample.tools.is_some() {
                 bail!(
-                    "record {} has `tools`, which steer cannot offer to the model: leave such records out",
+                    "record {} has `tools`, which cannot be offered to the model here: leave such records out",
                     sample.record
                 );
             }

@@ -1,4 +1,4 @@
-//! The report's plots as SVG: a curve for each dimension, a Pareto front for each pair.
+//! Plots as SVG: curves, and Pareto fronts.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -13,26 +13,31 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(90, 90, 90),
 ];
 
-/// The points of one report in a plot.
-pub(super) struct Series {
-    pub(super) name: String,
-    pub(super) points: Vec<(f64, f64)>,
+/// The points of one name in a plot.
+pub struct Series {
+    /// Name in the legend.
+    pub name: String,
+    /// (x, y)
+    pub points: Vec<(f64, f64)>,
 }
 
 /// Title and axis labels of a plot.
-pub(super) struct Labels<'a> {
-    pub(super) title: &'a str,
-    pub(super) x: &'a str,
-    pub(super) y: &'a str,
+pub struct Labels<'a> {
+    /// Title above the plot.
+    pub title: &'a str,
+    /// Label of the x axis.
+    pub x: &'a str,
+    /// Label of the y axis.
+    pub y: &'a str,
 }
 
 /// Draws a line through each series' points.
-pub(super) fn curves(labels: &Labels, series: &[Series]) -> Result<String, String> {
+pub fn curves(labels: &Labels, series: &[Series]) -> Result<String, String> {
     draw(labels, series, |points| points.to_vec())
 }
 
 /// Draws the points of each series, and a line through its Pareto front.
-pub(super) fn front(labels: &Labels, series: &[Series]) -> Result<String, String> {
+pub fn front(labels: &Labels, series: &[Series]) -> Result<String, String> {
     draw(labels, series, pareto_front)
 }
 
