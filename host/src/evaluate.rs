@@ -4,9 +4,39 @@
 //! |---|---|
 //! | [`estimate`] | a mean and its standard error |
 //! | [`evaluation`] | what was measured, as `evaluation.json` holds it |
+//! | [`policies`] | the policy and its reference |
+//! | [`mod@spearman`] | rank correlation |
+//! | `records` | the policy on held-out records |
+//! | `own_answers` | answers that the policy samples, and its divergence on them |
+//! | [`mod@run_figures`] | what a training run cost |
+//! | [`mod@measure`] | the whole evaluation |
+//! | [`answer_line`] | a line of `answers.jsonl` |
+//! | `table`, `page` | the evaluation for a terminal, and as an HTML page |
+//! | [`folder`] | `evaluation.json`, `answers.jsonl` and the page on disk |
+//!
+//! # Invariants
+//!
+//! - An evaluation appears whole or not at all: everything is measured before the first byte is written.
+//! - Policy and reference answer the same prompts with the same random numbers.
 
 pub mod estimate;
 pub mod evaluation;
+pub mod policies;
+pub mod spearman;
+mod records;
+mod own_answers;
+pub mod run_figures;
+pub mod answer_line;
+pub mod measure;
+mod page;
+mod table;
+pub mod folder;
 
+pub use answer_line::AnswerLine;
 pub use estimate::Estimate;
 pub use evaluation::Evaluation;
+pub use folder::{FILES, read, write};
+pub use measure::{Plan, measure};
+pub use policies::{Policies, Reference};
+pub use run_figures::run_figures;
+pub use table::table;

@@ -9,7 +9,7 @@ use crate::generate::{GenerateOptions, Generated, generate_all};
 use crate::metrics::Row;
 use crate::model::Model;
 use crate::plugin::{Format, LossOptions, Message, Plugin, Tokenizer};
-use crate::policy::batch_inputs::uniform_lambda;
+use crate::policy::batch_inputs::{model_inputs, uniform_lambda};
 use crate::policy::held_out::HeldOut;
 
 use super::grid::Grid;
@@ -63,7 +63,10 @@ pub fn measure(
         .collect::<Result<Vec<_>>>()?;
     let prompt_ids: Vec<Vec<i64>> = std::iter::repeat_n(prompt_ids, settings.num_samples).flatten().collect();
 
-    let references = held_out.reference(model, plugin, &settings.loss)?;
+    model.set_adapter_enabled(false);
+    let references = held_out.reference(model, plugin, &settings.loss);
+    model.set_adapter_enabled(true);
+    let references = references?;
     let per_point = (held_out.num_records() + prompt_ids.len()) as u64;
     let total = per_point * grid.points.len() as u64;
     let mut progress = Progress::new("steering", total, 0);
@@ -73,7 +76,13 @@ pub fn measure(
             model.fix_lambda(lambda)?;
         }
         let message = format!("λ {} of {}", index + 1, grid.points.len());
-        rows.push(held_out.measure(model, plugin, &settings.loss, lambda, &references)?);
+        let mut measurement = held_out.measurement(&settings.loss, true);
+        for (batch, reference) in held_out.batches(lambda).zip(&references) {
+            let batch = batch?;
+            let hidden = model.hidden(&model_inputs(&batch))?;
+            let _ = measurement.add(plugin, &batch, (&hidden, model.lm_head()), Some(reference))?;
+        }
+        rows.push(measurement.row("eval_"));
         let done = index as u64 * per_point + held_out.num_records() as u64;
         progress.update(done, total, &message);
         let texts = generate_all(model, &prompt_ids, &settings.generate, settings.batch_size, &mut |texts| {
