@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::plugin::Message;
+
 /// Answer to be scored: one line of a rater's input.
 #[derive(Clone, Debug, Serialize)]
 pub struct Answer {
@@ -15,6 +17,14 @@ pub struct Answer {
     pub prompt: String,
     /// Text that the model generated.
     pub response: String,
+}
+
+impl Answer {
+    /// The answer `response` to a conversation.
+    pub fn new(messages: &[Message], response: impl Into<String>) -> Self {
+        let last = messages.last().and_then(|message| message.content.clone());
+        Self { prompt: last.unwrap_or_default(), response: response.into() }
+    }
 }
 
 /// Scores of one answer by name.

@@ -211,8 +211,7 @@ fn architecture(fields: &Fields, head: Head) -> Result<&'static Architecture, Mo
             Some(name) if head == Head::Score && name != architecture.class(head) => {
                 let what = if name == architecture.class_name { "a language model" } else { "another model" };
                 let expected = architecture.class(head);
-                Err(fields
-                    .error(format!("{name} is {what}, not a reward model, which is a {expected} with one label")))
+                Err(fields.error(format!("{name} is {what}, not a reward model, which is a {expected} with one label")))
             }
             _ => Ok(architecture),
         };
@@ -222,9 +221,7 @@ fn architecture(fields: &Fields, head: Head) -> Result<&'static Architecture, Mo
     };
     let supported = families::ALL.map(|architecture| architecture.class(head)).join(", ");
     Err(match head {
-        Head::LanguageModel => {
-            fields.unsupported(format!("architecture {name}"), format!("supported are {supported}"))
-        }
+        Head::LanguageModel => fields.unsupported(format!("architecture {name}"), format!("supported are {supported}")),
         Head::Score => fields.unsupported(
             format!("a reward model of architecture {name}"),
             format!("supported are {supported}, and any other by a command that runs it (--rater)"),
