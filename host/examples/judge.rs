@@ -22,17 +22,17 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let text = std::io::read_to_string(stdin())?;
-    let lines = text.lines().map(|line| Ok(serde_json::from_str(line)?));
+    let lines = || text.lines().map(|line| -> Result<Value> { Ok(serde_json::from_str(line)?) });
     let found = match arguments.as_slice() {
         ["tokens", model, rest @ ..] => {
             let kind = if rest.first() == Some(&"bfloat16") { Kind::BFloat16 } else { Kind::Float };
-            let texts = lines.map(|ids| Ok(serde_json::from_value(ids?)?)).collect::<Result<Vec<Vec<i64>>>>()?;
+            let texts = lines().map(|ids| Ok(serde_json::from_value(ids?)?)).collect::<Result<Vec<Vec<i64>>>>()?;
             json!(RewardModel::load(Path::new(model), Libtorch::cpu(), kind)?.scores(&texts)?)
         }
         ["answers", model, plugin] => {
             let (model, plugin) = (Path::new(model), Plugin::load(Some(Path::new(plugin)))?);
             let judge = Judge::load_reward_model(model, model, &plugin, Libtorch::cpu(), Kind::Float, 3)?;
-            let answers = lines.map(|line| answer(&line?)).collect::<Result<Vec<_>>>()?;
+            let answers = lines().map(|line| answer(&line?)).collect::<Result<Vec<_>>>()?;
             json!(judge.scores(&answers)?.iter().map(|scores| scores[REWARD]).collect::<Vec<f64>>())
         }
         ["win-rate"] => {
