@@ -8,6 +8,9 @@
 //! | [`mod@spearman`] | rank correlation |
 //! | `records` | the policy on held-out records |
 //! | `own_answers` | answers that the policy samples, and its divergence on them |
+//! | [`against`] | answers to compare them with, read from a file |
+//! | [`mod@win_rate`] | how often answers score higher than others, with and without length control |
+//! | `judged` | answers with a judge's scores |
 //! | [`mod@run_figures`] | what a training run cost |
 //! | [`mod@measure`] | the whole evaluation |
 //! | [`answer_line`] | a line of `answers.jsonl` |
@@ -25,6 +28,9 @@ pub mod policies;
 pub mod spearman;
 mod records;
 mod own_answers;
+pub mod against;
+pub mod win_rate;
+mod judged;
 pub mod run_figures;
 pub mod answer_line;
 pub mod measure;

@@ -8,7 +8,7 @@ use crate::files::record_files::RecordFiles;
 use crate::generate::{GenerateOptions, Generated, generate_all};
 use crate::metrics::Row;
 use crate::model::Model;
-use crate::plugin::{Format, LossOptions, Message, Plugin, Tokenizer};
+use crate::plugin::{Format, LossOptions, Plugin, Tokenizer};
 use crate::policy::batch_inputs::{model_inputs, uniform_lambda};
 use crate::policy::held_out::HeldOut;
 
@@ -90,7 +90,7 @@ pub fn measure(
         })?;
         lengths.push(texts.iter().map(Generated::num_chosen).sum::<usize>() as f64 / texts.len().max(1) as f64);
         for (messages, text) in prompts.iter().cycle().zip(&texts) {
-            answers.push(Answer { prompt: last_turn(messages), response: tokenizer.decode(&text.tokens, true)? });
+            answers.push(Answer::new(messages, tokenizer.decode(&text.tokens, true)?));
         }
     }
     progress.clear();
@@ -121,11 +121,6 @@ pub fn measure(
         points,
         grid.curves,
     ))
-}
-
-/// Returns the text of a conversation's last turn, which is what raters read.
-fn last_turn(messages: &[Message]) -> String {
-    messages.last().map_or_else(String::new, |message| message.content.clone().unwrap_or_default())
 }
 
 /// Averages the scores of each λ, whose answers follow each other.
