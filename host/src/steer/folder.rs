@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::files::atomic;
+use crate::metrics::present_name;
 
 use super::page;
 use super::report::{ControlReport, NamedReport};
@@ -55,7 +56,7 @@ impl ReportFolder {
     }
 }
 
-/// Reads the report in a folder.
+/// Reads the report in a folder; metrics of an earlier version get their present names.
 ///
 /// # Errors
 ///
@@ -64,5 +65,11 @@ pub fn read(folder: &Path) -> Result<ControlReport> {
     let path = folder.join(FILE);
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("{} cannot be read: pass a folder written by `steer --out`", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is not a control report of `steer`", path.display()))
+    let mut report: ControlReport = serde_json::from_str(&text)
+        .with_context(|| format!("{} is not a control report of `steer`", path.display()))?;
+    for point in &mut report.points {
+        let held_out = std::mem::take(&mut point.held_out);
+        point.held_out = held_out.into_iter().map(|(key, value)| (present_name(&key), value)).collect();
+    }
+    Ok(report)
 }

@@ -1,0 +1,1 @@
+//! `lambda-dpo report`
