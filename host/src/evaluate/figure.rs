@@ -7,6 +7,8 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Section {
+    /// The log of the training.
+    Training,
     /// The policy on held-out records.
     Records,
     /// The ratings of each dimension.
@@ -32,6 +34,7 @@ impl Section {
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
+            Self::Training => "Training",
             Self::Records => "Held-out records",
             Self::Dimensions => "Each dimension on held-out records",
             Self::Divergence => "Distance from the reference",
@@ -122,7 +125,8 @@ pub enum Better {
 /// A figure that was measured of a policy or a run.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Figure {
-    /// Its path in `evaluation.json`, such as `win_rate/rate`; or `benchmarks/<task>`.
+    /// Its path in `evaluation.json`, such as `win_rate/rate`; `train/<metric>` of `metrics.jsonl`;
+    /// or `benchmarks/<task>`.
     pub key: String,
     /// What it is about.
     pub section: Section,

@@ -123,7 +123,7 @@ impl List {
             "reward margin",
             Unit::None,
             Some(Better::Higher),
-            "The implicit reward of the response rated best minus that of the one rated worst; it scales with β.",
+            "The mean implicit reward of the responses rated best under λ minus that of those rated worst; it scales with β.",
         );
         push(
             section,

@@ -9,9 +9,9 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::pen::Pen;
 
 /// Width of a plot, in pixels; pages scale it.
-pub(super) const WIDTH: u32 = 520;
+pub(super) const WIDTH: u32 = 480;
 /// Size of the text at axes and in legends.
-pub(super) const TEXT: u32 = 13;
+pub(super) const TEXT: u32 = 14;
 
 /// Where a plot is drawn.
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;

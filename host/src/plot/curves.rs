@@ -10,7 +10,7 @@ use super::canvas::{self, Area, Drawn, Entry, TEXT};
 use super::labels::{Labels, span, tick};
 use super::pen::Pen;
 
-const HEIGHT: u32 = 360;
+const HEIGHT: u32 = 340;
 const DASH: u32 = 7;
 
 /// The points of one name in a plot.
@@ -91,7 +91,7 @@ fn draw_on(area: &Area, labels: &Labels, series: &[Series], style: &Style) -> Dr
         .caption(labels.title, ("sans-serif", 17))
         .margin(12)
         .x_label_area_size(42)
-        .y_label_area_size(62)
+        .y_label_area_size(66)
         .build_cartesian_2d(x, y)?;
     chart
         .configure_mesh()
