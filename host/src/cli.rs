@@ -33,6 +33,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Measure what λ controls over a grid of λ: writes steer.json and a page of plots, and prints tables.
     Steer(SteerArgs),
+    /// Put several runs and evaluations side by side: prints tables, and writes report.json and a page of curves and bars.
+    Report(ReportArgs),
     /// Make a λ schedule from results.
     Schedule(ScheduleArgs),
     /// Measure a policy on every axis: held-out records, divergence from its reference, length, win rate.
@@ -43,7 +45,7 @@ pub enum Command {
     Export(ExportArgs),
     /// Compare an ONNX policy with the model it was exported from; the exit status is 1 if they differ.
     Validate(ValidateArgs),
-    /// Print the JSON Schema of a record, a sample or a run config.
+    /// Print the JSON Schema of a record, a sample, a run config or a report.
     Schema(SchemaArgs),
 }
 
@@ -230,6 +232,19 @@ pub struct SteerArgs {
     /// Earlier reports to show in the same plots and tables.
     #[arg(long, num_args = 1.., value_name = "NAME=DIR")]
     pub compare: Vec<String>,
+}
+
+/// `lambda-dpo report`
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Folders that `train` or `evaluate` wrote. Of a run, its evaluation (RUN/evaluation) and its benchmarks
+    /// (RUN/benchmarks.json) are read too. Runs that differ only by seed are one row, with mean and standard deviation; so
+    /// are runs of one NAME, which may also start from different models.
+    #[arg(required = true, num_args = 1.., value_name = "[NAME=]RUN")]
+    pub runs: Vec<String>,
+    /// Folder to write report.json and report.html to; without it, only the tables are printed.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
 }
 
 /// `lambda-dpo schedule`
@@ -479,6 +494,8 @@ pub enum SchemaName {
     Config,
     /// What `evaluate` writes to evaluation.json.
     Evaluation,
+    /// What `report` writes.
+    Report,
 }
 
 impl From<ExportDType> for tch::Kind {

@@ -14,7 +14,10 @@
 //! | [`mod@run_figures`] | what a training run cost |
 //! | [`mod@measure`] | the whole evaluation |
 //! | [`answer_line`] | a line of `answers.jsonl` |
-//! | `table`, `page` | the evaluation for a terminal, and as an HTML page |
+//! | [`figure`] | what a figure is: its unit, and how to read it |
+//! | [`mod@figures`] | the figures of an evaluation, one by one |
+//! | [`mod@table`] | them in a terminal |
+//! | [`page`] | them in a browser |
 //! | [`folder`] | `evaluation.json`, `answers.jsonl` and the page on disk |
 //!
 //! # Invariants
@@ -34,14 +37,19 @@ mod judged;
 pub mod run_figures;
 pub mod answer_line;
 pub mod measure;
-mod page;
-mod table;
+pub mod figure;
+pub mod figures;
+pub mod table;
+pub mod page;
 pub mod folder;
+
+#[cfg(test)]
+pub mod sample;
 
 pub use answer_line::AnswerLine;
 pub use estimate::Estimate;
 pub use evaluation::Evaluation;
-pub use folder::{FILES, read, write};
+pub use folder::{FILES, write};
 pub use measure::{Plan, measure};
 pub use policies::{Policies, Reference};
 pub use run_figures::run_figures;

@@ -64,7 +64,11 @@ pub(super) fn mean_scores(policy: &Judged, against: Option<&Judged>) -> IndexMap
 ///
 /// The same as those of [`win_rate`].
 pub(super) fn compare(policy: &Judged, against: &Judged, dimensions: &[String], lambda: &[f64]) -> Result<WinRate> {
-    let lengths = [policy.lengths(), against.lengths()];
-    let side = |judged: &'_ Judged, lengths: &'_ [Vec<usize>]| Side { scores: &judged.scores, lengths };
-    win_rate(side(policy, &lengths[0]), side(against, &lengths[1]), dimensions, lambda)
+    let (own_lengths, other_lengths) = (policy.lengths(), against.lengths());
+    win_rate(
+        Side { scores: &policy.scores, lengths: &own_lengths },
+        Side { scores: &against.scores, lengths: &other_lengths },
+        dimensions,
+        lambda,
+    )
 }

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::files::atomic;
 use crate::files::report_folder::ReportFolder;
+use crate::metrics::present_name;
 
 use super::page;
 use super::report::{ControlReport, NamedReport};
@@ -29,7 +30,7 @@ pub fn write(folder: ReportFolder, report: &ControlReport, others: &[NamedReport
     Ok(folder.commit()?.join(PAGE))
 }
 
-/// Reads the report in a folder.
+/// Reads the report in a folder; metrics of an earlier version get their present names.
 ///
 /// # Errors
 ///
@@ -38,5 +39,11 @@ pub fn read(folder: &Path) -> Result<ControlReport> {
     let path = folder.join(FILE);
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("{} cannot be read: pass a folder written by `steer --out`", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is not a control report of `steer`", path.display()))
+    let mut report: ControlReport = serde_json::from_str(&text)
+        .with_context(|| format!("{} is not a control report of `steer`", path.display()))?;
+    for point in &mut report.points {
+        let held_out = std::mem::take(&mut point.held_out);
+        point.held_out = held_out.into_iter().map(|(key, value)| (present_name(&key), value)).collect();
+    }
+    Ok(report)
 }
