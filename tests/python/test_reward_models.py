@@ -135,7 +135,7 @@ def test_what_cannot_be_judged_is_said(tmp_path):
 
 
 def length_controlled(outcomes, excess, ridge=0.01):
-    """The rate at equal length of a ridge-penalised logistic regression on tanh(Δ/σ), fitted by gradient and Hessian."""
+    """The rate at equal length of a penalised logistic regression on tanh(Δ/σ), fitted by Newton's method."""
     if not excess.any():
         return outcomes.mean()
     if np.ptp(excess) == 0:
