@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo check-steering steer-stories objectives-demo test test-cpus test-python test-serve test-llama test-web test-big lint bench bench-serving gpu-check fmt generate fuzz valgrind docs install
+.PHONY: help setup build demo steer-demo check-steering steer-stories objectives-demo test test-cpus test-python test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-serving gpu-check fmt generate fuzz valgrind docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,12 @@ test-cpus: ## the numeric tests with the instruction sets of other processors an
 
 test-python: ## the Python package with Transformers and in LLaMA-Factory (2 GB of packages the first time)
 	@ci/test_python.sh
+
+test-torch: ## the Python package built against and tested beside torch VERSION=2.13.0, say (not part of CI)
+	@ci/test_torch.sh "$(VERSION)"
+
+test-install-python: ## the README's commands for installing the Python package, in empty environments (not part of CI)
+	@ci/test_install_python.sh
 
 test-serve: ## the server with OpenAI's client and lm-eval (0.4 GB of packages the first time)
 	@ci/test_serve.sh

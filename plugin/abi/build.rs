@@ -4,6 +4,7 @@
 fn main() {
     println!("cargo:rerun-if-changed=src/tensor.cpp");
     println!("cargo:rerun-if-changed=src/guarded.h");
+    println!("cargo:rerun-if-changed=src/versioned.h");
     #[cfg(feature = "tch")]
     libtorch::build();
 }

@@ -1,5 +1,6 @@
 // DLPack <-> at::Tensor with libtorch's own converter, and CUDA streams; exceptions become messages.
 #include "guarded.h"
+#include "versioned.h"
 
 #include <ATen/DLConvertor.h>
 #include <c10/core/StreamGuard.h>

@@ -10,9 +10,9 @@ from ctypes import POINTER, c_double, c_int32, c_uint32, c_void_p
 from pathlib import Path
 from typing import Any
 
-import torch.utils.dlpack  # Imported first, because the library uses the libtorch that torch loads.
+import torch  # Imported first, because the library uses the libtorch that torch loads.
 
-from . import _abi
+from . import _abi, _dlpack
 from .errors import InvalidInputError, LibraryError, PluginError
 
 
@@ -150,43 +150,25 @@ def make(name: str, free: str, *arguments: Any) -> Handle | None:
 
 # ---- tensors ----
 
-_python = ctypes.pythonapi
-_python.PyCapsule_GetPointer.restype = c_void_p
-_python.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
-_python.PyCapsule_New.restype = ctypes.py_object
-_python.PyCapsule_New.argtypes = [c_void_p, ctypes.c_char_p, c_void_p]
-_python.PyCapsule_IsValid.restype = ctypes.c_int
-_python.PyCapsule_IsValid.argtypes = [ctypes.py_object, ctypes.c_char_p]
-_VERSIONED = b"dltensor_versioned"
-
 
 class Lent:
     """Tensors lent to the library for a call: not copied, and alive as long as this object."""
 
     def __init__(self) -> None:
-        self._capsules: list[Any] = []
+        self._alive: list[Any] = []
 
     def pointer(self, tensor: torch.Tensor | None) -> int | None:
         """Returns the tensor as `DLManagedTensorVersioned *`; NULL for None."""
         if tensor is None:
             return None
-        capsule = tensor.detach().resolve_conj().resolve_neg().__dlpack__(max_version=(1, 0))
-        self._capsules.append(capsule)
-        pointer: int = _python.PyCapsule_GetPointer(capsule, _VERSIONED)
+        pointer, alive = _dlpack.export(tensor)
+        self._alive.append(alive)
         return pointer
 
 
 def take_tensor(pointer: int | None) -> torch.Tensor | None:
     """Takes ownership of a tensor that the library returned, without a copy; returns None for NULL."""
-    if not pointer:
-        return None
-    # torch renames the capsule when it takes ownership; if it fails before that, the tensor must be freed here.
-    capsule = _python.PyCapsule_New(pointer, _VERSIONED, None)
-    try:
-        return torch.utils.dlpack.from_dlpack(capsule)
-    finally:
-        if _python.PyCapsule_IsValid(capsule, _VERSIONED):
-            ctypes.cast(pointer, POINTER(_abi.DLManagedTensorVersioned)).contents.deleter(pointer)
+    return _dlpack.take(pointer) if pointer else None
 
 
 def take_tensors(struct: _abi.Sized, names: Iterable[str]) -> dict[str, torch.Tensor | None]:
@@ -211,5 +193,4 @@ def handles(given: Iterable[Handle]) -> Any:
 
 def arrow_stream_pointer(capsule: Any) -> int:
     """Returns the struct in a capsule of `__arrow_c_stream__`; the library takes ownership of the stream."""
-    pointer: int = _python.PyCapsule_GetPointer(capsule, b"arrow_array_stream")
-    return pointer
+    return _dlpack.capsule_pointer(capsule, b"arrow_array_stream")
