@@ -22,7 +22,7 @@ if [ "$(cat "$folder/.lambda-dpo" 2>/dev/null)" != "$version" ]; then
   rm -rf "$folder"
   .venv/bin/python -m venv "$folder"
   "$python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile --only-binary :all: \
-    "torch==$version"
+    "torch==$version" "setuptools>=77,<82"
   # After the environment's own folder, so that torch and its dependencies are those installed here.
   site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   realpath .venvs/trainer/lib/python3.*/site-packages >"$site/trainer.pth"

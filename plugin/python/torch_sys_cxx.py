@@ -70,8 +70,7 @@ def compile_generated(compiler, arguments, position):
         sys.stderr.write(tried.stderr)
         return tried.returncode
     print(f"torch-sys without what this torch lacks: {', '.join(names)}", file=sys.stderr)
-    object_file = Path(arguments[arguments.index("-o") + 1])
-    beside = object_file.with_name(f"{object_file.stem}-{GENERATED}")
+    beside = Path(arguments[arguments.index("-o") + 1]).with_suffix(".cpp")
     beside.write_text(kept)
     arguments = [*arguments[:position], str(beside), *arguments[position + 1 :], f"-iquote{given.parent}"]
     return subprocess.run([*compiler, *arguments]).returncode

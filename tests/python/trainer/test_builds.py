@@ -67,7 +67,7 @@ def test_a_file_that_compiles_is_compiled_as_it_is(tmp_path):
     done = compile_with_wrapper(tmp_path, GENERATED, header)
     assert (done.returncode, done.stderr) == (0, "")
     assert symbols(tmp_path) == {"atg_kept", "atg_gone", "atg_changed"}
-    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".cpp"] == []
+    assert not (tmp_path / "out.cpp").exists()
 
 
 @pytest.mark.parametrize(
