@@ -13,6 +13,7 @@ if [[ ! $version =~ ^[0-9]+\.[0-9]+\.[0-9]+$ ]]; then
   exit 1
 fi
 folder=.venvs/torch-$version
+make build # The tests compare with the program, which stays with .venv's torch.
 ci/setup_python.sh trainer
 if [ "${KEEP:-}" != 1 ]; then trap 'rm -rf "$folder"' EXIT; fi
 
