@@ -1,6 +1,6 @@
 //! `metrics.jsonl` of a run, and what it says at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -11,13 +11,26 @@ use crate::evaluate::figure::{Better, Figure, Section, Unit};
 use crate::evaluate::figures::Measured;
 use crate::metrics::{Row, present_name};
 
+/// The metrics that a report shows; a long log has many more values than these.
+const KEYS: [&str; 9] = [
+    "loss",
+    "rewards/accuracies",
+    "step_secs",
+    "tokens_per_second",
+    "peak_memory_bytes",
+    "peak_device_memory_bytes",
+    "eval_loss",
+    "eval_rewards/accuracies",
+    "eval_logps/ratio",
+];
+
 /// The log of a training.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Metrics {
-    /// Lines of the steps, by step.
-    steps: BTreeMap<u64, Row>,
-    /// Lines of the evaluations, by step.
-    evaluations: BTreeMap<u64, Row>,
+    /// Values by metric and step.
+    columns: BTreeMap<&'static str, BTreeMap<u64, f64>>,
+    /// Logged steps, and steps of evaluations.
+    steps: [BTreeSet<u64>; 2],
     /// Lines that a later one of the same step replaced.
     pub(super) num_replaced: usize,
 }
@@ -39,12 +52,18 @@ pub(super) fn read(path: &Path) -> Result<Metrics> {
                 bail!("{}, line {}, is no line of metrics ({error}): remove it", path.display(), index + 1)
             }
         };
-        let row: Row = row.into_iter().map(|(key, value)| (present_name(&key), value)).collect();
         let Some(step) = row.get("step").and_then(Value::as_u64) else {
             bail!("{}, line {}, has no `step`, a whole number: remove the line", path.display(), index + 1);
         };
-        let lines = if row.contains_key("eval_loss") { &mut metrics.evaluations } else { &mut metrics.steps };
-        metrics.num_replaced += usize::from(lines.insert(step, row).is_some());
+        let is_evaluation = usize::from(row.contains_key("eval_loss"));
+        metrics.num_replaced += usize::from(!metrics.steps[is_evaluation].insert(step));
+        for (key, value) in &row {
+            let key = present_name(key);
+            let known = KEYS.into_iter().find(|known| *known == key);
+            if let (Some(key), Some(value)) = (known, value.as_f64()) {
+                metrics.columns.entry(key).or_default().insert(step, value);
+            }
+        }
     }
     Ok(metrics)
 }
@@ -52,13 +71,12 @@ pub(super) fn read(path: &Path) -> Result<Metrics> {
 impl Metrics {
     /// Whether there is no line.
     pub(super) fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.evaluations.is_empty()
+        self.steps.iter().all(BTreeSet::is_empty)
     }
 
-    /// Returns (step, value) of the lines that have `key`.
+    /// Returns (step, value) of one of the [`KEYS`].
     pub(super) fn curve(&self, key: &str) -> Vec<(u64, f64)> {
-        let lines = if key.starts_with("eval_") { &self.evaluations } else { &self.steps };
-        lines.iter().filter_map(|(step, row)| Some((*step, row.get(key)?.as_f64()?))).collect()
+        self.columns.get(key).into_iter().flatten().map(|(step, value)| (*step, *value)).collect()
     }
 
     /// Returns what the training cost; None if no step was logged.
@@ -78,7 +96,7 @@ impl Metrics {
         let peak = peak("peak_device_memory_bytes").or_else(|| peak("peak_memory_bytes"));
         Some(RunFigures {
             folder: folder.to_path_buf(),
-            steps: *self.steps.keys().next_back()?,
+            steps: *self.steps[0].last()?,
             seconds,
             tokens_per_second: median(&speeds)?,
             peak_memory_bytes: peak.unwrap_or(0.0) as u64,
@@ -117,6 +135,14 @@ impl Metrics {
                 Unit::Share,
                 Some(Better::Higher),
                 "The reward accuracy on the run's own evaluation records, at its last evaluation.",
+            ),
+            (
+                "eval_logps/ratio",
+                "evaluation log-ratio",
+                Unit::Nats,
+                None,
+                "The mean of log π − log π_ref over the responses of the run's own evaluation records, at its last \
+                 evaluation. It is no divergence and may be negative.",
             ),
         ] {
             let curve = self.curve(key);
