@@ -315,8 +315,6 @@ mod tests {
                 assert!(page.contains(&escape(text)), "{text}");
             }
         }
-            std::fs::write(out, &page).unwrap();
-        }
         // Ratings, lengths, win rates, scores.
         assert_eq!(page.matches("<svg").count(), 4);
         for text in
