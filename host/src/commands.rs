@@ -12,6 +12,7 @@ mod chat;
 mod steer;
 mod report;
 mod schedule;
+mod evaluate;
 mod serve;
 mod export;
 mod validate;
@@ -36,6 +37,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Steer(args) => steer::run(args, plugin).map(|()| 0),
         Command::Report(args) => report::run(args).map(|()| 0),
         Command::Schedule(args) => schedule::run(args, plugin).map(|()| 0),
+        Command::Evaluate(args) => evaluate::run(args, plugin).map(|()| 0),
         Command::Serve(args) => serve::run(args, plugin).map(|()| 0),
         Command::Export(args) => export::run(args).map(|()| 0),
         Command::Validate(args) => validate::run(args, plugin),

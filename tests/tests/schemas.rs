@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use lambda_dpo_core::convert::convert_record;
 use lambda_dpo_core::{ConvertOptions, Format, Record, Sample};
 use lambda_dpo_host::config;
+use lambda_dpo_host::evaluate::Evaluation;
 use lambda_dpo_host::report::Report;
 use lambda_dpo_tests::{fixture, program, root};
 use schemars::generate::SchemaSettings;
@@ -41,6 +42,7 @@ fn the_committed_schemas_are_what_the_types_give() {
         ("record", schema_of::<Record>()),
         ("sample", schema_of::<Sample>()),
         ("config", config::schema()),
+        ("evaluation", schema_of::<Evaluation>()),
         ("report", schema_of::<Report>()),
     ];
     for (name, schema) in schemas {
@@ -55,7 +57,7 @@ fn the_committed_schemas_are_what_the_types_give() {
 
 #[test]
 fn the_program_prints_them() {
-    for name in ["record", "sample", "config", "report"] {
+    for name in ["record", "sample", "config", "evaluation", "report"] {
         let output = program(&std::env::temp_dir()).args(["schema", name]).output().unwrap();
         assert!(output.status.success());
         assert_eq!(String::from_utf8(output.stdout).unwrap(), fs::read_to_string(path(name)).unwrap());

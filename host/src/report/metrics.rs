@@ -6,23 +6,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::evaluate::evaluation::RunFigures;
 use crate::evaluate::figure::{Better, Figure, Section, Unit};
 use crate::evaluate::figures::Measured;
 use crate::metrics::{Row, present_name};
 
 /// The metrics that a report shows; a long log has many more values than these.
-const KEYS: [&str; 9] = [
-    "loss",
-    "rewards/accuracies",
-    "step_secs",
-    "tokens_per_second",
-    "peak_memory_bytes",
-    "peak_device_memory_bytes",
-    "eval_loss",
-    "eval_rewards/accuracies",
-    "eval_logps/ratio",
-];
+const KEYS: [&str; 6] =
+    ["loss", "rewards/accuracies", "step_secs", "eval_loss", "eval_rewards/accuracies", "eval_logps/ratio"];
 
 /// The log of a training.
 #[derive(Clone, Debug, Default)]
@@ -77,30 +67,6 @@ impl Metrics {
     /// Returns (step, value) of one of the [`KEYS`].
     pub(super) fn curve(&self, key: &str) -> Vec<(u64, f64)> {
         self.columns.get(key).into_iter().flatten().map(|(step, value)| (*step, *value)).collect()
-    }
-
-    /// Returns what the training cost; None if no step was logged.
-    ///
-    /// A line's time is that of its own step, and stands for the steps since the line before it, if not every step was
-    /// logged.
-    pub(super) fn cost(&self, folder: &Path) -> Option<RunFigures> {
-        let mut last_step = 0;
-        let mut seconds = 0.0;
-        for (step, step_secs) in self.curve("step_secs") {
-            seconds += step_secs * (step - last_step) as f64;
-            last_step = step;
-        }
-        let mut speeds: Vec<f64> = self.curve("tokens_per_second").into_iter().map(|(_, speed)| speed).collect();
-        speeds.sort_by(f64::total_cmp);
-        let peak = |key: &str| self.curve(key).into_iter().map(|(_, bytes)| bytes).reduce(f64::max);
-        let peak = peak("peak_device_memory_bytes").or_else(|| peak("peak_memory_bytes"));
-        Some(RunFigures {
-            folder: folder.to_path_buf(),
-            steps: *self.steps[0].last()?,
-            seconds,
-            tokens_per_second: median(&speeds)?,
-            peak_memory_bytes: peak.unwrap_or(0.0) as u64,
-        })
     }
 
     /// Returns what the log says of the training's end.
@@ -160,16 +126,6 @@ impl Metrics {
     }
 }
 
-/// Returns the median of sorted values.
-fn median(sorted: &[f64]) -> Option<f64> {
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        count if count % 2 == 1 => Some(sorted[middle]),
-        _ => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
@@ -208,20 +164,6 @@ mod tests {
             message("{\"step\":1}\n{\"loss\":1.0}\n"),
             "F, line 2, has no `step`, a whole number: remove the line"
         );
-    }
-
-    #[test]
-    fn times_of_logged_steps_stand_for_the_steps_between() {
-        let metrics =
-            of("{\"step\":10,\"loss\":1.0,\"step_secs\":0.5,\"tokens_per_second\":100.0,\"peak_memory_bytes\":7}\n\
-             {\"step\":20,\"loss\":1.0,\"step_secs\":0.25,\"tokens_per_second\":200.0,\"peak_memory_bytes\":9}\n\
-             {\"step\":25,\"loss\":1.0,\"step_secs\":0.1,\"tokens_per_second\":400.0,\"peak_memory_bytes\":8}\n")
-            .unwrap();
-        let cost = metrics.cost(Path::new("run")).unwrap();
-        assert!((cost.seconds - (5.0 + 2.5 + 0.5)).abs() < 1e-12);
-        assert_eq!((cost.steps, cost.tokens_per_second, cost.peak_memory_bytes), (25, 200.0, 9));
-        assert_eq!(of("").unwrap().cost(Path::new("run")), None);
-        assert_eq!(median(&[1.0, 3.0]), Some(2.0));
     }
 
     #[test]
