@@ -48,7 +48,7 @@ mod sample;
 pub use answer_line::AnswerLine;
 pub use estimate::Estimate;
 pub use evaluation::Evaluation;
-pub use folder::{FILES, read, write};
+pub use folder::{FILES, write};
 pub use measure::{Plan, measure};
 pub use policies::{Policies, Reference};
 pub use run_figures::run_figures;
