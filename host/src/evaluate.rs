@@ -16,7 +16,8 @@
 //! | [`answer_line`] | a line of `answers.jsonl` |
 //! | [`figure`] | what a figure is: its unit, and how to read it |
 //! | [`mod@figures`] | the figures of an evaluation, one by one |
-//! | `table`, `page` | the evaluation for a terminal, and as an HTML page |
+//! | [`mod@table`] | them in a terminal |
+//! | [`page`] | them in a browser |
 //! | [`folder`] | `evaluation.json`, `answers.jsonl` and the page on disk |
 //!
 //! # Invariants
@@ -38,12 +39,12 @@ pub mod answer_line;
 pub mod measure;
 pub mod figure;
 pub mod figures;
-mod table;
-mod page;
+pub mod table;
+pub mod page;
 pub mod folder;
 
 #[cfg(test)]
-mod sample;
+pub mod sample;
 
 pub use answer_line::AnswerLine;
 pub use estimate::Estimate;

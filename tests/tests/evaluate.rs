@@ -25,7 +25,10 @@ fn trained() -> Run {
 /// Evaluates the run's model with few, short answers into the folder `out` of the run.
 fn evaluate(run: &Run, out: &str, arguments: &[&str]) -> Output {
     let mut command = program(&run.path("cache"));
-    command.args(["evaluate", "--device", "cpu", "--num-prompts", "3", "--max-new-tokens", "6"]);
+    command.args(["evaluate", "--device", "cpu", "--max-new-tokens", "6"]);
+    if !arguments.contains(&"--num-prompts") {
+        command.args(["--num-prompts", "3"]);
+    }
     command.arg("--model").arg(run.path("model")).arg("--out").arg(run.path(out));
     if !arguments.contains(&"--records") {
         command.arg("--records").arg(run.path("records.jsonl"));
@@ -191,9 +194,8 @@ fn what_cannot_be_evaluated_is_refused_in_a_sentence_and_leaves_nothing() {
          --reference none"
     );
     assert_eq!(
-        refused(&["--adapter", &own, "--rater", "head -n 1"]),
-        "line 1 of the rater `head -n 1` is not an object of numbers, as in {\"honesty\": 3.5}: {\"prompt\":\"What is known \
-         about the toad? Use at most 15 words and end with the word thanks.\",\"response\":\"\"}"
+        refused(&["--adapter", &own, "--rater", "sed 's/.*/[]/'"]),
+        "line 1 of the rater `sed 's/.*/[]/'` is not an object of numbers, as in {\"honesty\": 3.5}: []"
     );
     assert_eq!(
         refused(&["--adapter", &own, "--rater", "head -n 2 | sed 's/.*/{\"a\": 1}/'"]),
@@ -220,8 +222,10 @@ fn what_cannot_be_evaluated_is_refused_in_a_sentence_and_leaves_nothing() {
     );
     let empty = run.path("empty.jsonl");
     fs::write(&empty, "").unwrap();
-    let message = refused(&["--adapter", &own, "--records", empty.to_str().unwrap()]);
-    assert!(message.contains("empty.jsonl") || message.contains("no record"), "{message}");
+    assert_eq!(
+        refused(&["--adapter", &own, "--records", empty.to_str().unwrap()]),
+        "there is no record in empty.jsonl: pass --records with rated responses"
+    );
     fs::write(run.path("turns.jsonl"), "{\"turns\": [\"A\", \"B\"]}\n").unwrap();
     assert_eq!(
         refused(&["--adapter", &own, "--prompts", run.path("turns.jsonl").to_str().unwrap()]),
@@ -248,9 +252,9 @@ fn a_reference_with_another_vocabulary_or_tokenizer_is_refused() {
     let text = fs::read_to_string(&tokenizer).unwrap();
     let mut value: Value = serde_json::from_str(&text).unwrap();
     let vocab = value["model"]["vocab"].as_object_mut().unwrap();
-    let (first, second) = (vocab["a"].clone(), vocab["e"].clone());
-    vocab.insert("a".into(), second);
-    vocab.insert("e".into(), first);
+    let (first, second) = (vocab["What"].clone(), vocab[" is"].clone());
+    vocab.insert("What".into(), second);
+    vocab.insert(" is".into(), first);
     fs::write(&tokenizer, value.to_string()).unwrap();
     assert_eq!(
         refused(),

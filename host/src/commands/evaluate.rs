@@ -5,19 +5,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 
-use crate::answers::{self, Question};
+use crate::answers::{self, Judge, Question, Rater};
 use crate::cli::EvaluateArgs;
 use crate::console::say;
 use crate::evaluate::evaluation::Subject;
 use crate::evaluate::measure::question_of;
 use crate::evaluate::policies::check_tokenizers;
-use crate::evaluate::{FILES, Plan, Policies, Reference, measure, run_figures, table, write};
+use crate::evaluate::{FILES, Plan, Policies, Reference, against, measure, run_figures, table, write};
 use crate::files::hub::{Hub, Use};
 use crate::files::record_files::RecordFiles;
 use crate::files::report_folder::ReportFolder;
 use crate::generate::GenerateOptions;
+use crate::libtorch::Libtorch;
 use crate::model::Model;
-use crate::plugin::LossOptions;
+use crate::plugin::{LossOptions, Plugin};
 use crate::policy::batch_inputs::uniform_lambda;
 use crate::policy::held_out::HeldOut;
 
@@ -35,11 +36,16 @@ pub(super) fn run(args: &EvaluateArgs, plugin: Option<&Path>) -> Result<()> {
     if args.num_prompts > 0 {
         loaded.check_chat_template()?;
     }
+    let judge = judge(args, &loaded.plugin, libtorch)?;
     let dimensions = loaded.model.adapter_dimensions().map(<[String]>::to_vec);
     let held_out = HeldOut::open(&loaded.plugin, &loaded.tokenizer, &files, args.format, dimensions.as_deref())?;
     let from_records = || held_out.prompts(args.num_prompts).into_iter().map(question_of).collect();
     let mut questions: Vec<Question> = given.unwrap_or_else(from_records);
     questions.truncate(args.num_prompts);
+    let against = match &args.against {
+        Some(path) => Some((path.display().to_string(), against::read(path, &questions, args.num_samples)?)),
+        None => None,
+    };
     let generate = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         temperature: args.temperature,
@@ -73,6 +79,8 @@ pub(super) fn run(args: &EvaluateArgs, plugin: Option<&Path>) -> Result<()> {
         num_samples: args.num_samples,
         generate,
         batch_size: args.batch_size,
+        judge,
+        against,
         run,
     };
     if let (Some(folder), Some(question)) = (&reference_folder, plan.questions.first()) {
@@ -95,6 +103,16 @@ fn reference_folder(args: &EvaluateArgs) -> Result<Option<PathBuf>> {
     Ok(named.map(|name| Hub::from_env().model_folder(name)).transpose()?)
 }
 
+/// Loads what scores the answers.
+fn judge(args: &EvaluateArgs, plugin: &Plugin, libtorch: Libtorch) -> Result<Option<Judge>> {
+    if let Some(command) = &args.rater {
+        return Ok(Some(Judge::Rater(Rater::parse(command)?)));
+    }
+    let Some(name) = &args.reward_model else { return Ok(None) };
+    let folder = Hub::from_env().model_folder(name)?;
+    Judge::load_reward_model(name, &folder, plugin, libtorch, args.model.dtype.into(), args.batch_size).map(Some)
+}
+
 /// Reads `--prompts`, each of one turn.
 fn questions(file: &Path) -> Result<Vec<Question>> {
     let questions = answers::read(file)?;
@@ -108,6 +126,10 @@ fn questions(file: &Path) -> Result<Vec<Question>> {
 }
 
 fn check(args: &EvaluateArgs) -> Result<()> {
+    ensure!(
+        args.against.is_none() || args.rater.is_some() || args.reward_model.is_some(),
+        "--against compares scores: pass --rater or --reward-model, which give them"
+    );
     ensure!(args.num_samples >= 1, "--num-samples must be at least 1, not 0");
     ensure!(args.batch_size >= 1, "--batch-size must be at least 1, not 0");
     ensure!(args.beta > 0.0 && args.beta.is_finite(), "--beta must be a number above 0, not {}", args.beta);

@@ -4,17 +4,21 @@ use anyhow::{Context as _, Result};
 use indexmap::IndexMap;
 use serde_json::json;
 
-use crate::answers::Question;
+use crate::answers::{Judge, Question};
 use crate::console::{Progress, say};
 use crate::generate::{GenerateOptions, Generated};
 use crate::model::Model;
 use crate::plugin::{LossOptions, Message, Plugin, Tokenizer};
 use crate::policy::held_out::HeldOut;
 
-use super::answer_line::AnswerLine;
+use super::answer_line::{Against, AnswerLine};
 use super::evaluation::{Evaluation, Kl, RunFigures, Settings, Subject};
+use super::judged::{Judged, compare, mean_scores};
 use super::policies::Policies;
 use super::{own_answers, records};
+
+/// Name of the reference's answers in the settings.
+const REFERENCE: &str = "reference";
 
 /// What to measure, and how.
 pub struct Plan {
@@ -32,6 +36,10 @@ pub struct Plan {
     pub generate: GenerateOptions,
     /// Answers generated at once.
     pub batch_size: usize,
+    /// What scores the answers.
+    pub judge: Option<Judge>,
+    /// Name and texts of the answers to compare with, as many to each prompt; None for those of the reference.
+    pub against: Option<(String, Vec<Vec<String>>)>,
     /// What the training run cost.
     pub run: Option<RunFigures>,
 }
@@ -47,8 +55,9 @@ pub fn measure(
     plugin: &Plugin,
     tokenizer: &Tokenizer,
     held_out: &HeldOut,
-    plan: Plan,
+    mut plan: Plan,
 ) -> Result<(Evaluation, Vec<AnswerLine>)> {
+    let judge_name = plan.judge.as_ref().map(Judge::name);
     let records = records::measure(policies, plugin, held_out, &plan.loss, &plan.lambda)?;
     let prompts = encode(tokenizer, &plan.questions)?;
     let own = answer(policies.policy(), &prompts, &plan, "answering")?;
@@ -61,16 +70,42 @@ pub fn measure(
     if !is_from_policy && policies.has_reference() && !prompts.is_empty() {
         say("k1 and k3 are left out: at a temperature other than 1, the answers are not samples of the policy itself");
     }
-    let answers = lines(&plan.questions, &own, &texts);
+    let mut answers = lines(&plan.questions, &own, &texts);
+    let (mut scores, mut win_rate, mut against_name) = (IndexMap::new(), None, None);
+    if let Some(judge) = plan.judge.take().filter(|_| !prompts.is_empty()) {
+        let judged = Judged::new(&judge, &plan.questions, texts)?;
+        let others = match plan.against.take() {
+            Some(others) => Some(others),
+            None => policies
+                .with_reference(|model| {
+                    let others = answer(model, &prompts, &plan, "answering as the reference")?;
+                    decode(tokenizer, &others)
+                })?
+                .map(|texts| (REFERENCE.to_owned(), texts)),
+        };
+        let against = match others {
+            Some((name, texts)) => {
+                against_name = Some(name);
+                Some(Judged::new(&judge, &plan.questions, texts)?)
+            }
+            None => None,
+        };
+        scores = mean_scores(&judged, against.as_ref());
+        win_rate = match &against {
+            Some(against) => Some(compare(&judged, against, held_out.dimensions(), &plan.lambda)?),
+            None => None,
+        };
+        add_scores(&mut answers, judged, against);
+    }
     let (k1, k3) = estimates.unzip();
     let evaluation = Evaluation {
-        settings: settings(&plan, held_out),
+        settings: Settings { judge: judge_name, against: against_name, ..settings(&plan, held_out) },
         subject: plan.subject,
         records: records.row,
         kl: records.kl.map(|tokens| Kl { k1, k3, tokens }),
         spearman: records.spearman,
-        scores: IndexMap::new(),
-        win_rate: None,
+        scores,
+        win_rate,
         run: plan.run,
     };
     Ok((evaluation, answers))
@@ -135,6 +170,17 @@ fn lines(questions: &[Question], answers: &[Vec<Generated>], texts: &[Vec<String
         }
     }
     lines
+}
+
+/// Adds what the judge said to the lines of the answers, which are in the same order.
+fn add_scores(lines: &mut [AnswerLine], judged: Judged, against: Option<Judged>) {
+    let mut others = against
+        .into_iter()
+        .flat_map(|against| against.texts.into_iter().flatten().zip(against.scores.into_iter().flatten()));
+    for (line, scores) in lines.iter_mut().zip(judged.scores.into_iter().flatten()) {
+        line.scores = Some(scores);
+        line.against = others.next().map(|(response, scores)| Against { response, scores });
+    }
 }
 
 /// Returns a record's prompt as a question.

@@ -80,6 +80,9 @@ impl HeldOut {
             ratings.push(sample.ratings.unwrap_or_default());
             known = sample.dimensions;
         }
+        if prompts.is_empty() {
+            bail!("there is no record in {}: pass --records with rated responses", listed(files));
+        }
         let dimensions = dimensions.map_or_else(|| known.clone(), <[String]>::to_vec);
         let indices = indices_of(&dimensions, &known)?;
         for record in &mut ratings {
@@ -243,6 +246,12 @@ impl HeldOut {
         }
         Ok(())
     }
+}
+
+/// Lists files as the user named them.
+fn listed(files: &RecordFiles) -> String {
+    let names = files.iter().map(|file| files.with_names(&file.display().to_string()));
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// Returns the index of each of the adapter's dimensions among those of the records.
