@@ -106,11 +106,13 @@ fn draw_on(area: &Area, labels: &Labels, series: &[Series], style: &Style) -> Dr
         .light_line_style(TRANSPARENT)
         .draw()?;
     // Bands first, so that they cover no line.
+    let num_bands = series.iter().filter(|series| !series.band.is_empty()).count();
+    let opacity = if num_bands > 4 { 0.08 } else { 0.18 };
     for (index, series) in series.iter().enumerate().filter(|(_, series)| !series.band.is_empty()) {
         let upper = series.band.iter().map(|(x, _, high)| (*x, *high));
         let lower = series.band.iter().rev().map(|(x, low, _)| (*x, *low));
         let outline: Vec<(f64, f64)> = upper.chain(lower).collect();
-        chart.draw_series([Polygon::new(outline, Pen::of(index).colour.mix(0.18))])?;
+        chart.draw_series([Polygon::new(outline, Pen::of(index).colour.mix(opacity))])?;
     }
     for (index, series) in series.iter().enumerate() {
         draw_line(&mut chart, (style.line)(&series.points), Pen::of(index))?;

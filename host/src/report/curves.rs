@@ -52,7 +52,8 @@ pub(super) fn plots(comparison: &Comparison) -> Result<Vec<(String, String)>, St
         } else {
             ""
         };
-        plots.push((svg, format!("{averaged}{band}").trim().to_owned()));
+        let loss = if key == "loss" { "Losses of different objectives cannot be compared. " } else { "" };
+        plots.push((svg, format!("{loss}{averaged}{band}").trim().to_owned()));
     }
     Ok(plots)
 }

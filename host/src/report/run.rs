@@ -64,7 +64,10 @@ impl Run {
             settings.remove("seed");
         }
         if metrics.num_replaced > 0 {
-            notes.push(format!("{} steps were logged twice; the later lines count", metrics.num_replaced));
+            notes.push(format!(
+                "of steps that were logged twice, {} in all, the later lines count",
+                metrics.num_replaced
+            ));
         }
         if log.exists() && !folder.join(STATE_FILE).exists() {
             notes.push("it is not finished: the run goes on, or was stopped".to_owned());
