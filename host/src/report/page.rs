@@ -99,7 +99,8 @@ fn bars(report: &Report, of: &Figure) -> Result<String, String> {
     let series = [Bars { name: of.title.clone(), bars }];
     let svg = plot::bars(&labels, &names, &series, mark.then_some(50.0))?;
     let errors = if has_errors { " Error bars: one standard deviation over runs." } else { "" };
-    Ok(figure(&svg, &format!("{} {}{errors}", of.meaning, of.direction())))
+    let draw = if mark { " The dashed line is a draw." } else { "" };
+    Ok(figure(&svg, &format!("{} {}{draw}{errors}", of.meaning, of.direction())))
 }
 
 /// Renders a table: a line for each row in which any figure was measured, a column for each figure.

@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value};
 
 use crate::config::RunConfig;
+use crate::evaluate::Evaluation;
 use crate::evaluate::evaluation::RunFigures;
 use crate::evaluate::figures::{Measured, cost, figures};
-use crate::evaluate::{Evaluation, run_figures};
 use crate::train::durable::checkpoint::{STATE_FILE, settings};
 
 use super::benchmarks::Benchmarks;
@@ -73,8 +73,7 @@ impl Run {
             notes.push("it is not finished: the run goes on, or was stopped".to_owned());
         }
         let benchmarks = Benchmarks::read(&folder.join("benchmarks.json"))?;
-        let has_times = !metrics.curve("step_secs").is_empty();
-        let cost = has_times.then(|| run_figures(&folder)).transpose()?;
+        let cost = metrics.cost(&folder);
         Ok(Self { given_name, folder, settings, seed, metrics, evaluation, benchmarks, cost, notes })
     }
 
