@@ -51,9 +51,11 @@ pub fn lines(labels: &Labels, series: &[Series]) -> Result<String, String> {
     draw(labels, series, &Style { line: <[_]>::to_vec, marks_points: false })
 }
 
+/// Selects the points of a series that its line connects.
+type Connected = fn(&[(f64, f64)]) -> Vec<(f64, f64)>;
+
 struct Style {
-    /// Selects the points of a series that its line connects.
-    line: fn(&[(f64, f64)]) -> Vec<(f64, f64)>,
+    line: Connected,
     marks_points: bool,
 }
 

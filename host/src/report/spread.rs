@@ -3,6 +3,9 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+/// A figure of a run: its value and standard error, or None if it was not measured.
+pub(super) type RunValue = Option<(f64, Option<f64>)>;
+
 /// A figure over the runs of a row.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Spread {
@@ -20,7 +23,7 @@ pub struct Spread {
 
 impl Spread {
     /// Summarises the values of a row's runs, each with its own standard error; None if there are none.
-    pub(super) fn of(values: &[Option<(f64, Option<f64>)>]) -> Option<Self> {
+    pub(super) fn of(values: &[RunValue]) -> Option<Self> {
         let known: Vec<f64> = values.iter().flatten().map(|(value, _)| *value).collect();
         let count = known.len() as f64;
         if known.is_empty() {
