@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Runs the tests of tests/python/benchmarks in .venvs/benchmarks (ci/setup_python.sh): lm-eval on local files.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+make build
+cargo build --release --locked --workspace --example write_adapter
+ci/setup_python.sh benchmarks
+export PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
+.venvs/benchmarks/bin/python -m pytest -q -p no:cacheprovider tests/python/benchmarks
