@@ -6,6 +6,7 @@ What is finished is not made again; what was interrupted goes on from its last c
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -115,7 +116,8 @@ def make(study: Study) -> None:
                 for future in done:
                     future.result()
             except BaseException:
-                # What is running ends by itself or by the same Ctrl-C; what waits is not begun.
+                # What is running ends, trainings with a checkpoint; what waits is not begun.
+                steps.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
@@ -130,7 +132,12 @@ def report(study: Study) -> None:
     print(f"report of all runs: {os.path.relpath(out / 'report.html', ROOT)}")
 
 
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
+    signal.signal(signal.SIGTERM, interrupt)
     started = time.monotonic()
     try:
         if len(sys.argv) != 2:

@@ -17,6 +17,15 @@ PROGRAM = Path(
 BENCHMARKS_PYTHON = ROOT / ".venvs" / "benchmarks" / "bin" / "python"
 
 
+RUNNING: set[subprocess.Popen] = set()
+
+
+def stop() -> None:
+    """Asks all commands that are running to end; a training writes a checkpoint first."""
+    for child in list(RUNNING):
+        child.terminate()
+
+
 def call(study: Study, log: Path, command: Sequence[object]) -> None:
     """Runs a command with the study's number of threads; what it says goes to a log file."""
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -24,7 +33,10 @@ def call(study: Study, log: Path, command: Sequence[object]) -> None:
     with log.open("w", encoding="utf-8") as file:
         file.write(shlex.join(map(str, command)) + "\n\n")
         file.flush()
-        status = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, stdout=file, stderr=file).returncode
+        child = subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment, stdout=file, stderr=file)
+        RUNNING.add(child)
+        status = child.wait()
+        RUNNING.discard(child)
     if status != 0:
         said = log.read_text(encoding="utf-8").strip().splitlines()[-1]
         raise StudyError(f"{said.removeprefix('error: ')} (exit status {status}; all that it said is in {log})")

@@ -12,7 +12,8 @@ The file's tables (fixtures/demo/paper.toml is an example):
     [fit]                   the λ table of variants with `is_fitted`: `variants`, `records`, flags of `schedule fit`
     [benchmarks]            optional: `data`, `limit`, `tasks`, `seeds` of `make benchmarks`
 
-Paths are relative to the checkout. `${NAME}` in a string is replaced by the environment's NAME.
+Paths are relative to the checkout. `${NAME}` in a string is replaced by the environment's NAME,
+`${NAME_DIR}` by the folder of that file.
 """
 
 import copy
@@ -155,6 +156,8 @@ def fill_in(value: object, path: Path) -> object:
 
 
 def from_environment(name: str, path: Path) -> str:
+    if name.endswith("_DIR"):
+        return os.path.dirname(os.path.abspath(from_environment(name.removesuffix("_DIR"), path)))
     if not os.environ.get(name):
         raise StudyError(f"{path} needs {name}: run `make paper {name}=…`.")
     return os.environ[name]
