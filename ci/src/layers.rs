@@ -31,7 +31,7 @@ const LAYERS: [(&str, Layers); 2] = [
     (
         "lambda-dpo",
         &[
-            &["console", "interrupt", "libtorch", "plot"],
+            &["console", "interrupt", "libtorch", "plot", "page"],
             &["files"],
             &["config"],
             &["plugin"],
@@ -44,6 +44,7 @@ const LAYERS: [(&str, Layers); 2] = [
             &["steer"],
             &["schedule"],
             &["evaluate"],
+            &["report"],
             &["serve"],
             &["cli"],
             &["commands"],

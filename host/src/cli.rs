@@ -33,15 +33,19 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Measure what λ controls over a grid of λ: writes steer.json and a page of plots, and prints tables.
     Steer(SteerArgs),
+    /// Put several runs and evaluations side by side: prints tables, and writes report.json and a page of curves and bars.
+    Report(ReportArgs),
     /// Make a λ schedule from results.
     Schedule(ScheduleArgs),
+    /// Measure a policy on every axis: held-out records, divergence from its reference, length, win rate.
+    Evaluate(Box<EvaluateArgs>),
     /// Serve a model over OpenAI's API, with a λ for every request, and a page to try it.
     Serve(ServeArgs),
     /// Export a policy for other programs, with its adapter merged.
     Export(ExportArgs),
     /// Compare an ONNX policy with the model it was exported from; the exit status is 1 if they differ.
     Validate(ValidateArgs),
-    /// Print the JSON Schema of a record, a sample or a run config.
+    /// Print the JSON Schema of a record, a sample, a run config or a report.
     Schema(SchemaArgs),
 }
 
@@ -230,6 +234,19 @@ pub struct SteerArgs {
     pub compare: Vec<String>,
 }
 
+/// `lambda-dpo report`
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Folders that `train` or `evaluate` wrote. Of a run, its evaluation (RUN/evaluation) and its benchmarks
+    /// (RUN/benchmarks.json) are read too. Runs that differ only by seed are one row, with mean and standard deviation; so
+    /// are runs of one NAME, which may also start from different models.
+    #[arg(required = true, num_args = 1.., value_name = "[NAME=]RUN")]
+    pub runs: Vec<String>,
+    /// Folder to write report.json and report.html to; without it, only the tables are printed.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
 /// `lambda-dpo schedule`
 #[derive(Debug, Args)]
 pub struct ScheduleArgs {
@@ -286,6 +303,68 @@ pub struct ScheduleFitArgs {
     /// Rows of the table instead of drawn ones: JSON lines {"lambda": {name: weight, …}}.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["num_candidates", "seed"])]
     pub candidates: Option<PathBuf>,
+}
+
+/// `lambda-dpo evaluate`
+#[derive(Debug, Args)]
+pub struct EvaluateArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Model that the policy is compared with, or none [default: the model without its adapter].
+    #[arg(long, value_name = "DIR|none")]
+    pub reference: Option<PathBuf>,
+    /// Held-out records with ratings or rankings: files (JSON, JSON lines or Parquet), or Hugging Face datasets (owner/name:split).
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub records: Vec<PathBuf>,
+    /// Format of the records: ultrafeedback or rankings.
+    #[arg(long, default_value = "ultrafeedback")]
+    pub format: Format,
+    /// Folder to write evaluation.json, answers.jsonl and index.html to.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Reward model that scores answers: a folder with the checkpoint of a …ForSequenceClassification, or its name on the
+    /// Hugging Face hub.
+    #[arg(long, value_name = "DIR", conflicts_with = "rater")]
+    pub reward_model: Option<PathBuf>,
+    /// Command that scores answers: it reads lines {"prompt", "response"} and writes a line {"name": score, …} for each.
+    #[arg(long, value_name = "CMD")]
+    pub rater: Option<String>,
+    /// File of prompts to answer instead of the records' own: JSON lines or a JSON array of objects with `prompt`, `messages`,
+    /// `instruction` or `turns`.
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// Answers to compare with instead of the reference's: a folder written by this command, or a file written by
+    /// generate --prompts.
+    #[arg(long, value_name = "DIR|FILE")]
+    pub against: Option<PathBuf>,
+    /// Prompts to answer, at most: the first ones; 0 generates nothing.
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    pub num_prompts: usize,
+    /// Answers to each prompt, each with different random numbers.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub num_samples: usize,
+    /// Answers to generate at once.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub batch_size: usize,
+    /// Tokens of an answer, at most.
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub max_new_tokens: usize,
+    /// Sampling temperature; 0 always takes the most probable token. Only at 1 do the answers tell the divergence (k1, k3).
+    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    pub temperature: f64,
+    /// Seed of the sampling.
+    #[arg(long, default_value_t = 42, value_name = "S")]
+    pub seed: u64,
+    /// β of loss, accuracy and margins, which are listwise for every policy.
+    #[arg(long, default_value_t = 0.1)]
+    pub beta: f64,
+    /// Reduction of token log-probs in them: sum or mean.
+    #[arg(long, default_value = "sum")]
+    pub reduction: Reduction,
+    /// Folder of the training run, for its time and memory.
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
 }
 
 /// `lambda-dpo serve`
@@ -413,6 +492,10 @@ pub enum SchemaName {
     Sample,
     /// A run config as read by `train`.
     Config,
+    /// What `evaluate` writes to evaluation.json.
+    Evaluation,
+    /// What `report` writes.
+    Report,
 }
 
 impl From<ExportDType> for tch::Kind {

@@ -10,7 +10,9 @@ mod generate;
 mod answers;
 mod chat;
 mod steer;
+mod report;
 mod schedule;
+mod evaluate;
 mod serve;
 mod export;
 mod validate;
@@ -33,7 +35,9 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Score(args) => score::run(args, plugin).map(|()| 0),
         Command::Generate(args) => generate::run(args, plugin).map(|()| 0),
         Command::Steer(args) => steer::run(args, plugin).map(|()| 0),
+        Command::Report(args) => report::run(args).map(|()| 0),
         Command::Schedule(args) => schedule::run(args, plugin).map(|()| 0),
+        Command::Evaluate(args) => evaluate::run(args, plugin).map(|()| 0),
         Command::Serve(args) => serve::run(args, plugin).map(|()| 0),
         Command::Export(args) => export::run(args).map(|()| 0),
         Command::Validate(args) => validate::run(args, plugin),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`lock`] | locks that name the process which holds them |
 //! | [`atomic`] | files and folders that appear whole or not at all |
+//! | [`report_folder`] | a folder of files that a new report replaces |
 //! | [`tensor_bytes`] | a tensor's values as bytes |
 //! | [`git_lfs`] | Git LFS pointers in the place of files |
 //! | [`beside`] | files that another file names |
@@ -16,6 +17,7 @@
 
 pub mod lock;
 pub mod atomic;
+pub mod report_folder;
 pub mod tensor_bytes;
 pub mod git_lfs;
 pub mod beside;

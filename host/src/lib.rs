@@ -9,6 +9,7 @@
 pub mod console;
 pub mod interrupt;
 pub mod plot;
+pub mod page;
 pub mod libtorch;
 pub mod files;
 pub mod config;
@@ -24,6 +25,7 @@ pub mod train;
 pub mod steer;
 pub mod schedule;
 pub mod evaluate;
+pub mod report;
 pub mod serve;
 pub mod cli;
 pub mod commands;

@@ -9,8 +9,19 @@ use crate::plugin::{Batch, LossOutputs, PreferenceOutputs, Reduction};
 /// responses and may be negative.
 pub const LOG_RATIO: &str = "logps/ratio";
 
+/// What [`LOG_RATIO`] was called before version 0.1.0, when it was taken for a divergence.
+const OLD_LOG_RATIO: &str = "kl";
+
 /// One line of `metrics.jsonl`.
 pub type Row = Map<String, Value>;
+
+/// Returns what the metric `key` of a row is called now.
+pub fn present_name(key: &str) -> String {
+    match key.strip_suffix(OLD_LOG_RATIO) {
+        Some(prefix @ ("" | "eval_")) => format!("{prefix}{LOG_RATIO}"),
+        _ => key.to_owned(),
+    }
+}
 
 /// How to compute metrics from the loss's outputs.
 #[derive(Clone, Copy, Debug)]

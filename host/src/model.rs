@@ -11,7 +11,9 @@
 //! | `pass` | state that all layers of a forward pass share |
 //! | `kv_cache` | keys and values of the tokens so far, for decoding |
 //! | `adapter` | LoRA and λ-adapters, and their files |
-//! | `causal_lm` | the model, and its forward pass without gradients |
+//! | `decoder` | embedding, layers and final norm |
+//! | `reward_model` | a decoder with a score of the whole text |
+//! | `causal_lm` | the language model, and its forward pass without gradients |
 //! | `activations` | its forward and backward pass for training |
 //! | `with_adapter` | adds, loads, disables and merges an adapter, and fixes its λ |
 //! | `split` | a λ-adapter as ordinary LoRAs, one for each of its parts |
@@ -34,6 +36,8 @@ mod layers;
 mod adapter;
 mod pass;
 mod kv_cache;
+mod decoder;
+mod reward_model;
 mod causal_lm;
 mod activations;
 mod with_adapter;
@@ -49,5 +53,6 @@ pub use error::ModelError;
 pub use families::{Architecture, Bias, SlidingWindow};
 pub use inputs::ModelInputs;
 pub use kv_cache::{KvCache, RowKey};
+pub use reward_model::RewardModel;
 pub use save::{carry_files, write_chat_template};
 pub use split::{LoraPart, LoraParts};

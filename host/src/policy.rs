@@ -10,6 +10,7 @@
 //! | [`onnx`] | a policy that is an ONNX graph |
 //! | [`torchscript`] | a policy that is a TorchScript module |
 //! | [`held_out`] | measures a policy on rated records, and provides their prompts |
+//! | [`divergence`] | the exact divergence of one policy from another |
 //! | [`mod@compare`] | compares two policies over the same records |
 //!
 //! # Invariants
@@ -28,6 +29,7 @@ pub mod onnx_file;
 pub mod onnx;
 pub mod torchscript;
 pub mod held_out;
+pub mod divergence;
 pub mod compare;
 
 pub use error::PolicyError;

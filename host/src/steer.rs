@@ -21,7 +21,7 @@ mod table;
 mod page;
 mod folder;
 
-pub use folder::{ReportFolder, read};
+pub use folder::{FILES, read, write};
 pub use measure::{Settings, measure};
 pub use report::{ControlReport, NamedReport, Subject};
 pub use table::tables;

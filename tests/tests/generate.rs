@@ -51,11 +51,11 @@ fn without_cache(model: &Model, prompt: &[i64], options: &GenerateOptions) -> Ge
         let logits = tch::no_grad(|| hidden.linear(model.lm_head(), None::<Tensor>));
         let next = logits.argmax(-1, false).int64_value(&[0]);
         if next == EOS {
-            return Generated { tokens: ids.split_off(prompt.len()), has_ended: true };
+            return Generated { tokens: ids.split_off(prompt.len()), end_token: Some(EOS) };
         }
         ids.push(next);
         if ids.len() == prompt.len() + options.max_new_tokens {
-            return Generated { tokens: ids.split_off(prompt.len()), has_ended: false };
+            return Generated { tokens: ids.split_off(prompt.len()), end_token: None };
         }
     }
 }
@@ -80,7 +80,7 @@ fn caching_batching_and_padding_do_not_change_the_text() {
             assert_eq!(texts, expected, "{name}: {batch_size} at once");
             assert!(done.is_sorted() && done.last() == Some(&9), "{done:?}");
         }
-        assert!(name != "demo" || expected.iter().any(|text| text.has_ended), "{name}: no text ends early");
+        assert!(name != "demo" || expected.iter().any(|text| text.has_ended()), "{name}: no text ends early");
     }
 }
 

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use lambda_dpo_core::convert::convert_record;
 use lambda_dpo_core::{ConvertOptions, Format, Record, Sample};
 use lambda_dpo_host::config;
+use lambda_dpo_host::evaluate::Evaluation;
+use lambda_dpo_host::report::Report;
 use lambda_dpo_tests::{fixture, program, root};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
@@ -36,7 +38,13 @@ fn lines(path: &str) -> Vec<Value> {
 
 #[test]
 fn the_committed_schemas_are_what_the_types_give() {
-    let schemas = [("record", schema_of::<Record>()), ("sample", schema_of::<Sample>()), ("config", config::schema())];
+    let schemas = [
+        ("record", schema_of::<Record>()),
+        ("sample", schema_of::<Sample>()),
+        ("config", config::schema()),
+        ("evaluation", schema_of::<Evaluation>()),
+        ("report", schema_of::<Report>()),
+    ];
     for (name, schema) in schemas {
         let text = format!("{}\n", serde_json::to_string_pretty(&schema).unwrap());
         if std::env::var_os("UPDATE_SCHEMAS").is_some() {
@@ -49,7 +57,7 @@ fn the_committed_schemas_are_what_the_types_give() {
 
 #[test]
 fn the_program_prints_them() {
-    for name in ["record", "sample", "config"] {
+    for name in ["record", "sample", "config", "evaluation", "report"] {
         let output = program(&std::env::temp_dir()).args(["schema", name]).output().unwrap();
         assert!(output.status.success());
         assert_eq!(String::from_utf8(output.stdout).unwrap(), fs::read_to_string(path(name)).unwrap());

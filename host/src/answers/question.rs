@@ -31,28 +31,42 @@ pub struct Question {
 /// Returns an error that names the file and the entry if one has none of these or several of them, or if the file has no
 /// entry.
 pub fn read(file: &Path) -> Result<Vec<Question>> {
-    refuse_pointer(file)?;
-    let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
-    let text = text.trim_start_matches('\u{feff}');
-    let questions = if text.trim_start().starts_with('[') {
-        let entries: Vec<Value> =
-            serde_json::from_str(text).map_err(|error| anyhow!("{} is not valid JSON: {error}", file.display()))?;
-        let parse =
-            |(index, entry)| question(entry).map_err(|error| anyhow!("{}, entry {index}: {error}", file.display()));
-        (0..).zip(entries).map(parse).collect::<Result<Vec<_>>>()?
-    } else {
-        let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-        let parse = |(number, line): (usize, &str)| {
-            let entry = serde_json::from_str(line).map_err(|error| anyhow!("not valid JSON: {error}"));
-            entry.and_then(question).map_err(|error| anyhow!("{}, line {number}: {error}", file.display()))
-        };
-        lines.map(parse).collect::<Result<Vec<_>>>()?
-    };
+    let questions = read_entries(file, question)?;
     ensure!(!questions.is_empty(), "{} has no prompts", file.display());
     Ok(questions)
 }
 
-fn question(entry: Value) -> Result<Question> {
+/// Reads the entries of a file, JSON lines or a JSON array.
+///
+/// # Errors
+///
+/// Returns an error that names the file and the entry if one is not valid JSON, or is refused by `parse`.
+pub fn read_entries<T>(file: &Path, parse: impl Fn(Value) -> Result<T>) -> Result<Vec<T>> {
+    refuse_pointer(file)?;
+    let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let text = text.trim_start_matches('\u{feff}');
+    if text.trim_start().starts_with('[') {
+        let entries: Vec<Value> =
+            serde_json::from_str(text).map_err(|error| anyhow!("{} is not valid JSON: {error}", file.display()))?;
+        let parse =
+            |(index, entry)| parse(entry).map_err(|error| anyhow!("{}, entry {index}: {error}", file.display()));
+        (0..).zip(entries).map(parse).collect()
+    } else {
+        let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+        let parse_line = |(number, line): (usize, &str)| {
+            let entry = serde_json::from_str(line).map_err(|error| anyhow!("not valid JSON: {error}"));
+            entry.and_then(&parse).map_err(|error| anyhow!("{}, line {number}: {error}", file.display()))
+        };
+        lines.map(parse_line).collect()
+    }
+}
+
+/// Reads a prompt, in one of the forms that [`read`] lists.
+///
+/// # Errors
+///
+/// Returns an error if the entry is no object, or has none of the forms or several.
+pub fn question(entry: Value) -> Result<Question> {
     let Value::Object(fields) = entry else { bail!("a prompt must be an object, found {entry}") };
     let given: Vec<&str> = ["prompt", "messages", "instruction", "turns"]
         .into_iter()

@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::plugin::Message;
+
 /// Answer to be scored: one line of a rater's input.
 #[derive(Clone, Debug, Serialize)]
 pub struct Answer {
@@ -15,6 +17,14 @@ pub struct Answer {
     pub prompt: String,
     /// Text that the model generated.
     pub response: String,
+}
+
+impl Answer {
+    /// The answer `response` to a conversation.
+    pub fn new(messages: &[Message], response: impl Into<String>) -> Self {
+        let last = messages.last().and_then(|message| message.content.clone());
+        Self { prompt: last.unwrap_or_default(), response: response.into() }
+    }
 }
 
 /// Scores of one answer by name.
@@ -165,6 +175,11 @@ mod tests {
             "the rater `echo '{\"a\": 1}'` wrote 1 lines for 3 answers: it must write one for each, in their order"
         );
         assert!(refused("sed 's/.*/{\"a\": \"x\"}/'").starts_with("line 1 of the rater"));
+        let killed = "head -n 1 | sed 's/.*/{\"a\": 1}/'; kill -9 $$";
+        assert_eq!(
+            refused(killed),
+            format!("the rater `{killed}` failed (signal: 9 (SIGKILL)): it wrote nothing to stderr")
+        );
         let mixed = refused("awk '{ print \"{\\\"a\" (NR > 1) \"\\\": 1}\" }'");
         assert!(mixed.starts_with("line 2 of the rater") && mixed.contains("scores a1, its first line a0"), "{mixed}");
         let built_in = Rater::parse("builtin:x").unwrap_err().to_string();

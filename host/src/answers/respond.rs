@@ -64,7 +64,7 @@ pub fn respond(
             conversations[index].push(Message::new("assistant", &text));
             answered[index].texts.push(text);
             answered[index].num_tokens.push(generated.num_chosen());
-            answered[index].has_ended.push(generated.has_ended);
+            answered[index].has_ended.push(generated.has_ended());
         }
     }
     progress.clear();

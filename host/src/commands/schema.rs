@@ -14,6 +14,8 @@ pub(super) fn run(args: &SchemaArgs) -> Result<()> {
         SchemaName::Record => include_str!("../../../schemas/record.schema.json"),
         SchemaName::Sample => include_str!("../../../schemas/sample.schema.json"),
         SchemaName::Config => include_str!("../../../schemas/config.schema.json"),
+        SchemaName::Evaluation => include_str!("../../../schemas/evaluation.schema.json"),
+        SchemaName::Report => include_str!("../../../schemas/report.schema.json"),
     };
     stdout().write_all(text.as_bytes()).context("the schema cannot be written to standard output")
 }

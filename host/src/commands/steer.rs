@@ -11,9 +11,10 @@ use crate::cli::SteerArgs;
 use crate::console::say;
 use crate::files::hub::{Hub, Use};
 use crate::files::record_files::RecordFiles;
+use crate::files::report_folder::ReportFolder;
 use crate::generate::GenerateOptions;
 use crate::plugin::LossOptions;
-use crate::steer::{NamedReport, ReportFolder, Settings, Subject, measure, read, tables};
+use crate::steer::{FILES, NamedReport, Settings, Subject, measure, read, tables, write};
 
 use super::loaded_model::LoadedModel;
 
@@ -34,7 +35,7 @@ pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
         .map(|(name, folder)| Ok(NamedReport { report: read(&folder)?, name }))
         .collect::<Result<Vec<_>>>()?;
     let soup = named(&args.soup, "--soup")?;
-    let out = ReportFolder::begin(&args.out)?;
+    let out = ReportFolder::begin(&args.out, &FILES)?;
     let files = RecordFiles::find(&Hub::from_env(), &args.records, Use::Evaluate)?;
 
     let mut loaded = LoadedModel::load(&args.model, plugin)?;
@@ -67,7 +68,7 @@ pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
     };
     let subject = Subject { model: args.model.policy.model.clone(), adapter: args.model.policy.adapter.clone(), soup };
     let report = measure(subject, &mut loaded.model, &loaded.plugin, &loaded.tokenizer, &files, &settings)?;
-    let page = out.write(&report, &others)?;
+    let page = write(out, &report, &others)?;
     std::io::stdout().write_all(tables(&report, &others).as_bytes())?;
     say(&format!("report written to {}", page.display()));
     Ok(())

@@ -1,8 +1,10 @@
 //! An evaluation: what was measured, as `evaluation.json` holds it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::Row;
@@ -10,7 +12,7 @@ use crate::metrics::Row;
 use super::estimate::Estimate;
 
 /// An evaluation of a policy.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Evaluation {
     /// The policy that was measured.
     pub subject: Subject,
@@ -24,6 +26,7 @@ pub struct Evaluation {
     /// Rank correlation of the records' sequence log-probs with their lengths.
     pub spearman: Spearman,
     /// Mean scores of the generated answers, by the judge's names; empty without a judge.
+    #[schemars(with = "BTreeMap<String, Sides>")]
     pub scores: IndexMap<String, Sides>,
     /// How often the policy's answers score higher than those they are compared with; None without a judge or without
     /// answers to compare with.
@@ -33,20 +36,21 @@ pub struct Evaluation {
 }
 
 /// A policy, as named on the command line.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Subject {
     /// The model's folder, or its name on the hub.
     pub model: PathBuf,
     /// The adapter's folder.
     pub adapter: Option<PathBuf>,
     /// λ by dimension; None without a λ-adapter.
+    #[schemars(with = "Option<BTreeMap<String, f64>>")]
     pub lambda: Option<IndexMap<String, f64>>,
     /// The reference: a folder, `adapter_off` or `none`.
     pub reference: String,
 }
 
 /// How a policy was measured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Settings {
     /// Names of the M dimensions.
     pub dimensions: Vec<String>,
@@ -75,7 +79,7 @@ pub struct Settings {
 }
 
 /// Kullback–Leibler divergence KL(π‖π_ref), in nats.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Kl {
     /// Of an answer, estimated from the policy's own answers by Σ_t log π/π_ref; None if there are none, or if they were not
     /// sampled from π itself (temperature 1).
@@ -87,7 +91,7 @@ pub struct Kl {
 }
 
 /// Spearman's rank correlation of sequence log-probs with lengths.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Spearman {
     /// With sums of token log-probs.
     pub sum: PolicyAndReference,
@@ -96,7 +100,7 @@ pub struct Spearman {
 }
 
 /// A figure of the policy beside that of its reference.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyAndReference {
     /// Of the policy; None where all lengths, or all log-probs, are equal.
     pub policy: Option<Estimate>,
@@ -105,7 +109,7 @@ pub struct PolicyAndReference {
 }
 
 /// A figure of the policy's answers beside that of the answers they are compared with.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sides {
     /// Of the policy's answers.
     pub policy: Estimate,
@@ -114,7 +118,7 @@ pub struct Sides {
 }
 
 /// How often the policy's answers win.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WinRate {
     /// By the judge's score; if it writes several, by their mean, which λ weighs if they are the dimensions.
     #[serde(flatten)]
@@ -122,11 +126,12 @@ pub struct WinRate {
     /// Mean length of the answers, in characters.
     pub mean_length: MeanLength,
     /// By each score of a judge that writes several.
+    #[schemars(with = "BTreeMap<String, Rate>")]
     pub scores: IndexMap<String, Rate>,
 }
 
 /// A win rate.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rate {
     /// Share of answers that score higher; a tie is half of one.
     pub rate: f64,
@@ -145,7 +150,7 @@ pub struct Rate {
 }
 
 /// Mean lengths, in characters.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MeanLength {
     /// Of the policy's answers.
     pub policy: f64,
@@ -154,13 +159,13 @@ pub struct MeanLength {
 }
 
 /// What a training run cost, from its `metrics.jsonl`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunFigures {
     /// The run's folder.
     pub folder: PathBuf,
     /// Optimiser steps.
     pub steps: u64,
-    /// Sum of the steps' times, in seconds: without start, evaluation and saves.
+    /// Mean time of a step times their number, in seconds: without start, evaluation and saves.
     pub seconds: f64,
     /// Tokens per second of the median step.
     pub tokens_per_second: f64,

@@ -17,6 +17,15 @@ fn expand_home_of(path: &Path, home: Option<PathBuf>) -> PathBuf {
     }
 }
 
+/// Returns a name for the policy in a folder, or on the hub: that of the folder; for the folders `adapter` and `model` of a
+/// run, that of the run.
+pub fn policy_name(path: &Path) -> String {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let own = name(path).unwrap_or_else(|| path.display().to_string());
+    let run = if own == "adapter" || own == "model" { path.parent().and_then(name) } else { None };
+    run.unwrap_or(own)
+}
+
 /// Whether the text has a character that stands for several names.
 pub fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '['])
@@ -159,6 +168,21 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+
+    #[test]
+    fn a_policy_has_the_name_of_its_folder_or_run() {
+        let cases = [
+            ("runs/listwise-1/adapter", "listwise-1"),
+            ("runs/sft/model/", "sft"),
+            ("models/Llama-3.1-8B", "Llama-3.1-8B"),
+            ("meta-llama/Llama-3.1-8B", "Llama-3.1-8B"),
+            ("adapter", "adapter"),
+            ("/", "/"),
+        ];
+        for (path, name) in cases {
+            assert_eq!(policy_name(Path::new(path)), name);
+        }
+    }
 
     #[test]
     fn a_tilde_is_the_home_folder() {

@@ -14,15 +14,26 @@ use super::request::{Ending, Event, Request};
 pub struct Generated {
     /// Its tokens, without an end token.
     pub tokens: Vec<i64>,
-    /// Whether the model ended it; else it has as many tokens as it may have, or was ended from outside.
-    pub has_ended: bool,
+    /// The end token that the model chose; None if the text has as many tokens as it may have, or was ended from outside.
+    pub end_token: Option<i64>,
 }
 
 impl Generated {
+    /// Returns whether the model ended it.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.end_token.is_some()
+    }
+
+    /// Returns the tokens that the model has chosen, the end token included.
+    pub fn chosen(&self) -> impl Iterator<Item = i64> {
+        self.tokens.iter().copied().chain(self.end_token)
+    }
+
     /// Returns the number of tokens that the model has chosen, with the end token.
     #[must_use]
     pub fn num_chosen(&self) -> usize {
-        self.tokens.len() + usize::from(self.has_ended)
+        self.tokens.len() + usize::from(self.has_ended())
     }
 }
 
@@ -126,8 +137,8 @@ fn take(text: &mut Generated, event: Event) -> Result<Option<i64>, ModelError> {
             return Ok(Some(token.id));
         }
         Event::End(Ending::Failed(reason)) => return Err(ModelError::Request(reason)),
-        Event::End(ending) => text.has_ended = ending == Ending::Stop,
-        Event::Prompt(_) => {}
+        Event::End(Ending::Stop(id)) => text.end_token = Some(id),
+        Event::Prompt(_) | Event::End(Ending::Length) => {}
     }
     Ok(None)
 }

@@ -307,7 +307,7 @@ impl<'m> Engine<'m> {
                      and its adapter"
                         .into(),
                 )),
-                Some(id) if eos_token_ids.contains(&id) => Some(Ending::Stop),
+                Some(id) if eos_token_ids.contains(&id) => Some(Ending::Stop(id)),
                 Some(id) => {
                     row.last = id;
                     row.num_generated += 1;

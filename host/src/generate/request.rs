@@ -56,8 +56,8 @@ pub struct TokenLogProbs {
 /// Why a text ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// The model chose an end token, which is not among the text's tokens.
-    Stop,
+    /// The model chose this end token, which is not among the text's tokens.
+    Stop(i64),
     /// The text has as many tokens as it may have.
     Length,
     /// This text cannot go on, for the reason given; others can.

@@ -47,7 +47,7 @@ impl Model {
     /// The same as those of [`hidden`](Self::hidden).
     pub fn forward(&self, inputs: &ModelInputs, options: &ForwardOptions) -> Result<Activations<'_>, ModelError> {
         let context = tch::no_grad(|| self.context(inputs, options.dropout_seed))?;
-        let input_ids = upload(inputs.input_ids, self.device)?;
+        let input_ids = upload(inputs.input_ids, self.device())?;
         Activations::compute(self, context, input_ids, options.checkpointing)
     }
 }
@@ -59,23 +59,24 @@ impl<'m> Activations<'m> {
         input_ids: Tensor,
         checkpointing: bool,
     ) -> Result<Activations<'m>, ModelError> {
+        let decoder = &model.decoder;
         if checkpointing {
-            let mut inputs = Vec::with_capacity(model.layers.len() + 1);
+            let mut inputs = Vec::with_capacity(decoder.layers.len() + 1);
             let hidden = tch::no_grad(|| -> Result<Tensor, ModelError> {
-                inputs.push(model.embed(&input_ids)?);
-                for (index, layer) in model.layers.iter().enumerate() {
+                inputs.push(decoder.embed(&input_ids)?);
+                for (index, layer) in decoder.layers.iter().enumerate() {
                     inputs.push(layer.forward(&inputs[index], &context, None)?);
                 }
-                model.norm.forward(&inputs[model.layers.len()])
+                decoder.norm.forward(&inputs[decoder.layers.len()])
             })?;
             return Ok(Activations { model, context, input_ids, hidden, saved: Saved::LayerInputs(inputs) });
         }
         let hidden = tch::with_grad(|| -> Result<Tensor, ModelError> {
-            let mut hidden = model.embed(&input_ids)?;
-            for layer in &model.layers {
+            let mut hidden = decoder.embed(&input_ids)?;
+            for layer in &decoder.layers {
                 hidden = layer.forward(&hidden, &context, None)?;
             }
-            model.norm.forward(&hidden)
+            decoder.norm.forward(&hidden)
         })?;
         Ok(Activations { model, context, input_ids, hidden: hidden.f_detach()?, saved: Saved::Graph(hidden) })
     }
@@ -120,17 +121,17 @@ fn backward_layers(
     mut inputs: Vec<Tensor>,
     mut grad: Tensor,
 ) -> Result<(), ModelError> {
-    let first = model.first_trainable_layer();
-    for index in (0..=model.layers.len()).rev() {
+    let (decoder, first) = (&model.decoder, model.first_trainable_layer());
+    for index in (0..=decoder.layers.len()).rev() {
         if first.is_none_or(|first| index < first) {
             return Ok(());
         }
         let Some(input) = inputs.pop() else { break };
-        let needs_grad = model.embed_tokens.requires_grad() || first.is_some_and(|first| first < index);
+        let needs_grad = decoder.embed_tokens.requires_grad() || first.is_some_and(|first| first < index);
         let input = input.f_detach()?.f_set_requires_grad(needs_grad)?;
-        let output = match model.layers.get(index) {
+        let output = match decoder.layers.get(index) {
             Some(layer) => layer.forward(&input, context, None)?,
-            None => model.norm.forward(&input)?,
+            None => decoder.norm.forward(&input)?,
         };
         backward(&output, &grad)?;
         drop(output);
@@ -139,7 +140,7 @@ fn backward_layers(
         }
         grad = input.f_grad()?;
     }
-    backward(&model.embed(input_ids)?, &grad)
+    backward(&decoder.embed(input_ids)?, &grad)
 }
 
 /// Runs autograd's backward from `output`, given its gradient.

@@ -9,14 +9,14 @@ use crate::libtorch::{Libtorch, native, upload};
 use super::ModelError;
 use super::adapter::Adapter;
 use super::config::ModelConfig;
+use super::decoder::Decoder;
+use super::families::Head;
 use super::inputs::ModelInputs;
 use super::kv_cache::{CachedPass, Extension, KvCache, RowKey};
 use super::layers::decoder_layer::DecoderLayer;
 use super::layers::linear::Linear;
 use super::layers::mask::Masks;
-use super::layers::norm::RmsNorm;
-use super::layers::rope::Rope;
-use super::parameters::{self, Parameters};
+use super::parameters::{self, FINAL_NORM, Parameters};
 use super::pass::Context;
 
 /// A decoder with its LM head, on one device and in one dtype, with or without an adapter.
@@ -24,16 +24,10 @@ use super::pass::Context;
 /// Initially all parameters are trainable; with an adapter, only those of the adapter.
 #[derive(Debug)]
 pub struct Model {
-    pub(super) config: ModelConfig,
     pub(super) folder: PathBuf,
-    pub(super) device: Device,
-    pub(super) kind: Kind,
     pub(super) parameters: Parameters,
-    pub(super) embed_tokens: Tensor,
-    pub(super) layers: Vec<DecoderLayer>,
-    pub(super) norm: RmsNorm,
+    pub(super) decoder: Decoder,
     lm_head: Tensor,
-    rope: Rope,
     pub(super) adapter: Option<Adapter>,
 }
 
@@ -45,7 +39,7 @@ impl Model {
     /// Returns a [`ModelError`] if a file is missing, is not valid, or does not match the configuration.
     pub fn load(folder: &Path, libtorch: Libtorch, kind: Kind) -> Result<Model, ModelError> {
         let (config, device) = (ModelConfig::load(folder)?, libtorch.device());
-        let parameters = tch::no_grad(|| parameters::load(folder, &config, device, kind))?;
+        let parameters = tch::no_grad(|| parameters::load(folder, &config, Head::LanguageModel, device, kind))?;
         Self::build(folder, config, device, kind, parameters)
     }
 
@@ -69,27 +63,9 @@ impl Model {
         kind: Kind,
         parameters: Parameters,
     ) -> Result<Model, ModelError> {
-        let take = |name: &str| parameters::get(&parameters, name);
-        let layers = (0..config.num_hidden_layers)
-            .map(|layer| DecoderLayer::new(&config, layer, &take))
-            .collect::<Result<Vec<_>, _>>()?;
-        let norm = RmsNorm { weight: take("model.norm.weight")?, eps: config.rms_norm_eps };
-        let (embed_tokens, lm_head) = parameters::embedding_and_head(&parameters)?;
-        let rope = Rope::new(&config, device)?;
-        let folder = folder.to_path_buf();
-        let model = Model {
-            config,
-            folder,
-            device,
-            kind,
-            parameters,
-            embed_tokens,
-            layers,
-            norm,
-            lm_head,
-            rope,
-            adapter: None,
-        };
+        let decoder = Decoder::build(config, device, kind, &parameters)?;
+        let lm_head = parameters::lm_head(&parameters)?;
+        let model = Model { folder: folder.to_path_buf(), parameters, decoder, lm_head, adapter: None };
         model.unfreeze();
         Ok(model)
     }
@@ -97,19 +73,19 @@ impl Model {
     /// Returns the configuration.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
-        &self.config
+        &self.decoder.config
     }
 
     /// Returns the device of the parameters.
     #[must_use]
     pub fn device(&self) -> Device {
-        self.device
+        self.decoder.device
     }
 
     /// Returns the dtype of the parameters (an adapter's are float32).
     #[must_use]
     pub fn kind(&self) -> Kind {
-        self.kind
+        self.decoder.kind
     }
 
     /// Converts the parameters to another dtype.
@@ -118,7 +94,7 @@ impl Model {
     ///
     /// Returns [`ModelError::Request`] if the model has an adapter, [`ModelError::Torch`] if libtorch fails.
     pub fn into_kind(self, kind: Kind) -> Result<Model, ModelError> {
-        if kind == self.kind {
+        if kind == self.kind() {
             return Ok(self);
         }
         if self.has_adapter() {
@@ -126,7 +102,8 @@ impl Model {
                 "the dtype of a model with an adapter is fixed; merge the adapter first".into(),
             ));
         }
-        let Model { config, folder, device, mut parameters, layers, norm, embed_tokens, lm_head, .. } = self;
+        let Model { folder, mut parameters, decoder, lm_head, .. } = self;
+        let Decoder { config, device, layers, norm, embed_tokens, .. } = decoder;
         // So that each tensor is freed as soon as it has been converted.
         drop((layers, norm, embed_tokens, lm_head));
         for parameter in parameters.values_mut() {
@@ -168,7 +145,7 @@ impl Model {
     ///
     /// Returns [`ModelError::Torch`] if libtorch fails.
     pub fn rotary_frequencies(&self) -> Result<Vec<f32>, ModelError> {
-        self.rope.frequencies()
+        self.decoder.rope.frequencies()
     }
 
     /// Returns the weight of the LM head, [V, H], which is the embedding if they are tied.
@@ -200,7 +177,7 @@ impl Model {
                 self.lm_head_trainable()
             )));
         }
-        let grad = grad.f_to_device(self.device)?.f_to_kind(self.kind)?;
+        let grad = grad.f_to_device(self.device())?.f_to_kind(self.kind())?;
         let mut accumulated = self.lm_head.f_grad()?;
         if accumulated.defined() {
             let _ = tch::no_grad(|| accumulated.f_add_(&grad))?;
@@ -221,14 +198,8 @@ impl Model {
     /// Returns a [`ModelError`] if shapes or dtypes of the inputs are wrong, an id is not in the vocabulary, or
     /// libtorch fails.
     pub fn hidden(&self, inputs: &ModelInputs) -> Result<Tensor, ModelError> {
-        tch::no_grad(|| {
-            let context = self.context(inputs, None)?;
-            let mut hidden = self.embed(&upload(inputs.input_ids, self.device)?)?;
-            for layer in &self.layers {
-                hidden = layer.forward(&hidden, &context, None)?;
-            }
-            self.norm.forward(&hidden)
-        })
+        let context = tch::no_grad(|| self.context(inputs, None))?;
+        self.decoder.hidden(inputs.input_ids, &context)
     }
 
     /// Checks that token ids are in the model's vocabulary.
@@ -237,7 +208,7 @@ impl Model {
     ///
     /// Returns [`ModelError::Request`] with the first that is not.
     pub fn check_ids(&self, ids: &[i64]) -> Result<(), ModelError> {
-        let vocab_size = self.config.vocab_size;
+        let vocab_size = self.decoder.config.vocab_size;
         match ids.iter().find(|id| !(0..vocab_size).contains(*id)) {
             Some(id) => Err(ModelError::Request(format!(
                 "token id {id} is not in the model's vocabulary of {vocab_size}; the tokenizer belongs to another model"
@@ -249,7 +220,7 @@ impl Model {
     /// Creates an empty key-value cache.
     #[must_use]
     pub fn kv_cache(&self) -> KvCache {
-        KvCache::new(&self.config, (self.kind, self.device))
+        KvCache::new(self.config(), (self.kind(), self.device()))
     }
 
     /// Computes the hidden states of new tokens of rows, which follow those in the cache, and adds them to it.
@@ -271,7 +242,7 @@ impl Model {
     ) -> Result<Tensor, ModelError> {
         tch::no_grad(|| {
             let hidden = self.extended(cache, rows, lambda)?;
-            self.norm.forward(&hidden)
+            self.decoder.norm.forward(&hidden)
         })
     }
 
@@ -290,11 +261,11 @@ impl Model {
             let hidden = self.extended(cache, rows, lambda)?; // [R, T, H]
             let (_, num_tokens, size) = hidden.size3()?;
             if num_tokens == 1 {
-                return self.norm.forward(&hidden.f_squeeze_dim(1)?);
+                return self.decoder.norm.forward(&hidden.f_squeeze_dim(1)?);
             }
             let last = (0..).zip(rows).map(|(row, (_, tokens))| row * num_tokens + tokens.len() as i64 - 1);
-            let last = upload(&Tensor::f_from_slice(&last.collect::<Vec<i64>>())?, self.device)?;
-            self.norm.forward(&hidden.f_view([-1, size])?.f_index_select(0, &last)?)
+            let last = upload(&Tensor::f_from_slice(&last.collect::<Vec<i64>>())?, self.device())?;
+            self.decoder.norm.forward(&hidden.f_view([-1, size])?.f_index_select(0, &last)?)
         })
     }
 
@@ -308,19 +279,20 @@ impl Model {
         for (_, tokens) in rows {
             self.check_ids(tokens)?;
         }
-        let extension = Extension::plan(&self.config, cache, rows)?;
+        let decoder = &self.decoder;
+        let extension = Extension::plan(&decoder.config, cache, rows)?;
         let context = Context {
-            rotary: self.rope.at(&upload(&extension.position_ids, self.device)?, self.kind)?,
+            rotary: decoder.rope.at(&upload(&extension.position_ids, decoder.device)?, decoder.kind)?,
             masks: Masks::none(),
             adapter_enabled: self.adapter.as_ref().is_some_and(|adapter| adapter.is_enabled),
             lambda_scale: match &self.adapter {
-                Some(adapter) => adapter.lambda_scale_of_rows(lambda, self.kind, self.device)?,
+                Some(adapter) => adapter.lambda_scale_of_rows(lambda, decoder.kind, decoder.device)?,
                 None => None,
             },
             dropout_seed: None,
         };
-        let mut hidden = self.embed(&upload(&extension.input_ids, self.device)?)?;
-        for layer in &self.layers {
+        let mut hidden = decoder.embed(&upload(&extension.input_ids, decoder.device)?)?;
+        for layer in &decoder.layers {
             hidden = layer.forward(&hidden, &context, Some(CachedPass { cache, extension: &extension }))?;
         }
         extension.finish(cache, rows);
@@ -328,23 +300,15 @@ impl Model {
     }
 
     pub(super) fn context(&self, inputs: &ModelInputs, dropout_seed: Option<i64>) -> Result<Context, ModelError> {
-        let layout = inputs.check(self.config.vocab_size)?;
         Ok(Context {
-            rotary: self.rope.at(&upload(inputs.position_ids, self.device)?, self.kind)?,
-            masks: Masks::for_rows(&self.config, inputs, &layout, self.device, self.kind)?,
             adapter_enabled: self.adapter.as_ref().is_some_and(|adapter| adapter.is_enabled),
             lambda_scale: match &self.adapter {
-                Some(adapter) => adapter.lambda_scale(inputs, self.kind, self.device)?,
+                Some(adapter) => adapter.lambda_scale(inputs, self.kind(), self.device())?,
                 None => None,
             },
             dropout_seed,
+            ..self.decoder.context(inputs)?
         })
-    }
-
-    /// Embeds [R, T] ids as [R, T, H]; the padding token's row gets no gradient, as in Transformers.
-    pub(super) fn embed(&self, input_ids: &Tensor) -> Result<Tensor, ModelError> {
-        let padding = self.config.pad_token_id.filter(|&pad| pad < self.config.vocab_size).unwrap_or(-1);
-        Ok(Tensor::f_embedding(&self.embed_tokens, input_ids, padding, false, false)?)
     }
 
     /// Returns the first layer that a backward pass must reach: 0 if the embedding is trainable, the number of layers
@@ -354,14 +318,14 @@ impl Model {
         let layers = trainable.filter_map(|(name, _)| match name.split_once("layers.") {
             Some((_, rest)) => rest.split('.').next()?.parse().ok(),
             None if name.contains("embed_tokens") => Some(0),
-            None if name == "model.norm.weight" => Some(self.layers.len()),
+            None if name == FINAL_NORM => Some(self.decoder.layers.len()),
             None => None,
         });
         layers.min()
     }
 
     pub(super) fn linears_mut(&mut self) -> impl Iterator<Item = (String, &mut Linear)> {
-        self.layers.iter_mut().flat_map(DecoderLayer::linears_mut)
+        self.decoder.layers.iter_mut().flat_map(DecoderLayer::linears_mut)
     }
 
     pub(super) fn linear_paths(&mut self) -> Vec<String> {

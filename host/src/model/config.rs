@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tch::Kind;
 
 use super::ModelError;
-use super::families::{self, Architecture, Bias, SlidingWindow};
+use super::families::{self, Architecture, Bias, Head, SlidingWindow};
 use super::json_fields::Fields;
 
 /// How rotary frequencies are scaled for longer contexts.
@@ -99,6 +99,11 @@ impl ModelConfig {
     /// Returns a [`ModelError`] if the folder or file is missing, the file is not valid JSON or lacks a field, or its
     /// architecture or one of its features is not supported; the error names it.
     pub fn load(folder: &Path) -> Result<ModelConfig, ModelError> {
+        Self::load_with(folder, Head::LanguageModel)
+    }
+
+    /// Reads it as [`load`](Self::load) does, for a model with this head.
+    pub(super) fn load_with(folder: &Path, head: Head) -> Result<ModelConfig, ModelError> {
         if !folder.is_dir() {
             return Err(ModelError::NoFolder { folder: folder.to_path_buf() });
         }
@@ -115,12 +120,12 @@ impl ModelConfig {
             path: path.clone(),
             message: format!("it is not a JSON object ({error})"),
         })?;
-        Self::parse(&path, source)
+        Self::parse(&path, source, head)
     }
 
-    fn parse(path: &Path, source: Map<String, Value>) -> Result<ModelConfig, ModelError> {
+    fn parse(path: &Path, source: Map<String, Value>, head: Head) -> Result<ModelConfig, ModelError> {
         let fields = Fields::new(path, &source);
-        let architecture = architecture(&fields)?;
+        let architecture = architecture(&fields, head)?;
         refuse_unsupported(&fields)?;
         let hidden_size = fields.size("hidden_size")?;
         let num_hidden_layers = fields.size("num_hidden_layers")?;
@@ -191,7 +196,10 @@ impl ModelConfig {
 }
 
 /// Finds the family by `architectures`, or by `model_type` if that is absent.
-fn architecture(fields: &Fields) -> Result<&'static Architecture, ModelError> {
+///
+/// A language model is read from any class of its family, because its weights may be tied or beside another head; a
+/// reward model only from the class that has its head.
+fn architecture(fields: &Fields, head: Head) -> Result<&'static Architecture, ModelError> {
     let class_name = fields.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
     let model_type = fields.get("model_type").and_then(Value::as_str);
     let found = families::ALL.into_iter().find(|architecture| match class_name {
@@ -199,13 +207,26 @@ fn architecture(fields: &Fields) -> Result<&'static Architecture, ModelError> {
         None => model_type == Some(architecture.model_type),
     });
     if let Some(architecture) = found {
-        return Ok(architecture);
+        return match class_name {
+            Some(name) if head == Head::Score && name != architecture.class(head) => {
+                let what = if name == architecture.class_name { "a language model" } else { "another model" };
+                let expected = architecture.class(head);
+                Err(fields.error(format!("{name} is {what}, not a reward model, which is a {expected} with one label")))
+            }
+            _ => Ok(architecture),
+        };
     }
     let Some(name) = class_name.or(model_type) else {
         return Err(fields.error("it has neither `architectures` nor `model_type`".into()));
     };
-    let supported = families::ALL.map(|architecture| architecture.class_name).join(", ");
-    Err(fields.unsupported(format!("architecture {name}"), format!("supported are {supported}")))
+    let supported = families::ALL.map(|architecture| architecture.class(head)).join(", ");
+    Err(match head {
+        Head::LanguageModel => fields.unsupported(format!("architecture {name}"), format!("supported are {supported}")),
+        Head::Score => fields.unsupported(
+            format!("a reward model of architecture {name}"),
+            format!("supported are {supported}, and any other by a command that runs it (--rater)"),
+        ),
+    })
 }
 
 fn has_bias(fields: &Fields, bias: Bias) -> Result<bool, ModelError> {

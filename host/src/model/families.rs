@@ -30,7 +30,24 @@ pub struct Architecture {
     pub max_position_embeddings: i64,
 }
 
+/// What a model's class puts on the decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// Logits of the next token: `…ForCausalLM`.
+    LanguageModel,
+    /// A score of the whole text: `…ForSequenceClassification`.
+    Score,
+}
+
 impl Architecture {
+    /// Returns the class of the family's model with this head, as `architectures` names it.
+    pub(super) fn class(&self, head: Head) -> String {
+        match head {
+            Head::LanguageModel => self.class_name.to_owned(),
+            Head::Score => format!("{}ForSequenceClassification", self.class_name.trim_end_matches("ForCausalLM")),
+        }
+    }
+
     /// Whether `name` is the family's causal language model, or another class of its decoder: the base class, or one
     /// with another head, whose checkpoints `AutoModelForCausalLM` loads too.
     pub(super) fn is_class(&self, name: &str) -> bool {

@@ -9,13 +9,19 @@ use tch::{Device, Kind, Tensor};
 
 use super::ModelError;
 use super::config::ModelConfig;
+use super::families::Head;
 use super::random::Random;
 use crate::console::say;
 use crate::files::beside::beside;
 use crate::files::git_lfs::refuse_pointer;
 use crate::files::safetensors::SafetensorsFile;
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The embedding.
+pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The weight of the norm after the last layer.
+pub(super) const FINAL_NORM: &str = "model.norm.weight";
+/// The head of a reward model.
+pub(super) const SCORE: &str = "score.weight";
 const LM_HEAD: &str = "lm_head.weight";
 /// Prefix of the base model's parameters, which a checkpoint of the base class lacks.
 const BASE_PREFIX: &str = "model.";
@@ -24,8 +30,8 @@ const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Parameters by their names in the checkpoint, in the order of Transformers' `named_parameters`.
 pub(super) type Parameters = IndexMap<String, Tensor>;
 
-/// Returns names and shapes of all parameters of a model.
-pub(super) fn shapes(config: &ModelConfig) -> IndexMap<String, Vec<i64>> {
+/// Returns names and shapes of all parameters of a model with this head.
+pub(super) fn shapes(config: &ModelConfig, head: Head) -> IndexMap<String, Vec<i64>> {
     let hidden = config.hidden_size;
     let query = config.num_attention_heads * config.head_dim;
     let key_value = config.num_key_value_heads * config.head_dim;
@@ -64,20 +70,22 @@ pub(super) fn shapes(config: &ModelConfig) -> IndexMap<String, Vec<i64>> {
         norm("input_layernorm");
         norm("post_attention_layernorm");
     }
-    shapes.insert("model.norm.weight".to_owned(), vec![hidden]);
-    if !config.tie_word_embeddings {
-        shapes.insert(LM_HEAD.to_owned(), vec![config.vocab_size, hidden]);
+    shapes.insert(FINAL_NORM.to_owned(), vec![hidden]);
+    match head {
+        Head::LanguageModel if config.tie_word_embeddings => {}
+        Head::LanguageModel => drop(shapes.insert(LM_HEAD.to_owned(), vec![config.vocab_size, hidden])),
+        Head::Score => drop(shapes.insert(SCORE.to_owned(), vec![1, hidden])),
     }
     shapes
 }
 
-/// Initialises parameters as Transformers does: norms 1, biases 0, the padding token's embedding 0, all others normal
+/// Initialises the parameters of a language model as Transformers does: norms 1, biases 0, the padding token's embedding 0, all others normal
 /// with standard deviation `initializer_range`.
 ///
 /// The values depend only on `seed` and the configuration, not on the device; the dtype rounds them.
 pub(super) fn random(config: &ModelConfig, device: Device, kind: Kind, seed: u64) -> Result<Parameters, ModelError> {
     let mut parameters = Parameters::new();
-    for (stream, (name, shape)) in shapes(config).into_iter().enumerate() {
+    for (stream, (name, shape)) in shapes(config, Head::LanguageModel).into_iter().enumerate() {
         let tensor = if name.ends_with("norm.weight") {
             Tensor::f_ones(&shape, (Kind::Float, Device::Cpu))?
         } else if name.ends_with(".bias") {
@@ -95,17 +103,24 @@ pub(super) fn random(config: &ModelConfig, device: Device, kind: Kind, seed: u64
 
 /// Loads the safetensors weights of a model folder, from one file or from several files with an index.
 ///
-/// Names are read as Transformers' `AutoModelForCausalLM` reads them: a checkpoint of the base class lacks the prefix
-/// `model.`, a tied model may store its LM head instead of its embedding, and the weights of other heads are left out,
-/// with a message.
+/// Names are read as Transformers reads them for the class with this head: a checkpoint of the base class lacks the prefix
+/// `model.`, a tied language model may store its LM head instead of its embedding, and the weights of other heads are left
+/// out, with a message.
 ///
 /// All names and shapes are checked before any value is read.
-pub(super) fn load(folder: &Path, config: &ModelConfig, device: Device, kind: Kind) -> Result<Parameters, ModelError> {
+pub(super) fn load(
+    folder: &Path,
+    config: &ModelConfig,
+    head: Head,
+    device: Device,
+    kind: Kind,
+) -> Result<Parameters, ModelError> {
     let (listing, paths) = weight_files(folder)?;
     let files = paths.iter().map(|path| SafetensorsFile::open(path)).collect::<Result<Vec<_>, _>>()?;
-    let shapes = shapes(config);
+    let shapes = shapes(config, head);
     let stores = |name: &str| files.iter().any(|file| file.shape(name).is_some());
-    let head_is_embedding = config.tie_word_embeddings && !stores(EMBEDDING) && !stores(without_prefix(EMBEDDING));
+    let is_tied = head == Head::LanguageModel && config.tie_word_embeddings;
+    let head_is_embedding = is_tied && !stores(EMBEDDING) && !stores(without_prefix(EMBEDDING));
     let mut sources = IndexMap::new();
     let mut other_heads = Vec::new();
     for (path, file) in paths.iter().zip(&files) {
@@ -114,8 +129,8 @@ pub(super) fn load(folder: &Path, config: &ModelConfig, device: Device, kind: Ki
                 match name.as_str() {
                     // Old checkpoints of Llama contain the rotary frequencies, which config.json determines.
                     name if name.ends_with(".rotary_emb.inv_freq") => {}
-                    LM_HEAD => check_tied(path, file, &files)?,
-                    _ if is_of_other_head(&name) => other_heads.push(name),
+                    LM_HEAD if is_tied => check_tied(path, file, &files)?,
+                    _ if is_of_other_head(&name, head) => other_heads.push(name),
                     _ => return Err(unexpected(path, name, &shapes)),
                 }
                 continue;
@@ -144,7 +159,11 @@ pub(super) fn load(folder: &Path, config: &ModelConfig, device: Device, kind: Ki
     let mut parameters = Parameters::with_capacity(shapes.len());
     for (name, shape) in shapes {
         let Some((file, stored)) = sources.get(&name) else {
-            let way_out = if name == LM_HEAD { HEADLESS } else { "" };
+            let way_out = match name.as_str() {
+                LM_HEAD => HEADLESS,
+                SCORE => SCORELESS,
+                _ => "",
+            };
             return Err(ModelError::MissingTensor { file: listing, tensor: name, shape, way_out });
         };
         let tensor = file.read(stored)?.f_to_device(device)?.f_to_kind(kind)?;
@@ -152,7 +171,8 @@ pub(super) fn load(folder: &Path, config: &ModelConfig, device: Device, kind: Ki
     }
     if !other_heads.is_empty() {
         let names = other_heads.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        say(&format!("{}: not read, as weights of another head than the LM head: {names}", listing.display()));
+        let own = if head == Head::Score { "the score's" } else { "the LM head" };
+        say(&format!("{}: not read, as weights of another head than {own}: {names}", listing.display()));
     }
     Ok(parameters)
 }
@@ -160,6 +180,10 @@ pub(super) fn load(folder: &Path, config: &ModelConfig, device: Device, kind: Ki
 /// What to do about a checkpoint without LM head.
 const HEADLESS: &str = "; it was saved from a class without LM head (the base model, or a reward model): save the whole \
                         model with `AutoModelForCausalLM`, or set `tie_word_embeddings` if its head is the embedding";
+
+/// What to do about a reward model without its head.
+const SCORELESS: &str = "; a reward model's score is a linear layer of this name: save the whole model with \
+                         `AutoModelForSequenceClassification`";
 
 fn without_prefix(name: &str) -> &str {
     name.strip_prefix(BASE_PREFIX).unwrap_or(name)
@@ -176,10 +200,11 @@ fn parameter_name(name: &str, shapes: &IndexMap<String, Vec<i64>>, head_is_embed
     Some(format!("{BASE_PREFIX}{name}")).filter(|name| shapes.contains_key(name))
 }
 
-/// Whether a tensor belongs to a head that is not the LM head: TRL's value head, or the head of a classifier or reward
-/// model.
-fn is_of_other_head(name: &str) -> bool {
-    let heads = ["v_head.", "value_head.", "score.", "classifier.", "qa_outputs."];
+/// Whether a tensor that is no parameter belongs to another head: that of a language model, TRL's value head, or the head
+/// of a classifier or reward model.
+fn is_of_other_head(name: &str, head: Head) -> bool {
+    let other = if head == Head::Score { "lm_head." } else { "score." };
+    let heads = ["v_head.", "value_head.", other, "classifier.", "qa_outputs."];
     heads.iter().any(|head| name.starts_with(head))
 }
 
@@ -256,9 +281,7 @@ pub(super) fn get(parameters: &Parameters, name: &str) -> Result<Tensor, ModelEr
     found.ok_or_else(|| ModelError::Request(format!("the model has no parameter `{name}`")))
 }
 
-/// Returns the embedding and the LM head, which are the same tensor if they are tied.
-pub(super) fn embedding_and_head(parameters: &Parameters) -> Result<(Tensor, Tensor), ModelError> {
-    let embedding = get(parameters, EMBEDDING)?;
-    let head = parameters.get(LM_HEAD).unwrap_or(&embedding).shallow_clone();
-    Ok((embedding, head))
+/// Returns the LM head, which is the embedding if they are tied.
+pub(super) fn lm_head(parameters: &Parameters) -> Result<Tensor, ModelError> {
+    get(parameters, if parameters.contains_key(LM_HEAD) { LM_HEAD } else { EMBEDDING })
 }

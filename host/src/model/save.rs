@@ -85,11 +85,11 @@ impl Model {
 
     /// Returns the source's `config.json` with the class and the dtype of the weights, in the spelling of the source.
     fn config_json(&self) -> Map<String, Value> {
-        let mut json = self.config.source.clone();
+        let mut json = self.config().source.clone();
         if json.contains_key("architectures") {
-            json.insert("architectures".into(), json!([self.config.architecture.class_name]));
+            json.insert("architectures".into(), json!([self.config().architecture.class_name]));
         }
-        if let Some(name) = dtype_name(self.kind) {
+        if let Some(name) = dtype_name(self.kind()) {
             let has_new_spelling = json.contains_key("dtype");
             if has_new_spelling {
                 json.insert("dtype".into(), name.into());
@@ -106,7 +106,7 @@ impl Model {
         let mut json = Map::new();
         json.insert("_from_model_config".into(), true.into());
         for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
-            if let Some(id) = self.config.source.get(key).filter(|id| !id.is_null()) {
+            if let Some(id) = self.config().source.get(key).filter(|id| !id.is_null()) {
                 json.insert(key.into(), id.clone());
             }
         }

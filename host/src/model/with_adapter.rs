@@ -20,7 +20,7 @@ impl Model {
     /// Returns [`ModelError::Request`] if the model already has an adapter, a value is out of range, or a target is not
     /// a linear layer of this model.
     pub fn add_lora(&mut self, config: &LoraConfig, seed: u64) -> Result<(), ModelError> {
-        let options = (parameter_kind(self.kind), self.device);
+        let options = (parameter_kind(self.kind()), self.device());
         self.insert_adapter(config, |_, shape, index| Lora::random(config, shape, index, seed, options))
     }
 
@@ -32,7 +32,7 @@ impl Model {
     /// or it was made for another model.
     pub fn load_adapter(&mut self, folder: &Path) -> Result<(), ModelError> {
         let file = peft_file::AdapterFile::open(folder, &self.folder)?;
-        let options = (parameter_kind(self.kind), self.device);
+        let options = (parameter_kind(self.kind()), self.device());
         let config = file.config().clone();
         file.check_targets(&self.linear_paths())?;
         self.insert_adapter(&config, |path, shape, index| file.read(path, shape, index, options))?;
@@ -74,7 +74,7 @@ impl Model {
         // A λ-adapter scales by the rank per dimension, which is the rank of each adapter here.
         let alpha = first.scaling() * first.rank as f64;
         let config = LoraConfig { rank: 0, alpha, use_rslora: false, lambda: Some(parts), ..first };
-        let options = (parameter_kind(self.kind), self.device);
+        let options = (parameter_kind(self.kind()), self.device());
         self.insert_adapter(&config, |path, shape, index| {
             let pairs = files.iter().map(|file| file.read(path, shape, index, options));
             let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
@@ -213,7 +213,7 @@ impl Model {
         let Some(adapter) = &self.adapter else { return Ok(()) };
         let Some(columns) = adapter.fixed_columns()? else { return Ok(()) };
         let plain = adapter.config.with_scaling(adapter.config.total_rank());
-        let device = self.device;
+        let device = self.device();
         let mut folded = Vec::new();
         for (_, linear) in self.linears_mut() {
             folded.push(match linear.lora.take() {

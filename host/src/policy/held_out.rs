@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use super::batch_inputs::{log_probs, loss_inputs, model_inputs, uniform_lambda};
+use super::batch_inputs::{log_probs, loss_inputs, uniform_lambda};
 use crate::console::Progress;
 use crate::files::cache_folder::CacheFolder;
 use crate::files::record_files::RecordFiles;
@@ -80,6 +80,9 @@ impl HeldOut {
             ratings.push(sample.ratings.unwrap_or_default());
             known = sample.dimensions;
         }
+        if prompts.is_empty() {
+            bail!("there is no record in {}: pass --records with rated responses", listed(files));
+        }
         let dimensions = dimensions.map_or_else(|| known.clone(), <[String]>::to_vec);
         let indices = indices_of(&dimensions, &known)?;
         for record in &mut ratings {
@@ -127,7 +130,8 @@ impl HeldOut {
         records.filter_map(|record| self.prompts.get(record)).map(Vec::as_slice).collect()
     }
 
-    fn batches(&self, lambda: &[f64]) -> impl Iterator<Item = Result<Batch>> {
+    /// Collates all records under λ, `[M]`, in order, up to [`BATCH_SIZE`] prompts at once.
+    pub fn batches(&self, lambda: &[f64]) -> impl Iterator<Item = Result<Batch>> {
         let samples: Vec<usize> = (0..self.dataset.len()).collect();
         let batches: Vec<Vec<usize>> = samples.chunks(BATCH_SIZE).map(<[usize]>::to_vec).collect();
         let lambda = lambda.to_vec();
@@ -136,13 +140,12 @@ impl HeldOut {
             .map(move |samples| Ok(self.dataset.batch(&samples, &lambda.repeat(samples.len()), &self.collate)?))
     }
 
-    /// Computes s^ref `[S]` of each batch: the model's log-probs with its adapter switched off.
+    /// Computes s `[S]` of each batch under a reference model.
     ///
     /// # Errors
     ///
     /// Returns an error if one is not a finite number. Errors from model, plugin or libtorch.
-    pub fn reference(&self, model: &mut Model, plugin: &Plugin, options: &LossOptions) -> Result<Vec<Tensor>> {
-        model.set_adapter_enabled(false);
+    pub fn reference(&self, model: &Model, plugin: &Plugin, options: &LossOptions) -> Result<Vec<Tensor>> {
         let lambda = uniform_lambda(self.dimensions().len());
         let references = self.batches(&lambda).map(|batch| {
             let batch = batch?;
@@ -150,50 +153,76 @@ impl HeldOut {
             check_finite("reference log-prob", &batch, &reference)?;
             Ok(reference)
         });
-        let references = references.collect();
-        model.set_adapter_enabled(true);
-        references
+        references.collect()
     }
 
-    /// Measures a policy under λ: the fields of an evaluation in `metrics.jsonl`, and for each dimension
-    /// `expected_rating`, the mean over records of Σ_i P^(k)_i rating_k,i under the listwise distribution P^(k) (19)
-    /// over the rated responses.
+    /// Begins to measure a policy with the listwise objective; without a reference, s^ref is 0.
+    pub fn measurement(&self, options: &LossOptions, has_reference: bool) -> Measurement<'_> {
+        Measurement {
+            held_out: self,
+            // Batches are summed up; the mean is taken at the end.
+            options: LossOptions { normalizer: Some(1.0), ..*options },
+            metric_options: MetricOptions { beta: options.beta, reduction: options.reduction, has_reference },
+            totals: Totals::default(),
+            expected: vec![Mean::default(); self.dimensions().len()],
+            num_contributing: 0,
+        }
+    }
+}
+
+/// Sums over batches of held-out records under a policy.
+pub struct Measurement<'a> {
+    held_out: &'a HeldOut,
+    options: LossOptions,
+    metric_options: MetricOptions,
+    totals: Totals,
+    expected: Vec<Mean>,
+    num_contributing: usize,
+}
+
+impl Measurement<'_> {
+    /// Adds a batch, and returns its sequence log-probs.
+    ///
+    /// # Shapes
+    ///
+    /// `hidden`: [R, T, H]; `lm_head`: [V, H]; `reference` and the result: `[S]`.
     ///
     /// # Errors
     ///
-    /// Returns an error if a reward is not a finite number. Errors from model, plugin or libtorch.
-    pub fn measure(
-        &self,
-        model: &Model,
+    /// Returns an error if a reward is not a finite number. Errors from plugin or libtorch.
+    pub fn add(
+        &mut self,
         plugin: &Plugin,
-        options: &LossOptions,
-        lambda: &[f64],
-        references: &[Tensor],
-    ) -> Result<Row> {
-        let metric_options = MetricOptions { beta: options.beta, reduction: options.reduction, has_reference: true };
-        let mut totals = Totals::default();
-        let mut expected = vec![Mean::default(); self.dimensions().len()];
-        let mut num_contributing = 0;
-        for (batch, reference) in self.batches(lambda).zip(references) {
-            let batch = batch?;
-            let hidden = model.hidden(&model_inputs(&batch))?;
-            let inputs = loss_inputs(&batch, &hidden, model.lm_head(), Some(reference));
-            let (outputs, _) = plugin.loss_forward(&inputs, &LossOptions { normalizer: Some(1.0), ..*options })?;
-            totals.add(&outputs, &batch, &metric_options)?;
-            num_contributing += batch.num_contributing;
-            let listwise = outputs.preferences.context("the loss returned no rewards")?;
-            check_finite("reward", &batch, &listwise.rewards)?;
-            self.add_expected(&batch, &listwise.rewards, &mut expected)?;
-        }
-        totals.loss /= num_contributing.max(1) as f64;
-        let mut row = Row::new();
-        totals.write(&mut row, "eval_", self.dimensions(), &metric_options);
-        for (name, mean) in self.dimensions().iter().zip(expected).filter(|(_, mean)| mean.count > 0.0) {
-            row.insert(format!("expected_rating/{name}"), Value::from(mean.sum / mean.count));
-        }
-        Ok(row)
+        batch: &Batch,
+        (hidden, lm_head): (&Tensor, &Tensor),
+        reference: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let inputs = loss_inputs(batch, hidden, lm_head, reference);
+        let (outputs, _) = plugin.loss_forward(&inputs, &self.options)?;
+        self.totals.add(&outputs, batch, &self.metric_options)?;
+        self.num_contributing += batch.num_contributing as usize;
+        let listwise = outputs.preferences.context("the loss returned no rewards")?;
+        check_finite("reward", batch, &listwise.rewards)?;
+        self.held_out.add_expected(batch, &listwise.rewards, &mut self.expected)?;
+        Ok(outputs.sequence_log_probs)
     }
 
+    /// Returns the means: the fields of an evaluation in `metrics.jsonl`, each with the prefix, and for each dimension
+    /// `expected_rating`, the mean over records of Σ_i P^(k)_i rating_k,i under the listwise distribution P^(k) (19)
+    /// over the rated responses.
+    pub fn row(mut self, prefix: &str) -> Row {
+        self.totals.loss /= self.num_contributing.max(1) as f64;
+        let mut row = Row::new();
+        let dimensions = self.held_out.dimensions();
+        self.totals.write(&mut row, prefix, dimensions, &self.metric_options);
+        for (name, mean) in dimensions.iter().zip(self.expected).filter(|(_, mean)| mean.count > 0.0) {
+            row.insert(format!("expected_rating/{name}"), Value::from(mean.sum / mean.count));
+        }
+        row
+    }
+}
+
+impl HeldOut {
     fn add_expected(&self, batch: &Batch, rewards: &Tensor, expected: &mut [Mean]) -> Result<()> {
         let rewards: Vec<f64> = Vec::try_from(rewards.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)?;
         let prompts: Vec<i64> = Vec::try_from(&batch.sequence_prompts)?;
@@ -217,6 +246,12 @@ impl HeldOut {
         }
         Ok(())
     }
+}
+
+/// Lists files as the user named them.
+fn listed(files: &RecordFiles) -> String {
+    let names = files.iter().map(|file| files.with_names(&file.display().to_string()));
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// Returns the index of each of the adapter's dimensions among those of the records.

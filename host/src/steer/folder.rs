@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use crate::files::atomic;
+use crate::files::report_folder::ReportFolder;
+use crate::metrics::present_name;
 
 use super::page;
 use super::report::{ControlReport, NamedReport};
@@ -12,50 +14,23 @@ use super::report::{ControlReport, NamedReport};
 const FILE: &str = "steer.json";
 const PAGE: &str = "index.html";
 
-/// The folder of a report that is being measured.
-#[derive(Debug)]
-pub struct ReportFolder {
-    target: PathBuf,
-    parts: atomic::Folder,
+/// Names of the files of a control report.
+pub const FILES: [&str; 2] = [FILE, PAGE];
+
+/// Writes a report into its folder, whole or not at all, and returns the path of its page.
+///
+/// # Errors
+///
+/// Returns an error if the folder cannot be written.
+pub fn write(folder: ReportFolder, report: &ControlReport, others: &[NamedReport]) -> Result<PathBuf> {
+    let page = page::html(report, others).map_err(anyhow::Error::msg)?;
+    let json = serde_json::to_string_pretty(report)?;
+    atomic::write(&folder.path().join(FILE), format!("{json}\n").as_bytes())?;
+    atomic::write(&folder.path().join(PAGE), page.as_bytes())?;
+    Ok(folder.commit()?.join(PAGE))
 }
 
-impl ReportFolder {
-    /// Begins the folder: what is found out before the measurement is not found out after it.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the folder cannot be written, another process is writing it, or it holds anything but an earlier
-    /// report, which the new one replaces.
-    pub fn begin(target: &Path) -> Result<Self> {
-        let parts = atomic::Folder::create(target)?;
-        for entry in std::fs::read_dir(target).into_iter().flatten() {
-            let name = entry.with_context(|| format!("{} cannot be read", target.display()))?.file_name();
-            ensure!(
-                name == FILE || name == PAGE,
-                "{} holds {}, which is no part of a report: choose another folder for --out",
-                target.display(),
-                name.display()
-            );
-        }
-        Ok(Self { target: target.to_path_buf(), parts })
-    }
-
-    /// Writes the report, whole or not at all, and returns the path of its page.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the folder cannot be written.
-    pub fn write(self, report: &ControlReport, others: &[NamedReport]) -> Result<PathBuf> {
-        let page = page::html(report, others).map_err(anyhow::Error::msg)?;
-        let json = serde_json::to_string_pretty(report)?;
-        atomic::write(&self.parts.path().join(FILE), format!("{json}\n").as_bytes())?;
-        atomic::write(&self.parts.path().join(PAGE), page.as_bytes())?;
-        self.parts.commit()?;
-        Ok(self.target.join(PAGE))
-    }
-}
-
-/// Reads the report in a folder.
+/// Reads the report in a folder; metrics of an earlier version get their present names.
 ///
 /// # Errors
 ///
@@ -64,5 +39,11 @@ pub fn read(folder: &Path) -> Result<ControlReport> {
     let path = folder.join(FILE);
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("{} cannot be read: pass a folder written by `steer --out`", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is not a control report of `steer`", path.display()))
+    let mut report: ControlReport = serde_json::from_str(&text)
+        .with_context(|| format!("{} is not a control report of `steer`", path.display()))?;
+    for point in &mut report.points {
+        let held_out = std::mem::take(&mut point.held_out);
+        point.held_out = held_out.into_iter().map(|(key, value)| (present_name(&key), value)).collect();
+    }
+    Ok(report)
 }

@@ -8,8 +8,8 @@ use crate::files::record_files::RecordFiles;
 use crate::generate::{GenerateOptions, Generated, generate_all};
 use crate::metrics::Row;
 use crate::model::Model;
-use crate::plugin::{Format, LossOptions, Message, Plugin, Tokenizer};
-use crate::policy::batch_inputs::uniform_lambda;
+use crate::plugin::{Format, LossOptions, Plugin, Tokenizer};
+use crate::policy::batch_inputs::{model_inputs, uniform_lambda};
 use crate::policy::held_out::HeldOut;
 
 use super::grid::Grid;
@@ -63,7 +63,10 @@ pub fn measure(
         .collect::<Result<Vec<_>>>()?;
     let prompt_ids: Vec<Vec<i64>> = std::iter::repeat_n(prompt_ids, settings.num_samples).flatten().collect();
 
-    let references = held_out.reference(model, plugin, &settings.loss)?;
+    model.set_adapter_enabled(false);
+    let references = held_out.reference(model, plugin, &settings.loss);
+    model.set_adapter_enabled(true);
+    let references = references?;
     let per_point = (held_out.num_records() + prompt_ids.len()) as u64;
     let total = per_point * grid.points.len() as u64;
     let mut progress = Progress::new("steering", total, 0);
@@ -73,7 +76,13 @@ pub fn measure(
             model.fix_lambda(lambda)?;
         }
         let message = format!("λ {} of {}", index + 1, grid.points.len());
-        rows.push(held_out.measure(model, plugin, &settings.loss, lambda, &references)?);
+        let mut measurement = held_out.measurement(&settings.loss, true);
+        for (batch, reference) in held_out.batches(lambda).zip(&references) {
+            let batch = batch?;
+            let hidden = model.hidden(&model_inputs(&batch))?;
+            let _ = measurement.add(plugin, &batch, (&hidden, model.lm_head()), Some(reference))?;
+        }
+        rows.push(measurement.row("eval_"));
         let done = index as u64 * per_point + held_out.num_records() as u64;
         progress.update(done, total, &message);
         let texts = generate_all(model, &prompt_ids, &settings.generate, settings.batch_size, &mut |texts| {
@@ -81,7 +90,7 @@ pub fn measure(
         })?;
         lengths.push(texts.iter().map(Generated::num_chosen).sum::<usize>() as f64 / texts.len().max(1) as f64);
         for (messages, text) in prompts.iter().cycle().zip(&texts) {
-            answers.push(Answer { prompt: last_turn(messages), response: tokenizer.decode(&text.tokens, true)? });
+            answers.push(Answer::new(messages, tokenizer.decode(&text.tokens, true)?));
         }
     }
     progress.clear();
@@ -112,11 +121,6 @@ pub fn measure(
         points,
         grid.curves,
     ))
-}
-
-/// Returns the text of a conversation's last turn, which is what raters read.
-fn last_turn(messages: &[Message]) -> String {
-    messages.last().map_or_else(String::new, |message| message.content.clone().unwrap_or_default())
 }
 
 /// Averages the scores of each λ, whose answers follow each other.

@@ -2,50 +2,51 @@
 
 use std::fmt::Write as _;
 
+use crate::page::{document, escape, figure};
 use crate::plot::{self, Labels, Series};
 
 use super::report::{ControlReport, Metric, NamedReport};
 use super::table::tables;
 
-const STYLE: &str = "body{font-family:sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222}\
-pre{background:#f6f6f6;padding:1em;overflow-x:auto}\
-.plots{display:flex;flex-wrap:wrap;gap:12px}.plots svg{border:1px solid #ddd}";
-
 /// Renders the page.
 pub(super) fn html(report: &ControlReport, others: &[NamedReport]) -> Result<String, String> {
-    let mut page = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>What λ controls</title>\
-         <style>{STYLE}</style></head>\n<body>\n<h1>What λ controls</h1>\n{}",
-        introduction(report)
-    );
+    let mut page = introduction(report);
     for metric in report.metrics() {
-        let _ =
-            writeln!(page, "<h2>Each dimension over its own weight: {}</h2>\n<div class=\"plots\">", metric.title());
+        let _ = writeln!(
+            page,
+            "<h2>Each dimension over its own weight</h2>\n<p>The {}, as the weight of its dimension goes from 0 to 1 and \
+             the others share the rest equally. A line that rises is control; a level line is a policy that does not see \
+             λ.</p>\n<div class=\"plots\">",
+            metric.title()
+        );
         for name in &report.dimensions {
             let labels = Labels { title: name, x: &format!("λ of {name}, the rest equal"), y: metric.title() };
-            page.push_str(&plot::curves(&labels, &series(report, others, |report| report.curve(metric, name)))?);
+            let svg = plot::curves(&labels, &series(report, others, |report| report.curve(metric, name)))?;
+            page.push_str(&figure(&svg, ""));
         }
         page.push_str("</div>\n");
     }
     // The first metric: scores of generated text if there are any.
     if let Some(&metric) = report.metrics().first() {
-        let _ = writeln!(page, "<h2>Each pair of dimensions: {}</h2>\n<div class=\"plots\">", metric.title());
+        let _ = writeln!(
+            page,
+            "<h2>Each pair of dimensions</h2>\n<p>The {} in both. Each point is a λ of the grid; the line connects the \
+             points that no other point of the same policy exceeds in both dimensions. Further up and to the right is \
+             better.</p>\n<div class=\"plots\">",
+            metric.title()
+        );
         for (index, first) in report.dimensions.iter().enumerate() {
             for second in &report.dimensions[index + 1..] {
                 let labels = Labels { title: &format!("{first} and {second}"), x: first, y: second };
-                page.push_str(&plot::front(
-                    &labels,
-                    &series(report, others, |report| pairs(report, metric, first, second)),
-                )?);
+                let pairs = series(report, others, |report| pairs(report, metric, first, second));
+                page.push_str(&figure(&plot::front(&labels, &pairs)?, ""));
             }
         }
-        page.push_str(
-            "</div>\n<p>Each point is a λ of the grid; the line connects the points that no other point of the same \
-             adapter exceeds in both dimensions.</p>\n",
-        );
+        page.push_str("</div>\n");
     }
-    let _ = writeln!(page, "<h2>Tables</h2>\n<pre>{}</pre>\n</body></html>", escape(&tables(report, others)));
-    Ok(page)
+    let _ =
+        writeln!(page, "<h2>Tables</h2>\n<div class=\"scroll\"><pre>{}</pre></div>", escape(tables(report, others)));
+    Ok(document("What λ controls", &page))
 }
 
 fn introduction(report: &ControlReport) -> String {
@@ -68,22 +69,19 @@ fn introduction(report: &ControlReport) -> String {
     text
 }
 
-/// Returns a series for this report and for each of the others.
+/// Returns a series for the report and for each of the others.
 fn series(
     report: &ControlReport,
     others: &[NamedReport],
     points: impl Fn(&ControlReport) -> Vec<(f64, f64)>,
 ) -> Vec<Series> {
+    let own = report.name_beside(others);
     let others = others.iter().map(|other| (other.name.as_str(), &other.report));
-    let all = std::iter::once(("this", report)).chain(others);
-    all.map(|(name, report)| Series { name: name.to_owned(), points: points(report) }).collect()
+    let all = std::iter::once((own.as_str(), report)).chain(others);
+    all.map(|(name, report)| Series { name: name.to_owned(), points: points(report), band: Vec::new() }).collect()
 }
 
 fn pairs(report: &ControlReport, metric: Metric, first: &str, second: &str) -> Vec<(f64, f64)> {
     let pair = |point| Some((report.at(point, metric, first)?, report.at(point, metric, second)?));
     (0..report.points.len()).filter_map(pair).collect()
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

@@ -6,8 +6,9 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::answers::rater::Rater;
+use crate::files::paths::policy_name;
 use crate::generate::GenerateOptions;
-use crate::metrics::Row;
+use crate::metrics::{LOG_RATIO, Row};
 use crate::plugin::LossOptions;
 
 /// The policy that was measured, as named on the command line.
@@ -108,6 +109,9 @@ impl Metric {
     }
 }
 
+/// What a soup's corners are called in tables: the adapters that it mixes.
+pub(super) const SPECIALISTS: &str = "specialists";
+
 impl ControlReport {
     pub(super) fn new(
         subject: Subject,
@@ -120,6 +124,31 @@ impl ControlReport {
     ) -> Self {
         let (dimensions, reduction) = (dimensions.to_vec(), loss.reduction.to_string());
         Self { subject, dimensions, beta: loss.beta, reduction, num_records, generation, points, curves }
+    }
+
+    /// Returns a name that tells the report from others in tables and plots: that of its adapter, `soup`, or that of its
+    /// model.
+    pub(super) fn name_beside(&self, others: &[NamedReport]) -> String {
+        let own = match &self.subject.adapter {
+            Some(adapter) => policy_name(adapter),
+            None if !self.subject.soup.is_empty() => "soup".to_owned(),
+            None => policy_name(&self.subject.model),
+        };
+        let is_taken = |name: &str| name == SPECIALISTS || others.iter().any(|other| other.name == name);
+        let numbered = (2..).map(|number| format!("{own} ({number})"));
+        std::iter::once(own.clone()).chain(numbered).find(|name| !is_taken(name)).unwrap_or(own)
+    }
+
+    /// Returns reward accuracy and log-ratio on held-out records at a point, None where they were not measured.
+    pub(super) fn accuracy_and_log_ratio(&self, point: usize) -> [Option<f64>; 2] {
+        let value = |key: &str| self.points.get(point)?.held_out.get(key)?.as_f64();
+        [value("eval_rewards/accuracies"), value(&format!("eval_{LOG_RATIO}"))]
+    }
+
+    /// Returns the point at which all dimensions weigh the same.
+    pub(super) fn uniform_point(&self) -> Option<usize> {
+        let is_uniform = |point: &Point| point.lambda.windows(2).all(|pair| (pair[0] - pair[1]).abs() < 1e-9);
+        self.points.iter().position(is_uniform)
     }
 
     /// Returns a metric of a dimension at a point.
@@ -169,5 +198,25 @@ impl ControlReport {
     pub(super) fn metrics(&self) -> Vec<Metric> {
         let has = |metric: &Metric| self.dimensions.iter().any(|name| self.at(0, *metric, name).is_some());
         [Metric::Score, Metric::Rating].into_iter().filter(has).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(adapter: Option<&str>) -> ControlReport {
+        let subject = Subject { model: "base".into(), adapter: adapter.map(PathBuf::from), ..Subject::default() };
+        ControlReport::new(subject, &[], &LossOptions::default(), None, 0, vec![], vec![])
+    }
+
+    #[test]
+    fn a_report_is_named_after_its_policy_and_unlike_the_others() {
+        let other = |name: &str| NamedReport { name: name.into(), report: report(None) };
+        let own = report(Some("runs/listwise/adapter"));
+        assert_eq!(own.name_beside(&[other("soup")]), "listwise");
+        assert_eq!(own.name_beside(&[other("listwise"), other("listwise (2)")]), "listwise (3)");
+        assert_eq!(report(Some("specialists")).name_beside(&[]), "specialists (2)");
+        assert_eq!(report(None).name_beside(&[]), "base");
     }
 }

@@ -2,9 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::metrics::LOG_RATIO;
-
-use super::report::{ControlReport, Metric, NamedReport, Point};
+use super::report::{ControlReport, Metric, NamedReport, SPECIALISTS};
 
 /// Width of the first column at least: its longest heading.
 const MIN_WIDTH: usize = "reward accuracy".len();
@@ -18,7 +16,7 @@ pub fn tables(report: &ControlReport, others: &[NamedReport]) -> String {
         let _ = writeln!(text, "{}", metric.title());
         write_curves(&mut text, report, metric, width);
     }
-    write_points(&mut text, report, width);
+    write_points(&mut text, report, others, width);
     for metric in report.metrics() {
         let columns = range_columns(report, others, metric);
         if columns.len() > 1 {
@@ -58,24 +56,33 @@ fn write_curves(text: &mut String, report: &ControlReport, metric: Metric, width
     text.push('\n');
 }
 
-/// Writes reward accuracy and log-ratio at the corners and at uniform λ.
-fn write_points(text: &mut String, report: &ControlReport, width: usize) {
-    let mut rows: Vec<(&str, usize)> = Vec::new();
+/// Writes reward accuracy and log-ratio at the corners and at uniform λ, and those of other reports at uniform λ.
+fn write_points(text: &mut String, report: &ControlReport, others: &[NamedReport], width: usize) {
+    let mut rows: Vec<(&str, [Option<f64>; 2])> = Vec::new();
     for (name, curve) in report.dimensions.iter().zip(&report.curves) {
         if let (true, Some(&corner)) = (report.has_lambda(), curve.last()) {
-            rows.push((name, corner));
+            rows.push((name, report.accuracy_and_log_ratio(corner)));
         }
     }
-    let is_uniform = |point: &Point| point.lambda.windows(2).all(|pair| (pair[0] - pair[1]).abs() < 1e-9);
-    rows.extend(report.points.iter().position(is_uniform).map(|point| ("uniform", point)));
+    rows.extend(report.uniform_point().map(|point| ("uniform", report.accuracy_and_log_ratio(point))));
+    let width = others.iter().map(|other| other.name.chars().count()).fold(width, usize::max);
     let _ = writeln!(text, "held-out records\n  {:width$}  {:>15}  {:>9}", "λ", "reward accuracy", "log-ratio");
-    for (name, point) in rows {
-        let value = |key: &str| report.points[point].held_out.get(key).and_then(serde_json::Value::as_f64);
-        let (accuracy, ratio) = (value("eval_rewards/accuracies"), value(&format!("eval_{LOG_RATIO}")));
-        let (accuracy, ratio) = (accuracy.unwrap_or(f64::NAN), ratio.unwrap_or(f64::NAN));
-        let _ = writeln!(text, "  {name:width$}  {accuracy:15.3}  {ratio:9.3}");
+    let mut write_row = |name: &str, [accuracy, ratio]: [Option<f64>; 2]| {
+        let _ = writeln!(text, "  {name:width$}  {:>15}  {:>9}", shown(accuracy), shown(ratio));
+    };
+    for (name, values) in rows {
+        write_row(name, values);
+    }
+    let others = others.iter().filter_map(|other| Some((other, other.report.uniform_point()?)));
+    for (NamedReport { name, report }, point) in others {
+        write_row(name, report.accuracy_and_log_ratio(point));
     }
     text.push('\n');
+}
+
+/// Shows a value, or that it was not measured.
+fn shown(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"))
 }
 
 /// A column of ranges, one for each dimension.
@@ -84,17 +91,17 @@ struct RangeColumn {
     ranges: Vec<Option<f64>>,
 }
 
-/// Returns the ranges of this report and of the others; a soup has a column for its specialists too.
+/// Returns the ranges of the report and of the others; a soup has a column for its specialists too.
 fn range_columns(report: &ControlReport, others: &[NamedReport], metric: Metric) -> Vec<RangeColumn> {
     let column =
         |title: &str, of: &ControlReport, range: fn(&ControlReport, Metric, &str) -> Option<f64>| RangeColumn {
             title: title.to_owned(),
             ranges: report.dimensions.iter().map(|name| range(of, metric, name)).collect(),
         };
-    let mut columns = vec![column("this", report, ControlReport::range)];
+    let mut columns = vec![column(&report.name_beside(others), report, ControlReport::range)];
     for NamedReport { name, report } in others {
         if !report.subject.soup.is_empty() {
-            columns.push(column("specialists", report, ControlReport::corner_range));
+            columns.push(column(SPECIALISTS, report, ControlReport::corner_range));
         }
         columns.push(column(name, report, ControlReport::range));
     }
@@ -102,31 +109,35 @@ fn range_columns(report: &ControlReport, others: &[NamedReport], metric: Metric)
 }
 
 /// Returns the mean of the ranges that were measured.
-fn mean(ranges: &[Option<f64>]) -> f64 {
+fn mean(ranges: &[Option<f64>]) -> Option<f64> {
     let known: Vec<f64> = ranges.iter().flatten().copied().collect();
-    known.iter().sum::<f64>() / known.len() as f64
+    (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
 }
 
 fn write_ranges(text: &mut String, metric: Metric, dimensions: &[String], columns: &[RangeColumn], width: usize) {
+    let widths: Vec<usize> = columns.iter().map(|column| column.title.chars().count().max(13)).collect();
     let _ = write!(text, "range of the {}\n  {:width$}", metric.title(), "");
-    for column in columns {
-        let _ = write!(text, "  {:>13}", column.title);
+    for (column, width) in columns.iter().zip(&widths) {
+        let _ = write!(text, "  {:>width$}", column.title);
     }
-    let has_specialists = columns.get(1).is_some_and(|column| column.title == "specialists");
-    let _ = writeln!(text, "{}", if has_specialists { "  this / specialists" } else { "" });
-    let mut write_row = |name: &str, values: &[f64]| {
+    let has_specialists = columns.get(1).is_some_and(|column| column.title == SPECIALISTS);
+    let share_title = format!("{} / {SPECIALISTS}", columns.first().map_or("", |column| &column.title));
+    let share_width = share_title.chars().count();
+    let _ = writeln!(text, "{}", if has_specialists { format!("  {share_title}") } else { String::new() });
+    let mut write_row = |name: &str, values: &[Option<f64>]| {
         let _ = write!(text, "  {name:width$}");
-        for value in values {
-            let _ = write!(text, "  {value:13.3}");
+        for (value, width) in values.iter().zip(&widths) {
+            let _ = write!(text, "  {:>width$}", shown(*value));
         }
-        let share = if has_specialists { format!("  {:17.0} %", 100.0 * values[0] / values[1]) } else { String::new() };
-        let _ = writeln!(text, "{share}");
+        if let (true, [own, specialists, ..]) = (has_specialists, values) {
+            let share = own.zip(*specialists).map(|(own, specialists)| format!("{:.0} %", 100.0 * own / specialists));
+            let _ = write!(text, "  {:>share_width$}", share.unwrap_or_else(|| shown(None)));
+        }
+        let _ = writeln!(text);
     };
     for (index, name) in dimensions.iter().enumerate() {
-        let row: Vec<f64> = columns.iter().map(|column| column.ranges[index].unwrap_or(f64::NAN)).collect();
-        write_row(name, &row);
+        write_row(name, &columns.iter().map(|column| column.ranges[index]).collect::<Vec<_>>());
     }
-    let means: Vec<f64> = columns.iter().map(|column| mean(&column.ranges)).collect();
-    write_row("mean", &means);
+    write_row("mean", &columns.iter().map(|column| mean(&column.ranges)).collect::<Vec<_>>());
     text.push('\n');
 }

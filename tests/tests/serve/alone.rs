@@ -103,7 +103,7 @@ impl Alone {
         let mut model = self.model.lock().unwrap();
         model.fix_lambda(&lambda).unwrap();
         let text = generate(&model, prompt, &options, &mut |_| ControlFlow::Continue(())).unwrap();
-        let ids: Vec<i64> = text.tokens.into_iter().chain(text.has_ended.then_some(EOS)).collect();
+        let ids: Vec<i64> = text.chosen().collect();
         self.texts.lock().unwrap().insert(key, ids.clone());
         ids
     }

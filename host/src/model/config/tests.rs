@@ -21,7 +21,8 @@ fn parse(changes: Value) -> Result<ModelConfig, String> {
             map.insert(key.clone(), value.clone())
         };
     }
-    ModelConfig::parse(Path::new("model/config.json"), map.clone()).map_err(|error| error.to_string())
+    ModelConfig::parse(Path::new("model/config.json"), map.clone(), Head::LanguageModel)
+        .map_err(|error| error.to_string())
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl<'t> Row<'t> {
                 }
                 self.push(&token, metrics)
             }
-            Event::End(Ending::Stop) => self.end(FinishReason::Stop, metrics),
+            Event::End(Ending::Stop(_)) => self.end(FinishReason::Stop, metrics),
             Event::End(Ending::Length) => self.end(FinishReason::Length, metrics),
             Event::End(Ending::Failed(message)) => {
                 self.send(Piece::Failed(Failure::Internal(message)));

@@ -16,7 +16,8 @@ use crate::libtorch;
 use crate::train::TrainError;
 use crate::train::optimizer::AdamW;
 
-const STATE_FILE: &str = "trainer_state.json";
+/// Name of the file that a finished run leaves in its output folder.
+pub const STATE_FILE: &str = "trainer_state.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const PREFIX: &str = "checkpoint-";
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::files::atomic;
-use crate::metrics::{LOG_RATIO, Row};
+use crate::metrics::{Row, present_name};
 
 /// `metrics.jsonl`: appended to line by line, cut back on resuming.
 #[derive(Debug)]
@@ -16,9 +16,6 @@ pub struct MetricsFile {
     file: File,
     has_renamed: bool,
 }
-
-/// What [`LOG_RATIO`] was called before version 0.1.0, when it was taken for a divergence.
-const OLD_LOG_RATIO: &str = "kl";
 
 impl MetricsFile {
     /// Creates an empty file; given `last_step`, keeps the lines of an existing file up to that step, in which
@@ -87,14 +84,6 @@ pub fn step_of(row: &Row) -> u64 {
 /// Returns (step, value) of the lines that have `key`.
 pub fn curve(rows: &[Row], key: &str) -> Vec<(u64, f64)> {
     rows.iter().filter_map(|row| Some((step_of(row), row.get(key)?.as_f64()?))).collect()
-}
-
-/// Returns what the metric `key` of a line is called now.
-fn present_name(key: &str) -> String {
-    match key.strip_suffix(OLD_LOG_RATIO) {
-        Some(prefix @ ("" | "eval_")) => format!("{prefix}{LOG_RATIO}"),
-        _ => key.to_owned(),
-    }
 }
 
 fn line(row: &Row) -> String {
