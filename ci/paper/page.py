@@ -7,16 +7,16 @@ import findings
 from results import AXES, COSTS, Axis, Row, Table, rating_axis, read, score_axis
 from study import Study
 
-INTRODUCTION = """
-- *Win rate*: how often an answer scores higher than the start's answer to the same prompt, by the mean score over the
-  dimensions; a tie is a half. *At equal length*: the rate that a logistic regression predicts for answers of equal length.
-- *Score*: the mean score of the answers over all dimensions, which are sampled at temperature 1.
-- *Reward accuracy*: how often the response with the highest reward is the one rated best under uniform λ, on held-out records.
-- *KL, k1*: the divergence from the start per answer in nats, estimated from the policy's own answers. *KL, token*: the exact
-  divergence per token, on the records' responses.
-- *ρ*: Spearman's correlation of the records' sequence log-probs with their lengths, for sums and for means over tokens.
-- *Length*: the mean length of the answers in characters.
-"""
+AXES_SAID = (
+    "*Win rate*: how often an answer scores higher than the start's answer to the same prompt, by the mean score over the"
+    " dimensions; a tie is a half. *At equal length*: the rate that a logistic regression predicts for answers of equal length.",
+    "*Score*: the mean score of the answers over all dimensions. Answers are sampled at temperature 1.",
+    "*Reward accuracy*: how often the response with the highest reward is the one rated best under uniform λ, on held-out records.",
+    "*KL, k1*: the divergence from the start per answer in nats, estimated from the policy's own answers. *KL, token*: the exact"
+    " divergence per token, on the records' responses.",
+    "*ρ*: Spearman's correlation of the records' sequence log-probs with their lengths, for sums and for means over tokens.",
+    "*Length*: the mean length of the answers in characters.",
+)
 
 LIMITS = """
 These figures compare settings, not methods at their best: every variant has the same steps and learning rate, and β was
@@ -67,7 +67,7 @@ def page(study: Study, source: Path) -> str:
         f" {first['num_records']} held-out records and by its answers to {first['num_prompts']} of their prompts. Figures are means ±"
         " standard deviations over the seeds."
     )
-    parts = [f"# {study.title}", wrapped(opening), study.about.strip(), INTRODUCTION.strip()]
+    parts = [f"# {study.title}", wrapped(opening), study.about.strip(), "\n".join(wrapped(said, "- ") for said in AXES_SAID)]
     parts += [pipeline(study, table) for table in tables]
     if both := findings.of_both(tables):
         parts += ["## The pipelines side by side", "\n".join(wrapped(sentence, "- ") for sentence in both)]

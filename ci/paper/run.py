@@ -103,30 +103,44 @@ def make(study: Study) -> None:
     plan = phases(study)
     progress = Progress(sum(len(phase) for phase in plan))
 
+    stopped = threading.Event()
+
     def step(name: str, work: Callable[[], None]) -> None:
+        if stopped.is_set():
+            return
         started = time.monotonic()
-        work()
+        try:
+            work()
+        except BaseException:
+            stopped.set()
+            raise
         progress.finished(name, time.monotonic() - started, study.jobs)
 
     for phase in plan:
         with ThreadPoolExecutor(study.jobs) as pool:
             futures = [pool.submit(step, *item) for item in phase]
             try:
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                for future in done:
+                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                     future.result()
             except BaseException:
                 # What is running ends, trainings with a checkpoint; what waits is not begun.
+                stopped.set()
                 steps.stop()
-                pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
 
 def report(study: Study) -> None:
     """Writes the program's report of all runs beside them."""
-    folders = [study.run(pipeline, variant, seed) for pipeline in study.pipelines for variant in study.variants for seed in study.seeds]
+    rows = []
+    for pipeline in study.pipelines:
+        rows += [f"{pipeline.title}: the start={study.start_evaluation(pipeline, seed)}" for seed in study.seeds]
+        for variant in study.variants:
+            runs = [study.run(pipeline, variant, seed) for seed in study.seeds]
+            rows += [f"{pipeline.title}: {variant.title}={run}" for run in runs]
+            for dimension in variant.lambdas:
+                rows += [f"{pipeline.title}: λ-adapter at {dimension}={run / f'evaluation-{dimension}'}" for run in runs]
     out = study.out / "report"
-    command = [steps.PROGRAM, "report", *folders, "--out", out]
+    command = [steps.PROGRAM, "report", *rows, "--out", out]
     if subprocess.run(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL).returncode != 0:
         raise StudyError("`lambda-dpo report` could not report on the runs: see above.")
     print(f"report of all runs: {os.path.relpath(out / 'report.html', ROOT)}")

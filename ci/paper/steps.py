@@ -69,15 +69,17 @@ def content(paths: Sequence[str]) -> str:
 
 
 def train(study: Study, config: dict, what: str) -> None:
-    """Trains a run, or goes on with it; a finished one is left as it is."""
+    """Trains a run, or goes on with it, unless it is finished."""
     config = merge(absolute_paths(config), {"train": {"resume": "auto"}})
     folder = Path(config["output_dir"])
+    is_finished = (folder / "trainer_state.json").exists()
     made_as_planned(study.out / "plans" / f"{what}.json", {"config": config, "records": content(config["data"]["records"])})
     config_file = study.out / "configs" / f"{what}.toml"
     config_file.parent.mkdir(parents=True, exist_ok=True)
     config_file.write_text(to_toml(config), encoding="utf-8")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    call(study, study.out / "logs" / f"{what}.train.log", [PROGRAM, "train", config_file])
+    if not is_finished:
+        call(study, study.out / "logs" / f"{what}.train.log", [PROGRAM, "train", config_file])
 
 
 def flags(settings: dict) -> list[str]:
