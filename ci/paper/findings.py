@@ -63,6 +63,21 @@ def against_dpo(table: Table) -> list[str]:
     return found
 
 
+def single_dimensions_against_dpo(table: Table) -> list[str]:
+    """The paper's second ablation: λ-DPO for one dimension at a time beside DPO."""
+    dpo, axis = table.row("dpo"), BY_KEY["win_rate"]
+    gaps = [] if dpo is None else [(row, difference(row, dpo, axis)) for row in table.of_kind("unimodal")]
+    gaps = [(row, gap) for row, gap in gaps if gap is not None]
+    if not gaps:
+        return []
+    above = sum(gap.is_clear and gap.mean > 0 for _, gap in gaps)
+    below = sum(gap.is_clear and gap.mean < 0 for _, gap in gaps)
+    return [
+        f"Of the {len(gaps)} unimodal variants, which like DPO have a single objective, {above} have a clearly higher win rate than DPO"
+        f" and {below} a clearly lower one."
+    ]
+
+
 def where_lambda_dpo_does_not_win(table: Table) -> list[str]:
     """The axes on which a baseline is the best of all variants, or as good as the best."""
     found = []
@@ -88,7 +103,7 @@ def where_lambda_dpo_does_not_win(table: Table) -> list[str]:
             gap = difference(best, rival, axis)
             how = "clearly ahead of" if gap.is_clear else "but not clearly ahead of"
             found.append(
-                f"The best {NAMES[axis.key]} is that of {best.title} ({number(average(best, axis), axis)}), {how} the best baseline,"
+                f"The {'highest' if axis.best == 'high' else 'smallest'} {NAMES[axis.key]} is that of {best.title} ({number(average(best, axis), axis)}), {how} the best baseline,"
                 f" {rival.title} ({number(average(rival, axis), axis)})."
             )
     return found
@@ -143,6 +158,7 @@ def of_pipeline(study: Study, table: Table) -> list[str]:
     """All sentences about one pipeline."""
     return [
         *against_dpo(table),
+        *single_dimensions_against_dpo(table),
         *where_lambda_dpo_does_not_win(table),
         *schedules(table),
         *specialists(study, table),

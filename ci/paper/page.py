@@ -1,5 +1,6 @@
 """The page of a study, written from its results: tables, what they say, and what they do not."""
 
+import math
 import textwrap
 from pathlib import Path
 
@@ -20,11 +21,19 @@ AXES_SAID = (
 
 LIMITS = """
 These figures compare settings, not methods at their best: every variant has the same steps and learning rate, and β was
-not tuned, while the paper tunes each method by itself. A standard deviation over {num_seeds} seeds is itself uncertain by about
-half, and the seeds share one start and one set of records and prompts, so that other data could order the variants
+not tuned, while the paper tunes each method by itself. The λ-adapter, too, has the steps of one run, not of all specialists
+together ([steering.md](steering.md) gives it those). A standard deviation over {num_seeds} seeds is itself uncertain by
+about {percent:.0f} %, and the seeds share one start and one set of records and prompts, so that other data could order the variants
 differently. "Clearly" means by more than two standard errors over seeds; among so many comparisons, some are clear by
 chance. λ-DPO sees every response of a record and its ratings in all dimensions, the pairwise baselines its best and its
 worst response: that is part of the method, but also more data. Whoever scores the answers is also what rated the records.
+"""
+
+
+REAL = """
+    ci/setup_python.sh raters
+    .venvs/raters/bin/python ci/paper/text/records.py RESPONSES.jsonl OUT
+    make paper MODEL=DIR RECORDS=OUT/records.jsonl SFT=OUT/sft.jsonl
 """
 
 
@@ -71,7 +80,13 @@ def page(study: Study, source: Path) -> str:
     parts += [pipeline(study, table) for table in tables]
     if both := findings.of_both(tables):
         parts += ["## The pipelines side by side", "\n".join(wrapped(sentence, "- ") for sentence in both)]
-    parts += ["## What this does not say", wrapped(LIMITS.strip().format(num_seeds=len(study.seeds)).replace("\n", " "))]
+    parts += ["## What this does not say", wrapped(LIMITS.strip().format(num_seeds=len(study.seeds), percent=100 / math.sqrt(2 * (len(study.seeds) - 1))).replace("\n", " "))]
+    parts += ["## The same on a model of your own", wrapped(
+        "Give the answers of several models to each of some hundred instructions, as lines `{\"instruction\": …, \"completions\":"
+        " [{\"response\": …}, …]}`. They are rated by VADER and textstat, and so are the answers of the trained models"
+        " (`ci/paper/text/rate.py` says how; [examples/paper.toml](examples/paper.toml) is the study, to be copied for records and"
+        " raters of your own):"
+    ), REAL.strip("\n")]  # fmt: skip
     parts += ["## Cost", wrapped(
         f"Time of the optimiser steps, tokens per second of the median step and peak memory of a run, on {study.threads} thread"
         f"{'' if study.threads == 1 else 's'} with {study.jobs} run{'' if study.jobs == 1 else 's'} at a time. Unlike all figures"

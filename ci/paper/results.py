@@ -49,7 +49,7 @@ AXES = (
     Axis("kl_tokens", "KL, token", 3, path("kl", "tokens", "mean"), "low"),
     Axis("spearman_sum", "ρ, sum", 2, path("spearman", "sum", "policy", "mean")),
     Axis("spearman_mean", "ρ, mean", 2, path("spearman", "mean", "policy", "mean")),
-    Axis("length", "length", 0, path("win_rate", "mean_length", "policy")),
+    Axis("length", "length", 0, path("mean_length")),
 )
 COSTS = (
     Axis("seconds", "seconds", 1, path("run", "seconds")),
@@ -133,10 +133,19 @@ def read(study: Study) -> list[Table]:
     return [table(study, pipeline) for pipeline in study.pipelines]
 
 
+def evaluation(folder: Path) -> dict:
+    """Reads an evaluation, with the mean length of its answers in characters."""
+    found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    answers = [json.loads(line)["response"] for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    # Without a reference, rewards are log-probs: not what accuracy means elsewhere.
+    if found["subject"]["reference"] == "none":
+        del found["records"]["rewards/accuracies"]
+    return found | {"mean_length": mean(map(len, answers))}
+
+
 def table(study: Study, pipeline: Pipeline) -> Table:
     def row(name: str, title: str, kind: str, folder: Callable[[int], Path]) -> Row:
-        files = [folder(seed) / "evaluation.json" for seed in study.seeds]
-        return Row(name, title, kind, tuple(json.loads(file.read_text(encoding="utf-8")) for file in files))
+        return Row(name, title, kind, tuple(evaluation(folder(seed)) for seed in study.seeds))
 
     rows, corners = [], {}
     for variant in study.variants:

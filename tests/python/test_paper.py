@@ -37,14 +37,16 @@ if command == "train":
     (out / "trainer_state.json").write_text("{{}}")
 if command == "evaluate":
     is_better = "ours" in str(out)
-    estimate = lambda mean: {{"mean": mean + len(str(out)) % 2 / 100, "stderr": 0.1}}
+    estimate = lambda mean: {{"mean": mean, "stderr": 0.1}}
+    (out / "answers.jsonl").write_text('{{"response": "four"}}\\n{{"response": "seven.."}}\\n')
     json.dump({{
+        "subject": {{"reference": "none" if "start" in str(out) else "adapter_off"}},
         "settings": {{"dimensions": ["a", "b"], "num_records": 4, "num_prompts": 3}},
         "records": {{"rewards/accuracies": 0.5 + is_better / 4, "expected_rating/a": 3.0, "expected_rating/b": 3.0}},
         "kl": {{"k1": estimate(2 + is_better - ("dpo" in str(out))), "k3": estimate(2), "tokens": estimate(0.1)}},
         "spearman": {{name: {{"policy": estimate(-0.5), "reference": None}} for name in ("sum", "mean")}},
         "scores": {{name: {{"policy": estimate(3 + is_better), "against": None}} for name in ("a", "b")}},
-        "win_rate": {{"rate": 0.5 + is_better / 4, "length_controlled": None, "mean_length": {{"policy": 50, "against": 40}}}},
+        "win_rate": None if "start" in str(out) else {{"rate": 0.5 + is_better / 4, "length_controlled": None}},
         "run": {{"steps": 8, "seconds": 1.0, "tokens_per_second": 10.0, "peak_memory_bytes": 2**20}},
     }}, open(out / "evaluation.json", "w"))
 """
@@ -135,9 +137,10 @@ def test_the_page_says_what_the_figures_say(made, tmp_path):
     page = (tmp_path / "out" / "page.md").read_text()
     assert "from the results of 10 runs: 1 pipelines × 5 variants × 2 seeds" in page.replace("\n", " ")
     assert "| table | 0.750 ± 0.000 |" in page
+    assert "| the start of One |  | 3.00 ± 0.00 |  | " in page, "the start has neither a win rate nor a reward accuracy"
     assert "clearly better than DPO: table (+0.250, standard error 0.000)" in page.replace("\n  ", " ")
     assert "λ-DPO does not win by divergence from the start (k1): DPO has 1.0, clearly better" in page.replace("\n  ", " ")
-    assert "The best win rate is that of table (0.750), clearly ahead of the best baseline, DPO (0.500)" in page.replace("\n  ", " ")
+    assert "The highest win rate is that of table (0.750), clearly ahead of the best baseline, DPO (0.500)" in page.replace("\n  ", " ")
     assert max(map(len, page.splitlines())) <= 120 or all(line.startswith("|") for line in page.splitlines() if len(line) > 120)
 
 

@@ -1,6 +1,6 @@
 """Makes rated records of unrated ones: several answers to each prompt, rated by the rules of `rate.py`.
 
-    .venvs/raters/bin/python ci/paper/text/records.py RESPONSES.jsonl OUT [--num-train 128] [--num-eval 64] [--num-sft 256]
+    .venvs/raters/bin/python ci/paper/text/records.py RESPONSES.jsonl OUT [--num-train 96] [--num-eval 48] …
 
 Reads lines {"instruction", "completions": [{"response"}, …]}. Writes records.jsonl, eval.jsonl and rest.jsonl in
 UltraFeedback's schema, sft.jsonl (conversations with one answer each, of any author) and scale.json, the measures of all
@@ -60,10 +60,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--num-train", type=int, default=128)
-    parser.add_argument("--num-eval", type=int, default=64)
-    parser.add_argument("--num-rest", type=int, default=48)
-    parser.add_argument("--num-sft", type=int, default=128)
+    parser.add_argument("--num-train", type=int, default=96)
+    parser.add_argument("--num-eval", type=int, default=48)
+    parser.add_argument("--num-rest", type=int, default=32)
+    parser.add_argument("--num-sft", type=int, default=96)
     parser.add_argument("--max-prompt-chars", type=int, default=400)
     parser.add_argument("--max-response-chars", type=int, default=600)
     options = parser.parse_args()
