@@ -1,6 +1,7 @@
 """Reward models have the scores of Transformers' classes, and win rates are those of numpy."""
 
 import json
+import os
 import subprocess
 
 import numpy as np
@@ -15,12 +16,20 @@ BUILD_EXAMPLE = ["cargo", "build", "--release", "--quiet", "--workspace", "--exa
 TEXTS = [[5, 9, 31, 77, 64], list(range(3, 40)), [8] * 21 + [2, 0], [100, 2, 2], [17], [44, 0, 45, 2, 0, 0]]
 
 
-def judge(mode, *arguments, lines):
-    """What the example prints for lines of JSON."""
+def run_judge(mode, *arguments, lines):
+    """The finished process of the example, which read lines of JSON."""
     subprocess.run(BUILD_EXAMPLE, cwd=ROOT, check=True)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     command = [BUILT / "examples" / "judge", mode, *arguments]
-    return json.loads(subprocess.run(command, input=text, check=True, capture_output=True, text=True).stdout)
+    environment = os.environ | {"RUST_BACKTRACE": "0"}
+    return subprocess.run(command, input=text, capture_output=True, text=True, env=environment)
+
+
+def judge(mode, *arguments, lines):
+    """What the example prints for lines of JSON."""
+    process = run_judge(mode, *arguments, lines=lines)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
 
 
 def make_reward_model(folder, config, seed=0):
@@ -96,8 +105,37 @@ def test_conversations_are_read_through_the_chat_template(family, tmp_path):
     np.testing.assert_allclose(found, scores(model, texts), atol=1e-4, rtol=0)
 
 
+def test_what_cannot_be_judged_is_said(tmp_path):
+    tiny.make_model(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    config.max_position_embeddings = 9
+    model = make_reward_model(tmp_path, config)
+    plugin = BUILT / "liblambda_dpo.so"
+    answers = [{"messages": [{"role": "user", "content": "Why?"}], "response": "So."}] * 2
+    process = run_judge("answers", tmp_path, plugin, lines=answers)
+    assert process.returncode == 0
+    assert process.stderr.startswith(
+        "2 of 2 answers have, with their prompts, more than the 9 tokens that the reward model "
+    )
+
+    with torch.no_grad():
+        model.score.weight[0, 3] = float("nan")
+    model.save_pretrained(tmp_path)
+    process = run_judge("answers", tmp_path, plugin, lines=answers)
+    assert process.stderr.splitlines()[-1] == (
+        f"Error: the reward model {tmp_path} scores answer 0 as NaN: check its weights, or load it with --dtype float32"
+    )
+
+    (tmp_path / "chat_template.jinja").unlink()
+    process = run_judge("answers", tmp_path, plugin, lines=answers)
+    assert process.stderr.strip() == (
+        f"Error: the tokenizer of the reward model {tmp_path} has no chat template, through which it reads a "
+        "conversation: add the file chat_template.jinja that it was trained with"
+    )
+
+
 def length_controlled(outcomes, excess, ridge=0.01):
-    """The rate at equal length of a ridge-penalised logistic regression on tanh(Δ/σ), fitted by gradient and Hessian."""
+    """The rate at equal length of a penalised logistic regression on tanh(Δ/σ), fitted by Newton's method."""
     if not excess.any():
         return outcomes.mean()
     if np.ptp(excess) == 0:

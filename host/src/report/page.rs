@@ -149,18 +149,18 @@ fn meanings(figures: &[&Figure]) -> String {
 /// Lists the runs of each row.
 fn runs(report: &Report) -> String {
     let mut text = String::from(
-        "<h2>Runs</h2>\n<div class=\"scroll\"><table>\n<thead><tr><th>run</th><th>seed</th><th>folder</th></tr></thead>\n\
-         <tbody>\n",
+        "<h2>Runs</h2>\n<details><summary>Folders and seeds</summary>\n<div class=\"scroll\"><table>\n<thead><tr><th>run</th>\
+         <th>seed</th><th class=\"text\">folder</th></tr></thead>\n<tbody>\n",
     );
     for run in report.rows.iter().flat_map(|row| &row.runs) {
         let seed = run.seed.map_or_else(String::new, |seed| seed.to_string());
         let _ = writeln!(
             text,
-            "<tr><th>{}</th><td>{seed}</td><td><code>{}</code></td></tr>",
+            "<tr><th>{}</th><td>{seed}</td><td class=\"text\"><code>{}</code></td></tr>",
             escape(&run.name),
             escape(run.folder.display())
         );
     }
-    text.push_str("</tbody></table></div>\n");
+    text.push_str("</tbody></table></div>\n</details>\n");
     text
 }
