@@ -197,7 +197,7 @@ mod tests {
         );
         assert_eq!(
             message("{\"step\":1}\n{\"loss\":1.0}\n"),
-            "F, line 2, has no `step`, a whole number: remove the line"
+            "F, line 2, is no line of metrics (missing field `step` at line 1 column 12): remove it"
         );
     }
 
