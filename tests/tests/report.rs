@@ -169,6 +169,7 @@ fn runs_that_differ_only_by_seed_are_a_row() {
     // Four curves; bars of two accuracies, two ratings, two divergences, a correlation, two rates, a length, two costs
     // and a benchmark.
     assert_eq!(page.matches("<svg").count(), 4 + 13);
+    assert!(page.contains("strong (3 seeds)") && page.contains("Error bars: one standard deviation over runs."));
     for resource in ["<script", "src=", "url(", "@import", "NaN"] {
         assert!(!page.contains(resource), "{resource}");
     }
@@ -223,7 +224,7 @@ fn a_run_that_goes_on_is_reported_as_far_as_it_is() {
         notes,
         [
             "note: a: its evaluation has fields of another version, which are left out: kl/k2.",
-            "note: a: 1 steps were logged twice; the later lines count.",
+            "note: a: of steps that were logged twice, 1 in all, the later lines count.",
             "note: a: it is not finished: the run goes on, or was stopped.",
         ]
     );

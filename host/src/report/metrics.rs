@@ -1,26 +1,55 @@
 //! `metrics.jsonl` of a run, and what it says at the end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use serde::Deserialize;
 
+use crate::evaluate::evaluation::RunFigures;
 use crate::evaluate::figure::{Better, Figure, Section, Unit};
 use crate::evaluate::figures::Measured;
-use crate::metrics::{Row, present_name};
+use crate::evaluate::run_figures::{StepCost, figures_of};
 
-/// The metrics that a report shows; a long log has many more values than these.
-const KEYS: [&str; 6] =
-    ["loss", "rewards/accuracies", "step_secs", "eval_loss", "eval_rewards/accuracies", "eval_logps/ratio"];
+/// A line of a metrics file, as far as a report shows it: a long log has many more values than these.
+#[derive(Clone, Debug, Deserialize)]
+struct Line {
+    step: u64,
+    loss: Option<f64>,
+    #[serde(rename = "rewards/accuracies")]
+    accuracy: Option<f64>,
+    eval_loss: Option<f64>,
+    #[serde(rename = "eval_rewards/accuracies")]
+    eval_accuracy: Option<f64>,
+    /// With its name of earlier versions.
+    #[serde(rename = "eval_logps/ratio", alias = "eval_kl")]
+    eval_log_ratio: Option<f64>,
+    step_secs: Option<f64>,
+    tokens_per_second: Option<f64>,
+    peak_memory_bytes: Option<f64>,
+    peak_device_memory_bytes: Option<f64>,
+}
+
+impl Line {
+    fn get(&self, key: &str) -> Option<f64> {
+        match key {
+            "loss" => self.loss,
+            "rewards/accuracies" => self.accuracy,
+            "eval_loss" => self.eval_loss,
+            "eval_rewards/accuracies" => self.eval_accuracy,
+            "eval_logps/ratio" => self.eval_log_ratio,
+            _ => None,
+        }
+    }
+}
 
 /// The log of a training.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Metrics {
-    /// Values by metric and step.
-    columns: BTreeMap<&'static str, BTreeMap<u64, f64>>,
-    /// Logged steps, and steps of evaluations.
-    steps: [BTreeSet<u64>; 2],
+    /// Lines of the steps, by step.
+    steps: BTreeMap<u64, Line>,
+    /// Lines of the evaluations, by step.
+    evaluations: BTreeMap<u64, Line>,
     /// Lines that a later one of the same step replaced.
     pub(super) num_replaced: usize,
 }
@@ -34,26 +63,16 @@ pub(super) struct Metrics {
 pub(super) fn read(path: &Path) -> Result<Metrics> {
     let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let mut metrics = Metrics::default();
-    for (index, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let row: Row = match serde_json::from_str(line) {
-            Ok(row) => row,
-            Err(_) if !line.ends_with('\n') => break,
+    for (index, text) in text.split_inclusive('\n').enumerate().filter(|(_, text)| !text.trim().is_empty()) {
+        let line: Line = match serde_json::from_str(text) {
+            Ok(line) => line,
+            Err(_) if !text.ends_with('\n') => break,
             Err(error) => {
                 bail!("{}, line {}, is no line of metrics ({error}): remove it", path.display(), index + 1)
             }
         };
-        let Some(step) = row.get("step").and_then(Value::as_u64) else {
-            bail!("{}, line {}, has no `step`, a whole number: remove the line", path.display(), index + 1);
-        };
-        let is_evaluation = usize::from(row.contains_key("eval_loss"));
-        metrics.num_replaced += usize::from(!metrics.steps[is_evaluation].insert(step));
-        for (key, value) in &row {
-            let key = present_name(key);
-            let known = KEYS.into_iter().find(|known| *known == key);
-            if let (Some(key), Some(value)) = (known, value.as_f64()) {
-                metrics.columns.entry(key).or_default().insert(step, value);
-            }
-        }
+        let lines = if line.eval_loss.is_some() { &mut metrics.evaluations } else { &mut metrics.steps };
+        metrics.num_replaced += usize::from(lines.insert(line.step, line).is_some());
     }
     Ok(metrics)
 }
@@ -61,12 +80,28 @@ pub(super) fn read(path: &Path) -> Result<Metrics> {
 impl Metrics {
     /// Whether there is no line.
     pub(super) fn is_empty(&self) -> bool {
-        self.steps.iter().all(BTreeSet::is_empty)
+        self.steps.is_empty() && self.evaluations.is_empty()
     }
 
-    /// Returns (step, value) of one of the [`KEYS`].
+    /// Returns (step, value) of the lines that have `key`: `loss`, `rewards/accuracies`, both with `eval_`, or
+    /// `eval_logps/ratio`.
     pub(super) fn curve(&self, key: &str) -> Vec<(u64, f64)> {
-        self.columns.get(key).into_iter().flatten().map(|(step, value)| (*step, *value)).collect()
+        let lines = if key.starts_with("eval_") { &self.evaluations } else { &self.steps };
+        lines.values().filter_map(|line| Some((line.step, line.get(key)?))).collect()
+    }
+
+    /// Returns what the training cost; None if no step was timed.
+    pub(super) fn cost(&self, folder: &Path) -> Option<RunFigures> {
+        let cost = |line: &Line| {
+            Some(StepCost {
+                step: line.step,
+                seconds: line.step_secs?,
+                tokens_per_second: line.tokens_per_second,
+                peak_memory_bytes: line.peak_memory_bytes,
+                peak_device_memory_bytes: line.peak_device_memory_bytes,
+            })
+        };
+        figures_of(folder, &self.steps.values().filter_map(cost).collect::<Vec<_>>())
     }
 
     /// Returns what the log says of the training's end.

@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value};
 
 use crate::config::RunConfig;
+use crate::evaluate::Evaluation;
 use crate::evaluate::evaluation::RunFigures;
 use crate::evaluate::figures::{Measured, cost, figures};
-use crate::evaluate::{Evaluation, run_figures};
 use crate::train::durable::checkpoint::{STATE_FILE, settings};
 
 use super::benchmarks::Benchmarks;
@@ -64,14 +64,16 @@ impl Run {
             settings.remove("seed");
         }
         if metrics.num_replaced > 0 {
-            notes.push(format!("{} steps were logged twice; the later lines count", metrics.num_replaced));
+            notes.push(format!(
+                "of steps that were logged twice, {} in all, the later lines count",
+                metrics.num_replaced
+            ));
         }
         if log.exists() && !folder.join(STATE_FILE).exists() {
             notes.push("it is not finished: the run goes on, or was stopped".to_owned());
         }
         let benchmarks = Benchmarks::read(&folder.join("benchmarks.json"))?;
-        let has_times = !metrics.curve("step_secs").is_empty();
-        let cost = has_times.then(|| run_figures(&folder)).transpose()?;
+        let cost = metrics.cost(&folder);
         Ok(Self { given_name, folder, settings, seed, metrics, evaluation, benchmarks, cost, notes })
     }
 
