@@ -66,7 +66,12 @@ def content(paths: Sequence[str]) -> str:
     """A hash of files, so that a study of changed records does not go on with results of the old ones."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(resolved(path).read_bytes())
+        try:
+            digest.update(resolved(path).read_bytes())
+        except OSError as error:
+            raise StudyError(
+                f"{resolved(path)} cannot be read ({error.strerror}): a study needs its records as files."
+            ) from error
     return digest.hexdigest()
 
 

@@ -134,6 +134,14 @@ def test_results_of_other_settings_are_refused(made, tmp_path):
     assert calls == []
 
 
+def test_records_that_are_not_there_are_named(made, tmp_path):
+    (tmp_path / "records.jsonl").unlink()
+    done, calls = made()
+    missing = tmp_path / "records.jsonl"
+    expected = f"error: {missing} cannot be read (No such file or directory): a study needs its records as files.\n"
+    assert (done.returncode, done.stderr, calls) == (1, expected, [])
+
+
 def test_the_page_says_what_the_figures_say(made, tmp_path):
     assert made()[0].returncode == 0
     page = (tmp_path / "out" / "page.md").read_text()
