@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The paper's study: on the demo's island, or with MODEL=DIR RECORDS=F SFT=F on a model and records of your own (STUDY=F.toml
-# describes them, docs/examples/paper.toml by default). Makes only what is not made yet.
+# The paper's study: on the demo's island, or with MODEL=DIR RECORDS=F SFT=F on a model and records of your own, which
+# docs/examples/paper.toml or STUDY=F.toml describes. Makes only what is not made yet.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests of tests/python/benchmarks in .venvs/benchmarks (ci/setup_python.sh): lm-eval on local files, and the raters of texts.
+# Runs the tests of tests/python/benchmarks in .venvs/benchmarks (ci/setup_python.sh): lm-eval on local files, and the
+# raters of texts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -39,7 +39,8 @@ def check(document: dict, fields: dict[str, type], place: str) -> None:
     for name, kind in fields.items():
         if not isinstance(document, dict) or not isinstance(document.get(name), kind):
             raise DataError(
-                f"{place}: the field `{name}` is missing or no {kind.__name__}; docs/lm-eval.md says what the file must hold."
+                f"{place}: the field `{name}` is missing or no {kind.__name__}; docs/lm-eval.md says what the file must"
+                " hold."
             )
 
 
@@ -62,15 +63,20 @@ def arc_challenge(path: Path) -> Splits:
 def hellaswag(path: Path) -> Splits:
     """Questions of six lines each: the context, the index of the right ending, and four endings.
 
-    The hub's dataset has the context in two parts, and the task capitalises the second: the start of the sentence that the
-    endings continue. It is what follows the last full sentence, if anything does.
+    The hub's dataset has the context in two parts, and the task capitalises the second: the start of the sentence that
+    the endings continue. It is what follows the last full sentence, if anything does.
     """
     lines = bz2.decompress(path.read_bytes()).decode("utf-8").splitlines()
     documents = []
     for start in range(0, len(lines), 6):
         question = lines[start : start + 6]
         place = f"{path}, line {start + 1}"
-        if len(question) < 6 or not question[1].strip().isdigit() or not 0 <= int(question[1]) < 4 or ": " not in question[0]:
+        if (
+            len(question) < 6
+            or not question[1].strip().isdigit()
+            or not 0 <= int(question[1]) < 4
+            or ": " not in question[0]
+        ):
             raise DataError(
                 f"{place}: a question has six lines (activity and context, index of the right ending, four endings),"
                 " and this one has not; get the file again."
@@ -107,9 +113,9 @@ def truthfulqa_mc2(path: Path) -> Splits:
 
 
 def wsc273(path: Path) -> Splits:
-    """The hub's dataset has a text with a pronoun and two options for it; the file has the text with each option instead.
+    """The hub's dataset has a text with a pronoun and two options for it; the file has the text with each option.
 
-    "it" stands for the pronoun, since the task replaces it by the options and the file's options have their case and 's.
+    "it" stands for the pronoun: the task replaces it by the options, and the file's options have their case and 's.
     """
     documents = []
     rows = json_lines(path, {"context_options": list, "continuation": str, "gold": int})
@@ -147,7 +153,7 @@ def gsm8k(path: Path) -> Splits:
 
 
 def mmlu(path: Path) -> dict[str, Splits]:
-    """Splits by subject, from the archive of its authors: `data/dev/<subject>_dev.csv` and `data/test/<subject>_test.csv`."""
+    """Splits by subject, from the authors' archive: `data/dev/<subject>_dev.csv`, `data/test/<subject>_test.csv`."""
     subjects: dict[str, Splits] = {}
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
@@ -167,7 +173,9 @@ def mmlu(path: Path) -> dict[str, Splits]:
             subjects.setdefault(subject, {})[split] = documents
     for subject, splits in subjects.items():
         if missing := {"dev", "test"} - splits.keys():
-            raise DataError(f"{path}: the subject {subject} lacks its {missing.pop()} questions; get the archive again.")
+            raise DataError(
+                f"{path}: the subject {subject} lacks its {missing.pop()} questions; get the archive again."
+            )
     if not subjects:
         raise DataError(f"{path}: it holds no file such as data/test/anatomy_test.csv; get the archive again.")
     return subjects

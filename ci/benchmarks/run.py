@@ -3,7 +3,7 @@
     .venvs/benchmarks/bin/python ci/benchmarks/run.py --model DIR [--adapter DIR] [--lambda name=w,…] [--data DIR]
         [--limit N] [--tasks mmlu,…] [--num-fewshot task=N,…] [--batch-size N] [--device D] [--out FILE]
 
-Prints a table and writes the figures to `benchmarks.json`, by default beside the run whose model or adapter is measured.
+Prints a table and writes the figures to `benchmarks.json`, by default in the folder of the run that is measured.
 docs/lm-eval.md says what each figure is.
 """
 
@@ -21,7 +21,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(
-    os.environ.get("LAMBDA_DPO_PROGRAM", Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "lambda-dpo")
+    os.environ.get(
+        "LAMBDA_DPO_PROGRAM", Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "lambda-dpo"
+    )
 )
 NAMES = ("mmlu", "arc_challenge", "hellaswag", "truthfulqa_mc2", "wsc273", "gsm8k")
 TRUTHFULQA_NOTE = (
@@ -42,7 +44,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of local files; by default the hub's datasets are used")
     parser.add_argument("--limit", type=int, help="questions of each benchmark, at most")
     parser.add_argument("--tasks", default=",".join(NAMES), help="benchmarks, by default all six")
-    parser.add_argument("--num-fewshot", default="", help="worked examples before each question, such as arc_challenge=25")
+    parser.add_argument(
+        "--num-fewshot", default="", help="worked examples before each question, such as arc_challenge=25"
+    )
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", help="by default cuda if there is one, else cpu")
     parser.add_argument("--out", type=Path, help="by default benchmarks.json in the run's folder")
@@ -50,7 +54,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run_folder(options: argparse.Namespace) -> Path | None:
-    """The `output_dir` of the run that trained the adapter or the model, if its `run.toml` is where `train` writes it."""
+    """The `output_dir` of the run that trained the adapter or the model: it has a `run.toml`."""
     folder = Path(options.adapter or options.model).resolve().parent
     return folder if (folder / "run.toml").is_file() else None
 
@@ -95,7 +99,9 @@ def merged(options: argparse.Namespace, folder: Path) -> str:
     if options.lambda_ is not None:
         command[2:2] = ["--lambda", options.lambda_]
     if (status := subprocess.run(command).returncode) != 0:
-        raise UserError(f"`lambda-dpo export` could not merge {options.adapter} into {options.model} (exit status {status}).")
+        raise UserError(
+            f"`lambda-dpo export` could not merge {options.adapter} into {options.model} (exit status {status})."
+        )
     return str(folder)
 
 
@@ -142,7 +148,9 @@ def measure(options: argparse.Namespace, names: list[str], shots: dict[str, int]
     except DataError as error:
         raise UserError(str(error)) from error
     model = merged(options, work / "merged")
-    loaded = TaskManager(include_path=str(folder), include_defaults=False).load([task for name in names for task in parts[name]])
+    loaded = TaskManager(include_path=str(folder), include_defaults=False).load(
+        [task for name in names for task in parts[name]]
+    )
     samples = {}
     for name in names:
         counts = [len(loaded["tasks"][task].eval_docs) for task in parts[name]]
@@ -178,7 +186,9 @@ def notes(options: argparse.Namespace, report: dict) -> list[str]:
     """What a reader of the figures must know."""
     found = []
     if report["limit"] is not None:
-        found.append(f"Of each benchmark at most {report['limit']} questions; the first of the set, MMLU's of each subject.")
+        found.append(
+            f"Of each benchmark at most {report['limit']} questions; the first of the set, MMLU's of each subject."
+        )
     if "gsm8k" in report["tasks"] and options.data and not (options.data / "gsm8k_train.jsonl").exists():
         found.append("GSM8K's worked examples are the last five of the test set, which are not scored.")
     if "truthfulqa_mc2" in report["tasks"]:
@@ -199,7 +209,9 @@ def table(report: dict) -> str:
 
 def write(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
         try:
             file.write(text)
             file.flush()
@@ -220,7 +232,8 @@ def main() -> None:
         folder = run_folder(options)
         if options.out is None and folder is None:
             raise UserError(
-                f"Give OUT=FILE: {options.adapter or options.model} lies in no folder of a run, where benchmarks.json would go."
+                f"Give OUT=FILE: {options.adapter or options.model} lies in no folder of a run, where benchmarks.json"
+                " would go."
             )
         out = options.out or folder / "benchmarks.json"
         if not out.resolve().parent.is_dir():

@@ -32,18 +32,32 @@ BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
         Benchmark("mmlu", "mmlu/default/mmlu_{subject}.yaml", "acc", 5, "mmlu.zip", documents.mmlu),
-        Benchmark("arc_challenge", "arc/arc_challenge.yaml", "acc_norm", 0, "arc_challenge.jsonl", documents.arc_challenge),
-        Benchmark("hellaswag", "hellaswag/hellaswag.yaml", "acc_norm", 0, "hellaswag_val_full.txt.bz2", documents.hellaswag),
         Benchmark(
-            "truthfulqa_mc2", "truthfulqa/truthfulqa_mc2.yaml", "acc", 0, "truthfulqa_mc_task.json", documents.truthfulqa_mc2
+            "arc_challenge", "arc/arc_challenge.yaml", "acc_norm", 0, "arc_challenge.jsonl", documents.arc_challenge
+        ),
+        Benchmark(
+            "hellaswag", "hellaswag/hellaswag.yaml", "acc_norm", 0, "hellaswag_val_full.txt.bz2", documents.hellaswag
+        ),
+        Benchmark(
+            "truthfulqa_mc2",
+            "truthfulqa/truthfulqa_mc2.yaml",
+            "acc",
+            0,
+            "truthfulqa_mc_task.json",
+            documents.truthfulqa_mc2,
         ),
         Benchmark("wsc273", "wsc273/default.yaml", "acc", 0, "winograd_wsc.jsonl", documents.wsc273),
         Benchmark(
-            "gsm8k", "gsm8k/gsm8k.yaml", "exact_match", documents.NUM_GSM8K_SHOTS, "gsm8k_test.jsonl", documents.gsm8k,
+            "gsm8k",
+            "gsm8k/gsm8k.yaml",
+            "exact_match",
+            documents.NUM_GSM8K_SHOTS,
+            "gsm8k_test.jsonl",
+            documents.gsm8k,
             filter="strict-match",
         ),
     )
-}  # fmt: skip
+}
 
 
 def mmlu_subjects() -> list[str]:
@@ -52,7 +66,7 @@ def mmlu_subjects() -> list[str]:
 
 
 def write_task(folder: Path, name: str, config: str, num_fewshot: int, splits: Splits | None) -> str:
-    """Writes `name.yaml`, which includes lm-eval's own task; with `splits`, their documents take the place of the hub's."""
+    """Writes `name.yaml`, which includes lm-eval's own task; documents in `splits` take the place of the hub's."""
     settings = {"include": str(LM_EVAL / config), "task": name, "num_fewshot": num_fewshot}
     if splits is not None:
         files = {}
@@ -66,8 +80,8 @@ def write_task(folder: Path, name: str, config: str, num_fewshot: int, splits: S
         examples = next((split for split in ("dev", "train") if split in splits), None)
         if num_fewshot > 0 and examples is None:
             raise DataError(
-                f"{name} has no worked examples in the local files, but {num_fewshot} are asked for: leave out DATA, or ask"
-                " for none."
+                f"{name} has no worked examples in the local files, but {num_fewshot} are asked for: leave out DATA, or"
+                " ask for none."
             )
         settings["fewshot_split"] = examples
         if examples is not None and len(splits[examples]) < num_fewshot:
@@ -79,14 +93,14 @@ def write_task(folder: Path, name: str, config: str, num_fewshot: int, splits: S
 
 
 def write_tasks(folder: Path, benchmark: Benchmark, num_fewshot: int, data: Path | None) -> list[str]:
-    """Writes the tasks of a benchmark into `folder`; returns their names. `data` is the folder of local files, if any."""
+    """Writes the tasks of a benchmark into `folder`; returns their names. `data` is the folder of local files."""
     found = None
     if data is not None:
         path = data / benchmark.file
         if not path.is_file():
             raise DataError(
-                f"There is no file {path}, which {benchmark.name} needs: put it there (docs/lm-eval.md), leave the task out with"
-                " TASKS, or leave out DATA to use the hub's dataset."
+                f"There is no file {path}, which {benchmark.name} needs: put it there (docs/lm-eval.md), leave the task"
+                " out with TASKS, or leave out DATA to use the hub's dataset."
             )
         try:
             found = benchmark.read(path)
@@ -96,7 +110,9 @@ def write_tasks(folder: Path, benchmark: Benchmark, num_fewshot: int, data: Path
         return [write_task(folder, benchmark.name, benchmark.config, num_fewshot, found)]
     subjects = mmlu_subjects()
     if found is not None and (unknown := found.keys() - set(subjects)):
-        raise DataError(f"{data / benchmark.file}: lm-eval knows no subject {min(unknown)}; it has {', '.join(subjects)}.")
+        raise DataError(
+            f"{data / benchmark.file}: lm-eval knows no subject {min(unknown)}; it has {', '.join(subjects)}."
+        )
     return [
         write_task(
             folder,

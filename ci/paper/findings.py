@@ -73,8 +73,8 @@ def single_dimensions_against_dpo(table: Table) -> list[str]:
     above = sum(gap.is_clear and gap.mean > 0 for _, gap in gaps)
     below = sum(gap.is_clear and gap.mean < 0 for _, gap in gaps)
     return [
-        f"Of the {len(gaps)} unimodal variants, which like DPO have a single objective, {above} have a clearly higher win rate than DPO"
-        f" and {below} a clearly lower one."
+        f"Of the {len(gaps)} unimodal variants, which like DPO have a single objective, {above} have a clearly higher"
+        f" win rate than DPO and {below} a clearly lower one."
     ]
 
 
@@ -93,8 +93,8 @@ def where_lambda_dpo_does_not_win(table: Table) -> list[str]:
             gap = difference(best, ours, axis)
             how = "clearly" if gap.is_clear else "though not clearly"
             found.append(
-                f"λ-DPO does not win by {NAMES[axis.key]}: {best.title} has {number(average(best, axis), axis)}, {how} better than the"
-                f" best λ-DPO variant, {ours.title}, with {number(average(ours, axis), axis)}."
+                f"λ-DPO does not win by {NAMES[axis.key]}: {best.title} has {number(average(best, axis), axis)}, {how}"
+                f" better than the best λ-DPO variant, {ours.title}, with {number(average(ours, axis), axis)}."
             )
         else:
             rival = next((row for row in order if row.kind == "baseline"), None)
@@ -103,8 +103,9 @@ def where_lambda_dpo_does_not_win(table: Table) -> list[str]:
             gap = difference(best, rival, axis)
             how = "clearly ahead of" if gap.is_clear else "but not clearly ahead of"
             found.append(
-                f"The {'highest' if axis.best == 'high' else 'smallest'} {NAMES[axis.key]} is that of {best.title} ({number(average(best, axis), axis)}), {how} the best baseline,"
-                f" {rival.title} ({number(average(rival, axis), axis)})."
+                f"The {'highest' if axis.best == 'high' else 'smallest'} {NAMES[axis.key]} is that of {best.title}"
+                f" ({number(average(best, axis), axis)}), {how} the best baseline, {rival.title}"
+                f" ({number(average(rival, axis), axis)})."
             )
     return found
 
@@ -124,8 +125,9 @@ def schedules(table: Table) -> list[str]:
             else "no schedule is clearly better than another"
         )
         found.append(
-            f"Among the schedules of λ ({listed([row.title.removeprefix('λ-DPO, ') for row in rows])}), the {NAMES[key]} ranges over"
-            f" {number(gap.mean, axis)} (standard error {number(gap.stderr, axis)}): {verdict}."
+            f"Among the schedules of λ ({listed([row.title.removeprefix('λ-DPO, ') for row in rows])}), the"
+            f" {NAMES[key]} ranges over {number(gap.mean, axis)} (standard error {number(gap.stderr, axis)}):"
+            f" {verdict}."
         )
     return found
 
@@ -148,7 +150,8 @@ def specialists(study: Study, table: Table) -> list[str]:
         if corner is not None and (rest := difference(corner, row, axis)) is not None:
             sentence += (
                 f"; the λ-adapter at this corner scores {average(corner, axis):.2f},"
-                f" {f'clearly {rest.mean:+.2f}' if rest.is_clear else f'not clearly different ({rest.mean:+.2f})'} beside the specialist"
+                f" {f'clearly {rest.mean:+.2f}' if rest.is_clear else f'not clearly different ({rest.mean:+.2f})'}"
+                " beside the specialist"
             )
         found.append(sentence + ".")
     return found
@@ -178,9 +181,11 @@ def of_both(tables: list[Table]) -> list[str]:
         higher = [row.title for row, gap in gaps if gap.is_clear and gap.mean > 0]
         lower = [row.title for row, gap in gaps if gap.is_clear and gap.mean < 0]
         sentence = (
-            f"{second.pipeline.title} starts {start.mean:+.2f} points of mean score from {first.pipeline.title}; after preference"
-            f" training the difference is {mean(gap.mean for _, gap in gaps):+.2f} on average over the variants, clearly positive for"
-            f" {len(higher)} of {len(gaps)} variants"
+            f"{second.pipeline.title} starts {start.mean:+.2f} points of mean score from {first.pipeline.title}; after"
+            f" preference training the difference is {mean(gap.mean for _, gap in gaps):+.2f} on average over the"
+            f" variants, clearly positive for {len(higher)} of {len(gaps)} variants"
         )
-        found.append(sentence + (f" and clearly negative for {listed(lower)}." if lower else " and clearly negative for none."))
+        found.append(
+            sentence + (f" and clearly negative for {listed(lower)}." if lower else " and clearly negative for none.")
+        )
     return found

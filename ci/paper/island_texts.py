@@ -1,9 +1,9 @@
-"""Writes the island's texts for the study's language model: each answer of sft.jsonl after another conversation's prompt.
+"""Writes the texts of the study's language model: each answer of sft.jsonl after another conversation's prompt.
 
     python3 ci/paper/island_texts.py fixtures/demo/sft.jsonl OUT.jsonl
 
-What a model learns from them is how the island's answers read, not what they answer: a base model, as far as there can be
-one in a domain of its own.
+What a model learns from them is how the island's answers read, not what they answer: a base model, as far as there can
+be one in a domain of its own.
 """
 
 import json

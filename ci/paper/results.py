@@ -136,7 +136,9 @@ def read(study: Study) -> list[Table]:
 def evaluation(folder: Path) -> dict:
     """Reads an evaluation, with the mean length of its answers in characters."""
     found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    answers = [json.loads(line)["response"] for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    answers = [
+        json.loads(line)["response"] for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     # Without a reference, rewards are log-probs: not what accuracy means elsewhere.
     if found["subject"]["reference"] == "none":
         del found["records"]["rewards/accuracies"]

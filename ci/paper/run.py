@@ -43,20 +43,30 @@ Step = tuple[str, Callable[[], None]]
 
 def phases(study: Study) -> list[list[Step]]:
     """The steps of the study; those of a phase need all phases before it, and not each other."""
-    found: list[list[Step]] = [[(command, lambda command=command: prepare(study, command))] for command in study.prepare]
+    found: list[list[Step]] = [
+        [(command, lambda command=command: prepare(study, command))] for command in study.prepare
+    ]
     for name, stage in study.stages.items():
         found.append([(f"stage {name}", lambda name=name, stage=stage: train_stage(study, name, stage))])
     seeds, pipelines = study.seeds, study.pipelines
     found.append(
         [
-            (f"{pipeline.name}/start, seed {seed}", lambda pipeline=pipeline, seed=seed: steps.evaluate_start(study, pipeline, seed))
+            (
+                f"{pipeline.name}/start, seed {seed}",
+                lambda pipeline=pipeline, seed=seed: steps.evaluate_start(study, pipeline, seed),
+            )
             for pipeline in pipelines
             for seed in seeds
         ]
     )
     found.append(runs(study, is_fitted=False))
     if study.fit is not None and any(variant.is_fitted for variant in study.variants):
-        found.append([(f"{pipeline.name}/table", lambda pipeline=pipeline: steps.fit_table(study, pipeline)) for pipeline in pipelines])
+        found.append(
+            [
+                (f"{pipeline.name}/table", lambda pipeline=pipeline: steps.fit_table(study, pipeline))
+                for pipeline in pipelines
+            ]
+        )
         found.append(runs(study, is_fitted=True))
     if study.benchmarks is not None:
         found.append(benchmarks(study, pipelines))
@@ -67,7 +77,9 @@ def runs(study: Study, is_fitted: bool) -> list[Step]:
     return [
         (
             f"{pipeline.name}/{variant.name}, seed {seed}",
-            lambda pipeline=pipeline, variant=variant, seed=seed: steps.train_and_evaluate(study, pipeline, variant, seed),
+            lambda pipeline=pipeline, variant=variant, seed=seed: steps.train_and_evaluate(
+                study, pipeline, variant, seed
+            ),
         )
         for pipeline in study.pipelines
         for variant in study.variants
@@ -138,7 +150,9 @@ def report(study: Study) -> None:
             runs = [study.run(pipeline, variant, seed) for seed in study.seeds]
             rows += [f"{pipeline.title}: {variant.title}={run}" for run in runs]
             for dimension in variant.lambdas:
-                rows += [f"{pipeline.title}: λ-adapter at {dimension}={run / f'evaluation-{dimension}'}" for run in runs]
+                rows += [
+                    f"{pipeline.title}: λ-adapter at {dimension}={run / f'evaluation-{dimension}'}" for run in runs
+                ]
     out = study.out / "report"
     command = [steps.PROGRAM, "report", *rows, "--out", out]
     if subprocess.run(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL).returncode != 0:

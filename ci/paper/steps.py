@@ -12,7 +12,9 @@ from pathlib import Path
 from study import ROOT, Pipeline, Study, StudyError, Variant, absolute_paths, merge, resolved, to_toml
 
 PROGRAM = Path(
-    os.environ.get("LAMBDA_DPO_PROGRAM", Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "lambda-dpo")
+    os.environ.get(
+        "LAMBDA_DPO_PROGRAM", Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "lambda-dpo"
+    )
 )
 BENCHMARKS_PYTHON = ROOT / ".venvs" / "benchmarks" / "bin" / "python"
 
@@ -55,8 +57,8 @@ def made_as_planned(marker: Path, plan: object) -> None:
         partial.rename(marker)
     elif marker.read_text(encoding="utf-8") != text:
         raise StudyError(
-            f"{marker.parent} was made with other settings (compare {marker}): remove the folder to make it anew, or give the"
-            " study another `out`."
+            f"{marker.parent} was made with other settings (compare {marker}): remove the folder to make it anew, or"
+            " give the study another `out`."
         )
 
 
@@ -64,7 +66,12 @@ def content(paths: Sequence[str]) -> str:
     """A hash of files, so that a study of changed records does not go on with results of the old ones."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(resolved(path).read_bytes())
+        try:
+            digest.update(resolved(path).read_bytes())
+        except OSError as error:
+            raise StudyError(
+                f"{resolved(path)} cannot be read ({error.strerror}): a study needs its records as files."
+            ) from error
     return digest.hexdigest()
 
 
@@ -73,7 +80,9 @@ def train(study: Study, config: dict, what: str) -> None:
     config = merge(absolute_paths(config), {"train": {"resume": "auto"}})
     folder = Path(config["output_dir"])
     is_finished = (folder / "trainer_state.json").exists()
-    made_as_planned(study.out / "plans" / f"{what}.json", {"config": config, "records": content(config["data"]["records"])})
+    made_as_planned(
+        study.out / "plans" / f"{what}.json", {"config": config, "records": content(config["data"]["records"])}
+    )
     config_file = study.out / "configs" / f"{what}.toml"
     config_file.parent.mkdir(parents=True, exist_ok=True)
     config_file.write_text(to_toml(config), encoding="utf-8")
@@ -141,10 +150,18 @@ def fit_table(study: Study, pipeline: Pipeline) -> None:
         weights = {variant.dimension: 1.0} if variant.dimension else {name: 1 / len(dimensions) for name in dimensions}
         out = study.run(pipeline, variant, seed) / "evaluation-for-table"
         settings = {"records": study.fit["records"], "seed": seed}
-        evaluate(study, out, f"{pipeline.name}-{variant.name}-{seed}-for-table", settings, policy_of(study, pipeline, variant, seed))
+        evaluate(
+            study,
+            out,
+            f"{pipeline.name}-{variant.name}-{seed}-for-table",
+            settings,
+            policy_of(study, pipeline, variant, seed),
+        )
         scores = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))["scores"]
         mean = sum(scores[name]["policy"]["mean"] for name in dimensions) / len(dimensions)
-        lines.append(json.dumps({"lambda": {name: weights.get(name, 0.0) for name in dimensions}, "score": mean}) + "\n")
+        lines.append(
+            json.dumps({"lambda": {name: weights.get(name, 0.0) for name in dimensions}, "score": mean}) + "\n"
+        )
     scores_file, out = study.out / pipeline.name / "table-scores.jsonl", table_file(study, pipeline)
     options = {key: value for key, value in study.fit.items() if key not in ("variants", "records")}
     made_as_planned(study.out / "plans" / f"{pipeline.name}-table.json", {"scores": lines, "options": options})

@@ -7,7 +7,8 @@ The file's tables (fixtures/demo/paper.toml is an example):
     [config]                run config of every preference training
     [stages.NAME]           a training before it: `from` (a stage), or `config.model.path`; `config`, a run config
     [pipelines.NAME]        `title`, `about`, `start`: a stage, or a model folder
-    [variants.NAME]         `title`, `kind`, `config` (what differs from [config]), `reduction`, `dimension`, `lambdas`, `is_fitted`
+    [variants.NAME]         `title`, `kind`, `config` (what differs from [config]), and as needed the
+                            fields of `Variant` below
     [evaluate]              flags of `lambda-dpo evaluate`
     [fit]                   the λ table of variants with `is_fitted`: `variants`, `records`, flags of `schedule fit`
     [benchmarks]            optional: `data`, `limit`, `tasks`, `seeds` of `make benchmarks`
@@ -82,7 +83,11 @@ class Study:
 
     def start(self, pipeline: Pipeline) -> Path:
         """The model folder from which the pipeline's preference trainings start."""
-        return self.out / "stages" / pipeline.start / "model" if pipeline.start in self.stages else resolved(pipeline.start)
+        return (
+            self.out / "stages" / pipeline.start / "model"
+            if pipeline.start in self.stages
+            else resolved(pipeline.start)
+        )
 
     def run(self, pipeline: Pipeline, variant: Variant, seed: int) -> Path:
         """The `output_dir` of a run."""
@@ -109,8 +114,13 @@ def load(path: Path) -> Study:
     tables = fill_in(tables, path)
     try:
         tables["pipelines"] = tuple(Pipeline(name, **table) for name, table in tables["pipelines"].items())
-        variants = ({"config": {}} | table | {"lambdas": tuple(table.get("lambdas", ()))} for table in tables["variants"].values())
-        tables["variants"] = tuple(Variant(name, **table) for name, table in zip(tables["variants"], variants, strict=True))
+        variants = (
+            {"config": {}} | table | {"lambdas": tuple(table.get("lambdas", ()))}
+            for table in tables["variants"].values()
+        )
+        tables["variants"] = tuple(
+            Variant(name, **table) for name, table in zip(tables["variants"], variants, strict=True)
+        )
         tables |= {key: tuple(tables.get(key, ())) for key in ("seeds", "prepare")}
         tables |= {"out": resolved(tables["out"]), "page": resolved(tables["page"])}
         study = Study(**{"stages": {}, "fit": None, "benchmarks": None} | tables)

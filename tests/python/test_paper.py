@@ -20,11 +20,13 @@ from results import AXES, Row, Table, difference  # noqa: E402
 ISLAND = ROOT / "fixtures" / "demo" / "paper.toml"
 EXAMPLE = ROOT / "docs" / "examples" / "paper.toml"
 
-# Stands for the program: notes each call, writes what the real one leaves behind, and fails at the call that $FAIL names.
+# Stands for the program: notes each call, writes what the real one leaves behind, fails at the call that $FAIL names.
 PROGRAM = """#!{python}
 import json, os, pathlib, sys, tomllib
 command, arguments = sys.argv[1], sys.argv[2:]
-out = pathlib.Path(tomllib.load(open(arguments[0], "rb"))["output_dir"] if command == "train" else arguments[arguments.index("--out") + 1])
+is_train = command == "train"
+out = tomllib.load(open(arguments[0], "rb"))["output_dir"] if is_train else arguments[arguments.index("--out") + 1]
+out = pathlib.Path(out)
 with open({calls!r}, "a") as calls:
     calls.write(f"{{command}} {{out.relative_to({base!r})}}\\n")
 if os.environ.get("FAIL") == f"{{command}} {{out.relative_to({base!r})}}":
@@ -66,7 +68,7 @@ fit = {{ variants = ["a_only", "uniform"], records = ["{records}"] }}
 
 [variants]
 dpo = {{ title = "DPO", kind = "baseline", config = {{ stage = "dpo" }} }}
-a_only = {{ title = "only a", kind = "unimodal", dimension = "a", config = {{ lambda = {{ schedule = "unimodal", dimension = "a" }} }} }}
+a_only = {{ title = "only a", kind = "unimodal", dimension = "a", config.lambda = {{ schedule = "unimodal" }} }}
 uniform = {{ title = "uniform", kind = "lambda" }}
 ours = {{ title = "table", kind = "lambda", is_fitted = true }}
 adapter = {{ title = "λ-adapter", kind = "adapter", lambdas = ["a"] }}
@@ -132,6 +134,14 @@ def test_results_of_other_settings_are_refused(made, tmp_path):
     assert calls == []
 
 
+def test_records_that_are_not_there_are_named(made, tmp_path):
+    (tmp_path / "records.jsonl").unlink()
+    done, calls = made()
+    missing = tmp_path / "records.jsonl"
+    expected = f"error: {missing} cannot be read (No such file or directory): a study needs its records as files.\n"
+    assert (done.returncode, done.stderr, calls) == (1, expected, [])
+
+
 def test_the_page_says_what_the_figures_say(made, tmp_path):
     assert made()[0].returncode == 0
     page = (tmp_path / "out" / "page.md").read_text()
@@ -139,9 +149,16 @@ def test_the_page_says_what_the_figures_say(made, tmp_path):
     assert "| table | 0.750 ± 0.000 |" in page
     assert "| the start of One |  | 3.00 ± 0.00 |  | " in page, "the start has neither a win rate nor a reward accuracy"
     assert "clearly better than DPO: table (+0.250, standard error 0.000)" in page.replace("\n  ", " ")
-    assert "λ-DPO does not win by divergence from the start (k1): DPO has 1.0, clearly better" in page.replace("\n  ", " ")
-    assert "The highest win rate is that of table (0.750), clearly ahead of the best baseline, DPO (0.500)" in page.replace("\n  ", " ")
-    assert max(map(len, page.splitlines())) <= 120 or all(line.startswith("|") for line in page.splitlines() if len(line) > 120)
+    assert "λ-DPO does not win by divergence from the start (k1): DPO has 1.0, clearly better" in page.replace(
+        "\n  ", " "
+    )
+    assert (
+        "The highest win rate is that of table (0.750), clearly ahead of the best baseline, DPO (0.500)"
+        in page.replace("\n  ", " ")
+    )
+    assert max(map(len, page.splitlines())) <= 120 or all(
+        line.startswith("|") for line in page.splitlines() if len(line) > 120
+    )
 
 
 @pytest.mark.parametrize("path", [ISLAND, EXAMPLE])
@@ -170,7 +187,11 @@ def test_what_the_study_of_a_real_model_needs_is_said(monkeypatch):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("seeds = [1, 2]", "seeds = [1]", "`seeds` must be two or more different numbers, or there is no spread to report."),
+        (
+            "seeds = [1, 2]",
+            "seeds = [1]",
+            "`seeds` must be two or more different numbers, or there is no spread to report.",
+        ),
         ('variants = ["a_only"', 'variants = ["b_only"', "fit.variants names `b_only`, which is no variant."),
         ('kind = "adapter"', 'sort = "adapter"', "got an unexpected keyword argument 'sort'."),
         ('\nout = "', '\nin = "', "the table or key 'out' is missing."),
@@ -218,10 +239,15 @@ def test_a_failed_command_is_named_with_its_log(tmp_path):
 
 def test_island_texts_pair_each_answer_with_another_prompt(tmp_path):
     source = ROOT / "fixtures" / "demo" / "sft.jsonl"
-    subprocess.run([sys.executable, ROOT / "ci" / "paper" / "island_texts.py", source, tmp_path / "texts.jsonl"], check=True)
-    before, after = (
-        [json.loads(line)["messages"] for line in path.read_text().splitlines()] for path in (source, tmp_path / "texts.jsonl")
+    subprocess.run(
+        [sys.executable, ROOT / "ci" / "paper" / "island_texts.py", source, tmp_path / "texts.jsonl"], check=True
     )
-    assert sorted(messages[-1]["content"] for messages in before) == sorted(messages[-1]["content"] for messages in after)
+    before, after = (
+        [json.loads(line)["messages"] for line in path.read_text().splitlines()]
+        for path in (source, tmp_path / "texts.jsonl")
+    )
+    assert sorted(messages[-1]["content"] for messages in before) == sorted(
+        messages[-1]["content"] for messages in after
+    )
     assert [messages[0] for messages in before] == [messages[0] for messages in after]
     assert sum(old[-1] == new[-1] for old, new in zip(before, after, strict=True)) < len(before) / 50

@@ -9,8 +9,8 @@ Reads one JSON object {"prompt": …, "response": …} per line and writes one o
     simplicity    textstat's Coleman–Liau index, a school grade: the lower, the simpler
     brevity       textstat's number of words: the fewer, the briefer
 
-A rating is 1 + 4 F, with F the share of the texts of the scale that are worse, those that are equal counting half: 1 is the
-worst of them, 3 the median, 5 the best. A text without a word is rated 1 in everything.
+A rating is 1 + 4 F, with F the share of the texts of the scale that are worse, those that are equal counting half: 1 is
+the worst of them, 3 the median, 5 the best. A text without a word is rated 1 in everything.
 """
 
 import json

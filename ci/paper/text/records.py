@@ -3,9 +3,10 @@
     .venvs/raters/bin/python ci/paper/text/records.py RESPONSES.jsonl OUT [--num-train 96] [--num-eval 48] …
 
 Reads lines {"instruction", "completions": [{"response"}, …]}. Writes records.jsonl, eval.jsonl and rest.jsonl in
-UltraFeedback's schema, sft.jsonl (conversations with one answer each, of any author) and scale.json, the measures of all
-answers in records.jsonl. No prompt is in two of the first four. Prompts and answers that are long are left out, since the
-study trains on a CPU: `--max-prompt-chars`, `--max-response-chars`. The same input always gives the same files.
+UltraFeedback's schema, sft.jsonl (conversations with one answer each, of any author) and scale.json, the measures of
+all answers in records.jsonl. No prompt is in two of the first four. Prompts and answers that are long are left out,
+since the study trains on a CPU: `--max-prompt-chars`, `--max-response-chars`. The same input always gives the same
+files.
 """
 
 import argparse
@@ -30,7 +31,10 @@ def candidates(source: Path, max_prompt_chars: int, max_response_chars: int) -> 
     for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
-            prompt, responses = row["instruction"], [completion["response"].strip() for completion in row["completions"]]
+            prompt, responses = (
+                row["instruction"],
+                [completion["response"].strip() for completion in row["completions"]],
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             sys.exit(f"error: {source}, line {number}: it is no object with `instruction` and `completions` ({error}).")
         fitting = {text for text in responses if len(text) <= max_response_chars and measures(text) is not None}
@@ -71,8 +75,8 @@ def main() -> None:
     sizes = [options.num_train, options.num_eval, options.num_rest, options.num_sft]
     if len(prompts) < sum(sizes):
         sys.exit(
-            f"error: {options.source} has {len(prompts)} prompts with {NUM_RESPONSES} answers that are short enough, but"
-            f" {sum(sizes)} are asked for: ask for fewer, or allow longer ones."
+            f"error: {options.source} has {len(prompts)} prompts with {NUM_RESPONSES} answers that are short enough,"
+            f" but {sum(sizes)} are asked for: ask for fewer, or allow longer ones."
         )
     parts = []
     for size in sizes:
@@ -85,7 +89,10 @@ def main() -> None:
     (options.out / "scale.json").write_text(json.dumps(scale) + "\n", encoding="utf-8")
     for name, part in (("records", train), ("eval", held_out), ("rest", rest)):
         write(options.out / f"{name}.jsonl", [record(prompt, responses, scale) for prompt, responses in part])
-    turns = lambda prompt, answer: [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]  # noqa: E731
+    turns = lambda prompt, answer: [
+        {"role": "user", "content": prompt},
+        {"role": "assistant", "content": answer},
+    ]  # noqa: E731
     write(options.out / "sft.jsonl", [{"messages": turns(prompt, responses[0])} for prompt, responses in sft])
 
 

@@ -28,7 +28,10 @@ def data(tmp_path_factory):
         for number, question in enumerate(questions)
     ]
     (folder / "arc_challenge.jsonl").write_text(lines(arc))
-    gsm8k = [{"question": question, "answer": f"It eats fish {number} times.\n#### {number}"} for number, question in enumerate(questions)]
+    gsm8k = [
+        {"question": question, "answer": f"It eats fish {number} times.\n#### {number}"}
+        for number, question in enumerate(questions)
+    ]
     (folder / "gsm8k_test.jsonl").write_text(lines(gsm8k))
     hellaswag = [
         line
@@ -46,15 +49,24 @@ def data(tmp_path_factory):
     ]
     (folder / "truthfulqa_mc_task.json").write_text(json.dumps(truthfulqa))
     wsc = [
-        {"context_options": [f"The fox fears the {animal} because the fox", f"The fox fears the {animal} because the {animal}"],
-         "continuation": "is red.", "gold": number % 2}
+        {
+            "context_options": [
+                f"The fox fears the {animal} because the fox",
+                f"The fox fears the {animal} because the {animal}",
+            ],
+            "continuation": "is red.",
+            "gold": number % 2,
+        }
         for number, animal in enumerate(ANIMALS)
-    ]  # fmt: skip
+    ]
     (folder / "winograd_wsc.jsonl").write_text(lines(wsc))
     with zipfile.ZipFile(folder / "mmlu.zip", "w") as archive:
         for subject in ("anatomy", "virology", "astronomy"):
             for split in ("dev", "test"):
-                rows = [f'"{question} ({split})",{",".join(FOODS)},{"ABCD"[number % 4]}' for number, question in enumerate(questions)]
+                rows = [
+                    f'"{question} ({split})",{",".join(FOODS)},{"ABCD"[number % 4]}'
+                    for number, question in enumerate(questions)
+                ]
                 archive.writestr(f"data/{split}/{subject}_{split}.csv", "\n".join(rows) + "\n")
             archive.writestr(f"data/val/{subject}_val.csv", "not,read\n")
     return folder

@@ -112,10 +112,22 @@ def test_gsm8k_asks_all_with_a_train_set_beside_it(data, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("arc_challenge", '{"query": "Q", "choices": ["a"]}\n', "line 1: the field `gold` is missing or no int; docs/lm-eval.md"),
-        ("arc_challenge", '{"query": "Q", "choices": ["a"], "gold": 1}\n', "line 1: `gold` is 1, but there are 1 choices."),
+        (
+            "arc_challenge",
+            '{"query": "Q", "choices": ["a"]}\n',
+            "line 1: the field `gold` is missing or no int; docs/lm-eval.md",
+        ),
+        (
+            "arc_challenge",
+            '{"query": "Q", "choices": ["a"], "gold": 1}\n',
+            "line 1: `gold` is 1, but there are 1 choices.",
+        ),
         ("arc_challenge", "{\n", "line 1: this is no JSON ("),
-        ("gsm8k", '{"question": "Q", "answer": "1"}\n', "it has 1 questions, of which the last 5 are the worked examples;"),
+        (
+            "gsm8k",
+            '{"question": "Q", "answer": "1"}\n',
+            "it has 1 questions, of which the last 5 are the worked examples;",
+        ),
         ("hellaswag", "no bzip2", "cannot be read ("),
         ("mmlu", "no archive", "cannot be read ("),
         ("truthfulqa_mc2", '[{"question": 1}]', "question 1: the field `question` is missing or no str;"),
@@ -136,7 +148,9 @@ def test_a_bad_file_is_named(tmp_path, name, content, message):
 
 
 def test_worked_examples_that_local_files_lack_are_refused(data, tmp_path):
-    with pytest.raises(DataError, match="^arc_challenge has no worked examples in the local files, but 25 are asked for"):
+    with pytest.raises(
+        DataError, match="^arc_challenge has no worked examples in the local files, but 25 are asked for"
+    ):
         write_tasks(tmp_path, BENCHMARKS["arc_challenge"], 25, data)
 
 

@@ -14,14 +14,17 @@ WORDS = ("good", "awful", "plain", "wonderful", "dreadful", "extraordinarily", "
 
 def answers(number):
     """Six answers to a prompt, of different words and lengths."""
-    return [" ".join(WORDS[(number + index * turn) % len(WORDS)] for turn in range(index + 2)) + "." for index in range(6)]
+    return [
+        " ".join(WORDS[(number + index * turn) % len(WORDS)] for turn in range(index + 2)) + "." for index in range(6)
+    ]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("raters")
     rows = [
-        {"instruction": f"Prompt {number}", "completions": [{"response": text} for text in answers(number)]} for number in range(24)
+        {"instruction": f"Prompt {number}", "completions": [{"response": text} for text in answers(number)]}
+        for number in range(24)
     ]
     (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sizes = ("--num-train", "8", "--num-eval", "6", "--num-rest", "4", "--num-sft", "6")
@@ -65,7 +68,10 @@ def test_a_rating_is_the_place_among_the_training_answers(made):
     ratings = rate(made, texts)
     for text, rating in zip(texts, ratings, strict=True):
         words = [len(other.split()) for other in texts]
-        better = sum(number > len(text.split()) for number in words) + sum(number == len(text.split()) for number in words) / 2
+        better = (
+            sum(number > len(text.split()) for number in words)
+            + sum(number == len(text.split()) for number in words) / 2
+        )
         assert rating["brevity"] == pytest.approx(1 + 4 * better / len(texts), abs=0.005)
     for dimension, values in scale.items():
         assert values == sorted(values) and len(values) == len(texts)
@@ -74,7 +80,11 @@ def test_a_rating_is_the_place_among_the_training_answers(made):
 
 
 def test_directions(made):
-    cheerful, gloomy, long = "A wonderful, great, happy day!", "An awful, sad, horrible day.", "Characteristically extraordinary. " * 30
+    cheerful, gloomy, long = (
+        "A wonderful, great, happy day!",
+        "An awful, sad, horrible day.",
+        "Characteristically extraordinary. " * 30,
+    )
     rated = rate(made, [cheerful, gloomy, long, " ... "])
     assert rated[0]["positivity"] > rated[1]["positivity"]
     assert rated[0]["simplicity"] > rated[2]["simplicity"]
@@ -85,7 +95,10 @@ def test_directions(made):
 def test_too_few_prompts_and_bad_lines_are_said(tmp_path):
     file = tmp_path / "responses.jsonl"
     for text, message in (
-        ('{"instruction": "a", "completions": []}\n', f"error: {file} has 0 prompts with 4 answers that are short enough, but "),
+        (
+            '{"instruction": "a", "completions": []}\n',
+            f"error: {file} has 0 prompts with 4 answers that are short enough, but ",
+        ),
         ("[]\n", f"error: {file}, line 1: it is no object with `instruction` and `completions` ("),
     ):
         file.write_text(text)

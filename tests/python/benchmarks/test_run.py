@@ -21,7 +21,10 @@ def benchmarks(*arguments, **environment):
     """Runs the script; returns its exit status, what it printed, and its last message."""
     command = [sys.executable, ROOT / "ci" / "benchmarks" / "run.py", *arguments]
     done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
+        command,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -56,7 +59,9 @@ def test_the_figures_are_those_of_lm_eval(data, tmp_path, by_hand):
     assert status == 0, errors
     report = json.loads(out.read_text())
     assert (report["lm_eval"], report["limit"], report["data"]) == ("0.4.13", 20, "local")
-    found = {name: (task["metric"], task["num_questions"], task["num_fewshot"]) for name, task in report["tasks"].items()}
+    found = {
+        name: (task["metric"], task["num_questions"], task["num_fewshot"]) for name, task in report["tasks"].items()
+    }
     assert found == {
         "mmlu": ("acc", 20, 5),
         "arc_challenge": ("acc_norm", 8, 0),
@@ -67,7 +72,10 @@ def test_the_figures_are_those_of_lm_eval(data, tmp_path, by_hand):
     }
     for name, task in report["tasks"].items():
         assert 0 <= task["value"] <= 1, name
-        assert f"| {name} | {task['metric']} | {task['num_fewshot']} | {task['num_questions']} | {task['value']:.3f} ±" in printed
+        assert (
+            f"| {name} | {task['metric']} | {task['num_fewshot']} | {task['num_questions']} | {task['value']:.3f} ±"
+            in printed
+        )
     value, stderr = by_hand(MODEL)
     assert math.isclose(report["tasks"]["arc_challenge"]["value"], value, abs_tol=1e-12)
     assert math.isclose(report["tasks"]["arc_challenge"]["stderr"], stderr, abs_tol=1e-12)
@@ -75,7 +83,9 @@ def test_the_figures_are_those_of_lm_eval(data, tmp_path, by_hand):
 
 
 def test_an_adapter_is_merged_at_its_lambda_and_the_figures_join_its_run(data, tmp_path, by_hand):
-    subprocess.run([BUILT / "examples" / "write_adapter", MODEL, tmp_path], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [BUILT / "examples" / "write_adapter", MODEL, tmp_path], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     (tmp_path / "run.toml").write_text('[data]\nexclude_sources = ["truthful_qa"]\n')
     adapter = tmp_path / "lambda_adapter"
     options = ("--model", MODEL, "--adapter", adapter, "--lambda", "a=0.6", "--data", data)
@@ -93,9 +103,15 @@ def test_an_adapter_is_merged_at_its_lambda_and_the_figures_join_its_run(data, t
     ("arguments", "message"),
     [
         (["--model", "nowhere/at/all"], "nowhere/at/all is no model folder: it has no config.json."),
-        (["--model", MODEL, "--lambda", "a=1"], "LAMBDA needs ADAPTER: a model without a λ-adapter is the same at every λ."),
+        (
+            ["--model", MODEL, "--lambda", "a=1"],
+            "LAMBDA needs ADAPTER: a model without a λ-adapter is the same at every λ.",
+        ),
         (["--model", MODEL, "--tasks", "mmul"], "There is no benchmark `mmul`; choose from mmlu, arc_challenge,"),
-        (["--model", MODEL, "--num-fewshot", "mmlu"], "NUM_FEWSHOT has `mmlu`; it is written as arc_challenge=25,hellaswag=10."),
+        (
+            ["--model", MODEL, "--num-fewshot", "mmlu"],
+            "NUM_FEWSHOT has `mmlu`; it is written as arc_challenge=25,hellaswag=10.",
+        ),
         (["--model", MODEL, "--limit", "1"], "LIMIT is 1; a standard error needs at least two questions."),
     ],
 )
