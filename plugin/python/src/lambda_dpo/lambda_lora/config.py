@@ -38,6 +38,7 @@ class LambdaLoraConfig(LoraConfig):
         r: rank of the part that does not depend on λ; may be 0.
         rank_per_dimension: rank of each dimension's part; None is `r`.
         dimensions: names of the M dimensions, in the order of λ; None takes those of the trainer's records.
+        task_type: as for LoRA, with a default that gives the model `generate`.
         lora_alpha: the adapter's output is scaled by lora_alpha / rank_per_dimension (with `use_rslora` by lora_alpha /
             √rank_per_dimension); None is twice that rank.
         target_modules: names of the adapted layers, as for LoRA; by default all linear ones but the head.
@@ -50,8 +51,9 @@ class LambdaLoraConfig(LoraConfig):
         ConfigError: If a value is out of range, a name comes twice, or a field is not supported.
     """
 
+    task_type: str | None = "CAUSAL_LM"
     r: int = 8
-    lora_alpha: float | None = None  # type: ignore[assignment]
+    lora_alpha: float | None = None
     target_modules: list[str] | str | None = "all-linear"
     rank_per_dimension: int | None = field(default=None, metadata={"help": "Rank of each dimension's part; default: r."})
     dimensions: list[str] | None = field(
@@ -65,7 +67,7 @@ class LambdaLoraConfig(LoraConfig):
             self.lora_alpha = 2 * self.rank_per_dimension
         if self.target_modules is None:
             self.target_modules = "all-linear"
-        if self.task_type is None:
+        if self.task_type is None:  # In folders that PEFT wrote for a model without one.
             self.task_type = "CAUSAL_LM"
         self._check()
         super().__post_init__()

@@ -38,7 +38,7 @@ class Shown:
         """
         key = (like.device, like.dtype, copies)
         if key not in self._columns:
-            weights = self.weights.to(*key[:2]).repeat_interleave(copies, 0)
+            weights = self.weights.to(like.dtype).to(like.device).repeat_interleave(copies, 0)
             shared = weights.new_ones(*weights.shape[:2], ranks[0])
             self._columns[key] = torch.cat([shared, weights.repeat_interleave(ranks[1], 2)], 2)
         return self._columns[key]

@@ -31,7 +31,7 @@ class LambdaColumns(nn.Linear):
 class MergesAtLambda:
     """Mixed into a LoRA layer: it merges B with λ folded into its columns, and unmerges what it merged."""
 
-    lora_B: nn.ModuleDict
+    lora_B: Any  # nn.ModuleDict of LambdaColumns
     merged_adapters: list[str]
 
     def merge(self, *args: Any, **kwargs: Any) -> None:
@@ -59,8 +59,7 @@ class MergesAtLambda:
         return delta
 
     def _columns(self, adapter: str) -> Tensor:
-        matrix = self.lora_B[adapter]
-        assert isinstance(matrix, LambdaColumns)
+        matrix: LambdaColumns = self.lora_B[adapter]
         return matrix.context.single(matrix.weight)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -69,7 +68,7 @@ class MergesAtLambda:
 
 
 @functools.cache
-def _merging(layer_class: type) -> type:
+def _merging(layer_class: Any) -> Any:
     """The class of a LoRA layer that merges at a λ."""
     return type(f"Lambda{layer_class.__name__}", (MergesAtLambda, layer_class), {"__module__": __name__})
 
@@ -84,4 +83,5 @@ def depend_on_lambda(layer: nn.Module, adapter: str, context: LambdaContext) -> 
     matrices: Any = layer.lora_B
     matrices[adapter] = LambdaColumns(matrices[adapter], context)
     if not isinstance(layer, MergesAtLambda):
-        layer.__class__ = _merging(type(layer))
+        layer_class: Any = type(layer)
+        layer.__class__ = _merging(layer_class)

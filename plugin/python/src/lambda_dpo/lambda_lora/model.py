@@ -43,15 +43,14 @@ class LambdaLoraModel(LoraModel):
             contexts[adapter_name] = LambdaContext(lora_config.named_dimensions, ranks)
         plain = lora_config.as_lora()
         super()._create_and_replace(plain, adapter_name, target, target_name, parent, current_key, **others)
-        layer = parent.get_submodule(target_name)
-        matrix = layer.lora_B[adapter_name] if adapter_name in layer.lora_B else None  # type: ignore[operator,index,union-attr]
-        if type(matrix) is not nn.Linear:
-            kind = type(layer.get_base_layer()).__name__  # type: ignore[operator]
+        layer: Any = parent.get_submodule(target_name)
+        if adapter_name not in layer.lora_B or type(layer.lora_B[adapter_name]) is not nn.Linear:
+            kind = type(layer.get_base_layer()).__name__
             raise ConfigError(
                 f"The target `{current_key}` is a {kind}, but a λ-adapter adapts linear layers: leave it out of "
                 "target_modules."
             )
-        layer.scaling[adapter_name] = lora_config.scaling  # type: ignore[index,operator]
+        layer.scaling[adapter_name] = lora_config.scaling
         depend_on_lambda(layer, adapter_name, contexts[adapter_name])
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:

@@ -77,7 +77,7 @@ def _parts(given: Named) -> list[tuple[str, float | None, str]]:
     """Names, weights (None: no number) and what messages show of them."""
     if isinstance(given, Mapping):
         return [(name, *_number(weight)) for name, weight in given.items()]
-    parts = []
+    parts: list[tuple[str, float | None, str]] = []
     for part in filter(None, (part.strip() for part in given.split(","))):
         name, has_weight, text = (piece.strip() for piece in part.partition("="))
         if not has_weight:
