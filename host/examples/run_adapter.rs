@@ -10,8 +10,8 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::libtorch::Libtorch;
-use lambda_dpo_host::model::{Model, ModelInputs};
-use tch::{Kind, Tensor};
+use lambda_dpo_host::model::{ForwardOptions, Model, ModelInputs};
+use tch::Tensor;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,18 +23,20 @@ fn main() -> anyhow::Result<()> {
     let lambda = read("lambda")?;
     let mut model = Model::load(Path::new(model), Libtorch::cpu(), lambda.f_kind()?)?;
     model.load_adapter(Path::new(adapter))?;
+    model.unfreeze();
 
-    let hidden = model.hidden(&ModelInputs {
+    let inputs = ModelInputs {
         input_ids: read("input_ids")?,
         position_ids: read("position_ids")?,
         prompt_ids: read("prompt_ids")?,
         sequence_ids: read("sequence_ids")?,
         lambda: Some(lambda),
-    })?;
-    let logits = tch::no_grad(|| hidden.f_linear(model.lm_head(), None::<Tensor>))?;
+    };
+    let activations = model.forward(&inputs, &ForwardOptions::default())?;
+    let logits = tch::no_grad(|| activations.hidden().f_linear(model.lm_head(), None::<Tensor>))?;
     let mut found = vec![("logits".to_owned(), logits)];
     if let Some(gradient) = given.get("hidden_gradient") {
-        (hidden * gradient).f_sum(None::<Kind>)?.f_backward()?;
+        activations.backward(gradient)?;
         found.extend(model.trainable().into_iter().map(|(name, parameter)| (name, parameter.grad())));
     }
     safetensors::write(Path::new(out), found.iter().map(|(name, tensor)| (name.as_str(), tensor)), &[])?;

@@ -1,5 +1,6 @@
 """λ-adapters in PEFT and in the program: the same logits, losses, gradients and files."""
 
+import functools
 import subprocess
 
 import pytest
@@ -26,10 +27,15 @@ TABLE = [
 INPUTS = ("input_ids", "position_ids", "prompt_ids", "sequence_ids")
 
 
-def run_program(folder, model, adapter, inputs):
-    """Runs the program's own model and adapter, forwards and, with a gradient of the hidden states, backwards."""
+@functools.cache
+def build_example():
     command = ["cargo", "build", "--release", "--quiet", "--workspace", "--example", "run_adapter"]
     subprocess.run(command, cwd=ROOT, check=True)
+
+
+def run_program(folder, model, adapter, inputs):
+    """Runs the program's own model and adapter, forwards and, with a gradient of the hidden states, backwards."""
+    build_example()
     save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, folder / "in.safetensors")
     arguments = [model, adapter, folder / "in.safetensors", folder / "out.safetensors"]
     subprocess.run([BUILT / "examples" / "run_adapter", *arguments], check=True)
