@@ -37,6 +37,7 @@ from .errors import ConfigError
 from .loss import LossOutput, lambda_dpo_loss, sequence_log_probs
 from .metrics import Totals
 from .policy import Policy, plan
+from .quantised import keep_gradients
 from .records import convert
 from .reference import Entries, ReferenceCache, by_length, model_key, sample_key, sequence_sums
 from .tokenization import COLUMNS, SampleTokenizer
@@ -93,6 +94,7 @@ class LambdaDPOTrainer(Trainer):
         self.options = options
         _refuse_data_parallel(model, args)
         model = _loaded(model, args)
+        keep_gradients(model)
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(model.config._name_or_path)
         self._tokenizer: SampleTokenizer | None = None
