@@ -12,7 +12,13 @@ import torch
 from scipy.stats import spearmanr
 from tiny import DIMENSIONS, PROGRAM, make_model, records
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+)
 
 BETA = 0.3
 
@@ -231,3 +237,42 @@ def test_k1_and_k3_estimate_the_divergence_of_all_answers(tmp_path):
         close(found["kl"][name], np.concatenate(groups).mean(), cluster_error(groups), 1e-5)
         error = math.sqrt(sum(np.var(group, ddof=1) / len(group) for group in groups)) / 2
         assert abs(found["kl"][name]["mean"] - np.mean(exact)) < 4 * error, (name, found["kl"], exact)
+
+
+def test_a_reward_model_judges_as_in_transformers(pair, tmp_path):
+    """The scores of the answers, with the chat template, to 1e-4; the win rate follows from them."""
+    tokenizer = AutoTokenizer.from_pretrained(pair[0])
+    config = LlamaConfig.from_pretrained(pair[0], num_labels=1)
+    torch.manual_seed(5)
+    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.2)
+    model.save_pretrained(tmp_path / "reward")
+    tokenizer.save_pretrained(tmp_path / "reward")
+    path = write_lines(tmp_path / "records.jsonl", records(8))
+    found, answers = evaluate(
+        *("--model", pair[0], "--reference", pair[1], "--records", path, "--out", tmp_path / "out"),
+        *("--reward-model", tmp_path / "reward", "--num-samples", 2, "--max-new-tokens", 12),
+    )
+    assert len(answers) == 16 and found["settings"]["judge"] == str(tmp_path / "reward")
+
+    def reward(prompt, response):
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
+        with torch.no_grad():
+            return model(ids).logits[0, 0].item()
+
+    wins = []
+    for answer in answers:
+        sides = [answer, answer["against"]]
+        for side in sides:
+            expected = reward(answer["prompt"], side["response"])
+            assert side["scores"]["reward"] == pytest.approx(expected, abs=1e-4)
+        policy, against = (side["scores"]["reward"] for side in sides)
+        wins.append(1.0 if policy > against else 0.5 if policy == against else 0.0)
+    assert found["win_rate"]["rate"] == pytest.approx(np.mean(wins), abs=1e-12)
+    by_prompt = [wins[index : index + 2] for index in range(0, 16, 2)]
+    assert found["win_rate"]["stderr"] == pytest.approx(cluster_error(by_prompt), abs=1e-12)
