@@ -1,9 +1,9 @@
 //! Runs a λ-adapter forwards and backwards, to be compared with what PEFT computes.
 //!
 //! `run_adapter MODEL ADAPTER IN OUT` reads IN, safetensors with `input_ids`, `position_ids`, `prompt_ids` and
-//! `sequence_ids`, [R, T] int64 as in a batch, `lambda`, [B, M], and optionally `hidden_gradient`, [R, T, H], the gradient
-//! of a loss with respect to the hidden states. OUT gets `logits`, [R, T, V], and with a gradient those of the adapter's
-//! parameters under their names in its folder. All is computed in the dtype of `lambda`, float32 or float64.
+//! `sequence_ids`, [R, T] int64 as in a batch, `lambda`, [B, M], and optionally `hidden_gradient`, [R, T, H], the
+//! gradient of a loss with respect to the hidden states. OUT gets `logits`, [R, T, V], and with a gradient those of the
+//! adapter's parameters under their names in its folder. All is computed in the dtype of `lambda`, float32 or float64.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 """Compares steps of `LambdaDPOTrainer` with a λ-adapter and with a LoRA of the same total rank.
 
-Both train the 21-million-parameter Llama of `hf_trainer.py` on the same records, packed, with a precomputed reference, in
-separate processes that take turns. Run it in the environment that `make test-python` creates:
+Both train the 21-million-parameter Llama of `hf_trainer.py` on the same records, packed, with a precomputed reference,
+in separate processes that take turns. Run it in the environment that `make test-python` creates:
 
     .venvs/trainer/bin/python tests/bench/lambda_step.py
 
@@ -111,7 +111,7 @@ def main():
         raise SystemExit("The adapters have different numbers of weights, so their times cannot be compared.")
     secs = {name: statistics.median(sum((run["secs"] for run in runs), [])) for name, runs in results.items()}
     share = secs["lambda"] / secs["lora"]
-    print(f"step: {secs['lambda']:.3f} s with a λ-adapter, {secs['lora']:.3f} s with a LoRA of the same rank: {share:.3f}×")
+    print(f"step: {secs['lambda']:.3f} s with a λ-adapter, {secs['lora']:.3f} s with a LoRA of its rank: {share:.3f}×")
     if not share <= LIMIT:
         raise SystemExit(f"A λ-adapter's step should take at most {LIMIT} times as long as a LoRA's.")
 

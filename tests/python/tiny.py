@@ -98,7 +98,7 @@ def host_losses(folder, model, rows, **options):
 
 
 def host_metrics(folder, model, rows, *, steps, learning_rate, lora_rank=None, stage="lambda_dpo", **sections):
-    """Metrics of each step of the program's own training, with all records in it; `sections` is TOML by section's name."""
+    """Metrics of each step of the program's own training, with all records in it; `sections` is TOML by name."""
     run = _trained_by_host(folder, model, rows, steps, learning_rate, lora_rank, stage, **sections)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if "loss" in line]
@@ -109,7 +109,9 @@ def host_adapter(folder, model, rows, lora_rank=None, **sections):
     return str(_trained_by_host(folder, model, rows, 1, 0.0, lora_rank, **sections) / "adapter")
 
 
-def _trained_by_host(folder, model, rows, steps, learning_rate, lora_rank, stage="lambda_dpo", data="", loss="", **sections):
+def _trained_by_host(
+    folder, model, rows, steps, learning_rate, lora_rank, stage="lambda_dpo", data="", loss="", **sections
+):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

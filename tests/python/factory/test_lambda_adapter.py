@@ -44,7 +44,9 @@ def test_the_program_uses_what_was_trained(factory):
         arguments = ["score", *policy, "--records", records_file, "--out", factory.folder / f"{name}.jsonl"]
         subprocess.run([PROGRAM, *arguments], check=True, capture_output=True)
         scores.append((factory.folder / f"{name}.jsonl").read_text())
-        subprocess.run([PROGRAM, "export", *policy, "--to", "hf", factory.folder / name], check=True, capture_output=True)
+        subprocess.run(
+            [PROGRAM, "export", *policy, "--to", "hf", factory.folder / name], check=True, capture_output=True
+        )
         adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), out)
         with torch.no_grad(), adapted.set_lambda({name: 1}):
             found = adapted(ids).logits
@@ -74,7 +76,9 @@ def test_what_a_lambda_adapter_excludes(factory):
         "leave the key out."
     )
     start = host_adapter(factory.folder / "start", model, factory.rows, **ADAPTER)
-    assert refusal(factory, model, **OPTIONS, adapter_name_or_path=start, lambda_dimensions=["honesty", "truthfulness"]) == (
+    assert refusal(
+        factory, model, **OPTIONS, adapter_name_or_path=start, lambda_dimensions=["honesty", "truthfulness"]
+    ) == (
         "The adapter has the dimensions helpfulness, honesty, instruction_following, truthfulness, but the records are rated in "
         "honesty, truthfulness: name the same ones in `dimensions` of both."
     )

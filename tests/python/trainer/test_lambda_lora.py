@@ -42,7 +42,9 @@ def same(found, expected, tolerance=1e-5):
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("options", [{}, {"r": 0}, {"use_rslora": True}, {"lora_alpha": 5, "target_modules": ["q_proj", "v_proj"]}])
+@pytest.mark.parametrize(
+    "options", [{}, {"r": 0}, {"use_rslora": True}, {"lora_alpha": 5, "target_modules": ["q_proj", "v_proj"]}]
+)
 def test_the_output_is_that_of_the_definition(folder, options):
     """W x + alpha / r · (B_0 A_0 x + Σ λ_k B_k A_k x), computed dimension by dimension in float64, to 1e-12."""
     model = adapted(folder, dtype=torch.float64, **options)
@@ -75,7 +77,9 @@ def test_a_new_adapter_changes_nothing(folder):
     assert layer.lora_A["default"].weight.shape == (32, 64) and layer.lora_B["default"].weight.abs().max() == 0
     assert 0.9 / 8 < layer.lora_A["default"].weight.abs().max() <= 1 / 8
     adapted_names = {name.split(".")[-3] for name, weight in model.named_parameters() if weight.requires_grad}
-    assert len(adapted_names) == 2 and not any("lm_head" in name for name, w in model.named_parameters() if w.requires_grad)
+    assert len(adapted_names) == 2 and not any(
+        "lm_head" in name for name, w in model.named_parameters() if w.requires_grad
+    )
 
 
 def test_lambda_of_a_batch_of_rows_and_of_tokens(folder):
@@ -140,7 +144,9 @@ def test_an_unset_lambda_is_uniform_and_says_so_once(folder):
             same(logits(model), found, 1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_return_sequences": 2, "num_beams": 2}, {"use_cache": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_beams": 3}, {"num_return_sequences": 2, "num_beams": 2}, {"use_cache": False}]
+)
 def test_rows_of_one_generation_have_their_own_lambda(folder, options):
     """Each row, padded on the left, gives what it gives alone."""
     model = adapted(folder)
@@ -189,7 +195,9 @@ def test_merging_at_a_lambda(folder, safe):
     with model.set_lambda(honesty=1):
         model.merge_adapter(safe_merge=safe)
     same(logits(model), at["honesty"], 1e-10)
-    with pytest.raises(ConfigError, match=re.escape("The adapter is merged at one λ: call unmerge_adapter() before you set")):
+    with pytest.raises(
+        ConfigError, match=re.escape("The adapter is merged at one λ: call unmerge_adapter() before you set")
+    ):
         model.set_lambda(truth=1)
     model.unmerge_adapter()
     with model.set_lambda(truth=1):
@@ -200,7 +208,9 @@ def test_merging_at_a_lambda(folder, safe):
             same(logits(model), base, 1e-10)
         same(logits(model), at["truth"], 1e-10)
     model.set_lambda(THREE)
-    with pytest.raises(ConfigError, match="A merged adapter has one λ, but λ is set for 3 rows: set one λ for the whole batch"):
+    with pytest.raises(
+        ConfigError, match="A merged adapter has one λ, but λ is set for 3 rows: set one λ for the whole batch"
+    ):
         model.merge_adapter()
     model.set_lambda(helpfulness=1)
     merged = model.merge_and_unload(safe_merge=safe)
@@ -258,7 +268,9 @@ def test_two_adapters_each_have_a_lambda(folder):
     same(logits(model), first, 0)
     model.delete_adapter("other")
     same(logits(model), first, 0)
-    with pytest.raises(ConfigError, match="λ-adapters cannot be added up: set a λ with set_lambda, or merge each at its λ"):
+    with pytest.raises(
+        ConfigError, match="λ-adapters cannot be added up: set a λ with set_lambda, or merge each at its λ"
+    ):
         model.base_model.add_weighted_adapter(["default"], [1.0], "sum")
 
 
@@ -327,12 +339,18 @@ def test_lambda_of_another_batch_is_refused(folder):
     for count in (2, 6):
         with pytest.raises(ConfigError, match=re.escape(rows.format(count))):
             model.generate(IDS.repeat(2, 1)[:count], max_new_tokens=1, pad_token_id=0)
-    with pytest.raises(ConfigError, match="λ is set for each row, but a layer sees \\[24\\] tokens without rows: set one λ"):
+    with pytest.raises(
+        ConfigError, match="λ is set for each row, but a layer sees \\[24\\] tokens without rows: set one λ"
+    ):
         model.get_submodule("base_model.model.model.layers.0.mlp.up_proj")(torch.ones(24, 32))
     model.set_lambda(torch.ones(3, 5, 3) / 3)
-    with pytest.raises(ConfigError, match="λ is set for 5 tokens a row, but the batch has 8: set one λ for each row, or for each"):
+    with pytest.raises(
+        ConfigError, match="λ is set for 5 tokens a row, but the batch has 8: set one λ for each row, or for each"
+    ):
         logits(model)
-    with pytest.raises(ConfigError, match="λ is set for each token, which is for packed rows: set one for each row before you"):
+    with pytest.raises(
+        ConfigError, match="λ is set for each token, which is for packed rows: set one for each row before you"
+    ):
         model.generate(IDS, max_new_tokens=1)
     with pytest.raises(ConfigError, match="λ is given twice, by name and as a value: leave one out."):
         model.set_lambda({"honesty": 1}, truth=1)
@@ -344,12 +362,18 @@ def test_models_without_lambda_are_named(folder, tmp_path):
     for call in (lambda: plain.set_lambda(honesty=1), lambda: set_lambda(plain, honesty=1)):
         with pytest.raises(ConfigError, match=re.escape(message)):
             call()
-    with pytest.raises(ConfigError, match="The model has no λ-adapter, so it has no λ: load one with PeftModel.from_pretrained"):
+    with pytest.raises(
+        ConfigError, match="The model has no λ-adapter, so it has no λ: load one with PeftModel.from_pretrained"
+    ):
         set_lambda(AutoModelForCausalLM.from_pretrained(folder), honesty=1)
     plain.save_pretrained(tmp_path / "lora")
-    with pytest.raises(ConfigError, match="The adapter's peft_type is LORA, not LAMBDA_LORA, so it has no λ: load it with PEFT's"):
+    with pytest.raises(
+        ConfigError, match="The adapter's peft_type is LORA, not LAMBDA_LORA, so it has no λ: load it with PEFT's"
+    ):
         LambdaLoraConfig.from_pretrained(tmp_path / "lora")
-    assert isinstance(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "lora"), PeftModel)
+    assert isinstance(
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "lora"), PeftModel
+    )
 
 
 CONFIGS = {
@@ -379,7 +403,11 @@ def test_invalid_configurations_are_refused(name):
 
 def test_targets_that_a_lambda_adapter_cannot_adapt(folder):
     base = AutoModelForCausalLM.from_pretrained(folder)
-    with pytest.raises(ConfigError, match="The target `model.embed_tokens` is a Embedding, but a λ-adapter adapts linear layers"):
+    with pytest.raises(
+        ConfigError, match="The target `model.embed_tokens` is a Embedding, but a λ-adapter adapts linear layers"
+    ):
         get_peft_model(base, LambdaLoraConfig(dimensions=NAMES, target_modules=["embed_tokens"]))
-    with pytest.raises(ConfigError, match="The λ-adapter has no dimensions: name them, as in LambdaLoraConfig\\(dimensions="):
+    with pytest.raises(
+        ConfigError, match="The λ-adapter has no dimensions: name them, as in LambdaLoraConfig\\(dimensions="
+    ):
         get_peft_model(AutoModelForCausalLM.from_pretrained(folder), LambdaLoraConfig())

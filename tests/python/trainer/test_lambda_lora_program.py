@@ -48,7 +48,12 @@ def rows_of(input_ids, weights):
     ids = input_ids.expand(rows, -1)
     positions = torch.arange(ids.shape[1]).expand(rows, -1)
     prompts = torch.arange(rows)[:, None].expand(ids.shape)
-    inputs = {"input_ids": ids, "position_ids": positions, "prompt_ids": prompts, "sequence_ids": torch.full_like(ids, -1)}
+    inputs = {
+        "input_ids": ids,
+        "position_ids": positions,
+        "prompt_ids": prompts,
+        "sequence_ids": torch.full_like(ids, -1),
+    }
     return {**{name: tensor.contiguous() for name, tensor in inputs.items()}, "lambda": weights}
 
 
@@ -124,12 +129,16 @@ def test_losses_are_the_programs_in_every_layout(tmp_path, family, monkeypatch):
         trainer = trained(
             tmp_path / name, policy, tokenizer=model, lambda_schedule="table", lambda_table=TABLE, **options
         )
-        torch.testing.assert_close(losses(trainer), expected, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            losses(trainer), expected, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
     (program,) = (tmp_path / "host" / "out" / "adapter").glob("*.safetensors")
     trainer.save_model(str(tmp_path / "saved"))
     found = load_file(tmp_path / "saved" / "adapter_model.safetensors")
     for name, tensor in load_file(program).items():
-        torch.testing.assert_close(found.pop(name), tensor, atol=2e-4, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found.pop(name), tensor, atol=2e-4, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
     assert not found
 
 
@@ -153,8 +162,12 @@ class Recorder(TrainerCallback):
         step = self.steps[-1]
         step["adapter"] = self.folder / f"adapter_{len(self.steps)}"
         model.save_pretrained(step["adapter"])
-        names = {name: name.replace(".default.", ".") for name, weight in model.named_parameters() if weight.requires_grad}
-        step["gradients"] = {names[name]: weight.grad.clone() for name, weight in model.named_parameters() if name in names}
+        names = {
+            name: name.replace(".default.", ".") for name, weight in model.named_parameters() if weight.requires_grad
+        }
+        step["gradients"] = {
+            names[name]: weight.grad.clone() for name, weight in model.named_parameters() if name in names
+        }
 
 
 def test_gradients_are_the_programs_in_each_of_ten_steps(tmp_path, monkeypatch):

@@ -79,7 +79,9 @@ def test_logits_and_gradients_are_those_of_the_dequantised_weights(folder):
     with torch.no_grad():
         torch.testing.assert_close(found(IDS).logits, expected(IDS).logits, atol=1e-4, rtol=0)
     theirs = dict(expected.named_parameters())
-    compared = [(weight.grad, theirs[name].grad, name) for name, weight in found.named_parameters() if weight.requires_grad]
+    compared = [
+        (weight.grad, theirs[name].grad, name) for name, weight in found.named_parameters() if weight.requires_grad
+    ]
     assert len(compared) == 28
     for ours, other, name in compared:
         assert (ours - other).norm() < 1e-4 * other.norm(), name
@@ -89,7 +91,9 @@ def test_weights_without_gradients_are_refused(folder):
     """bitsandbytes packs the weights on some processors only, so the test marks them as it does."""
     model = quantised(folder, 4)
     model.get_submodule("model.layers.0.mlp.up_proj").weight.quant_state.packing_format_for_cpu = True
-    with pytest.raises(ConfigError, match="packed the 4-bit weights of `model.layers.0.mlp.up_proj` for inference on the CPU"):
+    with pytest.raises(
+        ConfigError, match="packed the 4-bit weights of `model.layers.0.mlp.up_proj` for inference on the CPU"
+    ):
         keep_gradients(model)
 
 

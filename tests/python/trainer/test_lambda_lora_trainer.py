@@ -154,7 +154,9 @@ def test_the_order_of_the_dimensions_is_the_adapters(folder, tmp_path):
     found = [losses(trained(tmp_path / str(turn), model, **options)) for turn, model in enumerate((forth, back))]
     torch.testing.assert_close(*found, atol=1e-5, rtol=0)
     with pytest.raises(AssertionError):
-        torch.testing.assert_close(losses(trained(tmp_path / "other", adapted(DIMENSIONS), **options)), found[0], atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            losses(trained(tmp_path / "other", adapted(DIMENSIONS), **options)), found[0], atol=1e-3, rtol=0
+        )
 
 
 def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(folder, tmp_path):

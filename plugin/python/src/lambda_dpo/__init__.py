@@ -1,7 +1,7 @@
 """λ-weighted listwise preference optimisation of language models, in PyTorch.
 
 Functions on tensors and records need only torch; `LambdaDPOTrainer` also needs `transformers`, `accelerate` and
-`datasets`, and λ-adapters (`LambdaLoraConfig`, `set_lambda`) need `peft`, which knows them from the import of this package on.
+`datasets`, and λ-adapters (`LambdaLoraConfig`, `set_lambda`) need `peft`, which knows them once this package is imported.
 """
 
 from typing import TYPE_CHECKING, Any

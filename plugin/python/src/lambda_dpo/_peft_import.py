@@ -1,4 +1,4 @@
-"""Registers λ-adapters with PEFT once it is imported; `import lambda_dpo` alone imports neither PEFT nor Transformers."""
+"""Registers λ-adapters with PEFT once it is imported; `import lambda_dpo` alone does not import it."""
 
 from __future__ import annotations
 

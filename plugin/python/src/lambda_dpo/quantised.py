@@ -10,8 +10,8 @@ from .errors import ConfigError
 def keep_gradients(model: nn.Module) -> None:
     """Keeps bitsandbytes from packing a model's 4-bit weights for inference.
 
-    On processors with AVX512-BF16 its layers repack themselves at the first forward in evaluation mode, such as that of the
-    reference. From then on they compute in bfloat16 and pass no gradient to their inputs, in training too.
+    On processors with AVX512-BF16 its layers repack themselves at the first forward in evaluation mode, such as that of
+    the reference. From then on they compute in bfloat16 and pass no gradient to their inputs, in training too.
 
     Raises:
         ConfigError: If it has already happened.
@@ -21,7 +21,7 @@ def keep_gradients(model: nn.Module) -> None:
             continue
         if getattr(getattr(module.weight, "quant_state", None), "packing_format_for_cpu", False):
             raise ConfigError(
-                f"bitsandbytes has packed the 4-bit weights of `{name}` for inference on the CPU, where they pass on no "
-                "gradients: load the model again, and train it before it is evaluated."
+                f"bitsandbytes has packed the 4-bit weights of `{name}` for inference on the CPU, where they pass on "
+                "no gradients: load the model again, and train it before it is evaluated."
             )
         module.support_avx512bf16_for_cpu = False

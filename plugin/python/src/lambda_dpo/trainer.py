@@ -61,8 +61,8 @@ class LambdaDPOTrainer(Trainer):
             `prompt`, `responses` and `rankings` (`data_format="rankings"`), or tokenised samples
             (`tokenization.COLUMNS`; the option `dimensions` then names the rows of `pi_target`).
         processing_class: the tokenizer; None loads the model's.
-        peft_config: configuration of an adapter to add to the policy. A `LambdaLoraConfig` adds a λ-adapter, to which each
-            batch's λ is shown, by token in packed rows; without `dimensions`, it has those of the records.
+        peft_config: configuration of an adapter to add to the policy. A `LambdaLoraConfig` adds a λ-adapter, to which
+            each batch's λ is shown, by token in packed rows; without `dimensions`, it has those of the records.
 
     Raises:
         ConfigError: If options contradict each other or the model.

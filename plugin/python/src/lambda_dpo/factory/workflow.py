@@ -160,8 +160,8 @@ def _refuse_plain_lora(adapter: AdapterKeys, model: Any) -> None:
     for config in getattr(model, "peft_config", {}).values() if adapter.depends_on_lambda else ():
         if config.peft_type != "LAMBDA_LORA":
             raise ConfigError(
-                f"`lambda_adapter` is set, but the adapter of `adapter_name_or_path` is a {config.peft_type.value}, which has "
-                "no λ: name a λ-adapter, or leave the key out."
+                f"`lambda_adapter` is set, but the adapter of `adapter_name_or_path` is a {config.peft_type.value}, which "
+                "has no λ: name a λ-adapter, or leave the key out."
             )
 
 

@@ -1,8 +1,8 @@
 """The λ-adapter as a method of PEFT: one adapter that is a LoRA at every λ.
 
-    y = W x + scaling · B (s(λ) ⊙ (A x)),   s(λ) = (1, …, 1, λ_1, …, λ_1, …, λ_M),   scaling = alpha / rank_per_dimension
+    y = W x + scaling · B (s(λ) ⊙ (A x)),   s(λ) = (1, …, 1, λ_1, …, λ_1, …, λ_M)
 
-with A `[R, in]`, B `[out, R]` and R = r + M · rank_per_dimension (docs/method.md, after Panacea, arXiv 2402.02030).
+with scaling = alpha / rank_per_dimension, A `[R, in]`, B `[out, R]` and R = r + M · rank_per_dimension (docs/method.md, after Panacea, arXiv 2402.02030).
 
 | module | what |
 |---|---|

@@ -22,11 +22,11 @@ _SUPPORTED = {
     # Become a list of layers when the adapter is made.
     *("exclude_modules", "layers_to_transform", "layers_pattern"),
     # Say where an adapter comes from, or how PEFT treats it.
-    *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
-    *("runtime_config", "megatron_core", "qalora_group_size"),
+    *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+    *("inference_mode", "runtime_config", "megatron_core", "qalora_group_size"),
 }
 
-#: `init_lora_weights` that neither change the base model nor need data: PEFT's default, random B (for tests), gaussian A.
+#: `init_lora_weights` that neither change the base model nor need data: the default, random B (for tests), gaussian A.
 _INITIALISATIONS = (True, False, "gaussian")
 
 
@@ -44,8 +44,8 @@ class LambdaLoraConfig(LoraConfig):
         target_modules: names of the adapted layers, as for LoRA; by default all linear ones but the head.
 
     `lora_dropout`, `use_rslora`, `init_lora_weights` (True, False or "gaussian"), `exclude_modules` and
-    `layers_to_transform` are those of `LoraConfig`, and what else it has is refused: the program, which reads and writes
-    the same folders, has no equivalent.
+    `layers_to_transform` are those of `LoraConfig`, and what else it has is refused: the program, which reads and
+    writes the same folders, has no equivalent.
 
     Raises:
         ConfigError: If a value is out of range, a name comes twice, or a field is not supported.
@@ -55,7 +55,9 @@ class LambdaLoraConfig(LoraConfig):
     r: int = 8
     lora_alpha: float | None = None
     target_modules: list[str] | str | None = "all-linear"
-    rank_per_dimension: int | None = field(default=None, metadata={"help": "Rank of each dimension's part; default: r."})
+    rank_per_dimension: int | None = field(
+        default=None, metadata={"help": "Rank of each dimension's part; default: r."}
+    )
     dimensions: list[str] | None = field(
         default=None, metadata={"help": "Names of the dimensions, in the order of λ; default: those of the records."}
     )
@@ -109,7 +111,8 @@ class LambdaLoraConfig(LoraConfig):
         """
         if self.dimensions is None:
             raise ConfigError(
-                "The λ-adapter has no dimensions: name them, as in LambdaLoraConfig(dimensions=[\"helpfulness\", \"honesty\"])."
+                "The λ-adapter has no dimensions: name them, as in "
+                'LambdaLoraConfig(dimensions=["helpfulness", "honesty"]).'
             )
         return self.dimensions
 
@@ -147,8 +150,8 @@ class LambdaLoraConfig(LoraConfig):
             self._check_dimensions(self.dimensions)
         if self.init_lora_weights not in _INITIALISATIONS:
             raise ConfigError(
-                f"`init_lora_weights` = {self.init_lora_weights!r} is not supported by a λ-adapter: set it to True, False or "
-                "'gaussian'."
+                f"`init_lora_weights` = {self.init_lora_weights!r} is not supported by a λ-adapter: set it to True, "
+                "False or 'gaussian'."
             )
         for option in dataclasses.fields(LoraConfig):
             if option.name in _SUPPORTED or not option.init:
@@ -173,6 +176,6 @@ def refuse_other_dimensions(of_adapter: Sequence[str], of_records: Sequence[str]
     """Raises a ConfigError unless adapter and records have the same dimensions, in whatever order."""
     if set(of_adapter) != set(of_records):
         raise ConfigError(
-            f"The adapter has the dimensions {', '.join(of_adapter)}, but the records are rated in {', '.join(of_records)}: "
-            "name the same ones in `dimensions` of both."
+            f"The adapter has the dimensions {', '.join(of_adapter)}, but the records are rated in "
+            f"{', '.join(of_records)}: name the same ones in `dimensions` of both."
         )

@@ -101,14 +101,14 @@ class LambdaContext:
             return shown.columns(self.ranks, reduced)[0, 0]  # [R]
         if reduced.dim() != 3:
             raise ConfigError(
-                f"λ is set for each row, but a layer sees {list(reduced.shape)[:-1]} tokens without rows: set one λ for the "
-                "whole batch."
+                f"λ is set for each row, but a layer sees {list(reduced.shape)[:-1]} tokens without rows: set one λ for "
+                "the whole batch."
             )
         num_rows, num_tokens = reduced.shape[:2]
         if shown.num_tokens not in (1, num_tokens):
             raise ConfigError(
-                f"λ is set for {shown.num_tokens} tokens a row, but the batch has {num_tokens}: set one λ for each row, or "
-                "for each of its tokens."
+                f"λ is set for {shown.num_tokens} tokens a row, but the batch has {num_tokens}: set one λ for each row, "
+                "or for each of its tokens."
             )
         copies, others = 1, shown.num_rows not in (1, num_rows)
         if others and self.generating == shown.num_rows:
@@ -127,7 +127,8 @@ class LambdaContext:
         shown = self.current()
         if shown.num_rows * shown.num_tokens > 1:
             raise ConfigError(
-                f"A merged adapter has one λ, but λ is set for {shown.num_rows} rows: set one λ for the whole batch first."
+                f"A merged adapter has one λ, but λ is set for {shown.num_rows} rows: set one λ for the whole batch "
+                "first."
             )
         return shown.columns(self.ranks, like)[0, 0]
 
@@ -135,5 +136,6 @@ class LambdaContext:
 def other_rows(num_set: int, num_rows: int) -> ConfigError:
     """The error that λ was set for another number of rows."""
     return ConfigError(
-        f"λ is set for {num_set} rows, but the batch has {num_rows}: set one λ for the whole batch, or one for each row."
+        f"λ is set for {num_set} rows, but the batch has {num_rows}: set one λ for the whole batch, or one for each "
+        "row."
     )

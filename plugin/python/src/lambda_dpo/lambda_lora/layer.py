@@ -1,7 +1,7 @@
 """Layers: the matrix B that sees λ, and LoRA layers that merge at a λ.
 
-All LoRA layers of PEFT, quantised or not, compute B(A(dropout(x))) · scaling by calling B as a module, so a B that scales
-its input by s(λ) is all that a λ-adapter adds to them.
+All LoRA layers of PEFT, quantised or not, compute B(A(dropout(x))) · scaling by calling B as a module, so a B that
+scales its input by s(λ) is all that a λ-adapter adds to them.
 """
 
 from __future__ import annotations

@@ -98,7 +98,9 @@ def _num_rows(args: Sequence[Any], kwargs: dict[str, Any]) -> int:
 def _generating(context: LambdaContext, num_rows: int) -> Iterator[None]:
     if (shown := context.shown) is not None:
         if shown.num_tokens > 1:
-            raise ConfigError("λ is set for each token, which is for packed rows: set one for each row before you generate.")
+            raise ConfigError(
+                "λ is set for each token, which is for packed rows: set one for each row before you generate."
+            )
         if shown.num_rows not in (1, num_rows):
             raise other_rows(shown.num_rows, num_rows)
     before, context.generating = context.generating, num_rows
@@ -135,7 +137,9 @@ def active_contexts(model: nn.Module) -> list[LambdaContext]:
     configs = list(getattr(model, "peft_config", {}).values())
     if configs:
         kind = getattr(configs[0].peft_type, "value", configs[0].peft_type)
-        raise ConfigError(f"The adapter's peft_type is {kind}, not LAMBDA_LORA, so it has no λ: load a λ-adapter first.")
+        raise ConfigError(
+            f"The adapter's peft_type is {kind}, not LAMBDA_LORA, so it has no λ: load a λ-adapter first."
+        )
     raise ConfigError("The model has no λ-adapter, so it has no λ: load one with PeftModel.from_pretrained first.")
 
 
@@ -143,9 +147,9 @@ def set_lambda(model: nn.Module, given: weights.Given | None = None, /, **named:
     """Sets the λ of a model's adapter until it is set again or, used with `with`, until the end of the block.
 
     Args:
-        model: a model with a λ-adapter, wrapped or not; also called as the method `model.set_lambda(…)` of a `PeftModel`.
-        given: one λ for a whole batch: weights by name, or as text, as in "helpfulness=0.7"; a list of them, one for each
-            row; or a tensor of weights `[M]`, `[rows, M]`, or `[rows, T, M]`, one for each token of packed rows.
+        model: a model with a λ-adapter, wrapped or not; of a `PeftModel` this is also the method `set_lambda`.
+        given: one λ for a whole batch: weights by name, or as text, as in "helpfulness=0.7"; a list of them, one for
+            each row; or a tensor of weights `[M]`, `[rows, M]`, or `[rows, T, M]`, one for each token of packed rows.
         named: weights of one λ by name. Those that are left out share the rest equally.
 
     Raises:
@@ -156,7 +160,8 @@ def set_lambda(model: nn.Module, given: weights.Given | None = None, /, **named:
         raise ConfigError("The adapter is merged at one λ: call unmerge_adapter() before you set another.")
     if given is not None and named:
         raise ConfigError("λ is given twice, by name and as a value: leave one out.")
-    shown = {context: Shown(weights.tensor(named if given is None else given, context.dimensions)) for context in contexts}
+    value: weights.Given = named if given is None else given
+    shown = {context: Shown(weights.tensor(value, context.dimensions)) for context in contexts}
     setting = LambdaSetting({context: context.shown for context in contexts})
     for context in contexts:
         context.shown = shown[context]

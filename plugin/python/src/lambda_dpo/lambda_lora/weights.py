@@ -1,4 +1,4 @@
-"""λ as people give it: `"honesty=0.5"`, a number by name, or tensors; the rules are those of the program's `--lambda`."""
+"""λ as people give it: `"honesty=0.5"`, a number by name, or tensors; by the rules of the program's `--lambda`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def tensor(given: Given, dimensions: Sequence[str]) -> Tensor:
     Dimensions that a mapping or a text does not name share the rest equally; a tensor has all M weights.
 
     Raises:
-        ConfigError: If a name is no dimension or comes twice, a weight is no number of at least 0, or the weights of a λ do
-            not sum to 1.
+        ConfigError: If a name is no dimension or comes twice, a weight is no number of at least 0, or the weights of a
+            λ do not sum to 1.
     """
     if isinstance(given, Tensor):
         return _checked(given, dimensions)
@@ -116,14 +116,15 @@ def _checked(given: Tensor, dimensions: Sequence[str]) -> Tensor:
     if not 1 <= given.dim() <= 3 or given.shape[-1] != len(dimensions) or given.numel() == 0:
         shape = list(given.shape)
         raise ConfigError(
-            f"λ has the shape {shape}, but the adapter has {len(dimensions)} dimensions ({', '.join(dimensions)}): give "
-            f"[{len(dimensions)}], [rows, {len(dimensions)}] or [rows, tokens, {len(dimensions)}]"
+            f"λ has the shape {shape}, but the adapter has {len(dimensions)} dimensions ({', '.join(dimensions)}): "
+            f"give [{len(dimensions)}], [rows, {len(dimensions)}] or [rows, tokens, {len(dimensions)}]"
         )
     weights = given.detach().to("cpu", torch.float64)
     for name, column in zip(dimensions, weights.reshape(-1, len(dimensions)).T, strict=True):
         wrong = column[~(torch.isfinite(column) & (column >= 0))]
         if len(wrong):
-            raise ConfigError(f"λ gives `{name}` the weight {decimal(wrong[0].item())}: weights must be numbers of at least 0")
+            shown = decimal(wrong[0].item())
+            raise ConfigError(f"λ gives `{name}` the weight {shown}: weights must be numbers of at least 0")
     totals = weights.sum(-1, keepdim=True)
     wrong = totals[(totals - 1).abs() > TOLERANCE]
     if len(wrong):
