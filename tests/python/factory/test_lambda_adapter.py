@@ -19,8 +19,10 @@ def test_losses_are_the_programs(factory):
     model = make_model(factory.folder / "model")
     expected = host_losses(factory.folder / "host", model, factory.rows, steps=10, learning_rate=2e-3, **ADAPTER)
     start = host_adapter(factory.folder / "start", model, factory.rows, **ADAPTER)
-    log = factory.trained(factory.config(model, adapter_name_or_path=start, max_steps=10, **OPTIONS))
-    torch.testing.assert_close(losses(log), expected, atol=1e-5, rtol=0)
+    options = {"adapter_name_or_path": start, "max_steps": 10, **OPTIONS}
+    for name, more in {"plain": {}, "checkpointed": {"disable_gradient_checkpointing": None}}.items():
+        log = factory.trained(factory.config(model, out=name, **options, **more), out=name)
+        torch.testing.assert_close(losses(log), expected, atol=1e-5, rtol=0)
     assert expected[0] - expected[-1] > 0.01, "training must have moved the loss for this to mean something"
 
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 
-from .context import LambdaContext
+from .context import LambdaContext, Shown
+
+
+class _AtLambda:
+    """A function that runs at one λ. Like a method, it tells its module, at which LLaMA-Factory's checkpointing looks."""
+
+    def __init__(self, function: Callable[..., Any], context: LambdaContext, shown: Shown | None) -> None:
+        self.function, self.context, self.shown = function, context, shown
+        if hasattr(function, "__self__"):
+            self.__self__ = function.__self__
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        with self.context.showing(self.shown):
+            return self.function(*inputs, **options)
 
 
 class CheckpointAtLambda:
@@ -19,12 +33,10 @@ class CheckpointAtLambda:
 
     def __call__(self, function: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
         shown = self.context.shown
-
-        def at_lambda(*inputs: Any, **options: Any) -> Any:
-            with self.context.showing(shown):
-                return function(*inputs, **options)
-
-        return self.checkpoint(at_lambda, *inputs, **options)
+        if isinstance(function, functools.partial):
+            inner = _AtLambda(function.func, self.context, shown)
+            return self.checkpoint(functools.partial(inner, *function.args, **function.keywords), *inputs, **options)
+        return self.checkpoint(_AtLambda(function, self.context, shown), *inputs, **options)
 
     def carries(self, context: LambdaContext) -> bool:
         """Whether the λ of `context` is among those that it carries."""
