@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo check-steering steer-stories objectives-demo test test-cpus test-python test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-serving gpu-check fmt generate fuzz valgrind docs install
+.PHONY: help setup build demo steer-demo check-steering steer-stories objectives-demo test test-cpus test-python test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-serving benchmarks test-benchmarks paper gpu-check fmt generate fuzz valgrind docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +27,9 @@ check-steering: steer-demo ## steer-demo, then fails if a score does not rise wi
 objectives-demo: ## every objective under uniform λ, three seeds each; writes docs/objectives.md (about 6 minutes)
 	@ci/objectives_demo.sh
 
+paper: ## the paper's study on the demo's island, or with MODEL=DIR RECORDS=F SFT=F; writes docs/paper.md (under 30 minutes)
+	@ci/paper.sh
+
 test: ## lint and every test, including the comparisons with transformers and peft
 	@ci/test.sh
 
@@ -48,6 +51,9 @@ test-serve: ## the server with OpenAI's client and lm-eval (0.4 GB of packages t
 test-llama: ## the LoRAs of a λ-adapter in llama.cpp (0.4 GB of packages the first time; not part of CI)
 	@ci/test_llama.sh
 
+test-benchmarks: ## `make benchmarks` on a tiny model and files of its own (0.4 GB of packages the first time)
+	@ci/test_benchmarks.sh
+
 test-web: ## the page of `serve` in a browser (Debian's chromium); screenshots in target/web
 	@ci/test_web.sh
 
@@ -65,6 +71,9 @@ bench-serving: ## the server beside Transformers' generate, and many λ beside o
 	@ci/setup.sh --test
 	@ci/build.sh
 	@.venv/bin/python tests/bench/decoding.py "$(MODEL)"
+
+benchmarks: ## MODEL=DIR, with ADAPTER=DIR at LAMBDA=…, on MMLU, ARC, HellaSwag, TruthfulQA, WSC273 and GSM8K (docs/lm-eval.md)
+	@ci/benchmarks.sh
 
 gpu-check: ## collect what a CUDA machine needs to check and measure the library, and run it here too
 	@ci/gpu_check.sh $(GPU_FLAGS)

@@ -4,6 +4,8 @@
 #   trainer    the newest Transformers, PEFT and datasets
 #   factory    LLaMA-Factory with the versions it pins
 #   serve      OpenAI's client and lm-eval
+#   benchmarks lm-eval with Transformers
+#   raters     VADER and textstat, which rate texts
 #   llama      llama.cpp
 #   web        Playwright and axe, which drive and check the page of `serve` in a browser
 #

@@ -16,8 +16,7 @@
 //! | [`answer_line`] | a line of `answers.jsonl` |
 //! | [`figure`] | what a figure is: its unit, and how to read it |
 //! | [`mod@figures`] | the figures of an evaluation, one by one |
-//! | [`mod@table`] | them in a terminal |
-//! | [`page`] | them in a browser |
+//! | `table`, `page` | the evaluation for a terminal, and as an HTML page |
 //! | [`folder`] | `evaluation.json`, `answers.jsonl` and the page on disk |
 //!
 //! # Invariants
@@ -39,12 +38,12 @@ pub mod answer_line;
 pub mod measure;
 pub mod figure;
 pub mod figures;
-pub mod table;
-pub mod page;
+mod table;
+mod page;
 pub mod folder;
 
 #[cfg(test)]
-pub mod sample;
+mod sample;
 
 pub use answer_line::AnswerLine;
 pub use estimate::Estimate;

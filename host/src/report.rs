@@ -32,5 +32,5 @@ mod page;
 mod folder;
 
 pub use comparison::{Comparison, Report, compare};
-pub use folder::ReportFolder;
+pub use folder::{FILES, write};
 pub use table::table;

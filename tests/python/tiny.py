@@ -97,23 +97,27 @@ def host_losses(folder, model, rows, **options):
     return [line["loss"] for line in host_metrics(folder, model, rows, **options)]
 
 
-def host_metrics(folder, model, rows, *, steps, learning_rate, lora_rank=None, stage="lambda_dpo", data="", loss=""):
-    """Metrics of each step of the program's own training, with all records in it; `data` and `loss` are TOML."""
-    run = _trained_by_host(folder, model, rows, steps, learning_rate, lora_rank, stage, data, loss)
+def host_metrics(folder, model, rows, *, steps, learning_rate, lora_rank=None, stage="lambda_dpo", **sections):
+    """Metrics of each step of the program's own training, with all records in it; `sections` is TOML by name."""
+    run = _trained_by_host(folder, model, rows, steps, learning_rate, lora_rank, stage, **sections)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if "loss" in line]
 
 
-def host_adapter(folder, model, rows, lora_rank):
+def host_adapter(folder, model, rows, lora_rank=None, **sections):
     """Folder of the adapter that the program's training starts from, written by a run with learning rate 0."""
-    return str(_trained_by_host(folder, model, rows, 1, 0.0, lora_rank) / "adapter")
+    return str(_trained_by_host(folder, model, rows, 1, 0.0, lora_rank, **sections) / "adapter")
 
 
-def _trained_by_host(folder, model, rows, steps, learning_rate, lora_rank, stage="lambda_dpo", data="", loss=""):
+def _trained_by_host(
+    folder, model, rows, steps, learning_rate, lora_rank, stage="lambda_dpo", data="", loss="", **sections
+):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    adapter = f"[adapter]\nrank = {lora_rank}\nalpha = {2 * lora_rank}\n" if lora_rank else ""
+    if lora_rank:
+        sections["adapter"] = f"rank = {lora_rank}\nalpha = {2 * lora_rank}"
+    others = "\n".join(f"[{name}]\n{section}" for name, section in sections.items())
     (folder / "run.toml").write_text(
         f"""stage = "{stage}"
 output_dir = "out"
@@ -121,7 +125,7 @@ seed = 42
 [model]
 path = "{model}"
 device = "cpu"
-{adapter}
+{others}
 [data]
 records = ["records.jsonl"]
 {data}

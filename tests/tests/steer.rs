@@ -76,6 +76,10 @@ fn a_report_holds_the_metrics_of_every_lambda_and_plots() {
     assert!(again.status.success(), "{}", stderr(&again));
     let table = String::from_utf8(again.stdout).unwrap();
     assert!(table.contains("range of the expected rating"), "{table}");
+    // The new report has the name of its run.
+    assert!(table.lines().any(|line| line.split_whitespace().eq(["run", "first"])), "{table}");
+    let page = fs::read_to_string(run.path("again/index.html")).unwrap();
+    assert!(page.contains(">\nrun\n<") && page.contains(">\nfirst\n<"), "{page}");
     let (first, second) = (&found["points"], &report(&run, "again")["points"]);
     for (first, second) in first.as_array().unwrap().iter().zip(second.as_array().unwrap()) {
         assert_eq!(first["held_out"], second["held_out"]);

@@ -7,8 +7,6 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Section {
-    /// The log of the training.
-    Training,
     /// The policy on held-out records.
     Records,
     /// The ratings of each dimension.
@@ -19,16 +17,26 @@ pub enum Section {
     Length,
     /// The policy's own answers.
     Answers,
-    /// Time and memory of the training.
-    Cost,
     /// Public benchmarks.
     Benchmarks,
+    /// The log of the training.
+    Training,
+    /// Time and memory of the training.
+    Cost,
 }
 
 impl Section {
     /// All sections, in the order of tables and pages.
-    pub const ALL: [Self; 7] =
-        [Self::Records, Self::Dimensions, Self::Divergence, Self::Length, Self::Answers, Self::Cost, Self::Benchmarks];
+    pub const ALL: [Self; 8] = [
+        Self::Records,
+        Self::Dimensions,
+        Self::Divergence,
+        Self::Length,
+        Self::Answers,
+        Self::Benchmarks,
+        Self::Training,
+        Self::Cost,
+    ];
 
     /// Its heading.
     #[must_use]
@@ -164,6 +172,11 @@ impl Figure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sections_are_in_the_order_of_their_list() {
+        assert!(Section::ALL.is_sorted());
+    }
 
     #[test]
     fn values_are_shown_in_their_unit() {

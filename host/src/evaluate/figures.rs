@@ -178,7 +178,8 @@ impl List {
         push(
             "k3",
             "KL per answer, k3",
-            "The same from r − 1 − log r with r = π_ref/π at each token: never negative.",
+            "KL(π‖π_ref) of a whole answer, estimated from the policy's own answers by the sum of r − 1 − log r with \
+             r = π_ref/π: never negative.",
             kl.k3,
         );
     }

@@ -315,9 +315,6 @@ mod tests {
                 assert!(page.contains(&escape(text)), "{text}");
             }
         }
-        if let Ok(out) = std::env::var("PAGE_OUT") {
-            std::fs::write(out, &page).unwrap();
-        }
         // Ratings, lengths, win rates, scores.
         assert_eq!(page.matches("<svg").count(), 4);
         for text in

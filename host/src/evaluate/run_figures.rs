@@ -2,13 +2,28 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::metrics::Row;
 use crate::train::log::metrics_file::{read, step_of};
 
 use super::evaluation::RunFigures;
+
+/// What a logged step cost.
+#[derive(Clone, Copy, Debug)]
+pub struct StepCost {
+    /// Number of the step.
+    pub step: u64,
+    /// Its time.
+    pub seconds: f64,
+    /// Its speed.
+    pub tokens_per_second: Option<f64>,
+    /// Highest memory use of the process so far.
+    pub peak_memory_bytes: Option<f64>,
+    /// Highest memory use of the device so far; None on a CPU.
+    pub peak_device_memory_bytes: Option<f64>,
+}
 
 /// Reads the figures of a run from its `metrics.jsonl`.
 ///
@@ -18,25 +33,37 @@ use super::evaluation::RunFigures;
 pub fn run_figures(folder: &Path) -> Result<RunFigures> {
     let path = folder.join("metrics.jsonl");
     let rows = read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let steps: Vec<(u64, f64, &Row)> =
-        rows.iter().filter_map(|row| Some((step_of(row), value(row, "step_secs")?, row))).collect();
-    ensure!(
-        !steps.is_empty(),
-        "{} has no metrics of a training run: pass --run the `output_dir` of `train`, or leave it out",
-        folder.display()
-    );
-    let column = |key: &str| steps.iter().filter_map(|(_, _, row)| value(row, key)).collect::<Vec<f64>>();
-    let largest = |key: &str| column(key).into_iter().fold(0.0, f64::max) as u64;
-    let device = largest("peak_device_memory_bytes");
-    let num_steps = steps.iter().map(|(step, ..)| *step).max().unwrap_or(0);
+    let cost = |row: &Row| {
+        Some(StepCost {
+            step: step_of(row),
+            seconds: value(row, "step_secs")?,
+            tokens_per_second: value(row, "tokens_per_second"),
+            peak_memory_bytes: value(row, "peak_memory_bytes"),
+            peak_device_memory_bytes: value(row, "peak_device_memory_bytes"),
+        })
+    };
+    let steps: Vec<StepCost> = rows.iter().filter_map(cost).collect();
+    figures_of(folder, &steps).with_context(|| {
+        format!(
+            "{} has no metrics of a training run: pass --run the `output_dir` of `train`, or leave it out",
+            folder.display()
+        )
+    })
+}
+
+/// Sums up the logged steps of a run; None if there are none.
+pub fn figures_of(folder: &Path, steps: &[StepCost]) -> Option<RunFigures> {
+    let num_steps = steps.iter().map(|cost| cost.step).max()?;
+    let largest = |of: fn(&StepCost) -> Option<f64>| steps.iter().filter_map(of).fold(0.0, f64::max) as u64;
+    let device = largest(|cost| cost.peak_device_memory_bytes);
     // Only every `logging_steps`-th step has a line.
-    let mean_seconds = steps.iter().map(|(_, seconds, _)| seconds).sum::<f64>() / steps.len() as f64;
-    Ok(RunFigures {
+    let mean_seconds = steps.iter().map(|cost| cost.seconds).sum::<f64>() / steps.len() as f64;
+    Some(RunFigures {
         folder: folder.to_path_buf(),
         steps: num_steps,
         seconds: mean_seconds * num_steps as f64,
-        tokens_per_second: median(column("tokens_per_second")),
-        peak_memory_bytes: if device > 0 { device } else { largest("peak_memory_bytes") },
+        tokens_per_second: median(steps.iter().filter_map(|cost| cost.tokens_per_second).collect()),
+        peak_memory_bytes: if device > 0 { device } else { largest(|cost| cost.peak_memory_bytes) },
     })
 }
 

@@ -14,7 +14,7 @@ const GAP: i32 = 12;
 const TITLE: i32 = 34;
 const AXIS: i32 = 54;
 /// Names take up to this much of the width.
-const MAX_NAMES: i32 = 190;
+const MAX_NAMES: i32 = 260;
 
 /// A bar.
 #[derive(Clone, Debug, PartialEq)]

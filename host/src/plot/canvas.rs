@@ -73,19 +73,14 @@ struct Place {
     x: i32,
 }
 
-/// Places the entries from left to right, and on a new line where one does not fit.
+/// Places the entries from left to right and from top to bottom, in as many columns of one width as fit.
 fn places(entries: &[Entry]) -> Vec<Place> {
-    let mut next = Place { line: 0, x: MARGIN };
-    let mut places = Vec::new();
-    for entry in entries {
-        let width = SAMPLE_WIDTH + GAP + text_width(&entry_name(entry));
-        if next.x > MARGIN && next.x + width > WIDTH as i32 - MARGIN {
-            next = Place { line: next.line + 1, x: MARGIN };
-        }
-        places.push(next);
-        next.x += width + 2 * GAP;
-    }
-    places
+    let widest = entries.iter().map(|entry| text_width(&entry_name(entry))).max().unwrap_or(0);
+    let width = SAMPLE_WIDTH + GAP + widest + 2 * GAP;
+    let num_columns = ((WIDTH as i32 - 2 * MARGIN + 2 * GAP) / width).max(1);
+    (0..entries.len() as i32)
+        .map(|index| Place { line: index / num_columns, x: MARGIN + index % num_columns * width })
+        .collect()
 }
 
 fn entry_name(entry: &Entry) -> String {
@@ -115,14 +110,17 @@ mod tests {
     }
 
     #[test]
-    fn a_legend_breaks_lines_before_an_entry_that_does_not_fit() {
-        let names = ["a".repeat(30), "b".repeat(30), "c".to_owned(), "d".repeat(300)];
-        let entries: Vec<Entry> = names.iter().map(|name| entry(name)).collect();
-        let lines: Vec<i32> = places(&entries).iter().map(|place| place.line).collect();
-        assert_eq!(lines, [0, 1, 1, 2]);
-        for (entry, place) in entries.iter().zip(places(&entries)) {
-            assert!(place.x + SAMPLE_WIDTH + GAP + text_width(&entry_name(entry)) <= WIDTH as i32 - MARGIN);
-        }
+    fn a_legend_has_as_many_columns_as_fit() {
+        let places_of = |names: &[String]| places(&names.iter().map(|name| entry(name)).collect::<Vec<_>>());
+        let lines = |names: &[String]| places_of(names).iter().map(|place| place.line).collect::<Vec<_>>();
+        let names: Vec<String> = (0..5).map(|number| format!("run {number}")).collect();
+        assert_eq!(lines(&names), [0, 0, 0, 0, 0]);
+        let names: Vec<String> = (0..5).map(|number| format!("a longer name {number}")).collect();
+        assert_eq!(lines(&names), [0, 0, 1, 1, 2]);
+        let name = "d".repeat(300);
+        assert_eq!(lines(&[name.clone(), name.clone()]), [0, 1]);
+        let right = SAMPLE_WIDTH + GAP + text_width(&entry_name(&entry(&name)));
+        assert!(MARGIN + right <= WIDTH as i32 - MARGIN);
     }
 
     #[test]

@@ -51,9 +51,11 @@ pub fn lines(labels: &Labels, series: &[Series]) -> Result<String, String> {
     draw(labels, series, &Style { line: <[_]>::to_vec, marks_points: false })
 }
 
+/// Selects the points of a series that its line connects.
+type Connected = fn(&[(f64, f64)]) -> Vec<(f64, f64)>;
+
 struct Style {
-    /// Selects the points of a series that its line connects.
-    line: fn(&[(f64, f64)]) -> Vec<(f64, f64)>,
+    line: Connected,
     marks_points: bool,
 }
 
@@ -106,11 +108,13 @@ fn draw_on(area: &Area, labels: &Labels, series: &[Series], style: &Style) -> Dr
         .light_line_style(TRANSPARENT)
         .draw()?;
     // Bands first, so that they cover no line.
+    let num_bands = series.iter().filter(|series| !series.band.is_empty()).count();
+    let opacity = if num_bands > 4 { 0.08 } else { 0.18 };
     for (index, series) in series.iter().enumerate().filter(|(_, series)| !series.band.is_empty()) {
         let upper = series.band.iter().map(|(x, _, high)| (*x, *high));
         let lower = series.band.iter().rev().map(|(x, low, _)| (*x, *low));
         let outline: Vec<(f64, f64)> = upper.chain(lower).collect();
-        chart.draw_series([Polygon::new(outline, Pen::of(index).colour.mix(0.18))])?;
+        chart.draw_series([Polygon::new(outline, Pen::of(index).colour.mix(opacity))])?;
     }
     for (index, series) in series.iter().enumerate() {
         draw_line(&mut chart, (style.line)(&series.points), Pen::of(index))?;

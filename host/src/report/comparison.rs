@@ -66,6 +66,12 @@ impl Report {
         self.figures.iter().filter(|figure| figure.section == section).collect()
     }
 
+    /// Returns the rows that have any of these figures.
+    pub(super) fn rows_with(&self, figures: &[&Figure]) -> Vec<&Row> {
+        let has_any = |row: &&Row| figures.iter().any(|figure| row.figures.contains_key(&figure.key));
+        self.rows.iter().filter(has_any).collect()
+    }
+
     /// Whether any row is a mean over runs.
     pub(super) fn has_spread(&self) -> bool {
         self.rows.iter().any(|row| row.runs.len() > 1)
@@ -176,16 +182,10 @@ fn differences(runs: &[Run], measured: &[Vec<Measured>], figures: &[Figure]) -> 
 fn gaps(rows: &[Row]) -> Vec<String> {
     let mut notes = Vec::new();
     for row in rows {
-        let missing = |spread: &&Spread| spread.values.iter().any(Option::is_none);
-        let num_missing = row.figures.values().filter(missing).count();
-        if num_missing > 0 {
-            let known = |spread: &Spread| spread.values.iter().flatten().count();
-            let least = row.figures.values().map(known).min().unwrap_or(0);
-            notes.push(format!(
-                "{}: {num_missing} figures are means over fewer than its {} runs, the least over {least}.",
-                row.name,
-                row.runs.len()
-            ));
+        let known = |spread: &Spread| spread.values.iter().flatten().count();
+        let least = row.figures.values().map(known).min().unwrap_or(0);
+        if least < row.runs.len() {
+            notes.push(format!("{}: some figures are of only {least} of its {} runs.", row.name, row.runs.len()));
         }
     }
     notes

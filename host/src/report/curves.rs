@@ -6,7 +6,7 @@ use crate::plot::{self, Labels, Series};
 
 use super::comparison::Comparison;
 use super::metrics::Metrics;
-use super::spread::Spread;
+use super::spread::{RunValue, Spread};
 
 /// Points of a line, at most: steps are averaged, because those of a training vary from one to the next.
 const MAX_POINTS: usize = 60;
@@ -52,7 +52,8 @@ pub(super) fn plots(comparison: &Comparison) -> Result<Vec<(String, String)>, St
         } else {
             ""
         };
-        plots.push((svg, format!("{averaged}{band}").trim().to_owned()));
+        let loss = if key == "loss" { "Losses of different objectives cannot be compared. " } else { "" };
+        plots.push((svg, format!("{loss}{averaged}{band}").trim().to_owned()));
     }
     Ok(plots)
 }
@@ -62,7 +63,7 @@ type Line = (Vec<(f64, f64)>, Vec<(f64, f64, f64)>);
 
 /// Averages the runs' curves in bins of a width, in steps: first each run's values, then the runs.
 fn line(curves: &[Vec<(u64, f64)>], width: u64, scale: f64) -> Line {
-    let mut bins: BTreeMap<u64, Vec<Option<(f64, Option<f64>)>>> = BTreeMap::new();
+    let mut bins: BTreeMap<u64, Vec<RunValue>> = BTreeMap::new();
     let mut places: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
     for curve in curves {
         let mut own: BTreeMap<u64, (f64, f64)> = BTreeMap::new();

@@ -48,7 +48,7 @@ pub(super) fn group(runs: &[Run]) -> Result<(Vec<String>, Vec<Group>)> {
         let name = runs[members[0]].given_name.clone().unwrap_or_else(|| common(&own));
         if let Some(other) = found.iter().find(|group| group.name == name) {
             bail!(
-                "{} and {} differ in more than their seed, and would both be called {name}: name one with NAME=RUN",
+                "{} and {} are rows of their own, but would both be called {name}: name one with NAME=RUN",
                 runs[other.runs[0]].folder.display(),
                 runs[members[0]].folder.display()
             );

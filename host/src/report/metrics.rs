@@ -4,20 +4,52 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use serde::Deserialize;
 
 use crate::evaluate::evaluation::RunFigures;
 use crate::evaluate::figure::{Better, Figure, Section, Unit};
 use crate::evaluate::figures::Measured;
-use crate::metrics::{Row, present_name};
+use crate::evaluate::run_figures::{StepCost, figures_of};
+
+/// A line of a metrics file, as far as a report shows it: a long log has many more values than these.
+#[derive(Clone, Debug, Deserialize)]
+struct Line {
+    step: u64,
+    loss: Option<f64>,
+    #[serde(rename = "rewards/accuracies")]
+    accuracy: Option<f64>,
+    eval_loss: Option<f64>,
+    #[serde(rename = "eval_rewards/accuracies")]
+    eval_accuracy: Option<f64>,
+    /// With its name of earlier versions.
+    #[serde(rename = "eval_logps/ratio", alias = "eval_kl")]
+    eval_log_ratio: Option<f64>,
+    step_secs: Option<f64>,
+    tokens_per_second: Option<f64>,
+    peak_memory_bytes: Option<f64>,
+    peak_device_memory_bytes: Option<f64>,
+}
+
+impl Line {
+    fn get(&self, key: &str) -> Option<f64> {
+        match key {
+            "loss" => self.loss,
+            "rewards/accuracies" => self.accuracy,
+            "eval_loss" => self.eval_loss,
+            "eval_rewards/accuracies" => self.eval_accuracy,
+            "eval_logps/ratio" => self.eval_log_ratio,
+            _ => None,
+        }
+    }
+}
 
 /// The log of a training.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Metrics {
     /// Lines of the steps, by step.
-    steps: BTreeMap<u64, Row>,
+    steps: BTreeMap<u64, Line>,
     /// Lines of the evaluations, by step.
-    evaluations: BTreeMap<u64, Row>,
+    evaluations: BTreeMap<u64, Line>,
     /// Lines that a later one of the same step replaced.
     pub(super) num_replaced: usize,
 }
@@ -31,20 +63,16 @@ pub(super) struct Metrics {
 pub(super) fn read(path: &Path) -> Result<Metrics> {
     let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let mut metrics = Metrics::default();
-    for (index, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let row: Row = match serde_json::from_str(line) {
-            Ok(row) => row,
-            Err(_) if !line.ends_with('\n') => break,
+    for (index, text) in text.split_inclusive('\n').enumerate().filter(|(_, text)| !text.trim().is_empty()) {
+        let line: Line = match serde_json::from_str(text) {
+            Ok(line) => line,
+            Err(_) if !text.ends_with('\n') => break,
             Err(error) => {
                 bail!("{}, line {}, is no line of metrics ({error}): remove it", path.display(), index + 1)
             }
         };
-        let row: Row = row.into_iter().map(|(key, value)| (present_name(&key), value)).collect();
-        let Some(step) = row.get("step").and_then(Value::as_u64) else {
-            bail!("{}, line {}, has no `step`, a whole number: remove the line", path.display(), index + 1);
-        };
-        let lines = if row.contains_key("eval_loss") { &mut metrics.evaluations } else { &mut metrics.steps };
-        metrics.num_replaced += usize::from(lines.insert(step, row).is_some());
+        let lines = if line.eval_loss.is_some() { &mut metrics.evaluations } else { &mut metrics.steps };
+        metrics.num_replaced += usize::from(lines.insert(line.step, line).is_some());
     }
     Ok(metrics)
 }
@@ -55,34 +83,25 @@ impl Metrics {
         self.steps.is_empty() && self.evaluations.is_empty()
     }
 
-    /// Returns (step, value) of the lines that have `key`.
+    /// Returns (step, value) of the lines that have `key`: `loss`, `rewards/accuracies`, both with `eval_`, or
+    /// `eval_logps/ratio`.
     pub(super) fn curve(&self, key: &str) -> Vec<(u64, f64)> {
         let lines = if key.starts_with("eval_") { &self.evaluations } else { &self.steps };
-        lines.iter().filter_map(|(step, row)| Some((*step, row.get(key)?.as_f64()?))).collect()
+        lines.values().filter_map(|line| Some((line.step, line.get(key)?))).collect()
     }
 
-    /// Returns what the training cost; None if no step was logged.
-    ///
-    /// A line's time is that of its own step, and stands for the steps since the line before it, if not every step was
-    /// logged.
+    /// Returns what the training cost; None if no step was timed.
     pub(super) fn cost(&self, folder: &Path) -> Option<RunFigures> {
-        let mut last_step = 0;
-        let mut seconds = 0.0;
-        for (step, step_secs) in self.curve("step_secs") {
-            seconds += step_secs * (step - last_step) as f64;
-            last_step = step;
-        }
-        let mut speeds: Vec<f64> = self.curve("tokens_per_second").into_iter().map(|(_, speed)| speed).collect();
-        speeds.sort_by(f64::total_cmp);
-        let peak = |key: &str| self.curve(key).into_iter().map(|(_, bytes)| bytes).reduce(f64::max);
-        let peak = peak("peak_device_memory_bytes").or_else(|| peak("peak_memory_bytes"));
-        Some(RunFigures {
-            folder: folder.to_path_buf(),
-            steps: *self.steps.keys().next_back()?,
-            seconds,
-            tokens_per_second: median(&speeds)?,
-            peak_memory_bytes: peak.unwrap_or(0.0) as u64,
-        })
+        let cost = |line: &Line| {
+            Some(StepCost {
+                step: line.step,
+                seconds: line.step_secs?,
+                tokens_per_second: line.tokens_per_second,
+                peak_memory_bytes: line.peak_memory_bytes,
+                peak_device_memory_bytes: line.peak_device_memory_bytes,
+            })
+        };
+        figures_of(folder, &self.steps.values().filter_map(cost).collect::<Vec<_>>())
     }
 
     /// Returns what the log says of the training's end.
@@ -118,6 +137,14 @@ impl Metrics {
                 Some(Better::Higher),
                 "The reward accuracy on the run's own evaluation records, at its last evaluation.",
             ),
+            (
+                "eval_logps/ratio",
+                "evaluation log-ratio",
+                Unit::Nats,
+                None,
+                "The mean of log π − log π_ref over the responses of the run's own evaluation records, at its last \
+                 evaluation. It is no divergence and may be negative.",
+            ),
         ] {
             let curve = self.curve(key);
             // The last evaluation, or the last tenth of the steps.
@@ -131,16 +158,6 @@ impl Metrics {
             all.push(Measured { figure, value: last.iter().sum::<f64>() / last.len() as f64, stderr: None });
         }
         all
-    }
-}
-
-/// Returns the median of sorted values.
-fn median(sorted: &[f64]) -> Option<f64> {
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        count if count % 2 == 1 => Some(sorted[middle]),
-        _ => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
     }
 }
 
@@ -180,22 +197,8 @@ mod tests {
         );
         assert_eq!(
             message("{\"step\":1}\n{\"loss\":1.0}\n"),
-            "F, line 2, has no `step`, a whole number: remove the line"
+            "F, line 2, is no line of metrics (missing field `step` at line 1 column 12): remove it"
         );
-    }
-
-    #[test]
-    fn times_of_logged_steps_stand_for_the_steps_between() {
-        let metrics =
-            of("{\"step\":10,\"loss\":1.0,\"step_secs\":0.5,\"tokens_per_second\":100.0,\"peak_memory_bytes\":7}\n\
-             {\"step\":20,\"loss\":1.0,\"step_secs\":0.25,\"tokens_per_second\":200.0,\"peak_memory_bytes\":9}\n\
-             {\"step\":25,\"loss\":1.0,\"step_secs\":0.1,\"tokens_per_second\":400.0,\"peak_memory_bytes\":8}\n")
-            .unwrap();
-        let cost = metrics.cost(Path::new("run")).unwrap();
-        assert!((cost.seconds - (5.0 + 2.5 + 0.5)).abs() < 1e-12);
-        assert_eq!((cost.steps, cost.tokens_per_second, cost.peak_memory_bytes), (25, 200.0, 9));
-        assert_eq!(of("").unwrap().cost(Path::new("run")), None);
-        assert_eq!(median(&[1.0, 3.0]), Some(2.0));
     }
 
     #[test]

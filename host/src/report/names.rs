@@ -8,6 +8,9 @@ const SEPARATORS: &[char] = &['-', '_', '.', ' ', '/'];
 /// Returns a name for each folder: its path without the folders that all have in common, at the start and at the end.
 pub(super) fn of_folders(folders: &[&Path]) -> Vec<String> {
     let parts: Vec<Vec<String>> = folders.iter().map(|folder| parts_of(folder)).collect();
+    if let [only] = parts.as_slice() {
+        return vec![only.last().cloned().unwrap_or_default()];
+    }
     let head = num_common(&parts, |parts, index| parts.get(index));
     let tail = num_common(&parts, |parts, index| parts.len().checked_sub(index + 1).and_then(|place| parts.get(place)));
     let name = |parts: &Vec<String>| {
@@ -30,12 +33,9 @@ fn parts_of(folder: &Path) -> Vec<String> {
     parts
 }
 
-/// Returns how many parts all paths share, as `part` counts them; with a single path, all but its last one.
+/// Returns how many parts all paths share, as `part` counts them.
 fn num_common<'a>(paths: &'a [Vec<String>], part: impl Fn(&'a [String], usize) -> Option<&'a String>) -> usize {
     let [first, others @ ..] = paths else { return 0 };
-    if others.is_empty() {
-        return 0;
-    }
     (0..first.len()).take_while(|&index| others.iter().all(|other| part(other, index) == part(first, index))).count()
 }
 

@@ -88,8 +88,9 @@ fn bars(report: &Report, of: &Figure) -> Result<String, String> {
         let error = stddev.map(|stddev| (scaled(mean - stddev), scaled(mean + stddev)));
         Some(Bar { value: scaled(*mean), text: of.unit.number(*mean), error })
     };
-    let names: Vec<String> = report.rows.iter().map(Row::title).collect();
-    let bars: Vec<Option<Bar>> = report.rows.iter().map(bar).collect();
+    let rows = report.rows_with(&[of]);
+    let names: Vec<String> = rows.iter().map(|row| row.title()).collect();
+    let bars: Vec<Option<Bar>> = rows.into_iter().map(bar).collect();
     let has_errors = bars.iter().flatten().any(|bar| bar.error.is_some());
     // A draw.
     let mark = of.key.starts_with("win_rate/") && of.unit == Unit::Share;
@@ -98,23 +99,24 @@ fn bars(report: &Report, of: &Figure) -> Result<String, String> {
     let series = [Bars { name: of.title.clone(), bars }];
     let svg = plot::bars(&labels, &names, &series, mark.then_some(50.0))?;
     let errors = if has_errors { " Error bars: one standard deviation over runs." } else { "" };
-    Ok(figure(&svg, &format!("{} {}{errors}", of.meaning, of.direction())))
+    let draw = if mark { " The dashed line is a draw." } else { "" };
+    Ok(figure(&svg, &format!("{} {}{draw}{errors}", of.meaning, of.direction())))
 }
 
-/// Renders a table: a line for each row, a column for each figure.
+/// Renders a table: a line for each row in which any figure was measured, a column for each figure.
 fn table(report: &Report, figures: &[&Figure]) -> String {
     let mut text = String::from("<div class=\"scroll\"><table>\n<thead><tr><th>run</th>");
     for figure in figures {
         let _ = write!(text, "<th>{}</th>", escape(figure.title_with_unit()));
     }
     text.push_str("</tr></thead>\n<tbody>\n");
-    for row in &report.rows {
+    for row in report.rows_with(figures) {
         let _ = write!(text, "<tr><th>{}</th>", escape(row.title()));
         for figure in figures {
             let cell = row.figures.get(&figure.key).map_or_else(String::new, |spread| {
-                let stddev = spread
-                    .stddev
-                    .map_or_else(String::new, |stddev| format!("<small>± {}</small>", figure.unit.number(stddev)));
+                let stddev = spread.stddev.map_or_else(String::new, |stddev| {
+                    format!(" <span class=\"soft small\">± {}</span>", figure.unit.number(stddev))
+                });
                 format!("{}{stddev}", figure.unit.number(spread.mean))
             });
             let _ = write!(text, "<td class=\"number\">{cell}</td>");
@@ -149,18 +151,18 @@ fn meanings(figures: &[&Figure]) -> String {
 /// Lists the runs of each row.
 fn runs(report: &Report) -> String {
     let mut text = String::from(
-        "<h2>Runs</h2>\n<div class=\"scroll\"><table>\n<thead><tr><th>run</th><th>seed</th><th>folder</th></tr></thead>\n\
-         <tbody>\n",
+        "<h2>Runs</h2>\n<details><summary>Folders and seeds</summary>\n<div class=\"scroll\"><table>\n<thead><tr><th>run</th>\
+         <th>seed</th><th class=\"text\">folder</th></tr></thead>\n<tbody>\n",
     );
     for run in report.rows.iter().flat_map(|row| &row.runs) {
         let seed = run.seed.map_or_else(String::new, |seed| seed.to_string());
         let _ = writeln!(
             text,
-            "<tr><th>{}</th><td>{seed}</td><td><code>{}</code></td></tr>",
+            "<tr><th>{}</th><td>{seed}</td><td class=\"text\"><code>{}</code></td></tr>",
             escape(&run.name),
             escape(run.folder.display())
         );
     }
-    text.push_str("</tbody></table></div>\n");
+    text.push_str("</tbody></table></div>\n</details>\n");
     text
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::config::RunConfig;
 use crate::evaluate::Evaluation;
+use crate::evaluate::evaluation::RunFigures;
 use crate::evaluate::figures::{Measured, cost, figures};
 use crate::train::durable::checkpoint::{STATE_FILE, settings};
 
@@ -27,6 +28,8 @@ pub(super) struct Run {
     pub(super) metrics: Metrics,
     pub(super) evaluation: Option<Evaluation>,
     benchmarks: Option<Benchmarks>,
+    /// What the training cost; None without a log of its steps.
+    cost: Option<RunFigures>,
     /// What a reader should know of the run.
     pub(super) notes: Vec<String>,
 }
@@ -61,24 +64,27 @@ impl Run {
             settings.remove("seed");
         }
         if metrics.num_replaced > 0 {
-            notes.push(format!("{} steps were logged twice; the later lines count", metrics.num_replaced));
+            notes.push(format!(
+                "of steps that were logged twice, {} in all, the later lines count",
+                metrics.num_replaced
+            ));
         }
         if log.exists() && !folder.join(STATE_FILE).exists() {
             notes.push("it is not finished: the run goes on, or was stopped".to_owned());
         }
         let benchmarks = Benchmarks::read(&folder.join("benchmarks.json"))?;
-        Ok(Self { given_name, folder, settings, seed, metrics, evaluation, benchmarks, notes })
+        let cost = metrics.cost(&folder);
+        Ok(Self { given_name, folder, settings, seed, metrics, evaluation, benchmarks, cost, notes })
     }
 
     /// Returns all figures that were measured of the run.
     pub(super) fn figures(&self) -> Vec<Measured> {
-        let own_cost = self.metrics.cost(&self.folder);
         let mut all = self.metrics.figures();
         if let Some(evaluation) = &self.evaluation {
-            let is_new = |measured: &Measured| own_cost.is_none() || !measured.figure.key.starts_with("run/");
+            let is_new = |measured: &Measured| self.cost.is_none() || !measured.figure.key.starts_with("run/");
             all.extend(figures(evaluation).into_iter().filter(is_new));
         }
-        all.extend(own_cost.iter().flat_map(cost));
+        all.extend(self.cost.iter().flat_map(cost));
         all.extend(self.benchmarks.iter().flat_map(Benchmarks::figures));
         all
     }

@@ -3,6 +3,9 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+/// A figure of a run: its value and standard error, or None if it was not measured.
+pub(super) type RunValue = Option<(f64, Option<f64>)>;
+
 /// A figure over the runs of a row.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Spread {
@@ -20,13 +23,14 @@ pub struct Spread {
 
 impl Spread {
     /// Summarises the values of a row's runs, each with its own standard error; None if there are none.
-    pub(super) fn of(values: &[Option<(f64, Option<f64>)>]) -> Option<Self> {
+    pub(super) fn of(values: &[RunValue]) -> Option<Self> {
         let known: Vec<f64> = values.iter().flatten().map(|(value, _)| *value).collect();
         let count = known.len() as f64;
         if known.is_empty() {
             return None;
         }
-        let mean = known.iter().sum::<f64>() / count;
+        // From the first value on, so that equal values have exactly that mean, and no spread.
+        let mean = known[0] + known.iter().map(|value| value - known[0]).sum::<f64>() / count;
         let squares = known.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
         let stddev = (known.len() > 1).then(|| (squares / (count - 1.0)).sqrt());
         let stderrs: Option<Vec<f64>> = values.iter().flatten().map(|(_, stderr)| *stderr).collect();
@@ -59,5 +63,7 @@ mod tests {
         let single = Spread::of(&[Some((1.0, None))]).unwrap();
         assert_eq!((single.stddev, single.stderr, single.sampling_stderr), (None, None, None));
         assert_eq!(Spread::of(&[None]), None);
+        let equal = Spread::of(&[Some((0.1, None)); 3]).unwrap();
+        assert_eq!((equal.mean, equal.stddev), (0.1, Some(0.0)));
     }
 }

@@ -10,15 +10,16 @@ use super::spread::Spread;
 /// Width of a table at most; further columns go into another table below.
 const MAX_WIDTH: usize = 120;
 
-/// Renders a table for each section: a line for each row, a column for each figure, blank where it was not measured.
+/// Renders a table for each section: a line for each row in which any of it was measured, a column for each figure.
 #[must_use]
 pub fn table(report: &Report) -> String {
     let mut text = String::new();
-    let names: Vec<String> = report.rows.iter().map(Row::title).collect();
-    let name_width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    let name_width = report.rows.iter().map(|row| row.title().chars().count()).max().unwrap_or(0);
     for section in Section::ALL {
-        let columns: Vec<Column> =
-            report.section(section).into_iter().map(|figure| Column::new(report, figure)).collect();
+        let figures = report.section(section);
+        let rows = report.rows_with(&figures);
+        let names: Vec<String> = rows.iter().map(|row| row.title()).collect();
+        let columns: Vec<Column> = figures.into_iter().map(|figure| Column::new(&rows, figure)).collect();
         let mut rest = columns.as_slice();
         while !rest.is_empty() {
             let num_columns = num_fitting(rest, name_width);
@@ -46,10 +47,10 @@ struct Column {
 }
 
 impl Column {
-    fn new(report: &Report, figure: &Figure) -> Self {
+    fn new(rows: &[&Row], figure: &Figure) -> Self {
         let cell =
-            |row: &Row| row.figures.get(&figure.key).map_or_else(String::new, |spread| cell(figure.unit, spread));
-        let cells: Vec<String> = report.rows.iter().map(cell).collect();
+            |row: &&Row| row.figures.get(&figure.key).map_or_else(String::new, |spread| cell(figure.unit, spread));
+        let cells: Vec<String> = rows.iter().map(cell).collect();
         let widest = cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
         let heading = wrapped(&figure.title_with_unit(), widest.max(14));
         let width = heading.iter().map(|line| line.chars().count()).fold(widest, usize::max);
@@ -58,7 +59,7 @@ impl Column {
 }
 
 /// Writes a mean, and its spread if there is one.
-pub(super) fn cell(unit: Unit, spread: &Spread) -> String {
+fn cell(unit: Unit, spread: &Spread) -> String {
     let mean = unit.number(spread.mean);
     spread.stddev.map_or_else(|| mean.clone(), |stddev| format!("{mean} ± {}", unit.number(stddev)))
 }

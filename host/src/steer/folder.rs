@@ -47,3 +47,28 @@ pub fn read(folder: &Path) -> Result<ControlReport> {
     }
     Ok(report)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::steer::tables;
+
+    #[test]
+    fn the_log_ratio_of_a_report_of_an_earlier_version_is_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = r#"{"subject": {"model": "m", "adapter": null, "soup": {}}, "dimensions": ["honesty"], "beta": 0.1,
+            "reduction": "sum", "num_records": 1, "generation": null, "curves": [[0]], "points": [
+            {"lambda": [1.0], "held_out": {"eval_kl": -1.25, "eval_rewards/accuracies": 0.5}, "generated": null}]}"#;
+        std::fs::write(folder.path().join(FILE), text).unwrap();
+        let report = read(folder.path()).unwrap();
+        let mut other = report.clone();
+        other.points[0].held_out.remove("eval_logps/ratio");
+        let table = tables(&report, &[NamedReport { name: "other".into(), report: other }]);
+        let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert!(rows.contains(&vec!["uniform", "0.500", "-1.250"]), "{table}");
+        // What was not measured is no number.
+        assert!(rows.contains(&vec!["other", "0.500", "–"]) && !table.contains("NaN"), "{table}");
+    }
+}

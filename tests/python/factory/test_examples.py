@@ -19,6 +19,7 @@ CONFIGS = sorted(path for path in EXAMPLES.glob("*.yaml") if "pref_loss" in path
 def test_keys_exist(path):
     args, ours = keys.split(yaml.safe_load(path.read_text()))
     keys.options(ours)
+    keys.adapter(args, ours)
     classes = (ModelArguments, DataArguments, TrainingArguments, FinetuningArguments, GeneratingArguments)
     known = {field.name for arguments in classes for field in dataclasses.fields(arguments)}
     assert set(args) <= known
@@ -27,4 +28,4 @@ def test_keys_exist(path):
 
 
 def test_all_examples_are_checked():
-    assert len(CONFIGS) == 4
+    assert len(CONFIGS) == 5

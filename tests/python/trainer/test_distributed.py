@@ -69,11 +69,11 @@ def assert_same(tmp_path, one, several):
         torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("kind", ["full", "lora", "precomputed"])
+@pytest.mark.parametrize("kind", ["full", "lora", "lambda", "precomputed", "lambda, precomputed"])
 def test_two_processes_train_as_one(tmp_path, kind):
     model = make_model(tmp_path / "model")
-    extra = {"precompute_ref_log_probs": True} if kind == "precomputed" else {}
-    settings = {"model": model, "lora": kind == "lora"}
+    extra = {"precompute_ref_log_probs": True} if kind.endswith("precomputed") else {}
+    settings = {"model": model, "adapter": kind.partition(",")[0]}
     one = run(tmp_path / "one", 1, args={"per_device_train_batch_size": 6, **extra}, **settings)
     two = run(
         tmp_path / "several",
@@ -85,7 +85,7 @@ def test_two_processes_train_as_one(tmp_path, kind):
     assert_same(tmp_path, one, two)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", "lora", "lambda"])
 def test_sharded_weights_are_gathered(tmp_path, kind):
     """FSDP gathers the head, of which each process holds a shard, around the fused loss, and shards its gradient."""
     model = make_model(tmp_path / "model")

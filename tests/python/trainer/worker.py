@@ -12,7 +12,12 @@ from peft import LoraConfig
 from processes import leave
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lambda_dpo import LambdaDPOConfig, LambdaDPOTrainer
+from lambda_dpo import LambdaDPOConfig, LambdaDPOTrainer, LambdaLoraConfig
+
+ADAPTERS = {
+    "lora": LoraConfig(r=4, target_modules="all-linear"),
+    "lambda": LambdaLoraConfig(r=2, rank_per_dimension=3, init_lora_weights=False),
+}
 
 
 def main(settings):
@@ -27,7 +32,7 @@ def main(settings):
         train_dataset=datasets.Dataset.from_list(settings["records"]),
         eval_dataset=datasets.Dataset.from_list(settings["eval_records"]),
         processing_class=AutoTokenizer.from_pretrained(model),
-        peft_config=LoraConfig(r=4, target_modules="all-linear") if settings.get("lora") else None,
+        peft_config=ADAPTERS.get(settings.get("adapter")),
     )
     trainer.train()
     trainer.save_model()

@@ -151,7 +151,7 @@ fn listwise_and_plackett_luce_of_certain_pairs_are_sigmoid() {
 }
 
 /// InfoNCA (arXiv 2402.05369): −Σ_i softmax(reward / α)_i log softmax(β log π/π_ref)_i over the responses of a prompt,
-/// whose rewards are a record's only ratings; α is `data.temperature`.
+/// whose rewards are a record's only ratings; α is `data.temperature`. Loss and gradient.
 #[test]
 fn infonca_is_listwise_with_one_dimension_and_its_temperature() {
     let mut rng = Rng(71);
@@ -182,22 +182,24 @@ fn infonca_is_listwise_with_one_dimension_and_its_temperature() {
         let options = LossOptions { beta, wants: WANTS_SEQUENCES, ..LossOptions::default() };
         let found = Side::Core.run(&problem.with_log_probs(&s), &options);
 
-        let (s, s_ref) = (floats(&s), floats(&problem.reference));
-        let softmax = |values: Vec<f64>| {
-            let sum: f64 = values.iter().map(|value| value.exp()).sum();
-            values.into_iter().map(|value| value.exp() / sum).collect::<Vec<f64>>()
-        };
-        let (mut expected, mut first) = (0.0, 0);
+        // The publication's formula, differentiated by torch.
+        let s = s.detach().set_requires_grad(true);
+        let (mut expected, mut first) = (Tensor::from(0.0), 0);
         for rewards in &rewards {
-            let range = first..first + rewards.len();
-            let target = softmax(rewards.iter().map(|reward| reward / alpha).collect());
-            let policy = softmax(range.clone().map(|i| beta * (s[i] - s_ref[i])).collect());
-            expected -= target.iter().zip(policy).map(|(t, p)| t * p.ln()).sum::<f64>() / 4.0;
-            first = range.end;
+            let n = rewards.len() as i64;
+            let target = (Tensor::from_slice(rewards) / alpha).softmax(0, Kind::Double);
+            let log_ratio = s.narrow(0, first, n) - problem.reference.narrow(0, first, n);
+            expected -= (target * (log_ratio * beta).log_softmax(0, Kind::Double)).sum(Kind::Double) / 4.0;
+            first += n;
         }
+        expected.backward();
         // Batches hold targets in float32, and the terms of the sum are all positive.
-        let bar = 2f64.powi(-24) + 1e-12;
-        assert!(relative(found.loss, expected) < bar, "{} against {expected}", found.loss);
+        let rounding = 2f64.powi(-24);
+        let loss = expected.double_value(&[]);
+        assert!(relative(found.loss, loss) < rounding + 1e-12, "{} against {loss}", found.loss);
+        // Of β (P − p) / 4, only p is rounded.
+        let error = (found.sequence_log_probs.unwrap() - s.grad()).abs().max().double_value(&[]);
+        assert!(error < beta / 4.0 * rounding + 1e-15, "gradients differ by {error:e}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 //!
-//! A λ-adapter has the same two files. Its own `peft_type` makes PEFT reject it instead of misreading it; the names of
-//! the dimensions and their rank are two more fields.
+//! A λ-adapter has the same two files. Its own `peft_type`, which the Python package registers, makes PEFT alone reject
+//! it instead of misreading it; the names of the dimensions and their rank are two more fields.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -30,13 +30,14 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from .adapters import refuse_moved_reference
+from .adapters import batch_lambda, refuse_moved_reference, with_adapter
 from .collator import Batch, ListwiseCollator, num_contributing, with_lambda
 from .config import LambdaDPOConfig, ListwiseOptions
 from .errors import ConfigError
 from .loss import LossOutput, lambda_dpo_loss, sequence_log_probs
 from .metrics import Totals
 from .policy import Policy, plan
+from .quantised import keep_gradients
 from .records import convert
 from .reference import Entries, ReferenceCache, by_length, model_key, sample_key, sequence_sums
 from .tokenization import COLUMNS, SampleTokenizer
@@ -60,7 +61,8 @@ class LambdaDPOTrainer(Trainer):
             `prompt`, `responses` and `rankings` (`data_format="rankings"`), or tokenised samples
             (`tokenization.COLUMNS`; the option `dimensions` then names the rows of `pi_target`).
         processing_class: the tokenizer; None loads the model's.
-        peft_config: configuration of an adapter to add to the policy.
+        peft_config: configuration of an adapter to add to the policy. A `LambdaLoraConfig` adds a λ-adapter, to which
+            each batch's λ is shown, by token in packed rows; without `dimensions`, it has those of the records.
 
     Raises:
         ConfigError: If options contradict each other or the model.
@@ -92,25 +94,27 @@ class LambdaDPOTrainer(Trainer):
         self.options = options
         _refuse_data_parallel(model, args)
         model = _loaded(model, args)
+        keep_gradients(model)
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(model.config._name_or_path)
-        if peft_config is not None:
-            set_seed(args.seed)  # The adapter's random weights are drawn before Trainer sets the seed.
-            model = _with_adapter(model, peft_config, args)
-        if options.disable_dropout:
-            for policy in (model, ref_model):
-                _disable_dropout(policy)
-
         self._tokenizer: SampleTokenizer | None = None
         self._max_length = options.max_length
         self._processing_class = processing_class
         self.dimensions: list[str] = list(options.dimensions or [])
         train_dataset = self._prepared(train_dataset)
         eval_dataset = self._prepared(eval_dataset)
+        if peft_config is not None:
+            set_seed(args.seed)  # The adapter's random weights are drawn before Trainer sets the seed.
+            model = with_adapter(model, peft_config, self.dimensions, args)
+        if options.disable_dropout:
+            for policy in (model, ref_model):
+                _disable_dropout(policy)
+        self.lambda_adapter = batch_lambda(model, self.dimensions)
         self.schedule = options.schedule(self.dimensions)
         self._is_sharded = _is_sharded(args)
         # If the model is sharded, some processes may not have loaded weights yet, but all must make the same decision.
-        self.policy: Policy = plan(model, options.layout, try_out=not self._is_sharded)  # type: ignore[arg-type]
+        with self.lambda_adapter.kept(uniform=True):
+            self.policy: Policy = plan(model, options.layout, try_out=not self._is_sharded)  # type: ignore[arg-type]
         if data_collator is None:
             data_collator = ListwiseCollator(
                 layout=self.policy.layout, pad_token_id=_pad_token_id(processing_class), max_tokens=options.max_tokens
@@ -242,6 +246,7 @@ class LambdaDPOTrainer(Trainer):
             outputs.append(output)
             return output.loss
 
+        self.lambda_adapter.show(batch, self.policy.layout)
         # Use the loss that the model returned: wrappers such as DDP attach their backward hooks to the model's output.
         loss = self.policy.run(model, batch, self._mask_dtype(model), compute)
         return LossOutput(**{**vars(outputs[-1]), "loss": loss})
@@ -291,7 +296,8 @@ class LambdaDPOTrainer(Trainer):
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """Runs Trainer's loop and adds metrics that are means over prompts, however they were batched."""
         self._totals["eval"].take()
-        result = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        with self.lambda_adapter.kept():
+            result = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         for name, value in self._means("eval").items():
             if not name.startswith("lambda/"):
                 result.metrics[f"{metric_key_prefix}_{name}"] = value
@@ -397,7 +403,8 @@ class LambdaDPOTrainer(Trainer):
         """Trains; if the options ask for it, reference log-probs are computed first, before a checkpoint is loaded."""
         self.train_dataset = self._with_reference(self.train_dataset)
         self.eval_dataset = self._with_reference(self.eval_dataset)
-        return super().train(*args, **kwargs)
+        with self.lambda_adapter.kept():
+            return super().train(*args, **kwargs)
 
     def _with_reference(self, dataset: Any) -> Any:
         """Adds reference log-probs as a column, if they are to be precomputed and the dataset has none."""
@@ -478,16 +485,6 @@ def _loaded(model: Any, args: TrainingArguments) -> Any:
     if isinstance(model, str):
         return AutoModelForCausalLM.from_pretrained(model, **(getattr(args, "model_init_kwargs", None) or {}))
     return model
-
-
-def _with_adapter(model: Any, peft_config: Any, args: TrainingArguments) -> Any:
-    from peft import get_peft_model
-
-    adapted = get_peft_model(model, peft_config)
-    if args.gradient_checkpointing:
-        # A checkpointed layer only computes gradients if one of its inputs requires them.
-        adapted.enable_input_require_grads()
-    return adapted
 
 
 def _disable_dropout(model: nn.Module | None) -> None:

@@ -74,6 +74,7 @@ def _is_ours() -> bool:
         raise ConfigError("λ-DPO does not run under Ray: leave `use_ray` out, and start it with torchrun.")
     keys.refuse_label_smoothing(args)
     keys.options(ours)
+    keys.adapter(args, ours)
     return True
 
 
@@ -106,5 +107,5 @@ def _run() -> None:
         )
     _native.api()
     args, ours = keys.split(read_args())
-    hooks.install(functools.partial(keys.options, ours))
+    hooks.install(functools.partial(keys.options, ours), keys.adapter(args, ours))
     tuner.run_exp(args)

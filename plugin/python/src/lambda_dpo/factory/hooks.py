@@ -7,13 +7,13 @@ import functools
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..config import ListwiseOptions
 from ..errors import ConfigError
-from .keys import PREF_LOSS
+from .keys import PREF_LOSS, AdapterKeys
 
 VERSION = "0.9.5"
 
@@ -50,6 +50,7 @@ _NAMES: dict[str, dict[str, tuple[str, ...]]] = {
         "load_model": ("tokenizer", "model_args", "finetuning_args", "is_trainable"),
         "load_tokenizer": ("model_args",),
     },
+    "llamafactory.model.adapter": {"LoraConfig": ()},
     "llamafactory.train.callbacks": {"LogCallback": ()},
     "llamafactory.train.trainer_utils": {
         "create_custom_optimizer": ("model", "training_args", "finetuning_args"),
@@ -91,7 +92,7 @@ def install_launcher(worker: Path) -> None:
     launcher.__file__ = str(worker)
 
 
-def install(options: Callable[..., ListwiseOptions]) -> None:
+def install(options: Callable[..., ListwiseOptions], adapter: AdapterKeys) -> None:
     """Turns the DPO stage of this process into λ-DPO; `options` makes the options."""
     from llamafactory.data import converter, loader
     from llamafactory.hparams import finetuning_args
@@ -107,7 +108,21 @@ def install(options: Callable[..., ListwiseOptions]) -> None:
     loader.PairwiseDatasetProcessor = ListwiseDatasetProcessor
     loader.get_dataset_list = _ranked(loader.get_dataset_list, CONVERTERS)
     tuner.LogCallback = MetricsLogCallback
-    tuner.run_dpo = functools.partial(run_lambda_dpo, options)
+    tuner.run_dpo = functools.partial(run_lambda_dpo, options, adapter)
+
+
+def install_lambda_adapter(adapter: AdapterKeys, dimensions: Sequence[str]) -> None:
+    """Makes LLaMA-Factory's LoRA a λ-adapter over the records' dimensions."""
+    from llamafactory.model import adapter as model_adapter
+
+    from ..lambda_lora.config import LambdaLoraConfig
+
+    def configuration(**lora: Any) -> LambdaLoraConfig:
+        if not adapter.has_alpha:
+            lora["lora_alpha"] = None
+        return LambdaLoraConfig(**lora, dimensions=list(dimensions), rank_per_dimension=adapter.rank_per_dimension)
+
+    model_adapter.LoraConfig = configuration
 
 
 def _allow_pref_loss(module: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -23,6 +24,25 @@ _ELSEWHERE = {
 }
 
 Args = dict[str, Any] | list[str]
+
+
+@dataclass(frozen=True)
+class AdapterKeys:
+    """Keys that turn LLaMA-Factory's LoRA into a λ-adapter.
+
+    Attributes:
+        depends_on_lambda: `lambda_adapter`.
+        rank_per_dimension: `lambda_rank_per_dimension`; None is `lora_rank`, which is the rank of the shared part.
+        has_alpha: whether the arguments have `lora_alpha`, whose default here is twice the rank per dimension.
+    """
+
+    depends_on_lambda: bool = False
+    rank_per_dimension: int | None = None
+    has_alpha: bool = False
+
+
+#: Their keys, with the types of values.
+_ADAPTER = {"lambda_adapter": "bool", "lambda_rank_per_dimension": "int | None"}
 
 
 def _fields() -> dict[str, str]:
@@ -82,6 +102,28 @@ def _value(args: Args, key: str) -> str | None:
     return None
 
 
+def adapter(args: Args, ours: dict[str, Any]) -> AdapterKeys:
+    """Makes the adapter's keys from LLaMA-Factory's arguments and ours.
+
+    Raises:
+        ConfigError: If a value is of the wrong type, or a λ-adapter is asked for together with what excludes it.
+    """
+    for key, expected in _ADAPTER.items():
+        if key in ours:
+            _checked(key, expected, ours[key])
+    depends_on_lambda, rank = ours.get("lambda_adapter", False), ours.get("lambda_rank_per_dimension")
+    if not depends_on_lambda:
+        if rank is not None:
+            raise ConfigError("`lambda_rank_per_dimension` needs `lambda_adapter: true`: set it, or leave the key out.")
+        return AdapterKeys()
+    kind = _value(args, "finetuning_type") or "lora"
+    if kind != "lora":
+        raise ConfigError(f"`lambda_adapter` needs `finetuning_type: lora`, but it is {kind}.")
+    if str(_value(args, "use_unsloth")).lower() == "true":
+        raise ConfigError("`lambda_adapter` does not work with `use_unsloth`: leave one of them out.")
+    return AdapterKeys(True, rank, _value(args, "lora_alpha") is not None)
+
+
 def options(ours: dict[str, Any], **others: Any) -> ListwiseOptions:
     """Makes the options from our keys.
 
@@ -89,19 +131,20 @@ def options(ours: dict[str, Any], **others: Any) -> ListwiseOptions:
         ConfigError: If a key does not exist (the message suggests the closest one), or a value is invalid.
     """
     fields = _fields()
+    known = [*fields, *_ADAPTER]
     for key in ours:
-        if key not in fields:
+        if key not in known:
             if elsewhere := _ELSEWHERE.get(key.removeprefix("lambda_")):
                 raise ConfigError(f"There is no key `{key}`: set {elsewhere}.")
-            near = difflib.get_close_matches(key, fields, 1)
-            hint = f"did you mean `{near[0]}`?" if near else f"the keys are {', '.join(sorted(fields))}."
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean `{near[0]}`?" if near else f"the keys are {', '.join(sorted(known))}."
             raise ConfigError(f"There is no key `{key}`: {hint}")
-    values = {fields[key]: _checked(key, fields[key], value) for key, value in ours.items()}
+    expected = ListwiseOptions.__annotations__
+    values = {fields[key]: _checked(key, expected[fields[key]], ours[key]) for key in ours if key in fields}
     return ListwiseOptions(**values, **others)
 
 
-def _checked(key: str, name: str, value: Any) -> Any:
-    expected = ListwiseOptions.__annotations__[name]
+def _checked(key: str, expected: str, value: Any) -> Any:
     kinds: dict[str, tuple[type, ...]] = {
         "float": (float, int),
         "int": (int,),

@@ -23,6 +23,8 @@ from ..config import ListwiseOptions
 from ..errors import ConfigError
 from ..trainer import LambdaDPOTrainer
 from .data import CONVERTERS
+from .hooks import install_lambda_adapter
+from .keys import AdapterKeys
 
 
 class FactoryTrainer(LambdaDPOTrainer):
@@ -64,6 +66,7 @@ class MetricsLogCallback(LogCallback):
 
 def run_lambda_dpo(
     make_options: Callable[..., ListwiseOptions],
+    adapter: AdapterKeys,
     model_args: Any,
     data_args: Any,
     training_args: Any,
@@ -86,7 +89,10 @@ def run_lambda_dpo(
     tokenizer = tokenizer_module["tokenizer"]
     template = get_template_and_fix_tokenizer(tokenizer, data_args)
     dataset_module = _datasets(template, model_args, data_args, training_args, tokenizer_module, options)
+    if adapter.depends_on_lambda:
+        install_lambda_adapter(adapter, options.dimensions or [])
     model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
+    _refuse_plain_lora(adapter, model)
     trainer = FactoryTrainer(
         model=model,
         ref_model=_reference_model(model_args, training_args, finetuning_args, options),
@@ -148,6 +154,15 @@ def _refuse(data_args: Any, training_args: Any, finetuning_args: Any, options: L
         raise ConfigError(
             "Evaluating a fully fine-tuned model needs `ref_model`: set it to the model that the training started from."
         )
+
+
+def _refuse_plain_lora(adapter: AdapterKeys, model: Any) -> None:
+    for config in getattr(model, "peft_config", {}).values() if adapter.depends_on_lambda else ():
+        if config.peft_type != "LAMBDA_LORA":
+            raise ConfigError(
+                f"`lambda_adapter` is set, but the adapter of `adapter_name_or_path` is a {config.peft_type.value}, which "
+                "has no λ: name a λ-adapter, or leave the key out."
+            )
 
 
 def _datasets(

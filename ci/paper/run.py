@@ -1,0 +1,186 @@
+"""Makes a study, run by run, and writes its report: `make paper`.
+
+    .venv/bin/python ci/paper/run.py STUDY.toml
+
+What is finished is not made again; what was interrupted goes on from its last checkpoint.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+
+import page
+import steps
+from study import ROOT, Pipeline, Study, StudyError, load
+
+
+class Progress:
+    """A line for each finished step: how many there are, and how long the rest will take."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.started, self.lock = total, 0, time.monotonic(), threading.Lock()
+        self.secs_worked, self.num_worked = 0.0, 0
+
+    def finished(self, name: str, secs: float, jobs: int) -> None:
+        """A step that took less than a second was there already, and says nothing about the others."""
+        with self.lock:
+            self.done += 1
+            if secs >= 1:
+                self.secs_worked, self.num_worked = self.secs_worked + secs, self.num_worked + 1
+            rest = self.secs_worked / max(self.num_worked, 1) * (self.total - self.done) / jobs
+            left = f", about {rest / 60:.0f} min left" if rest >= 60 else ""
+            print(f"{self.done} of {self.total}: {name}, {secs:.0f} s{left}", flush=True)
+
+
+Step = tuple[str, Callable[[], None]]
+
+
+def phases(study: Study) -> list[list[Step]]:
+    """The steps of the study; those of a phase need all phases before it, and not each other."""
+    found: list[list[Step]] = [
+        [(command, lambda command=command: prepare(study, command))] for command in study.prepare
+    ]
+    for name, stage in study.stages.items():
+        found.append([(f"stage {name}", lambda name=name, stage=stage: train_stage(study, name, stage))])
+    seeds, pipelines = study.seeds, study.pipelines
+    found.append(
+        [
+            (
+                f"{pipeline.name}/start, seed {seed}",
+                lambda pipeline=pipeline, seed=seed: steps.evaluate_start(study, pipeline, seed),
+            )
+            for pipeline in pipelines
+            for seed in seeds
+        ]
+    )
+    found.append(runs(study, is_fitted=False))
+    if study.fit is not None and any(variant.is_fitted for variant in study.variants):
+        found.append(
+            [
+                (f"{pipeline.name}/table", lambda pipeline=pipeline: steps.fit_table(study, pipeline))
+                for pipeline in pipelines
+            ]
+        )
+        found.append(runs(study, is_fitted=True))
+    if study.benchmarks is not None:
+        found.append(benchmarks(study, pipelines))
+    return [phase for phase in found if phase]
+
+
+def runs(study: Study, is_fitted: bool) -> list[Step]:
+    return [
+        (
+            f"{pipeline.name}/{variant.name}, seed {seed}",
+            lambda pipeline=pipeline, variant=variant, seed=seed: steps.train_and_evaluate(
+                study, pipeline, variant, seed
+            ),
+        )
+        for pipeline in study.pipelines
+        for variant in study.variants
+        for seed in study.seeds
+        if variant.is_fitted == is_fitted
+    ]
+
+
+def benchmarks(study: Study, pipelines: tuple[Pipeline, ...]) -> list[Step]:
+    return [
+        (
+            f"{pipeline.name}/{variant.name}, seed {seed}, benchmarks",
+            lambda pipeline=pipeline, variant=variant, seed=seed: steps.benchmark(study, pipeline, variant, seed),
+        )
+        for pipeline in pipelines
+        for variant in study.variants
+        for seed in study.benchmarks["seeds"]
+    ]
+
+
+def prepare(study: Study, command: str) -> None:
+    steps.call(study, study.out / "logs" / "prepare.log", ["bash", "-c", command])
+
+
+def train_stage(study: Study, name: str, stage: dict) -> None:
+    config = stage["config"] | {"output_dir": str(study.out / "stages" / name)}
+    if "from" in stage:
+        config["model"] = config.get("model", {}) | {"path": str(study.out / "stages" / stage["from"] / "model")}
+    steps.train(study, config, f"stage-{name}")
+
+
+def make(study: Study) -> None:
+    plan = phases(study)
+    progress = Progress(sum(len(phase) for phase in plan))
+
+    stopped = threading.Event()
+
+    def step(name: str, work: Callable[[], None]) -> None:
+        if stopped.is_set():
+            return
+        started = time.monotonic()
+        try:
+            work()
+        except BaseException:
+            stopped.set()
+            raise
+        progress.finished(name, time.monotonic() - started, study.jobs)
+
+    for phase in plan:
+        with ThreadPoolExecutor(study.jobs) as pool:
+            futures = [pool.submit(step, *item) for item in phase]
+            try:
+                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                    future.result()
+            except BaseException:
+                # What is running ends, trainings with a checkpoint; what waits is not begun.
+                stopped.set()
+                steps.stop()
+                raise
+
+
+def report(study: Study) -> None:
+    """Writes the program's report of all runs beside them."""
+    rows = []
+    for pipeline in study.pipelines:
+        rows += [f"{pipeline.title}: the start={study.start_evaluation(pipeline, seed)}" for seed in study.seeds]
+        for variant in study.variants:
+            runs = [study.run(pipeline, variant, seed) for seed in study.seeds]
+            rows += [f"{pipeline.title}: {variant.title}={run}" for run in runs]
+            for dimension in variant.lambdas:
+                rows += [
+                    f"{pipeline.title}: λ-adapter at {dimension}={run / f'evaluation-{dimension}'}" for run in runs
+                ]
+    out = study.out / "report"
+    command = [steps.PROGRAM, "report", *rows, "--out", out]
+    if subprocess.run(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL).returncode != 0:
+        raise StudyError("`lambda-dpo report` could not report on the runs: see above.")
+    print(f"report of all runs: {os.path.relpath(out / 'report.html', ROOT)}")
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, interrupt)
+    started = time.monotonic()
+    try:
+        if len(sys.argv) != 2:
+            raise StudyError("Give one file, such as fixtures/demo/paper.toml.")
+        study = load(Path(sys.argv[1]))
+        make(study)
+        report(study)
+        study.page.parent.mkdir(parents=True, exist_ok=True)
+        study.page.write_text(page.page(study, Path(sys.argv[1])), encoding="utf-8")
+    except StudyError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from here")
+    print(f"wrote {os.path.relpath(study.page, ROOT)} after {(time.monotonic() - started) / 60:.1f} min")
+
+
+if __name__ == "__main__":
+    main()
