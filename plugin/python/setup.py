@@ -37,8 +37,8 @@ class Torch:
 
     def companions(self):
         """Returns bounds for packages of LLaMA-Factory that load libtorch, but do not say which versions they load beside."""
-        # torchaudio 2.11.1 asks for torch 2.11 or newer, but does not load beside 2.11; the older ones name their torch.
-        return ["torchaudio==2.11.0"] if self.release == (2, 11) else []
+        # torchaudio 2.11.1 asks for torch 2.11 or newer, but loads only from 2.13 on; those before 2.11 name their torch.
+        return ["torchaudio==2.11.0"] if self.release in {(2, 11), (2, 12)} else []
 
     def cxx_flags(self):
         """Returns what the headers need, and the version, so that cargo compiles again if torch was replaced in its place."""

@@ -119,7 +119,13 @@ def test_no_torch_and_an_older_one_are_refused(tmp_path, version, message):
 
 
 @pytest.mark.parametrize(
-    ("version", "torchaudio"), [("2.10.0+cpu", []), ("2.11.0+cu130", ["torchaudio==2.11.0"]), ("2.15.0", [])]
+    ("version", "torchaudio"),
+    [
+        ("2.10.0+cpu", []),
+        ("2.11.0+cu130", ["torchaudio==2.11.0"]),
+        ("2.12.1", ["torchaudio==2.11.0"]),
+        ("2.15.0", []),
+    ],
 )
 def test_the_package_needs_the_torch_that_it_is_built_for(tmp_path, version, torchaudio):
     status, output = setup(tmp_path, version, "egg_info", "--egg-base", str(tmp_path))
