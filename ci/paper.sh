@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # The paper's study: on the demo's island, or with MODEL=DIR RECORDS=F SFT=F on a model and records of your own, which
-# docs/examples/paper.toml or STUDY=F.toml describes. Makes only what is not made yet.
+# docs/paper/real-model.toml or STUDY=F.toml describes. Makes only what is not made yet.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 study=${STUDY:-fixtures/demo/paper.toml}
 if [ -n "${MODEL:-}" ] && [ -z "${STUDY:-}" ]; then
-  study=docs/examples/paper.toml
+  study=docs/paper/real-model.toml
 fi
 ci/build.sh
 PYTHONDONTWRITEBYTECODE=1 exec .venv/bin/python ci/paper/run.py "$study"

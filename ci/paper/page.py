@@ -112,7 +112,7 @@ def page(study: Study, source: Path) -> str:
         wrapped(
             'Give the answers of several models to each of some hundred instructions, as lines `{"instruction": …,'
             ' "completions": [{"response": …}, …]}`. They are rated by VADER and textstat, and so are the answers of'
-            " the trained models (`ci/paper/text/rate.py` says how; [examples/paper.toml](examples/paper.toml) is the"
+            " the trained models (`ci/paper/text/rate.py` says how; [paper/real-model.toml](paper/real-model.toml) is the"
             " study, to be copied for records and raters of your own):"
         ),
         REAL.strip("\n"),

@@ -180,7 +180,7 @@ def test_the_studies_are_whole(monkeypatch, tmp_path, path):
 
 def test_what_the_study_of_a_real_model_needs_is_said(monkeypatch):
     monkeypatch.delenv("MODEL", raising=False)
-    with pytest.raises(study.StudyError, match=r"docs/examples/paper.toml needs MODEL: run `make paper MODEL=…`\.$"):
+    with pytest.raises(study.StudyError, match=r"docs/paper/real-model.toml needs MODEL: run `make paper MODEL=…`\.$"):
         study.load(EXAMPLE)
 
 
