@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-study=${STUDY:-fixtures/demo/paper.toml}
+study=${STUDY:-docs/paper/island.toml}
 if [ -n "${MODEL:-}" ] && [ -z "${STUDY:-}" ]; then
   study=docs/paper/real-model.toml
 fi

@@ -1,6 +1,7 @@
 """The page of a study, written from its results: tables, what they say, and what they do not."""
 
 import math
+import os
 import textwrap
 from pathlib import Path
 
@@ -83,10 +84,11 @@ def page(study: Study, source: Path) -> str:
     num_runs = len(tables) * len(study.variants) * len(study.seeds)
     num_steps = {evaluation["run"]["steps"] for table in tables for row in table.rows for evaluation in row.evaluations}
     first = tables[0].rows[0].evaluations[0]["settings"]
+    link = os.path.relpath(source.resolve(), study.page.parent)
     opening = (
         f"`{study.command}` writes this page from the results of {num_runs} runs: {len(tables)} pipelines ×"
         f" {len(study.variants)} variants × {len(study.seeds)} seeds of data order, λ, adapter and sampling, configured"
-        f" in `{source.name}`. Each has {' or '.join(map(str, sorted(num_steps)))} steps; each is measured on"
+        f" in [{link}]({link}). Each has {' or '.join(map(str, sorted(num_steps)))} steps; each is measured on"
         f" {first['num_records']} held-out records and by its answers to {first['num_prompts']} of their prompts."
         " Figures are means ± standard deviations over the seeds."
     )

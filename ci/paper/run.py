@@ -169,7 +169,7 @@ def main() -> None:
     started = time.monotonic()
     try:
         if len(sys.argv) != 2:
-            raise StudyError("Give one file, such as fixtures/demo/paper.toml.")
+            raise StudyError("Give one file, such as docs/paper/island.toml.")
         study = load(Path(sys.argv[1]))
         make(study)
         report(study)

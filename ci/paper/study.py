@@ -1,6 +1,6 @@
 """A study: which runs to make, how to measure them, and where everything goes, from one TOML file.
 
-The file's tables (fixtures/demo/paper.toml is an example):
+The file's tables (docs/paper/island.toml is an example):
 
     title, about, out, page, seeds, threads, jobs
     prepare                 commands that write what the runs read, once

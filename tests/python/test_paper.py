@@ -17,8 +17,8 @@ import steps  # noqa: E402
 import study  # noqa: E402
 from results import AXES, Row, Table, difference  # noqa: E402
 
-ISLAND = ROOT / "fixtures" / "demo" / "paper.toml"
-EXAMPLE = ROOT / "docs" / "examples" / "paper.toml"
+ISLAND = ROOT / "docs" / "paper" / "island.toml"
+EXAMPLE = ROOT / "docs" / "paper" / "real-model.toml"
 
 # Stands for the program: notes each call, writes what the real one leaves behind, fails at the call that $FAIL names.
 PROGRAM = """#!{python}
