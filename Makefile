@@ -27,7 +27,7 @@ check-steering: steer-demo ## steer-demo, then fails if a score does not rise wi
 objectives-demo: ## every objective under uniform λ, three seeds each; writes docs/objectives.md (about 6 minutes)
 	@ci/objectives_demo.sh
 
-paper: ## the paper's study on the demo's island, or with MODEL=DIR RECORDS=F SFT=F; writes docs/paper.md (under 30 minutes)
+paper: ## the paper's study on the demo's island, or with MODEL=DIR RECORDS=F SFT=F; writes docs/paper.md (less than an hour)
 	@ci/paper.sh
 
 test: ## lint and every test, including the comparisons with transformers and peft
