@@ -7,15 +7,12 @@ separate processes that take turns. Run it in the environment that `make test-py
     .venvs/trainer/bin/python tests/bench/hf_trainer.py
 """
 
-import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
+
+from turns import take_turns
 
 SIDES = ("ours", "rows")
 PROMPT_LENGTH, RESPONSE_LENGTHS = 200, (150, 240, 310, 380)
@@ -150,25 +147,9 @@ def write_model(folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--model", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.side:
-        side(options.side, options.model, options.steps)
+    results = take_turns(__doc__, __file__, SIDES, 2, NUM_THREADS, write_model, side)
+    if results is None:
         return
-    results = {name: [] for name in SIDES}
-    with tempfile.TemporaryDirectory() as scratch:
-        model = str(Path(scratch) / "model")
-        write_model(model)
-        environment = os.environ | {"OMP_NUM_THREADS": str(NUM_THREADS), "LAMBDA_DPO_CACHE": scratch}
-        for _ in range(options.turns):
-            for name in SIDES:
-                command = [sys.executable, __file__, "--side", name, "--model", model, "--steps", str(options.steps)]
-                done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-                results[name].append(json.loads(done.stdout.splitlines()[-1]))
     ours, rows = results["ours"], results["rows"]
     for mine, theirs in zip(ours[0]["losses"], rows[0]["losses"], strict=True):
         # Not `>`, which NaN would pass.

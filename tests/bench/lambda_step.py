@@ -8,17 +8,12 @@ in separate processes that take turns. Run it in the environment that `make test
 It ends with an error if the λ-adapter's step takes more than `LIMIT` times as long.
 """
 
-import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 from hf_trainer import NUM_THREADS, NUM_WARM, features, write_model
+from turns import take_turns
 
 SIDES = ("lambda", "lora")
 DIMENSIONS = ["a", "b", "c", "d"]
@@ -88,25 +83,9 @@ def side(name, model_folder, num_steps):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--model", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.side:
-        side(options.side, options.model, options.steps)
+    results = take_turns(__doc__, __file__, SIDES, 3, NUM_THREADS, write_model, side)
+    if results is None:
         return
-    results = {name: [] for name in SIDES}
-    with tempfile.TemporaryDirectory() as scratch:
-        model = str(Path(scratch) / "model")
-        write_model(model)
-        environment = os.environ | {"OMP_NUM_THREADS": str(NUM_THREADS), "LAMBDA_DPO_CACHE": scratch}
-        for _ in range(options.turns):
-            for name in SIDES:
-                command = [sys.executable, __file__, "--side", name, "--model", model, "--steps", str(options.steps)]
-                done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-                results[name].append(json.loads(done.stdout.splitlines()[-1]))
     if results["lambda"][0]["trained"] != results["lora"][0]["trained"]:
         raise SystemExit("The adapters have different numbers of weights, so their times cannot be compared.")
     secs = {name: statistics.median(sum((run["secs"] for run in runs), [])) for name, runs in results.items()}
