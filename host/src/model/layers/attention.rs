@@ -48,6 +48,7 @@ impl Attention {
             None => (context.rotary.rotate(&query)?, context.rotary.rotate(&key)?),
         };
         let attended = match cached {
+            Some(pass) if hidden.size3()?.1 == 1 => self.attend_grouped(pass, &query, &key, &value)?,
             Some(pass) => pass.attend(self.layer, [&query, &key, &value], |query, key, value, mask, is_causal| {
                 self.attend_dense(query, key, value, mask, is_causal)
             })?,
@@ -61,6 +62,26 @@ impl Attention {
     /// Reshapes [R, T, heads · D] to [R, heads, T, D].
     fn heads(&self, projected: &Tensor) -> Result<Tensor, ModelError> {
         Ok(projected.f_unflatten(-1, [-1, self.head_dim])?.f_transpose(1, 2)?)
+    }
+
+    /// Attention of one new token of each row. The queries of a group see the same keys, so they take the places of tokens:
+    /// keys and values are read once for the group, not once for each of its heads.
+    ///
+    /// # Shapes
+    ///
+    /// `query` and the result: [R, heads, 1, D].
+    fn attend_grouped(
+        &self,
+        pass: CachedPass,
+        query: &Tensor,
+        key: &Tensor,
+        value: &Tensor,
+    ) -> Result<Tensor, ModelError> {
+        let grouped = query.f_reshape([query.size()[0], -1, self.num_groups, self.head_dim])?;
+        let attended = pass.attend(self.layer, [&grouped, key, value], |query, key, value, mask, _| {
+            Heads::Single.attend(query, key, value, mask, false)
+        })?;
+        Ok(attended.f_reshape(query.size())?)
     }
 
     fn attend(&self, query: &Tensor, key: &Tensor, value: &Tensor, mask: &Mask) -> Result<Tensor, ModelError> {
