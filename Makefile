@@ -67,8 +67,9 @@ lint: ## format, clippy, crate walls, layers, circles of files, generated files
 bench: ## criterion and the comparison with PyTorch; writes docs/benchmarks.md (20 minutes; BENCH_FLAGS=--quick for 4)
 	@ci/bench.sh $(BENCH_FLAGS)
 
-bench-serving: ## the server beside Transformers' generate, and many λ beside one, on MODEL=DIR; writes docs/benchmarks.md
+bench-serving: ## the server beside Transformers and llama.cpp, and many λ beside one, on MODEL=DIR; writes docs/benchmarks.md
 	@ci/setup.sh --test
+	@ci/setup_python.sh llama
 	@ci/build.sh
 	@.venv/bin/python tests/bench/decoding.py "$(MODEL)"
 

@@ -9,6 +9,7 @@ mod memory;
 mod device;
 mod threads;
 pub(crate) mod rows;
+pub(crate) mod columns;
 pub mod script;
 
 pub use allocator::use_huge_pages;

@@ -4,8 +4,8 @@
     decoding.py MODEL [--rounds N] [--tokens N] [--out FILE]
 
 All sides are processes of their own with the same number of threads, and take turns within a round. The first round is a
-warm-up. Times count only if the texts are right: those of Transformers for the model alone, and for a λ-adapter those
-that the same requests get one by one.
+warm-up. Times count only if the texts are right: those of Transformers for the model alone, which llama.cpp's must be in
+float32, too, and for a λ-adapter those that the same requests get one by one.
 """
 
 import argparse
@@ -27,13 +27,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from run import machine
-from sides import NUM_THREADS, PROGRAM as BENCH, ROOT, python_side
+from sides import HERE, NUM_THREADS, PROGRAM as BENCH, ROOT, Side, python_side
 
 PROGRAM = BENCH.with_name("lambda-dpo")
 NUM_ROWS = 16
 PROMPT_TOKENS = 40
 DIMENSIONS = ["helpfulness", "honesty", "instruction_following", "truthfulness"]
 SHARED_RANK, RANK = 4, 8
+LLAMA_PYTHON = ROOT / ".venvs" / "llama" / "bin" / "python"
+LLAMA_DTYPES = ["f32", "bf16"]
 
 
 class Server:
@@ -158,6 +160,8 @@ def measure(model: str, num_rounds: int, num_tokens: int, scratch: Path) -> dict
     plain = Server(*common)
     adapted = Server(*common, "--adapter", str(scratch / "adapter"))
     theirs = python_side("Transformers", "decoding_side.py", model, scratch / "prompts.json", num_tokens)
+    llama_side = [LLAMA_PYTHON, HERE / "llama_side.py", model, scratch / "prompts.json", num_tokens]
+    llamas = {dtype: Side(f"llama.cpp {dtype}", [*llama_side, dtype]) for dtype in LLAMA_DTYPES}
     try:
         alone = [adapted.complete(body)["text"] for body in different]
         rounds = []
@@ -166,6 +170,8 @@ def measure(model: str, num_rounds: int, num_tokens: int, scratch: Path) -> dict
             their_one = theirs.ask("rows 1")
             many_seconds, many = plain.all(plain.complete, bodies)
             their_many = theirs.ask(f"rows {NUM_ROWS}")
+            llama_one = {dtype: side.ask("rows 1") for dtype, side in llamas.items()}
+            llama_many = {dtype: side.ask(f"rows {NUM_ROWS}") for dtype, side in llamas.items()}
             equal_seconds, at_equal = adapted.all(adapted.complete, equal)
             different_seconds, at_different = adapted.all(adapted.complete, different)
             for found in (one, *many, *at_equal, *at_different):
@@ -179,6 +185,9 @@ def measure(model: str, num_rounds: int, num_tokens: int, scratch: Path) -> dict
             # Greedy texts part where two logits are equal but for rounding.
             if one["text"] != their_text or num_equal < NUM_ROWS - 2:
                 raise SystemExit(f"Only {num_equal} of {NUM_ROWS} texts are those of Transformers.")
+            num_llama = sum(a == b for a, b in zip(llama_many["f32"]["tokens"], their_many["tokens"]))
+            if num_llama < NUM_ROWS - 2:
+                raise SystemExit(f"Only {num_llama} of {NUM_ROWS} texts of llama.cpp are those of Transformers.")
             num_same = sum(found["text"] == text for found, text in zip(at_different, alone))
             if num_same < NUM_ROWS - 2:
                 raise SystemExit(f"Only {num_same} of {NUM_ROWS} texts at many λ are those of one request at a time.")
@@ -195,13 +204,17 @@ def measure(model: str, num_rounds: int, num_tokens: int, scratch: Path) -> dict
                         "different": different_seconds,
                         "num_equal": num_equal,
                         "num_same": num_same,
+                        "num_llama": num_llama,
+                        **{f"llama_one_{dtype}": answer["seconds"] for dtype, answer in llama_one.items()},
+                        **{f"llama_many_{dtype}": answer["seconds"] for dtype, answer in llama_many.items()},
                     }
                 )
                 print(json.dumps(rounds[-1]), flush=True)
     finally:
         plain.stop()
         adapted.stop()
-        theirs.close()
+        for side in (theirs, *llamas.values()):
+            side.close()
     return {"rounds": rounds, "num_tokens": num_tokens}
 
 
@@ -210,7 +223,9 @@ def section(figures: dict, about: dict, name: str) -> str:
     median = lambda key: statistics.median(row[key] for row in rounds)
     rate = lambda key, num_rows: f"{num_rows * num_tokens / median(key):.1f}"
 
-    num_equal, num_same = (min(row[key] for row in rounds) for key in ("num_equal", "num_same"))
+    num_equal, num_same, num_llama = (
+        min(row[key] for row in rounds) for key in ("num_equal", "num_same", "num_llama")
+    )
 
     def ratio(over: str, under: str) -> str:
         values = sorted(row[over] / row[under] for row in rounds)
@@ -221,18 +236,20 @@ def section(figures: dict, about: dict, name: str) -> str:
 
 `make bench-serving MODEL=…` measures this section: {name}, float32, prompts of {PROMPT_TOKENS} tokens,
 {num_tokens} new tokens each, greedy. `lambda-dpo serve` answers requests over HTTP, Transformers' `generate` runs in
-Python; they take turns, {len(rounds)} rounds after a warm-up. Ratios are medians over the rounds, with the least and the
-greatest. The texts of both are equal ({num_equal} of {NUM_ROWS} at least; where two logits are equal but for rounding,
-texts part), and those at different λ equal the ones that are asked for one by one ({num_same} of {NUM_ROWS} at least).
+Python, and llama.cpp (the library in the package llama-cpp-cffi) is called through its C API; they take turns,
+{len(rounds)} rounds after a warm-up. Ratios are medians over the rounds, with the least and the greatest. Our texts are
+those of Transformers ({num_equal} of {NUM_ROWS} at least; where two logits are equal but for rounding, texts part),
+and so are llama.cpp's in float32 ({num_llama}); those at different λ equal the ones that are asked for one by one
+({num_same}).
 
 {about["date"]}, commit {about["commit"]}: {about["cpu"]}, {about["num_cpus"]} CPUs;
 torch {about["torch"]}, transformers {about["transformers"]}; {NUM_THREADS} threads a process; load average at the start
 {about["load_average"]:.1f}.
 
-|  | tokens/s | time to first token | Transformers' time / ours |
-| --- | --- | --- | --- |
-| one request | {rate("one", 1)} | {1000 * median("first"):.0f} ms | {ratio("their_one", "one")} |
-| {NUM_ROWS} requests at once | {rate("many", NUM_ROWS)} | {1000 * median("first_of_many"):.0f} ms | {ratio("their_many", "many")} |
+|  | tokens/s | time to first token | Transformers' time / ours | llama.cpp's, float32 | bfloat16 weights |
+| --- | --- | --- | --- | --- | --- |
+| one request | {rate("one", 1)} | {1000 * median("first"):.0f} ms | {ratio("their_one", "one")} | {ratio("llama_one_f32", "one")} | {ratio("llama_one_bf16", "one")} |
+| {NUM_ROWS} requests at once | {rate("many", NUM_ROWS)} | {1000 * median("first_of_many"):.0f} ms | {ratio("their_many", "many")} | {ratio("llama_many_f32", "many")} | {ratio("llama_many_bf16", "many")} |
 
 With a λ-adapter of rank {SHARED_RANK} + {len(DIMENSIONS)} × {RANK}, {NUM_ROWS} requests at as many λ get
 {rate("different", NUM_ROWS)} tokens/s, and at one λ {rate("equal", NUM_ROWS)}: the throughput at different λ is

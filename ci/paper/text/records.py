@@ -1,6 +1,6 @@
 """Makes rated records of unrated ones: several answers to each prompt, rated by the rules of `rate.py`.
 
-    .venvs/raters/bin/python ci/paper/text/records.py RESPONSES.jsonl OUT [--num-train 96] [--num-eval 48] …
+    .venvs/raters/bin/python ci/paper/text/records.py RESPONSES.jsonl OUT [--num-train 64] [--num-eval 32] …
 
 Reads lines {"instruction", "completions": [{"response"}, …]}. Writes records.jsonl, eval.jsonl and rest.jsonl in
 UltraFeedback's schema, sft.jsonl (conversations with one answer each, of any author) and scale.json, the measures of
@@ -64,10 +64,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--num-train", type=int, default=96)
-    parser.add_argument("--num-eval", type=int, default=48)
-    parser.add_argument("--num-rest", type=int, default=32)
-    parser.add_argument("--num-sft", type=int, default=96)
+    parser.add_argument("--num-train", type=int, default=64)
+    parser.add_argument("--num-eval", type=int, default=32)
+    parser.add_argument("--num-rest", type=int, default=24)
+    parser.add_argument("--num-sft", type=int, default=64)
     parser.add_argument("--max-prompt-chars", type=int, default=400)
     parser.add_argument("--max-response-chars", type=int, default=600)
     options = parser.parse_args()

@@ -5,10 +5,8 @@
 
 use std::slice;
 
+use lambda_dpo_kernels as kernels;
 use tch::{Device, Kind, TchError, Tensor};
-
-/// Number of partial sums of a row, so that they do not wait for each other.
-const LANES: usize = 8;
 
 /// Returns whether the functions here take a tensor: float32 in main memory, with the values of a row next to each other and
 /// without a graph.
@@ -27,7 +25,7 @@ fn is_taken(tensor: &Tensor) -> bool {
 ///
 /// # Numerics
 ///
-/// Float32; sums in eight parts.
+/// Float32.
 ///
 /// # Errors
 ///
@@ -50,26 +48,8 @@ pub fn rms_norm(input: &Tensor, weight: &Tensor, eps: f64) -> Option<Result<Tens
                 slice::from_raw_parts_mut(output.data_ptr().cast::<f32>(), input.numel()),
             )
         };
-        for (row, normed) in values.chunks_exact(size).zip(normed.chunks_exact_mut(size)) {
-            let mean = sum_of_squares(row) / size as f32;
-            let scale = 1.0 / (mean + eps as f32).sqrt();
-            for ((normed, value), weight) in normed.iter_mut().zip(row).zip(weight) {
-                *normed = value * scale * weight;
-            }
-        }
+        kernels::rms_norm(values, weight, eps as f32, normed);
     }))
-}
-
-fn sum_of_squares(row: &[f32]) -> f32 {
-    let mut sums = [0.0_f32; LANES];
-    let parts = row.chunks_exact(LANES);
-    let rest: f32 = parts.remainder().iter().map(|value| value * value).sum();
-    for part in parts {
-        for (sum, value) in sums.iter_mut().zip(part) {
-            *sum += value * value;
-        }
-    }
-    sums.iter().sum::<f32>() + rest
 }
 
 /// Rotates the halves of heads: x ⊙ cos + (x₂, x₁) ⊙ `signed_sin`. Returns None for tensors that are not taken.
@@ -93,7 +73,6 @@ pub fn rotate(heads: &Tensor, cos: &Tensor, signed_sin: &Tensor) -> Option<Resul
     Some(output.and_then(|output| {
         let strides: Vec<usize> = heads.stride().iter().map(|stride| *stride as usize).collect();
         let size = head_dim as usize;
-        let half = size / 2;
         // SAFETY: the angles and `output` are contiguous float32 tensors in main memory; a head of `heads` has `head_dim` values
         // next to each other at the offset that its strides give. All live through the call, and `output` is new.
         let (cos, sin, rotated) = unsafe {
@@ -112,11 +91,7 @@ pub fn rotate(heads: &Tensor, cos: &Tensor, signed_sin: &Tensor) -> Option<Resul
                     let offset = row * strides[0] + head * strides[1] + token * strides[2];
                     // SAFETY: as above.
                     let head = unsafe { slice::from_raw_parts(heads.data_ptr().cast::<f32>().add(offset), size) };
-                    for index in 0..half {
-                        let (first, second) = (head[index], head[index + half]);
-                        rotated[index] = first * cos[index] + second * sin[index];
-                        rotated[index + half] = second * cos[index + half] + first * sin[index + half];
-                    }
+                    kernels::rotate(head, cos, sin, rotated);
                 }
             }
         }

@@ -1,4 +1,4 @@
-"""Writes a Llama model, and LoRAs of it in PEFT's format, as GGUF files in float32, as llama.cpp's converters do."""
+"""Writes a Llama model, and LoRAs of it in PEFT's format, as GGUF files, as llama.cpp's converters do."""
 
 import json
 
@@ -49,8 +49,8 @@ def _write(writer):
     writer.close()
 
 
-def write_model(model, out):
-    """Writes the model of a folder without its tokenizer: llama.cpp is given token ids."""
+def write_model(model, out, dtype="f32"):
+    """Writes the model of a folder without its tokenizer: llama.cpp is given token ids. Norms are always float32."""
     config = _config(model)
     rope = config.get("rope_parameters") or config
     writer = gguf.GGUFWriter(out, "llama")
@@ -64,11 +64,17 @@ def write_model(model, out):
     writer.add_rope_freq_base(rope.get("rope_theta", 10000.0))
     writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    file_type, kind = {
+        "f32": (gguf.LlamaFileType.ALL_F32, gguf.GGMLQuantizationType.F32),
+        "bf16": (gguf.LlamaFileType.MOSTLY_BF16, gguf.GGMLQuantizationType.BF16),
+    }[dtype]
+    writer.add_file_type(file_type)
     writer.add_tokenizer_model("none")
     for name, tensor in load_file(model / "model.safetensors").items():
         module = name.removesuffix(".weight")
-        writer.add_tensor(f"{_name(module)}.weight", _rows(module, tensor.astype(np.float32), config))
+        rows = _rows(module, tensor.astype(np.float32), config)
+        kind_of_rows = kind if rows.ndim > 1 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(f"{_name(module)}.weight", gguf.quantize(rows, kind_of_rows), raw_dtype=kind_of_rows)
     _write(writer)
 
 

@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::libtorch::columns::by_columns;
 use crate::model::ModelError;
 use crate::model::kv_cache::CachedPass;
 use crate::model::pass::Context;
@@ -55,7 +56,10 @@ impl Attention {
             None => self.attend(&query, &key, &value, context.masks.for_layer(self.layer))?,
         }; // [R, heads, T, D]
         drop((query, key, value));
-        let attended = attended.f_transpose(1, 2)?.f_flatten(2, 3)?; // [R, T, heads · D]
+        let mut attended = attended.f_transpose(1, 2)?.f_flatten(2, 3)?; // [R, T, heads · D]
+        if cached.is_some() {
+            attended = by_columns(&attended)?;
+        }
         self.o_proj.forward(&attended, context)
     }
 

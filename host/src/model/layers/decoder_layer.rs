@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use crate::libtorch::columns::by_columns;
 use crate::model::ModelError;
 use crate::model::config::ModelConfig;
 use crate::model::kv_cache::CachedPass;
@@ -99,7 +100,10 @@ impl DecoderLayer {
         drop(normed);
         let hidden = hidden.f_add(&attended)?;
         drop(attended);
-        let normed = norm(&self.post_attention_layernorm, &hidden)?;
+        let mut normed = norm(&self.post_attention_layernorm, &hidden)?;
+        if cached.is_some() {
+            normed = by_columns(&normed)?;
+        }
         Ok(hidden.f_add(&self.mlp.forward(&normed, context)?)?)
     }
 

@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use crate::libtorch::columns;
 use crate::model::ModelError;
 use crate::model::adapter::lora::Lora;
 use crate::model::pass::Context;
@@ -21,9 +22,12 @@ impl Linear {
     ///
     /// # Shapes
     ///
-    /// `input`: [R, T, in]; the result: [R, T, out].
+    /// `input`: [R, T, in]; the result: [R, T, out], stored by columns if the input is.
     pub(in crate::model) fn forward(&self, input: &Tensor, context: &Context) -> Result<Tensor, ModelError> {
-        let output = input.f_linear(&self.weight, self.bias.as_ref())?;
+        let output = match columns::linear(input, &self.weight, self.bias.as_ref()) {
+            Some(output) => output?,
+            None => input.f_linear(&self.weight, self.bias.as_ref())?,
+        };
         match &self.lora {
             Some(lora) if context.adapter_enabled => {
                 Ok(output.f_add(&lora.forward(input, context.lambda_scale.as_ref(), context.dropout_seed)?)?)
