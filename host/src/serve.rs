@@ -99,12 +99,17 @@ pub fn serve(served: Served, address: Address, options: &ServeOptions) -> Result
     let app = Arc::new(app);
     let (cut_off, max_batch_size) = (app.cut_off(), options.max_batch_size);
     let worker = Worker { jobs, eos_token_ids, cut_off, metrics, max_batch_size };
-    let worker = thread::Builder::new()
-        .name("engine".into())
-        .spawn(move || worker.run(&model, &tokenizer))
-        .context("the thread of the engine could not be started")?;
     let interrupt = Interrupt::listen().context("the signal handlers could not be installed")?;
-    address.serve(app, options, &interrupt)?;
-    // The queue has closed with the last connection, so the worker ends.
-    worker.join().map_err(|_| anyhow!("the thread of the engine ended with a panic; its message is above"))
+    thread::scope(|scope| {
+        let connections = thread::Builder::new()
+            .name("connections".into())
+            .spawn_scoped(scope, || address.serve(app, options, &interrupt))
+            .context("the thread of the connections could not be started")?;
+        // On this thread, which loaded the model: OpenMP keeps a team for each thread that has called libtorch, and with more
+        // threads in its teams than cores, they sleep at every barrier instead of waiting.
+        worker.run(&model, &tokenizer);
+        connections
+            .join()
+            .map_err(|_| anyhow!("the thread of the connections ended with a panic; its message is above"))?
+    })
 }
