@@ -36,6 +36,7 @@ from .config import LambdaDPOConfig, ListwiseOptions
 from .errors import ConfigError
 from .loss import LossOutput, lambda_dpo_loss, sequence_log_probs
 from .metrics import Totals
+from .pairs import format_of
 from .policy import Policy, plan
 from .quantised import keep_gradients
 from .records import convert
@@ -57,9 +58,11 @@ class LambdaDPOTrainer(Trainer):
             base itself (PiSSA, OLoRA, …; trained biases) needs one. The objectives `simpo` and `orpo` have no reference.
         args: a `LambdaDPOConfig`.
         data_collator: None makes a `ListwiseCollator` from the options.
-        train_dataset, eval_dataset: UltraFeedback's records, rows with `prompt`, `completions` and `ratings`, rows with
-            `prompt`, `responses` and `rankings` (`data_format="rankings"`), or tokenised samples
-            (`tokenization.COLUMNS`; the option `dimensions` then names the rows of `pi_target`).
+        train_dataset, eval_dataset: UltraFeedback's records, rows with `prompt`, `completions` and `ratings`, TRL's pairs
+            with `chosen`, `rejected` and `prompt`, which may be implicit, rows with `prompt`, `responses` and `rankings`
+            (`data_format="rankings"`), or tokenised samples (`tokenization.COLUMNS`; the option `dimensions` then names
+            the rows of `pi_target`). A pair is N = 2 responses with the target (1, 0) in one dimension, `preference`, or in
+            each of those that the option `dimensions` names.
         processing_class: the tokenizer; None loads the model's.
         peft_config: configuration of an adapter to add to the policy. A `LambdaLoraConfig` adds a λ-adapter, to which
             each batch's λ is shown, by token in packed rows; without `dimensions`, it has those of the records.
@@ -98,6 +101,7 @@ class LambdaDPOTrainer(Trainer):
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(model.config._name_or_path)
         self._tokenizer: SampleTokenizer | None = None
+        self._data_format: str | None = None
         self._max_length = options.max_length
         self._processing_class = processing_class
         self.dimensions: list[str] = list(options.dimensions or [])
@@ -171,7 +175,7 @@ class LambdaDPOTrainer(Trainer):
                 reason = "`reference_free` is set" if self.options.reference_free else f"{self.options.loss_type} has none"
                 raise ConfigError(f"The samples have `reference_log_probs` of a reference, but {reason}: remove the column.")
             return dataset
-        samples = convert(dataset, self.options.convert_options())
+        samples = convert(dataset, self.options.convert_options(self._format_of(dataset.column_names)))
         if len(samples) == 0:
             raise ConfigError(
                 f"None of the {len(dataset)} records can be used: each needs at least two responses rated or ranked in "
@@ -184,6 +188,17 @@ class LambdaDPOTrainer(Trainer):
         tokenized = self._tokenizer.tokenize_dataset(samples)
         logger.info(f"{len(tokenized)} of {len(dataset)} records are used.")
         return tokenized
+
+    def _format_of(self, columns: list[str]) -> str:
+        """The format of a dataset, which must be that of the others."""
+        found = format_of(columns, self.options.data_format)
+        if self._data_format not in (None, found):
+            raise ConfigError(
+                f"One dataset has the format {self._data_format}, another {found}: give those for training and evaluation in "
+                "the same form."
+            )
+        self._data_format = found
+        return found
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
