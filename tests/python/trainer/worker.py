@@ -79,8 +79,6 @@ def main(settings):
     first = FirstGradients(trainer)
     trainer.add_callback(first)
     trainer.train(resume_from_checkpoint=settings.get("resume"))
-    if trainer.is_fsdp_enabled:
-        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model()
     if trainer.is_world_process_zero():
         state = {

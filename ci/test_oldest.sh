@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Runs tests/python/trainer with the oldest versions that the extra `trainer` accepts (plugin/python/setup.py): those that
+# LLaMA-Factory pins, in its environment. TRL and DeepSpeed are tested in the environment of the newest versions.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+make build
+ci/setup_python.sh factory
+python=.venvs/factory/bin/python
+LAMBDA_DPO_LIBRARY=$PWD/target/release/liblambda_dpo.so "$python" -m pip install --quiet --disable-pip-version-check \
+  --no-deps --no-build-isolation --force-reinstall ./plugin/python
+"$python" -m pip list --disable-pip-version-check 2>/dev/null | grep -E '^(transformers|peft|datasets|accelerate) '
+PYTHONDONTWRITEBYTECODE=1 "$python" -m pytest -q -p no:cacheprovider tests/python/trainer \
+  --ignore tests/python/trainer/test_trl.py --ignore tests/python/trainer/test_sharded.py
