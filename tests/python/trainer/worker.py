@@ -63,6 +63,11 @@ def main(settings):
     backend = {"ddp_backend": "gloo"} if "WORLD_SIZE" in os.environ else {}
     # Asked for the CPU, Accelerate takes no DeepSpeed; without a GPU it takes the CPU.
     is_deepspeed = engine is not None and engine.startswith("zero")
+    if is_deepspeed:
+        from deepspeed import ops
+
+        # DeepSpeed would compile this one, which only inference uses.
+        ops.__compatible_ops__["deepspeed_shm_comm"] = False
     args = LambdaDPOConfig(report_to=[], disable_tqdm=True, use_cpu=not is_deepspeed, **backend, **settings["args"])
     if engine == "fsdp2":
         # Accelerate shards over several GPUs, not over several CPUs.
