@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from peft import LoraConfig
-from processes import leave
+from processes import leave, reduce_by_sums
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from lambda_dpo import LambdaDPOConfig, LambdaDPOTrainer, LambdaLoraConfig
@@ -26,6 +26,9 @@ class FirstGradients(TrainerCallback):
 
     def __init__(self, trainer):
         self.trainer, self.gradients = trainer, {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        reduce_by_sums(self.trainer.model)
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step > 0 or self.gradients:
