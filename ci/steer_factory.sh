@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 data=${1:-../shared/data}
 for name in flask_responses.jsonl topical_chat.jsonl stories260k/config.json; do
   if [ ! -f "$data/$name" ]; then
-    echo "steer_factory: $data/$name is not there: run make steer-factory DATA=DIR with a folder that has it. Skipped." >&2
+    echo "steer_factory: skipped, because $data/$name is not there: give a folder that has it as DATA=DIR." >&2
     exit 0
   fi
 done

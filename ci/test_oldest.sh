@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs tests/python/trainer with the oldest versions that the extra `trainer` accepts (plugin/python/setup.py): those that
-# LLaMA-Factory pins, in its environment. TRL, DeepSpeed and bitsandbytes, which it does not have or has in other versions,
-# are tested in the environment of the newest.
+# Runs tests/python/trainer with the oldest versions that the extra `trainer` accepts (plugin/python/setup.py): those
+# that LLaMA-Factory pins, in its environment. TRL, DeepSpeed and bitsandbytes, which it does not have or has in other
+# versions, are tested in the environment of the newest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

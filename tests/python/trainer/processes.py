@@ -8,7 +8,7 @@ from torch.distributed.fsdp import FSDPModule
 
 
 def reduce_by_sums(model):
-    """Has FSDP ask gloo for sums of gradients, and divide them itself: asked for a mean, gloo computes a sum in torch 2.8."""
+    """Has FSDP ask gloo for sums of gradients, and divide them: asked for a mean, gloo computes a sum in torch 2.8."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_force_sum_reduction_for_comms(True)

@@ -42,7 +42,8 @@ def implicit(rows):
 
 def spaced(rows):
     """The same pairs of texts, whose answers begin with a space and then differ."""
-    return [{"prompt": row["prompt"], "chosen": f" +{row['chosen']}", "rejected": f" -{row['rejected']}"} for row in rows]
+    signs = {"chosen": " +", "rejected": " -"}
+    return [{**row, **{name: sign + row[name] for name, sign in signs.items()}} for row in rows]
 
 
 def converted(rows, options=PAIRS):
@@ -113,12 +114,15 @@ def test_other_columns_are_named_in_the_log(caplog):
 
 
 def test_listwise_loss_of_a_pair_is_dpos(tmp_path, folder):
-    options = {"max_steps": 3}
-    found = [losses(trained(tmp_path / name, folder, pairs(), loss_type=name, **options)) for name in ("listwise", "sigmoid")]
+    def both(name, rows):
+        runs = {loss_type: tmp_path / f"{name} {loss_type}" for loss_type in ("listwise", "sigmoid")}
+        return [losses(trained(out, folder, rows, loss_type=loss_type, max_steps=3)) for loss_type, out in runs.items()]
+
+    found = both("pairs", pairs())
     torch.testing.assert_close(*found, atol=1e-6, rtol=0)
     assert abs(found[0][0] - found[0][-1]) > 1e-3
     # Ratings say by how much the chosen answer is better, a pair only that it is; their order is the same.
-    soft = [losses(trained(tmp_path / f"{name} rated", folder, rated(pairs()), loss_type=name, **options)) for name in ("listwise", "sigmoid")]
+    soft = both("rated", rated(pairs()))
     torch.testing.assert_close(soft[1], found[1], atol=1e-6, rtol=0)
     assert abs(soft[0][-1] - found[0][-1]) > 1e-3
 
@@ -154,8 +158,8 @@ def test_the_columns_tell_the_format_and_the_option_decides(tmp_path, folder):
     with pytest.raises(ConfigError) as error:
         trained(tmp_path / "unclear", folder, rows, max_steps=1)
     assert str(error.value) == (
-        "The dataset has `chosen` and `completions`: set data_format to say which of them are the answers (pairs, ultrafeedback "
-        "or rankings)."
+        "The dataset has `chosen` and `completions`: set data_format to say which of them are the answers (pairs, "
+        "ultrafeedback or rankings)."
     )
     found = trained(tmp_path / "pairs", folder, rows, max_steps=1, data_format="pairs")
     assert found.dimensions == ["preference"] and found.train_dataset["pi_target"][0] == [[1.0, 0.0]]
@@ -167,7 +171,8 @@ def test_evaluations_take_pairs_too(tmp_path, folder):
     trainer = trained(tmp_path / "run", folder, messages(pairs()), pairs(4, 12), max_steps=1)
     assert trainer.evaluate()["eval_rewards/accuracies"] >= 0
     message = (
-        "One dataset has the format pairs, another ultrafeedback: give those for training and evaluation in the same form."
+        "One dataset has the format pairs, another ultrafeedback: give those for training and evaluation in the same "
+        "form."
     )
     with pytest.raises(ConfigError) as error:
         trainer.evaluate(datasets.Dataset.from_list(records(2)))
@@ -178,13 +183,13 @@ def test_evaluations_take_pairs_too(tmp_path, folder):
 
 
 REFUSED = {
-    "`chosen` holds texts, but `rejected` messages: write both in the same form.": {"rejected": [turn("assistant", "b")]},
-    "`prompt` holds messages, but `chosen` and `rejected` texts: write the answers as messages too, or the prompt as a text.": {
-        "prompt": [turn("user", "Q")]
+    "`chosen` holds texts, but `rejected` messages: write both in the same form.": {
+        "rejected": [turn("assistant", "b")]
     },
-    "record 0: `chosen` and `rejected` are texts that begin differently, so they hold no prompt: add a column `prompt`.": {
-        "prompt": None
-    },
+    "`prompt` holds messages, but `chosen` and `rejected` texts: write the answers as messages too, or the prompt as a "
+    "text.": {"prompt": [turn("user", "Q")]},
+    "record 0: `chosen` and `rejected` are texts that begin differently, so they hold no prompt: add a column "
+    "`prompt`.": {"prompt": None},
 }
 
 

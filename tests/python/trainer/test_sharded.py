@@ -62,7 +62,8 @@ def test_ten_steps_are_those_of_one_process(one, tmp_path, engine):
     gradients = [torch.load(tmp_path / name / "gradients.pt") for name in ("one", "several")]
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 10
     for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name].float(), gradient, atol=1e-6, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        message = lambda text, name=name: f"{name}: {text}"  # noqa: E731
+        torch.testing.assert_close(gradients[1][name].float(), gradient, atol=1e-6, rtol=1e-4, msg=message)
 
     checkpoint = str(tmp_path / "several" / "checkpoint-5")
     state = json.loads((tmp_path / "several" / "checkpoint-5" / "trainer_state.json").read_text())

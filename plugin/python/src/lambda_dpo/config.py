@@ -65,15 +65,15 @@ class ListwiseOptions:
     data_format: str | None = field(
         default=None,
         metadata={
-            "help": "Records have ratings (`ultrafeedback`), `chosen` and `rejected` (`pairs`) or `rankings`; default: `pairs` "
-            "if they have these columns, else `ultrafeedback`."
+            "help": "Records have ratings (`ultrafeedback`), `chosen` and `rejected` (`pairs`) or `rankings`; default: "
+            "`pairs` if they have these columns, else `ultrafeedback`."
         },
     )
     dimensions: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Rated dimensions, in order; default: all that occur in the records, sorted. A pair has its preference in "
-            "each of them; default: one, `preference`."
+            "help": "Rated dimensions, in order; default: all that occur in the records, sorted. A pair has its "
+            "preference in each of them; default: one, `preference`."
         },
     )
     missing_rating: float | None = field(

@@ -1,9 +1,9 @@
 """Pairs in the columns of TRL's preference datasets: which they are, and where their prompts are.
 
-TRL has four forms: `prompt`, `chosen` and `rejected`, as texts or as lists of messages, and the same without `prompt`,
-which is then what `chosen` and `rejected` begin with in common. The library itself finds the prompt in messages; this
-module finds it in texts, and refuses mixtures of the forms. Texts are the turns of a user and of the assistant, to which
-the chat template is applied; TRL applies none to them.
+TRL has four forms: `prompt`, `chosen` and `rejected`, as texts or as lists of messages, and the same without
+`prompt`, which is then what `chosen` and `rejected` begin with in common. The library itself finds the prompt in messages; this
+module finds it in texts, and refuses mixtures of the forms. Texts are the turns of a user and of the assistant, to
+which the chat template is applied; TRL applies none to them.
 
 A pair is a sample with N = 2 responses and the target (1, 0), chosen before rejected, in each of its dimensions: one,
 `preference`, unless the options name others. With a target of (1, 0), λ-DPO's listwise loss is DPO's, −log σ(Δr).
@@ -117,8 +117,8 @@ def in_dimensions(sample: dict[str, Any], names: Sequence[str] | None) -> dict[s
     """Returns the sample of a pair with its preference in each of the dimensions `names`."""
     if names is None:
         return sample
-    num_dimensions = len(names)
-    return {**sample, "dimensions": list(names), **{name: sample[name] * num_dimensions for name in ("ratings", "pi_target")}}
+    rows = {name: sample[name] * len(names) for name in ("ratings", "pi_target")}
+    return {**sample, "dimensions": list(names), **rows}
 
 
 def in_dimensions_of(table: pa.Table, names: Sequence[str] | None) -> pa.Table:
@@ -158,6 +158,6 @@ def _refuse_mixture(kinds: Mapping[str, str]) -> None:
         raise ConfigError(f"`chosen` holds {chosen}, but `rejected` {rejected}: write both in the same form.")
     if kinds.get("prompt") == "messages" and chosen == "texts":
         raise ConfigError(
-            "`prompt` holds messages, but `chosen` and `rejected` texts: write the answers as messages too, or the prompt as "
-            "a text."
+            "`prompt` holds messages, but `chosen` and `rejected` texts: write the answers as messages too, or the "
+            "prompt as a text."
         )

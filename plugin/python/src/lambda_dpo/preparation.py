@@ -71,7 +71,9 @@ class Preparation:
             raise ConfigError("The samples are already tokenised: name the rows of `pi_target` in `dimensions`.")
         if "reference_log_probs" in dataset.column_names and not options.has_reference:
             reason = "`reference_free` is set" if options.reference_free else f"{options.loss_type} has none"
-            raise ConfigError(f"The samples have `reference_log_probs` of a reference, but {reason}: remove the column.")
+            raise ConfigError(
+                f"The samples have `reference_log_probs` of a reference, but {reason}: remove the column."
+            )
         return dataset
 
     def _format_of(self, columns: Sequence[str]) -> str:
@@ -79,8 +81,8 @@ class Preparation:
         found = format_of(columns, self._options.data_format)
         if self._data_format not in (None, found):
             raise ConfigError(
-                f"One dataset has the format {self._data_format}, another {found}: give those for training and evaluation in "
-                "the same form."
+                f"One dataset has the format {self._data_format}, another {found}: give those for training and "
+                "evaluation in the same form."
             )
         self._data_format = found
         return found

@@ -36,14 +36,14 @@ class ConvertOptions:
     """How ratings or rankings become target distributions.
 
     Attributes:
-        dimensions: names in order; None takes all names that occur in the records, sorted. A pair has its preference in
-            each of them; None is one, "preference".
+        dimensions: names in order; None takes all names that occur in the records, sorted. A pair has its preference
+            in each of them; None is one, "preference".
         missing_rating: value used for a missing rating; None leaves the response out of that dimension.
         temperature: temperature of the softmax over ratings (13).
         max_samples: maximum number of records to read.
         exclude_sources: records whose `source` is one of these are left out.
-        format: "ultrafeedback", "pairs" or "rankings". With P places, a rank counts as a rating of P + 1 − rank. A pair has
-            no ratings, but the target (1, 0) over (chosen, rejected).
+        format: "ultrafeedback", "pairs" or "rankings". With P places, a rank counts as a rating of P + 1 − rank. A
+            pair has no ratings, but the target (1, 0) over (chosen, rejected).
     """
 
     dimensions: Sequence[str] | None = None
@@ -57,8 +57,9 @@ class ConvertOptions:
         if self.format not in _abi.FORMATS:
             *others, last = _abi.FORMATS
             raise ConfigError(f"format is {self.format!r}, but it must be {', '.join(others)} or {last}.")
-        for name, value, default in (("missing_rating", self.missing_rating, None), ("temperature", self.temperature, 1.0)):
-            if self.format == "pairs" and value != default:
+        unused = (("missing_rating", self.missing_rating, None), ("temperature", self.temperature, 1.0))
+        for name, value, default in unused if self.format == "pairs" else ():
+            if value != default:
                 raise ConfigError(f"{name} is {value}, but pairs have no ratings: leave it out.")
 
     def native(self) -> _abi.ConvertOptions:

@@ -56,11 +56,11 @@ class LambdaDPOTrainer(Trainer):
             base itself (PiSSA, OLoRA, …; trained biases) needs one. The objectives `simpo` and `orpo` have no reference.
         args: a `LambdaDPOConfig`.
         data_collator: None makes a `ListwiseCollator` from the options.
-        train_dataset, eval_dataset: UltraFeedback's records, rows with `prompt`, `completions` and `ratings`, TRL's pairs
-            with `chosen`, `rejected` and `prompt`, which may be implicit, rows with `prompt`, `responses` and `rankings`
-            (`data_format="rankings"`), or tokenised samples (`tokenization.COLUMNS`; the option `dimensions` then names
-            the rows of `pi_target`). A pair is N = 2 responses with the target (1, 0) in one dimension, `preference`, or in
-            each of those that the option `dimensions` names.
+        train_dataset, eval_dataset: UltraFeedback's records, rows with `prompt`, `completions` and `ratings`, TRL's
+            pairs with `chosen`, `rejected` and `prompt`, which may be implicit, rows with `prompt`, `responses` and
+            `rankings` (`data_format="rankings"`), or tokenised samples (`tokenization.COLUMNS`; the option `dimensions`
+            then names the rows of `pi_target`). A pair is N = 2 responses with the target (1, 0) in one dimension,
+            `preference`, or in each of those that the option `dimensions` names.
         processing_class: the tokenizer; None loads the model's.
         peft_config: configuration of an adapter to add to the policy. A `LambdaLoraConfig` adds a λ-adapter, to which
             each batch's λ is shown, by token in packed rows; without `dimensions`, it has those of the records.
