@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo check-steering steer-stories steer-factory objectives-demo test test-cpus test-python test-newest test-oldest test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-serving benchmarks test-benchmarks paper gpu-check fmt generate fuzz valgrind docs install
+.PHONY: help setup build demo steer-demo check-steering steer-stories objectives-demo test test-cpus test-python test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-serving benchmarks test-benchmarks paper gpu-check fmt generate fuzz valgrind docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -21,9 +21,6 @@ steer-demo: ## λ-adapter, specialists, soup and unconditioned training compared
 steer-stories: ## the same on stories sampled from MODEL=DIR, a model of children's stories
 	@ci/steer_stories.sh "$(MODEL)"
 
-steer-factory: ## λ-adapters trained in LLaMA-Factory and in the program on DATA (../shared/data), measured by steer
-	@ci/steer_factory.sh "$(DATA)"
-
 check-steering: steer-demo ## steer-demo, then fails if a score does not rise with its λ, or less than the soup's
 	@.venv/bin/python ci/check_steering.py runs/steer/report runs/steer/soup
 
@@ -41,12 +38,6 @@ test-cpus: ## the numeric tests with the instruction sets of other processors an
 
 test-python: ## the Python package with Transformers and in LLaMA-Factory (2 GB of packages the first time)
 	@ci/test_python.sh
-
-test-newest: ## tests/python/trainer with the newest packages on PyPI today (not part of CI; 1 GB, removed at the end)
-	@ci/test_newest.sh
-
-test-oldest: ## tests/python/trainer with the oldest packages that are supported (not part of CI)
-	@ci/test_oldest.sh
 
 test-torch: ## the Python package built against and tested beside torch VERSION=2.13.0, say (not part of CI)
 	@ci/test_torch.sh "$(VERSION)"
@@ -76,8 +67,9 @@ lint: ## format, clippy, crate walls, layers, circles of files, generated files
 bench: ## criterion and the comparison with PyTorch; writes docs/benchmarks.md (20 minutes; BENCH_FLAGS=--quick for 4)
 	@ci/bench.sh $(BENCH_FLAGS)
 
-bench-serving: ## the server beside Transformers' generate, and many λ beside one, on MODEL=DIR; writes docs/benchmarks.md
+bench-serving: ## the server beside Transformers and llama.cpp, and many λ beside one, on MODEL=DIR; writes docs/benchmarks.md
 	@ci/setup.sh --test
+	@ci/setup_python.sh llama
 	@ci/build.sh
 	@.venv/bin/python tests/bench/decoding.py "$(MODEL)"
 
