@@ -5,10 +5,10 @@ import sys
 
 import torch
 from peft import LoraConfig, get_peft_model
-from processes import leave
+from processes import leave, reduce_by_sums
 from tiny import records
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM
 
 from lambda_dpo import LambdaLoraConfig, LambdaSchedule, ListwiseCollator, SampleTokenizer, convert, lambda_dpo_loss
@@ -61,10 +61,7 @@ def main(folder, kind):
     for layer in base.model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            # Asked for a mean, gloo computes a sum in torch 2.8. So FSDP asks it for a sum, and divides itself.
-            module.set_force_sum_reduction_for_comms(True)
+    reduce_by_sums(model)
     assert base.lm_head.weight.to_local().numel() < whole.get_output_embeddings().weight.numel()
     # Gradients are averaged over the processes, so each divides its loss by its own half of the prompts.
     loss = torch.tensor(backward(policy, model, batch, 2))

@@ -1,4 +1,4 @@
-"""Two processes train as one: data-parallel, and with sharded weights."""
+"""Two processes train as one: data-parallel, and with gradients of sharded weights."""
 
 import json
 import os
@@ -14,7 +14,8 @@ from tiny import make_model, records
 WORKER = Path(__file__).with_name("worker.py")
 
 
-def run(folder, num_processes, **settings):
+def run(folder, num_processes, environment=None, **settings):
+    """Runs worker.py in each process and returns what the first one wrote."""
     folder.mkdir()
     settings["out"] = str(folder / "state.json")
     settings["args"] = {
@@ -31,7 +32,8 @@ def run(folder, num_processes, **settings):
     }
     settings |= {"records": records(12), "eval_records": records(5, 12)}
     (folder / "settings.json").write_text(json.dumps(settings))
-    launch(num_processes, WORKER, folder / "settings.json", LAMBDA_DPO_CACHE=str(folder / "cache"))
+    cache = {"LAMBDA_DPO_CACHE": str(folder / "cache")}
+    launch(num_processes, WORKER, folder / "settings.json", **cache, **(environment or {}))
     return json.loads((folder / "state.json").read_text())
 
 
@@ -53,7 +55,8 @@ def weights(folder):
     return load_file(file)
 
 
-def assert_same(tmp_path, one, several):
+def assert_same(folder, one, several):
+    """Compares logs, and the weights in the folders `one` and `several`."""
     for ours, theirs in zip(several["log"], one["log"], strict=True):
         # The order of rewards that only differ in their last bits is arbitrary.
         is_tied = abs(theirs.get("rewards/margins", 1)) < 1e-6
@@ -62,8 +65,8 @@ def assert_same(tmp_path, one, several):
                 continue
             if name.startswith(("loss", "eval_loss", "rewards", "eval_rewards", "lambda", "logps/ratio", "eval_logps/ratio", "grad_norm")):
                 assert abs(ours[name] - theirs[name]) < 1e-5 * max(1, abs(theirs[name])), (name, ours[name], theirs[name])
-    expected = weights(tmp_path / "one")
-    found = weights(tmp_path / "several")
+    expected = weights(folder / "one")
+    found = weights(folder / "several")
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")

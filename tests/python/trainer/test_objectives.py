@@ -90,8 +90,7 @@ def test_losses_of_every_objective_are_the_programs(tmp_path, folder, monkeypatc
     program = host_metrics(
         tmp_path / "host", folder, rows, steps=5, learning_rate=LEARNING_RATE, stage=stage, data=data, loss=loss
     )
-    options = {"max_steps": 5, **(PREFERENCE if is_pairs else {}), **options}
-    trainer = trained(tmp_path / "out", folder, rows=rated(rows) if is_pairs else rows, **options)
+    trainer = trained(tmp_path / "out", folder, rows=rows, max_steps=5, **options)
     log = [row for row in trainer.state.log_history if "loss" in row]
     torch.testing.assert_close(losses(trainer), [line["loss"] for line in program], atol=1e-5, rtol=0)
     assert abs(log[0]["loss"] - log[-1]["loss"]) > 1e-3, "training must have moved the loss for this to mean something"

@@ -143,7 +143,7 @@ def test_rankings_that_make_no_sense_are_refused():
             converted(ranked(rankings={"h": [1, 2]}))
     with pytest.raises(lambda_dpo.InvalidInputError, match="the record has `rankings`: set the format to `rankings`"):
         convert(ranked())
-    with pytest.raises(lambda_dpo.ConfigError, match="format is 'ranks', but it must be ultrafeedback or rankings"):
+    with pytest.raises(lambda_dpo.ConfigError, match="format is 'ranks', but it must be ultrafeedback, pairs or rankings"):
         ConvertOptions(format="ranks")
 
 

@@ -279,5 +279,5 @@ def test_rows_with_a_rankings_column_are_supported(tmp_path, folder):
         rated.append({"prompt": row["instruction"], "completions": texts, "ratings": ratings})
     found = losses(trained(tmp_path / "ranked", folder, rows, data_format="rankings", max_steps=2))
     assert found == losses(trained(tmp_path / "rated", folder, rated, max_steps=2))
-    with pytest.raises(ConfigError, match="data_format is 'pairs', but it must be one of ultrafeedback, rankings"):
-        config(tmp_path, data_format="pairs")
+    with pytest.raises(ConfigError, match="data_format is 'ranks', but it must be one of ultrafeedback, pairs, rankings."):
+        config(tmp_path, data_format="ranks")

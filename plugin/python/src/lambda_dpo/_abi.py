@@ -12,7 +12,7 @@ from typing import Any
 MAJOR, MINOR = 1, 0
 
 STATUS_OK, STATUS_INVALID_ARGUMENT, STATUS_INVALID_DATA = 0, 1, 3
-FORMATS = {"ultrafeedback": 0, "rankings": 3}
+FORMATS = {"ultrafeedback": 0, "pairs": 1, "rankings": 3}
 LAYOUTS = {"expanded": 0, "rows": 1, "packed": 2}
 OBJECTIVES = {
     "listwise": 0,

@@ -14,8 +14,8 @@ from .objectives import LOSS_TYPES, Objective, objective
 from .records import ConvertOptions
 from .schedules import SCHEDULES, LambdaSchedule
 
-_CHOICES = {
-    "data_format": ("ultrafeedback", "rankings"),
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "data_format": (None, "ultrafeedback", "pairs", "rankings"),
     "reduction": ("sum", "mean"),
     "layout": ("packed", "rows", "expanded"),
     "lambda_schedule": SCHEDULES,
@@ -62,11 +62,19 @@ class ListwiseOptions:
     max_length: int | None = field(
         default=2048, metadata={"help": "Maximum length of prompt + longest response in tokens."}
     )
-    data_format: str = field(
-        default="ultrafeedback", metadata={"help": "Records have ratings (`ultrafeedback`) or `rankings`."}
+    data_format: str | None = field(
+        default=None,
+        metadata={
+            "help": "Records have ratings (`ultrafeedback`), `chosen` and `rejected` (`pairs`) or `rankings`; default: "
+            "`pairs` if they have these columns, else `ultrafeedback`."
+        },
     )
     dimensions: list[str] | None = field(
-        default=None, metadata={"help": "Rated dimensions, in order; default: all that occur in the records, sorted."}
+        default=None,
+        metadata={
+            "help": "Rated dimensions, in order; default: all that occur in the records, sorted. A pair has its "
+            "preference in each of them; default: one, `preference`."
+        },
     )
     missing_rating: float | None = field(
         default=None,
@@ -129,7 +137,8 @@ class ListwiseOptions:
                 setattr(self, name, value)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}, but it must be one of {', '.join(choices)}.")
+                known = ", ".join(filter(None, choices))
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, but it must be one of {known}.")
         if self.reduction not in chosen.reductions:
             raise ConfigError(f"{self.loss_type} is defined on means over tokens: set reduction to mean.")
         if self.reference_free and self.precompute_ref_log_probs:
@@ -161,14 +170,14 @@ class ListwiseOptions:
         """Whether the loss depends on log-probs under a reference policy."""
         return self.objective().has_reference and not self.reference_free
 
-    def convert_options(self) -> ConvertOptions:
-        """Options for converting records to samples."""
+    def convert_options(self, data_format: str | None = None) -> ConvertOptions:
+        """Options for converting records of a format, by default that of `data_format`, to samples."""
         return ConvertOptions(
             dimensions=self.dimensions,
             missing_rating=self.missing_rating,
             temperature=self.rating_temperature or 1.0,
             exclude_sources=tuple(self.exclude_sources),
-            format=self.data_format,
+            format=data_format or self.data_format or "ultrafeedback",
         )
 
     def schedule(self, dimensions: Sequence[str]) -> LambdaSchedule:

@@ -4,7 +4,8 @@ A *record* of the format `ultrafeedback` has its schema: `instruction` (or `prom
 `completions`, each with `response` and `annotations` {dimension: {"Rating": …}}; or it has the columns `prompt`,
 `completions` (texts) and `ratings` ({dimension: [a number or null for each completion]}). One of the format `rankings`
 has `prompt`, `responses` (texts or messages) and `rankings` ({dimension: [a rank or null for each response]}; 1 is best,
-equal ranks tie). A `system` prompt and `tools` beside them are used too.
+equal ranks tie). One of the format `pairs` has `prompt`, `chosen` and `rejected` (pairs.py). A `system` prompt and
+`tools` beside them are used too.
 A *sample* has `prompt`, `responses`, `dimensions`, `ratings` and `pi_target` (`[M][N]`, null if missing or masked),
 `record`, its index, and `tools`, if the record has any.
 """
@@ -19,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from . import _abi, _native
+from . import _abi, _native, pairs
 from .errors import ConfigError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -35,12 +36,14 @@ class ConvertOptions:
     """How ratings or rankings become target distributions.
 
     Attributes:
-        dimensions: names in order; None takes all names that occur in the records, sorted.
+        dimensions: names in order; None takes all names that occur in the records, sorted. A pair has its preference
+            in each of them; None is one, "preference".
         missing_rating: value used for a missing rating; None leaves the response out of that dimension.
         temperature: temperature of the softmax over ratings (13).
         max_samples: maximum number of records to read.
         exclude_sources: records whose `source` is one of these are left out.
-        format: "ultrafeedback" or "rankings". With P places, a rank counts as a rating of P + 1 − rank.
+        format: "ultrafeedback", "pairs" or "rankings". With P places, a rank counts as a rating of P + 1 − rank. A
+            pair has no ratings, but the target (1, 0) over (chosen, rejected).
     """
 
     dimensions: Sequence[str] | None = None
@@ -52,8 +55,12 @@ class ConvertOptions:
 
     def __post_init__(self) -> None:
         if self.format not in _abi.FORMATS:
-            known = " or ".join(_abi.FORMATS)
-            raise ConfigError(f"format is {self.format!r}, but it must be {known}.")
+            *others, last = _abi.FORMATS
+            raise ConfigError(f"format is {self.format!r}, but it must be {', '.join(others)} or {last}.")
+        unused = (("missing_rating", self.missing_rating, None), ("temperature", self.temperature, 1.0))
+        for name, value, default in unused if self.format == "pairs" else ():
+            if value != default:
+                raise ConfigError(f"{name} is {value}, but pairs have no ratings: leave it out.")
 
     def native(self) -> _abi.ConvertOptions:
         """Returns the options as a struct of the library."""
@@ -96,7 +103,7 @@ def convert(records: Any, options: ConvertOptions = ConvertOptions()) -> Any:
         InvalidInputError: If a record is invalid; the message names its index.
     """
     if isinstance(records, Mapping):
-        return _convert_one(records, 0, options.native())
+        return _convert_one(records, 0, options, options.native())
     if hasattr(records, "__arrow_c_stream__"):
         return _convert_table(records, options)
     if hasattr(records, "with_format") and hasattr(records, "data"):
@@ -108,17 +115,25 @@ def convert(records: Any, options: ConvertOptions = ConvertOptions()) -> Any:
         return datasets.Dataset(_convert_table(rows, options))
     if isinstance(records, Sequence):
         native = options.native()
-        converted = (_convert_one(record, index, native) for index, record in enumerate(records))
+        converted = (_convert_one(record, index, options, native) for index, record in enumerate(records))
         return [sample for sample in converted if sample is not None]
     raise TypeError(f"convert takes a dict, a list of dicts, a Dataset or an Arrow table, not {type(records).__name__}.")
 
 
-def _convert_one(record: Mapping[str, Any], index: int, options: _abi.ConvertOptions) -> dict[str, Any] | None:
-    text = _native.Text(_json(_rated(record) if options.format == _abi.FORMATS["ultrafeedback"] else record))
+def _convert_one(
+    record: Mapping[str, Any], index: int, options: ConvertOptions, native: _abi.ConvertOptions
+) -> dict[str, Any] | None:
+    if options.format == "ultrafeedback":
+        record = _rated(record)
+    elif options.format == "pairs":
+        record = pairs.with_prompt(record, index)
+    text = _native.Text(_json(record))
     sample = _abi.Bytes()
-    _native.call("convert_record", text.str, index, options, ctypes.byref(sample))
+    _native.call("convert_record", text.str, index, native, ctypes.byref(sample))
     taken = _native.take_text(sample)
     converted: dict[str, Any] | None = json.loads(taken) if taken else None
+    if converted is not None and options.format == "pairs":
+        return pairs.in_dimensions(converted, options.dimensions)
     return converted
 
 
@@ -167,6 +182,8 @@ def _convert_table(table: Any, options: ConvertOptions) -> pa.Table:
 
     if isinstance(table, pa.Table) and options.format == "ultrafeedback":
         table = _rated_table(table)
+    elif isinstance(table, pa.Table) and options.format == "pairs":
+        table = pairs.with_prompts(table)
     capsule = table.__arrow_c_stream__()
     native = options.native()
     reader = _native.make("reader_open_arrow", "reader_free", _native.arrow_stream_pointer(capsule), native)
@@ -178,6 +195,8 @@ def _convert_table(table: Any, options: ConvertOptions) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         raise InvalidInputError(_abi.STATUS_INVALID_DATA, _sentence(error)) from error
     _report(reader)
+    if options.format == "pairs":
+        samples = pairs.in_dimensions_of(samples, options.dimensions)
     # The columns of a table without batches have no chunks, which `datasets` does not support.
     return samples if samples.num_rows else samples.schema.empty_table()
 

@@ -1,11 +1,36 @@
-"""Frozen reference models with sharded weights: DeepSpeed's ZeRO and FSDP."""
+"""What DeepSpeed's ZeRO and FSDP need besides Trainer's own: frozen reference models, and a model saved as a whole."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
+
+
+def is_sharded(args: Any) -> bool:
+    """Whether the training arguments, or the launcher, ask for an engine that shards weights."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    by_launcher = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
+    return bool(args.fsdp) or by_launcher or is_deepspeed_zero3_enabled()
+
+
+@contextlib.contextmanager
+def whole_weights(accelerator: Any) -> Iterator[None]:
+    """Context in which Trainer saves FSDP's weights as a whole; if its checkpoints are sharded, it would save none."""
+    from torch.distributed.fsdp import StateDictType
+
+    plugin = accelerator.state.fsdp_plugin
+    before = plugin.state_dict_type
+    plugin.state_dict_type = StateDictType.FULL_STATE_DICT
+    try:
+        yield
+    finally:
+        plugin.state_dict_type = before
 
 
 def deepspeed_reference(model: nn.Module, accelerator: Any) -> nn.Module:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -37,10 +36,10 @@ from .errors import ConfigError
 from .loss import LossOutput, lambda_dpo_loss, sequence_log_probs
 from .metrics import Totals
 from .policy import Policy, plan
+from .preparation import Preparation
 from .quantised import keep_gradients
-from .records import convert
 from .reference import Entries, ReferenceCache, by_length, model_key, sample_key, sequence_sums
-from .tokenization import COLUMNS, SampleTokenizer
+from .sharded import deepspeed_reference, fsdp_reference, is_sharded, whole_weights
 
 logger = logging.get_logger(__name__)
 
@@ -57,9 +56,11 @@ class LambdaDPOTrainer(Trainer):
             base itself (PiSSA, OLoRA, …; trained biases) needs one. The objectives `simpo` and `orpo` have no reference.
         args: a `LambdaDPOConfig`.
         data_collator: None makes a `ListwiseCollator` from the options.
-        train_dataset, eval_dataset: UltraFeedback's records, rows with `prompt`, `completions` and `ratings`, rows with
-            `prompt`, `responses` and `rankings` (`data_format="rankings"`), or tokenised samples
-            (`tokenization.COLUMNS`; the option `dimensions` then names the rows of `pi_target`).
+        train_dataset, eval_dataset: UltraFeedback's records, rows with `prompt`, `completions` and `ratings`, TRL's
+            pairs with `chosen`, `rejected` and `prompt`, which may be implicit, rows with `prompt`, `responses` and
+            `rankings` (`data_format="rankings"`), or tokenised samples (`tokenization.COLUMNS`; the option `dimensions`
+            then names the rows of `pi_target`). A pair is N = 2 responses with the target (1, 0) in one dimension,
+            `preference`, or in each of those that the option `dimensions` names.
         processing_class: the tokenizer; None loads the model's.
         peft_config: configuration of an adapter to add to the policy. A `LambdaLoraConfig` adds a λ-adapter, to which
             each batch's λ is shown, by token in packed rows; without `dimensions`, it has those of the records.
@@ -97,12 +98,9 @@ class LambdaDPOTrainer(Trainer):
         keep_gradients(model)
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(model.config._name_or_path)
-        self._tokenizer: SampleTokenizer | None = None
-        self._max_length = options.max_length
-        self._processing_class = processing_class
-        self.dimensions: list[str] = list(options.dimensions or [])
-        train_dataset = self._prepared(train_dataset)
-        eval_dataset = self._prepared(eval_dataset)
+        self._prepared = Preparation(options, processing_class)
+        train_dataset, eval_dataset = self._prepared(train_dataset), self._prepared(eval_dataset)
+        self.dimensions: list[str] = self._prepared.dimensions
         if peft_config is not None:
             set_seed(args.seed)  # The adapter's random weights are drawn before Trainer sets the seed.
             model = with_adapter(model, peft_config, self.dimensions, args)
@@ -111,7 +109,7 @@ class LambdaDPOTrainer(Trainer):
                 _disable_dropout(policy)
         self.lambda_adapter = batch_lambda(model, self.dimensions)
         self.schedule = options.schedule(self.dimensions)
-        self._is_sharded = _is_sharded(args)
+        self._is_sharded = is_sharded(args)
         # If the model is sharded, some processes may not have loaded weights yet, but all must make the same decision.
         with self.lambda_adapter.kept(uniform=True):
             self.policy: Policy = plan(model, options.layout, try_out=not self._is_sharded)  # type: ignore[arg-type]
@@ -152,38 +150,6 @@ class LambdaDPOTrainer(Trainer):
             self.ref_model = self._prepared_reference(self.ref_model)
 
     # ---- data ----
-
-    def _prepared(self, dataset: Any) -> Any:
-        """Converts a dataset to tokenised samples."""
-        if dataset is None:
-            return None
-        if isinstance(dataset, Mapping):
-            return {name: self._prepared(part) for name, part in dataset.items()}
-        if not isinstance(dataset, datasets.Dataset):
-            raise ConfigError(
-                f"The dataset is a {type(dataset).__name__}, but λ-DPO needs to count its records: load it without "
-                "streaming."
-            )
-        if set(COLUMNS) <= set(dataset.column_names):
-            if not self.dimensions:
-                raise ConfigError("The samples are already tokenised: name the rows of `pi_target` in `dimensions`.")
-            if "reference_log_probs" in dataset.column_names and not self.options.has_reference:
-                reason = "`reference_free` is set" if self.options.reference_free else f"{self.options.loss_type} has none"
-                raise ConfigError(f"The samples have `reference_log_probs` of a reference, but {reason}: remove the column.")
-            return dataset
-        samples = convert(dataset, self.options.convert_options())
-        if len(samples) == 0:
-            raise ConfigError(
-                f"None of the {len(dataset)} records can be used: each needs at least two responses rated or ranked in "
-                "the same dimension."
-            )
-        if not self.dimensions:
-            self.dimensions = list(samples[0]["dimensions"])
-        if self._tokenizer is None:
-            self._tokenizer = SampleTokenizer(self._processing_class, self._max_length)
-        tokenized = self._tokenizer.tokenize_dataset(samples)
-        logger.info(f"{len(tokenized)} of {len(dataset)} records are used.")
-        return tokenized
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
@@ -343,12 +309,8 @@ class LambdaDPOTrainer(Trainer):
         ref_model.requires_grad_(False)
         ref_model.eval()
         if self.is_deepspeed_enabled:
-            from .sharded import deepspeed_reference
-
             return deepspeed_reference(ref_model, self.accelerator)
         if self.is_fsdp_enabled:
-            from .sharded import fsdp_reference
-
             return fsdp_reference(ref_model, self.accelerator)
         prepared: nn.Module = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
         return prepared
@@ -405,6 +367,12 @@ class LambdaDPOTrainer(Trainer):
         self.eval_dataset = self._with_reference(self.eval_dataset)
         with self.lambda_adapter.kept():
             return super().train(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the policy, or its adapter, as a whole, even if the checkpoints are sharded."""
+        gathers = self.is_fsdp_enabled and not _internal_call
+        with whole_weights(self.accelerator) if gathers else contextlib.nullcontext():
+            super().save_model(output_dir, _internal_call)
 
     def _with_reference(self, dataset: Any) -> Any:
         """Adds reference log-probs as a column, if they are to be precomputed and the dataset has none."""
@@ -491,13 +459,6 @@ def _disable_dropout(model: nn.Module | None) -> None:
     for module in model.modules() if model is not None else ():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-
-
-def _is_sharded(args: TrainingArguments) -> bool:
-    from transformers.integrations import is_deepspeed_zero3_enabled
-
-    by_launcher = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
-    return bool(args.fsdp) or by_launcher or is_deepspeed_zero3_enabled()
 
 
 def _pad_token_id(tokenizer: Any) -> int:
