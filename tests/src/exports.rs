@@ -38,6 +38,19 @@ impl Policy {
         Self::new(rank, Some(LambdaParts { dimensions: dimensions.map(str::to_owned).to_vec(), rank: 2 }))
     }
 
+    /// The same, whose texts go on to their greatest length unless somebody ends them: its end token is beyond the
+    /// vocabulary, and its context is so long that no text ends before a slow machine has looked at it.
+    pub fn that_never_ends() -> Self {
+        let policy = Self::with_lambda_adapter();
+        fs::write(policy.path("model/generation_config.json"), r#"{ "eos_token_id": 1000 }"#).unwrap();
+        let path = policy.path("model/config.json");
+        let config = fs::read_to_string(&path).unwrap();
+        let longer = config.replace("\"max_position_embeddings\": 512", "\"max_position_embeddings\": 16384");
+        assert_ne!(config, longer);
+        fs::write(path, longer).unwrap();
+        policy
+    }
+
     fn new(rank: i64, lambda: Option<LambdaParts>) -> Self {
         let policy = Self { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(policy.path("model")).unwrap();

@@ -10,19 +10,12 @@ use serde_json::json;
 
 const COMPLETIONS: &str = "/v1/completions";
 
-/// A model whose texts go on to their greatest length: its end token is beyond the vocabulary.
-fn endless() -> Policy {
-    let policy = Policy::with_lambda_adapter();
-    std::fs::write(policy.path("model/generation_config.json"), r#"{ "eos_token_id": 1000 }"#).unwrap();
-    policy
-}
-
 #[test]
 fn a_signal_finishes_what_is_running_and_refuses_what_is_new() {
     for signal in ["TERM", "INT"] {
-        let policy = endless();
+        let policy = Policy::that_never_ends();
         let mut server = Server::with_lambda(&policy, &[]);
-        let body = json!({ "prompt": "The toad", "max_tokens": 200, "n": 8, "stream": true });
+        let body = json!({ "prompt": "The toad", "max_tokens": 1000, "n": 8, "stream": true });
         let mut running = server.open("POST", COMPLETIONS, "", body.to_string().as_bytes());
         server.wait_for("lambda_dpo_batch_size", |texts| texts > 0.0);
         server.signal(signal);
@@ -44,7 +37,7 @@ fn a_signal_finishes_what_is_running_and_refuses_what_is_new() {
 
 #[test]
 fn a_second_signal_ends_at_once() {
-    let policy = endless();
+    let policy = Policy::that_never_ends();
     let mut server = Server::with_lambda(&policy, &["--max-batch-size", "1"]);
     let body = json!({ "prompt": "The toad", "max_tokens": 500, "n": 60 });
     let _running = server.open("POST", COMPLETIONS, "", body.to_string().as_bytes());
