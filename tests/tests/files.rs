@@ -297,7 +297,9 @@ fn what_a_kill_after_the_result_left_is_removed_by_the_next_run() {
     let run = Run::new("sft");
     run.train(&["train.max_steps=1"]);
     let before = names(&run.output_dir());
-    for name in [".model.partial.lock", ".loss.svg.partial", ".loss.svg.partial.lock", ".run.toml.partial", ".lambda-dpo.lock"] {
+    for name in
+        [".model.partial.lock", ".loss.svg.partial", ".loss.svg.partial.lock", ".run.toml.partial", ".lambda-dpo.lock"]
+    {
         fs::write(run.output_dir().join(name), "1").unwrap();
     }
     let again = run.train(&["train.max_steps=1", "train.resume=auto"]);
@@ -313,7 +315,8 @@ fn what_is_no_regular_file_is_refused() {
     for name in ["model", "checkpoint-2"] {
         fs::remove_dir_all(trained.output_dir().join(name)).unwrap();
     }
-    let files = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+    let files =
+        ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
     let of_run = ["run/checkpoint-1/trainer_state.json", "run/checkpoint-1/optimizer.safetensors", "run/metrics.jsonl"];
     let paths = files.map(|name| format!("model/{name}")).into_iter().chain(of_run.map(str::to_owned));
     for path in paths {
@@ -329,7 +332,10 @@ fn what_is_no_regular_file_is_refused() {
             assert_eq!(output.status.code(), Some(1), "{path}: {}", stderr(&output));
             let message = last_line(&output);
             assert!(message.contains(Path::new(&path).file_name().unwrap().to_str().unwrap()), "{path}: {message}");
-            assert!(message.contains("it is a pipe or a device, but a regular file is to be read"), "{path}: {message}");
+            assert!(
+                message.contains("it is a pipe or a device, but a regular file is to be read"),
+                "{path}: {message}"
+            );
             fs::remove_file(&file).unwrap();
         }
         if existed {

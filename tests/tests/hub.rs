@@ -50,7 +50,8 @@ fn answer(mut stream: &TcpStream, files: &BTreeMap<String, Vec<u8>>, pause: Dura
         ("200 OK", String::new(), &info.into_bytes().leak()[..])
     } else {
         let (name, content) = files.get_key_value(path.rsplit('/').next()?)?;
-        let range = head.iter().find_map(|line| line.to_lowercase().strip_prefix("range: bytes=").map(str::to_owned))?;
+        let range =
+            head.iter().find_map(|line| line.to_lowercase().strip_prefix("range: bytes=").map(str::to_owned))?;
         let (start, end) = range.split_once('-')?;
         let start: usize = start.parse().ok()?;
         let end = end.parse().map_or(content.len(), |last: usize| last + 1).min(content.len());
@@ -120,7 +121,8 @@ fn a_process_waits_for_another_that_fetches_the_same_model() {
     assert!(text.contains(&format!("{NAME}: waiting for process {}, which fetches it", first.id())), "{text}");
     let first = first.wait_with_output().unwrap();
     assert!(first.status.success(), "{}", stderr(&first));
-    let [first, second] = ["first", "second"].map(|name| fs::read(client.folder.path().join(name).with_extension("jsonl")));
+    let [first, second] =
+        ["first", "second"].map(|name| fs::read(client.folder.path().join(name).with_extension("jsonl")));
     assert_eq!(first.unwrap(), second.unwrap());
 }
 

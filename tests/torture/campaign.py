@@ -1,4 +1,4 @@
-"""The campaign: kills the program, starves it, feeds it rubbish, and runs it beside itself; ends with a table of what was tried.
+"""The campaign: kills the program, starves it, feeds it rubbish, and runs it beside itself; ends with a table.
 
     ci/torture.sh                    the whole campaign, for TORTURE_MINUTES (25)
     ci/torture.sh --short            a minute of it
@@ -6,8 +6,8 @@
     ci/torture.sh --report           also writes the table into docs/reliability.md
     ci/torture.sh --damage 1234      repeats one damaged file of TORTURE_SEED
 
-Everything random follows from TORTURE_SEED, which is printed. Exits with status 1 if there is a finding, and keeps the folders
-of all findings in target/torture.
+Everything random follows from TORTURE_SEED, which is printed. Exits with status 1 if there is a finding, and keeps the
+folders of all findings in target/torture.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def main() -> int:
     if arguments.damage is not None:
         Damages(program, material, folder / "damage", seed, table, 1).only(arguments.damage)
     else:
-        run_parts(arguments.parts or list(SHARES), arguments.short, minutes, jobs, program, material, folder, seed, table)
+        parts = Parts(program, material, folder, seed, table, jobs)
+        parts.run(arguments.parts or list(SHARES), minutes, arguments.short)
     findings = table.findings()
     say("")
     say(table.text())
@@ -95,37 +96,41 @@ def main() -> int:
     return 0
 
 
-def run_parts(
-    parts: list[str],
-    short: bool,
-    minutes: float,
-    jobs: int,
-    program: Program,
-    material: Material,
-    folder: Path,
-    seed: str,
-    table: Table,
-) -> None:
-    """Runs the parts, each for its share of what is left."""
-    end = monotonic() + minutes * 60
+@dataclass(frozen=True)
+class Parts:
+    """The parts of the campaign, with all that they work on."""
 
-    def commands(deadline: float, most: int) -> None:
-        KilledCommands(program, material, folder / "commands", seed, table).run(deadline, most)
+    program: Program
+    material: Material
+    folder: Path
+    seed: str
+    table: Table
+    jobs: int
 
-    run: dict[str, Callable[[float, int], None]] = {
-        "kills": lambda deadline, most: Kills(program, material, folder / "kills", seed, table).run(deadline, most),
-        "commands": commands,
-        "disk": lambda deadline, most: Disk(program, material, folder / "disk", seed, table).run(deadline, most),
-        "together": lambda deadline, most: Together(program, material, folder / "together", seed, table).run(deadline, most),
-        "damage": lambda deadline, most: Damages(program, material, folder / "damage", seed, table, jobs).run(deadline, most),
-    }
-    for number, part in enumerate(parts):
-        share = SHARES[part]
-        left = sum(SHARES[other].time for other in parts[number:])
-        deadline = monotonic() + max(0.0, end - monotonic()) * share.time / left
-        began = monotonic()
-        run[part](deadline, share.short_most if short else share.most)
-        say(f"{part}: done after {monotonic() - began:.0f} s")
+    def run(self, parts: list[str], minutes: float, short: bool) -> None:
+        """Runs parts, each for its share of the time that is left."""
+        end = monotonic() + minutes * 60
+        for number, part in enumerate(parts):
+            share = SHARES[part]
+            left = sum(SHARES[other].time for other in parts[number:])
+            began = monotonic()
+            deadline = began + max(0.0, end - began) * share.time / left
+            self._part(part)(deadline, share.short_most if short else share.most)
+            say(f"{part}: done after {monotonic() - began:.0f} s")
+
+    def _part(self, name: str) -> Callable[[float, int], None]:
+        own = (self.program, self.material, self.folder / name, self.seed, self.table)
+        match name:
+            case "kills":
+                return Kills(*own).run
+            case "commands":
+                return KilledCommands(*own).run
+            case "disk":
+                return Disk(*own).run
+            case "together":
+                return Together(*own).run
+            case _:
+                return Damages(*own, self.jobs).run
 
 
 if __name__ == "__main__":

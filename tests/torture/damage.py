@@ -1,4 +1,5 @@
-"""Feeds the program damaged files: it must read on rightly or name the file in one sentence, in seconds and in little memory."""
+"""Feeds the program damaged files: it must read on rightly or name the file in one sentence, in seconds and in little
+memory."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ class Damages:
         self._slowest, self._largest = ("", 0.0), ("", 0)
 
     def run(self, deadline: float, most: int) -> None:
-        """Damages files until `deadline`, `most` at the most: first all that can take a file's place, then at random."""
+        """Damages `most` files until `deadline`: first all that can take a file's place, then at random."""
         if not self._undamaged():
             return
         with ThreadPoolExecutor(self.jobs) as pool:
@@ -72,11 +73,9 @@ class Damages:
         for kind in self.kinds:
             row = self.table.row(PART, kind.name)
             row.notes = f"{self._refused[kind.name]:,} refused"
-        self.table.note(
-            PART,
-            "all kinds",
-            f"at most {self._slowest[1]:.1f} s ({self._slowest[0]}) and {self._largest[1] >> 20} MiB ({self._largest[0]})",
-        )
+        (slowest, seconds), (largest, num_bytes) = self._slowest, self._largest
+        most_taken = f"at most {seconds:.1f} s ({slowest}) and {num_bytes >> 20} MiB ({largest})"
+        self.table.note(PART, "all kinds", most_taken)
         self.table.row(PART, "all kinds").tried = sum(self.table.row(PART, kind.name).tried for kind in self.kinds)
 
     def only(self, number: int) -> None:
@@ -182,7 +181,8 @@ class Damages:
             return problem
         if outcome.code == 1 and (folder / "out.jsonl").exists():
             return "it failed, but wrote out.jsonl"
-        if damage.place in (mutations.fifo, mutations.folder, mutations.loop, mutations.unreadable) and outcome.code == 0:
+        unlike_a_file = (mutations.fifo, mutations.folder, mutations.loop, mutations.unreadable)
+        if damage.place in unlike_a_file and outcome.code == 0:
             return None if kind.result else f"it did not notice {damage.label}"
         if kind.result is not None:
             # A folder in the place of a cache's file cannot be replaced by a file; it must be named then.

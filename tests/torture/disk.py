@@ -1,5 +1,5 @@
-"""Starves the disk: every call that changes a file fails in turn, a file system fills up, folders are read-only, missing or
-elsewhere. A run must say so in one sentence, keep its last checkpoint, and go on from there once there is room."""
+"""Starves the disk: every call that changes a file fails in turn, a file system fills up, folders are read-only,
+missing or elsewhere. A run must say so in one sentence, keep its last checkpoint, and go on from there once there is room."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Disk:
         self._whole: dict[str, bytes] | None = None
 
     def run(self, deadline: float, most: int) -> None:
-        """Tries all of it; of the calls that fail in turn as many as there is time for, in an order that the seed decides."""
+        """Tries all of it; of the calls that fail in turn as many as there is time for, in a random order."""
         self._places()
         start = monotonic()
         self._tight(most, start + (deadline - start) * 0.3)
@@ -319,7 +319,7 @@ class Disk:
             "size": TMPFS_BYTES,
             "environment": own.variables(),
             "seconds": PATIENCE.seconds,
-            "steps": [{"ballast": bytes_, "commands": [train, resume]} for bytes_ in rng.sample(free, len(free))],
+            "steps": [{"free": size, "commands": [train, resume]} for size in rng.sample(free, len(free))],
         }
         words = [*namespace(), sys.executable, str(HERE / "tight_disk.py")]
         try:
@@ -363,22 +363,19 @@ class Disk:
                 raise Loss(f"with room again, it fails: {str(last_said).strip().splitlines()[-1:]}")
             found = {path: base64.b64decode(str(content)) for path, content in dict(result["files"]).items()}
             own = str(mounted).encode()
-            run = {
-                path.removeprefix("run/"): content if path.endswith(".safetensors") else content.replace(own, b".")
-                for path, content in found.items()
-                if path.startswith("run/") and not path.startswith("run/tensorboard/")
-            }
+            # The folder of the records is another than that of the run.
             folder = str(victim.folder).encode()
             plain = {
-                path: content if path.endswith(".safetensors") else content.replace(folder, b".")
-                for path, content in run.items()
+                path.removeprefix("run/"): folders.relative(path, folders.relative(path, content, own), folder)
+                for path, content in found.items()
+                if path.startswith("run/") and not path.startswith("run/tensorboard/")
             }
             if hidden := [path for path in found if "/." in f"/{path}" and not path.endswith("/.lock")]:
                 raise Loss(f"with room again, it left {', '.join(hidden)}")
             if problem := same_run(self.whole(), plain):
                 raise Loss(f"with room again, it differs from a run that had room: {problem}")
         except Loss as loss:
-            problem = f"{step['ballast']} bytes free: {loss}"
+            problem = f"{step['free']} bytes free: {loss}"
             commands = step["commands"]
             assert isinstance(commands, list)
             self._report(what, victim.folder, " ".join(commands[0]), problem, outcome.stderr)

@@ -41,10 +41,15 @@ def metrics(text: str) -> list[dict[str, Any]]:
     return rows
 
 
+def as_it_is(_: str, content: bytes) -> object:
+    """A file's content with nothing left out."""
+    return content
+
+
 def difference(
-    left: dict[str, bytes], right: dict[str, bytes], content: Callable[[str, bytes], object] = lambda _, content: content
+    left: dict[str, bytes], right: dict[str, bytes], content: Callable[[str, bytes], object] = as_it_is
 ) -> str | None:
-    """The first difference of two folders' contents, each of which `content(path, bytes)` may reduce; None if they are equal."""
+    """The first difference of two folders; None if they are equal. Of a file, `content(path, bytes)` is compared."""
     if left.keys() != right.keys():
         names = ", ".join(sorted(left.keys() ^ right.keys()))
         return f"only one of the two has {names}"
@@ -55,7 +60,7 @@ def difference(
 
 
 def of_run(path: str, content: bytes) -> object:
-    """A file of an output folder without what differs between runs of the same config: clocks, and whether it was resumed."""
+    """A file of an output folder without what differs between runs of one config: clocks, whether it was resumed."""
     if path == "metrics.jsonl":
         return metrics(content.decode())
     if path == "run.toml":
@@ -67,4 +72,9 @@ def run_files(output_dir: Path) -> dict[str, bytes]:
     """The files of an output folder but TensorBoard's, of which each start writes one; paths in them are relative."""
     own = str(output_dir.parent).encode()
     found = {path: content for path, content in files(output_dir).items() if not path.startswith("tensorboard/")}
-    return {path: content if path.endswith(".safetensors") else content.replace(own, b".") for path, content in found.items()}
+    return {path: relative(path, content, own) for path, content in found.items()}
+
+
+def relative(path: str, content: bytes, folder: bytes) -> bytes:
+    """A text without the path of a folder in it; weights are left as they are."""
+    return content if path.endswith(".safetensors") else content.replace(folder, b".")

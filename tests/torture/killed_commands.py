@@ -1,4 +1,5 @@
-"""Kills the commands that write a file or folder once: what they write is whole or not there, and a second run cleans up."""
+"""Kills the commands that write a file or folder once: what they write is whole or not there, and a second run cleans
+up."""
 
 from __future__ import annotations
 
@@ -38,6 +39,7 @@ def commands(material: Material, folder: Path) -> list[Command]:
     adapter: list[str | Path] = ["--adapter", material.lambda_adapter]
     answers: list[str | Path] = ["--num-prompts", "2", "--max-new-tokens", "8"]
     rated: list[str | Path] = ["--rater", f"sh {rater(folder)}"]
+    generate: list[str | Path] = ["generate", *cpu, "--prompts", material.records("prompts.jsonl")]
 
     def export(form: str, *more: str | Path) -> Command:
         return Command(f"export --to {form}", ["export", *model, *more, "--to", form, "out/model"], ("model",), False)
@@ -45,11 +47,7 @@ def commands(material: Material, folder: Path) -> list[Command]:
     return [
         Command("convert", ["convert", "--records", many, "--out", "out/samples.jsonl"], ("samples.jsonl",)),
         Command("score", ["score", *cpu, "--records", few, "--out", "out/scores.jsonl"], ("scores.jsonl",)),
-        Command(
-            "generate",
-            ["generate", *cpu, "--prompts", material.records("prompts.jsonl"), "--max-new-tokens", "8", "--out", "out/a.jsonl"],
-            ("a.jsonl",),
-        ),
+        Command("generate", [*generate, "--max-new-tokens", "8", "--out", "out/a.jsonl"], ("a.jsonl",)),
         Command("evaluate", ["evaluate", *cpu, *adapter, "--records", few, *answers, *rated, "--out", "out/e"], ("e",)),
         Command("steer", ["steer", *cpu, *adapter, "--records", few, "--steps", "1", "--out", "out/steer"], ("steer",)),
         Command("report", ["report", material.run, "--out", "out/report"], ("report",)),
@@ -97,8 +95,8 @@ class KilledCommands:
             if monotonic() - said > 20:
                 said = monotonic()
                 say(f"kills: {number} commands")
-        self.table.note(PART, "commands, all together", f"{self.num_inside} of them killed while a file or folder was being written")
-        self.table.row(PART, "commands, all together").tried = number
+        row = self.table.row(PART, "commands, all together")
+        row.tried, row.notes = number, f"{self.num_inside} of them killed while something was being written"
 
     def whole(self, command: Command) -> tuple[dict[str, bytes], float]:
         """What the command writes if it is not killed, as far as two runs agree on it, and how long it takes."""
@@ -114,7 +112,8 @@ class KilledCommands:
             if one.keys() != other.keys():
                 raise SystemExit(f"{command.name} does not write the same files twice")
             # A file that has times in it is compared by its name.
-            self._whole[command.name] = ({path: one[path] if one[path] == other[path] else b"" for path in one}, seconds)
+            same = {path: one[path] if one[path] == other[path] else b"" for path in one}
+            self._whole[command.name] = (same, seconds)
         return self._whole[command.name]
 
     def _clear(self) -> None:

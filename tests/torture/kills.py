@@ -1,5 +1,5 @@
-"""Kills training runs: at random moments, and inside saves, evaluations, the reference pass, the caches' writing and the final
-export. Whatever a kill hits, the run that is resumed must equal one that never stopped."""
+"""Kills training runs: at random moments, and inside saves, evaluations, the reference pass, the caches' writing and
+the final export. Whatever a kill hits, the run that is resumed must equal one that never stopped."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ class Kills:
 
 
 def same_run(whole: dict[str, bytes], found: dict[str, bytes]) -> str | None:
-    """What differs between the folders of two runs. A signal adds a checkpoint, which may have taken an older one's place."""
+    """What differs between two runs' folders. A signal adds a checkpoint, which may have taken an older one's place."""
     last = f"checkpoint-{MAX_STEPS // SAVE_STEPS * SAVE_STEPS}"
     if not any(path.startswith(f"{last}/") for path in found):
         return f"there is no {last}"

@@ -87,7 +87,9 @@ def _models(material: Material) -> list[Kind]:
     of_model: Arguments = [*score, "--model", "model"]
     found = []
 
-    def add(name: str, file: str, arguments: Arguments, how: tuple[Mutate, ...], weight: int = 1, **sources: Path) -> None:
+    def add(
+        name: str, file: str, arguments: Arguments, how: tuple[Mutate, ...], weight: int = 1, **sources: Path
+    ) -> None:
         # Weights that do not fit the config, or a text that cannot be encoded: it is the folder that is wrong.
         also = tuple({"model", Path(file).parts[0], "one.jsonl"})
         found.append(Kind(name, file, arguments, how, copies(**sources), also=also, weight=weight))
@@ -104,7 +106,8 @@ def _models(material: Material) -> list[Kind]:
     def with_extras(folder: Path) -> None:
         shutil.copytree(material.tiny, folder / "model")
         (folder / "model/chat_template.jinja").write_text(template)
-        (folder / "model/special_tokens_map.json").write_text('{"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}')
+        special = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+        (folder / "model/special_tokens_map.json").write_text(json.dumps(special))
         (folder / "model/added_tokens.json").write_text('{"<|new|>": 374}')
         (folder / "model/generation_config.json").write_text('{"bos_token_id": 1, "eos_token_id": [3, 1]}')
 
@@ -188,7 +191,9 @@ def _reports(material: Material) -> list[Kind]:
     """Files that are read to be shown or fitted."""
     found = []
 
-    def add(name: str, file: str, arguments: Arguments, how: tuple[Mutate, ...], prepare: Callable[[Path], None]) -> None:
+    def add(
+        name: str, file: str, arguments: Arguments, how: tuple[Mutate, ...], prepare: Callable[[Path], None]
+    ) -> None:
         also = tuple({Path(file).parts[0], Path(file).name})
         found.append(Kind(name, file, arguments, how, prepare, also=also))
 

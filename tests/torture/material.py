@@ -1,5 +1,5 @@
-"""Models, records, runs and exports to work on, made by the program itself from the fixtures, so small that reading them is
-quick."""
+"""Models, records, runs and exports to work on, made by the program itself from the fixtures, so small that reading
+them is quick."""
 
 from __future__ import annotations
 

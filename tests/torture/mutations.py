@@ -1,5 +1,5 @@
-"""Ways to damage a file: bytes cut, flipped and moved, numbers and lengths that lie, values of the wrong kind, and things in its
-place that are no file."""
+"""Ways to damage a file: bytes cut, flipped and moved, numbers and lengths that lie, values of the wrong kind, and
+things in its place that are no file."""
 
 from __future__ import annotations
 
@@ -116,6 +116,10 @@ BYTES: tuple[Mutate, ...] = (
 # Text.
 
 _NUMBER = re.compile(rb"-?\d+(\.\d+)?([eE][-+]?\d+)?")
+_NO_STRINGS: tuple[Any, ...] = (
+    *("", "\0", "../../x", "/", "nan", "x" * 70_000, "\ud800", "{{", "{% for"),
+    *(None, [], {}, 0, True),
+)
 _STRING = re.compile(rb'"(?:[^"\\\n]|\\.)*"')
 
 
@@ -126,8 +130,7 @@ def lying_number(content: bytes, rng: random.Random) -> bytes:
 
 def lying_string(content: bytes, rng: random.Random) -> bytes:
     """A string in the text is another, or no string."""
-    others: tuple[Any, ...] = ("", "\0", "../../x", "/", "nan", "x" * 70_000, "\ud800", "{{", "{% for", None, [], {}, 0, True)
-    return _replace_one(content, _STRING, json.dumps(rng.choice(others)).encode(), rng)
+    return _replace_one(content, _STRING, json.dumps(rng.choice(_NO_STRINGS)).encode(), rng)
 
 
 def deep(content: bytes, rng: random.Random) -> bytes:
@@ -150,7 +153,9 @@ def _replace_one(content: bytes, pattern: re.Pattern[bytes], by: bytes, rng: ran
     return content[: chosen.start()] + by + content[chosen.end() :]
 
 
-TEXT: tuple[Mutate, ...] = (cut, flip, overwrite, repeat, remove, zero, append, lying_number, lying_string, deep, not_text)
+TEXT: tuple[Mutate, ...] = (
+    *(cut, flip, overwrite, repeat, remove, zero, append, lying_number, lying_string, deep, not_text),
+)
 
 
 # JSON.
@@ -188,10 +193,14 @@ def _with_wrong_value(document: Any, rng: random.Random) -> Any:
     if rng.random() < 0.2:
         del parent[key]
     else:
-        wrong: tuple[Any, ...] = (None, True, False, 0, -1, 1.5, 1e300, 2**31, 2**63, 2**64, -(2**63), "", "x", [], {}, [[]], [parent[key]])
-        parent[key] = rng.choice(wrong)
+        parent[key] = rng.choice((*_WRONG, [parent[key]]))
     return document
 
+
+_WRONG: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1.5, 1e300, 2**31, 2**63, 2**64, -(2**63)),
+    *("", "x", [], {}, [[]]),
+)
 
 JSON: tuple[Mutate, ...] = (*TEXT, wrong_value, wrong_value, wrong_value, wrong_value)
 

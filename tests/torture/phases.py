@@ -1,4 +1,5 @@
-"""The phases of a training run, told apart by what it leaves on disk and on stderr, so that the program needs no hooks."""
+"""The phases of a training run, told apart by what it leaves on disk and on stderr, so that the program needs no
+hooks."""
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Rhythm:
-    """What an uninterrupted run does when: for each aim, how often it begins and how long it takes at most, in seconds."""
+    """What an uninterrupted run does when: for each aim, how often it begins and how many seconds it takes at most."""
 
     seconds: float
     eval_rows: tuple[int, ...]  # Indices of the lines of metrics.jsonl that an evaluation writes.

@@ -97,10 +97,11 @@ class Table:
         """The table in columns."""
         cells = [("part", "what", "tried", "findings", ""), *(row.cells() for row in self.rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(4)]
-        return "\n".join(
-            f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}".rstrip()
-            for row in cells
-        )
+        lines = []
+        for part, what, tried, findings, notes in cells:
+            left = f"{part:<{widths[0]}}  {what:<{widths[1]}}"
+            lines.append(f"{left}  {tried:>{widths[2]}}  {findings:>{widths[3]}}  {notes}".rstrip())
+        return "\n".join(lines)
 
 
 def say(line: str) -> None:

@@ -1,13 +1,13 @@
-"""Runs commands on a file system of a few MiB, which this process mounts in a namespace of its own: started by `disk.py`.
+"""Runs commands on a file system of a few MiB, which this process mounts in a namespace of its own (see `disk.py`).
 
 Reads a request as JSON from stdin:
 
-    {"folder": where to mount, "size": bytes, "readonly": false, "steps": [{"ballast": bytes, "commands": [[word, …], …]}, …],
-     "environment": {…}, "seconds": limit of a command}
+    {"folder": where to mount, "size": bytes, "environment": {…}, "seconds": limit of a command,
+     "steps": [{"free": bytes, "commands": [[word, …], …]}, …]}
 
-For each step the file system is emptied, filled up by a file so that `ballast` bytes are free, and the commands run one
-after another; before the last one the file is removed. Prints a line for each step, `{"outcomes": [[status, stderr], …],
-"files": {path: contents in base64}}`, and a first line `{"mounted": true}` or `{"mounted": false, "problem": text}`.
+For each step the file system is emptied, filled up by a file so that so many bytes are free, and the commands run one
+after another; before the last one the file is removed. Prints a line for each step, `{"outcomes": [[status, stderr],
+…], "files": {path: contents in base64}}`, after a first line `{"mounted": true}` or `{"mounted": false, "problem": text}`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def main() -> None:
     print(json.dumps({"mounted": True}), flush=True)
     for step in request["steps"]:
         clear(folder)
-        ballast = fill(folder, int(step["ballast"]))
+        ballast = fill(folder, int(step["free"]))
         outcomes = []
         *first, last = step["commands"]
         for words in first:

@@ -51,8 +51,8 @@ class Watch:
         os.close(self._fd)
 
     def wait(self, seconds: float, also: int | None = None) -> list[Event]:
-        """The events of the next moment in which there are any; none after `seconds`, or as soon as the descriptor `also`
-        can be read."""
+        """The events of the next moment in which there are any; none after `seconds`, or as soon as the descriptor
+        `also` can be read."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         if also is not None:

@@ -122,6 +122,17 @@ pub enum HubError {
         /// The problem.
         problem: String,
     },
+    /// The card of a dataset cannot be read.
+    #[error(
+        "{}: the card of the dataset, which says what its splits are, cannot be read: {source}; delete it to fetch it again",
+        path.display()
+    )]
+    Card {
+        /// The card.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// No file matches a pattern.
     #[error("{} matches no file: `*`, `?`, `[…]` and `**` stand for names of files and folders", path.display())]
     NoMatch {
@@ -252,7 +263,7 @@ impl Hub {
         let Some(folder) = self.snapshot(repository) else { return Ok(None) };
         let mut names = Vec::new();
         list(&folder, Path::new(""), &mut names);
-        let card = regular::read_to_string(&folder.join(CARD)).ok();
+        let card = read_card(&folder.join(CARD))?;
         let chosen = repository.choose(&names, card.as_deref(), purpose)?;
         if let Some(problem) = splits::missing_shards(&chosen) {
             return Err(HubError::Choice { name: repository.written.clone(), problem });
@@ -314,10 +325,8 @@ impl Hub {
         if self.offline {
             return Ok(None);
         }
-        let failed = |error| HubError::Fetch {
-            name: repository.written.clone(),
-            source: Box::new(ApiError::IoError(error)),
-        };
+        let failed =
+            |error| HubError::Fetch { name: repository.written.clone(), source: Box::new(ApiError::IoError(error)) };
         // Where Hugging Face's libraries keep theirs.
         let folder = self.cache.join(".locks").join(repository.repo().folder_name());
         std::fs::create_dir_all(&folder).map_err(failed)?;
@@ -387,8 +396,7 @@ impl Hub {
     fn fetch_dataset(&self, repository: &Repository, purpose: Use) -> Result<Vec<PathBuf>, HubError> {
         let _lock = self.lock(repository)?;
         let remote = self.remote(repository)?;
-        let card = if remote.has(CARD) { Some(remote.fetch(CARD)?) } else { None };
-        let card = card.and_then(|path| regular::read_to_string(&path).ok());
+        let card = if remote.has(CARD) { read_card(&remote.fetch(CARD)?)? } else { None };
         let files = repository.choose(&remote.files, card.as_deref(), purpose)?;
         if files.is_empty() {
             let what = ".jsonl, .json or .parquet files";
@@ -481,6 +489,15 @@ impl Repository {
         let name = revision.as_ref().map_or_else(|| repository.clone(), |revision| format!("{repository}@{revision}"));
         splits::choose(&name, names, card, selector.as_deref(), purpose)
             .map_err(|problem| HubError::Choice { name: self.written.clone(), problem })
+    }
+}
+
+/// Reads the card of a dataset, which says which files make up its splits; None if there is none.
+fn read_card(path: &Path) -> Result<Option<String>, HubError> {
+    match regular::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(HubError::Card { path: path.to_path_buf(), source }),
     }
 }
 

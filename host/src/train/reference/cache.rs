@@ -78,7 +78,9 @@ impl ReferenceCache {
         }
         let _lock = self.lock()?;
         // Written to, a pipe or a link to itself would not become a file.
-        if !fs::metadata(&self.path).map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |found| found.is_file()) {
+        if !fs::metadata(&self.path)
+            .map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |found| found.is_file())
+        {
             fs::remove_file(&self.path).map_err(|error| self.failed(error))?;
         }
         // A damaged file was reported when it was loaded.

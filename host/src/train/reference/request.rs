@@ -91,9 +91,8 @@ mod tests {
     fn a_pass_that_goes_on_has_the_batches_of_one_that_was_not_stopped() {
         let lengths = [9, 8, 7, 5, 5, 4, 3, 3, 2, 1];
         let samples: Vec<usize> = (0..lengths.len()).collect();
-        let rest = |known: &[usize]| {
-            rest_by_length(&samples, |sample| lengths[sample], 12, |sample| known.contains(&sample))
-        };
+        let rest =
+            |known: &[usize]| rest_by_length(&samples, |sample| lengths[sample], 12, |sample| known.contains(&sample));
         let all = rest(&[]);
         assert!(all.len() > 3, "{all:?}");
         for done in 0..=all.len() {

@@ -64,8 +64,9 @@ pub(super) struct Parquet {
 impl Parquet {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|source| Error::io(path, source))?;
-        let unreadable =
-            |problem: String| Error::InvalidData(format!("{}: not a Parquet file that can be read: {problem}", path.display()));
+        let unreadable = |problem: String| {
+            Error::InvalidData(format!("{}: not a Parquet file that can be read: {problem}", path.display()))
+        };
         parquet_lengths::check_footer(&file).map_err(|source| Error::io(path, source))?.map_err(unreadable)?;
         let own = file.try_clone().map_err(|source| Error::io(path, source))?;
         let opened = contained(|| ParquetRecordBatchReaderBuilder::try_new(own).map_err(|error| error.to_string()));
@@ -75,7 +76,8 @@ impl Parquet {
         let is_read = |leaf| mask.leaf_included(leaf);
         let pages = parquet_lengths::check_pages(&file, builder.metadata(), is_read);
         pages.map_err(|source| Error::io(path, source))?.map_err(unreadable)?;
-        let build = || builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(|error| error.to_string());
+        let build =
+            || builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(|error| error.to_string());
         let batches = contained(build).flatten().map_err(unreadable)?;
         Ok(Self { batches, rows: VecDeque::new(), number: 0, unread: columns.unread })
     }

@@ -42,7 +42,11 @@ pub(super) fn check_footer(file: &File) -> io::Result<Checked> {
 }
 
 /// Checks that no page of the columns promises more than its bytes can be decompressed to.
-pub(super) fn check_pages(file: &File, metadata: &ParquetMetaData, is_read: impl Fn(usize) -> bool) -> io::Result<Checked> {
+pub(super) fn check_pages(
+    file: &File,
+    metadata: &ParquetMetaData,
+    is_read: impl Fn(usize) -> bool,
+) -> io::Result<Checked> {
     for group in metadata.row_groups() {
         for (index, column) in group.columns().iter().enumerate() {
             let zeroed = matches!(column.compression(), Compression::SNAPPY | Compression::LZ4 | Compression::LZ4_RAW);
@@ -131,7 +135,8 @@ impl Walker<'_> {
             if kind == 0 {
                 return Some(());
             }
-            field = if delta == 0 { i16::try_from(self.zigzag()?).ok()? } else { field.checked_add(i16::from(delta))? };
+            field =
+                if delta == 0 { i16::try_from(self.zigzag()?).ok()? } else { field.checked_add(i16::from(delta))? };
             match kind {
                 // A boolean field is its kind.
                 1 | 2 => {}
