@@ -28,7 +28,7 @@ from disk import Disk
 from killed_commands import KilledCommands
 from kills import Kills
 from material import Material, make
-from program import ROOT, Program
+from program import ROOT, Program, limit_children
 from table import Table, say
 from together import Together
 
@@ -70,6 +70,7 @@ def main() -> int:
 
     folder = ROOT / "target/torture"
     shutil.rmtree(folder, ignore_errors=True)
+    limit_children()
     program = Program.find()
     say(f"seed {seed}, {minutes:g} minutes, {jobs} processes at a time, in {folder}")
     began = monotonic()

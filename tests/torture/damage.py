@@ -115,7 +115,8 @@ class Damages:
             program = self._program(folder)
             outcome = program.run(kind.arguments, cwd=folder, limits=PATIENCE)
             if outcome.code != 0:
-                raise SystemExit(f"{kind.name}: {program.line(kind.arguments)} fails on whole files:\n{outcome.stderr}")
+                command = program.line(kind.arguments)
+                raise SystemExit(f"{kind.name}: {command} ends with {outcome.code} on whole files:\n{outcome.stderr}")
             if kind.result is not None:
                 self._right[kind.name] = (folder / kind.result).read_bytes()
         return True

@@ -26,6 +26,9 @@ class Hub(ThreadingHTTPServer):
         self.files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
         self.seconds_per_file = seconds_per_file
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing: a client that is killed is what it is there for."""
+
     @property
     def endpoint(self) -> str:
         """Its address, for HF_ENDPOINT."""

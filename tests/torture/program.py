@@ -123,7 +123,6 @@ class Program:
                 stderr=stderr,
                 start_new_session=True,
             )
-        limit(process.pid)
         return Running(process, log)
 
     def run(
@@ -134,13 +133,10 @@ class Program:
         return running.wait((limits or Limits()).seconds)
 
 
-def limit(pid: int) -> None:
-    """Forbids a process core dumps, and memory beyond what a machine can spare."""
-    try:
-        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
-        resource.prlimit(pid, resource.RLIMIT_DATA, (ADDRESS_BYTES, ADDRESS_BYTES))
-    except ProcessLookupError:
-        pass  # It has ended already.
+def limit_children() -> None:
+    """Forbids this process, and all that it starts from now on, core dumps and memory beyond what a machine can spare."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (ADDRESS_BYTES, ADDRESS_BYTES))
 
 
 class Running:
