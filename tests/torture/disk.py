@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import folders
 import verdict
@@ -314,7 +315,7 @@ class Disk:
         resume = own.command([*victim.arguments(True), output_dir])
         need = sum(len(content) for content in self.whole().values())
         free = sorted({rng.randrange(0, int(need * 1.3), 4096) for _ in range(most)})
-        request = {
+        request: dict[str, Any] = {
             "folder": str(mounted),
             "size": TMPFS_BYTES,
             "environment": own.variables(),
@@ -352,7 +353,7 @@ class Disk:
         shutil.rmtree(victim.folder, ignore_errors=True)
 
     def _tight_step(
-        self, what: str, victim: Victim, mounted: Path, step: dict[str, object], result: dict[str, list[list[object]]]
+        self, what: str, victim: Victim, mounted: Path, step: dict[str, Any], result: dict[str, Any]
     ) -> bool:
         """Looks at what the run did with so little room, and then with enough; True if there was too little."""
         (code, said), (last_code, last_said) = result["outcomes"]
@@ -361,7 +362,7 @@ class Disk:
             self._judge(outcome, [str(mounted)])
             if last_code != 0:
                 raise Loss(f"with room again, it fails: {str(last_said).strip().splitlines()[-1:]}")
-            found = {path: base64.b64decode(str(content)) for path, content in dict(result["files"]).items()}
+            found = {path: base64.b64decode(content) for path, content in result["files"].items()}
             own = str(mounted).encode()
             # The folder of the records is another than that of the run.
             folder = str(victim.folder).encode()

@@ -295,8 +295,12 @@ def same_run(whole: dict[str, bytes], found: dict[str, bytes]) -> str | None:
 
     def compared(files: dict[str, bytes], other: dict[str, bytes]) -> dict[str, bytes]:
         shared = {path.split("/")[0] for path in other}
-        is_compared = lambda name: not name.startswith("checkpoint-") or name in shared  # noqa: E731
-        return {path: content for path, content in files.items() if is_compared(path.split("/")[0])}
+        names = {path: path.split("/")[0] for path in files}
+        return {
+            path: content
+            for path, content in files.items()
+            if not names[path].startswith("checkpoint-") or names[path] in shared
+        }
 
     return folders.difference(compared(whole, found), compared(found, whole), folders.of_run)
 

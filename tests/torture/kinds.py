@@ -118,9 +118,8 @@ def _models(material: Material) -> list[Kind]:
     ):
         found.append(Kind(name, f"model/{name}", of_model, how, with_extras, also=("model", "one.jsonl")))
     generate: Arguments = ["generate", "--device", "cpu", "--model", "model", "--max-new-tokens", "1", "--raw", "The"]
-    also = ("model",)
     file = "model/generation_config.json"
-    found.append(Kind("generation_config.json", file, generate, mutations.JSON, with_extras, also=also))
+    found.append(Kind("generation_config.json", file, generate, mutations.JSON, with_extras, also=("model",)))
     index = "model.safetensors.index.json"
     add("index of shards", f"model/{index}", of_model, mutations.JSON, 1, model=material.sharded)
     shard = "model-00001-of-00002.safetensors"
@@ -175,15 +174,14 @@ def _runs(material: Material) -> list[Kind]:
     log = "run/metrics.jsonl"
     found.append(Kind("metrics.jsonl of a run that is resumed", log, resume, mutations.JSON, stopped, also=("run",)))
     keys = ("train.", "data.", "lambda.", "loss.", "model.", "reference.", "adapter.", "output_dir", "seed", "stage")
-    also = (*keys, "records", "tiny", "few.jsonl")
-    found.append(Kind("run.toml", "run.toml", fresh, mutations.TEXT, new, also=also, is_stream=True, weight=3))
+    named = (*keys, "records", "tiny", "few.jsonl")
+    found.append(Kind("run.toml", "run.toml", fresh, mutations.TEXT, new, also=named, is_stream=True, weight=3))
     result = "run/model/model.safetensors"
     for name, pattern in (("tokenised records", "samples/*.samples"), ("reference log-probs", "reference/*.log_probs")):
         for number, path in enumerate(sorted(material.cache.glob(pattern))):
             file = f"cache/{path.relative_to(material.cache)}"
             title = name if number == 0 else f"{name} ({number + 1})"
-            also = ("cache",)
-            found.append(Kind(title, file, fresh, mutations.BYTES, new, also=also, result=result))
+            found.append(Kind(title, file, fresh, mutations.BYTES, new, also=("cache",), result=result))
     return found
 
 
