@@ -157,7 +157,7 @@ def make(program: Program, folder: Path) -> Material:
     few_answers = ["--num-prompts", "2", "--max-new-tokens", "4"]
     _must(program, ["export", *model, "--to", "onnx", material.onnx], folder)
     _must(program, ["export", *model, "--to", "torchscript", material.torchscript], folder)
-    adapter_of = ["--adapter", material.lambda_adapter, "--records", few]
+    adapter_of: list[str | Path] = ["--adapter", material.lambda_adapter, "--records", few]
     _must(program, ["steer", *cpu, *adapter_of, "--steps", "1", "--out", material.steer], folder)
     evaluate: list[str | Path] = ["evaluate", *cpu, "--adapter", material.lora, "--records", few, *few_answers]
     _must(program, [*evaluate, "--rater", f"sh {rater(folder)}", "--out", material.evaluation], folder)
