@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo check-steering steer-stories objectives-demo test test-cpus test-python test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-serving benchmarks test-benchmarks paper gpu-check fmt generate fuzz valgrind docs install
+.PHONY: help setup build demo steer-demo check-steering steer-stories objectives-demo test test-cpus test-python test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-serving benchmarks test-benchmarks paper gpu-check fmt generate fuzz valgrind torture docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -92,6 +92,9 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
 
 valgrind: ## the C example and the tests of misuse under valgrind
 	@ci/valgrind.sh
+
+torture: ## kill it, starve it, feed it rubbish, for TORTURE_MINUTES (25); ends with a table and fails on any loss
+	@ci/torture.sh $(TORTURE_FLAGS)
 
 docs: ## API documentation into target/doc
 	@ci/setup.sh

@@ -6,6 +6,7 @@
 //! | [`atomic`] | files and folders that appear whole or not at all |
 //! | [`report_folder`] | a folder of files that a new report replaces |
 //! | [`tensor_bytes`] | a tensor's values as bytes |
+//! | [`regular`] | files that must be regular ones |
 //! | [`git_lfs`] | Git LFS pointers in the place of files |
 //! | [`beside`] | files that another file names |
 //! | [`safetensors`] | safetensors files |
@@ -19,6 +20,7 @@ pub mod lock;
 pub mod atomic;
 pub mod report_folder;
 pub mod tensor_bytes;
+pub mod regular;
 pub mod git_lfs;
 pub mod beside;
 pub mod safetensors;

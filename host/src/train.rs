@@ -63,16 +63,26 @@ pub fn run(config: &RunConfig, plugin: Option<&Path>) -> Result<Outcome, TrainEr
         Start::Resume(checkpoint) => Some(checkpoint),
         // A finished run may be where nothing can be written.
         Start::Finished(result) => {
+            if lock.is_ok() {
+                sweep(output_dir);
+            }
             say(&format!("this run is finished: its result is in {}", result.display()));
             return Ok(Outcome::Finished(result));
         }
     };
     let _lock = lock.map_err(|error| TrainError::of_lock(output_dir, error))?;
+    sweep(output_dir);
     match train(config, plugin, checkpoint.as_deref(), &interrupt) {
         // The progress callback told the plugin to stop.
         Err(TrainError::Plugin(error)) if error.is_cancelled() => Ok(stopped_early(&interrupt)),
         other => other,
     }
+}
+
+/// Removes what is left of writes that were interrupted in an output folder that this process has locked.
+fn sweep(output_dir: &Path) {
+    durable::checkpoint::sweep(output_dir);
+    log::run_log::sweep(output_dir);
 }
 
 fn train(

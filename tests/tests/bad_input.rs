@@ -186,6 +186,54 @@ fn models_that_cannot_be_loaded() {
 }
 
 #[test]
+fn a_generation_config_that_is_damaged() {
+    let run = Run::new("sft");
+    let (model, file) = (run.path("model"), run.path("model/generation_config.json"));
+    let generate = || {
+        let model = model.to_str().unwrap();
+        let arguments = ["generate", "--device", "cpu", "--raw", "--max-new-tokens", "1", "--model", model, "The"];
+        Run::program(&arguments)
+    };
+    fs::write(&file, "{\"eos_token_id\": [3]}").unwrap();
+    assert!(generate().status.success());
+    fs::write(&file, "{\"eos_token_id\": [3").unwrap();
+    let output = generate();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert_eq!(
+        stderr(&output).lines().last().unwrap(),
+        format!(
+            "error: {} is not valid JSON: copy or download it again: EOF while parsing a list at line 1 column 19",
+            file.display()
+        )
+    );
+}
+
+#[test]
+fn a_checkpoint_of_a_number_of_threads_that_cannot_be() {
+    let run = Run::new("sft");
+    let steps = ["train.max_steps=2", "train.save_steps=1"];
+    run.train(&steps);
+    for name in ["model", "checkpoint-2"] {
+        fs::remove_dir_all(run.output_dir().join(name)).unwrap();
+    }
+    let state = run.output_dir().join("checkpoint-1/trainer_state.json");
+    let text = fs::read_to_string(&state).unwrap();
+    let (before, after) = text.split_once("\"num_threads\": ").unwrap();
+    let after = after.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    for num_threads in ["0", "-1", "2147483647"] {
+        fs::write(&state, format!("{before}\"num_threads\": {num_threads}{after}")).unwrap();
+        refuses(
+            &run,
+            &[steps[0], steps[1], "train.resume=auto"],
+            &format!(
+                "cannot resume from {{}}/run/checkpoint-1: trainer_state.json says that it computed with {num_threads} threads, \
+                 so it is damaged; resume from another checkpoint-<step> folder"
+            ),
+        );
+    }
+}
+
+#[test]
 fn an_adapter_for_another_model() {
     let small = Run::new("sft");
     small.train(&["train.max_steps=1", "adapter.rank=2"]);

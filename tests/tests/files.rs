@@ -291,3 +291,55 @@ fn an_index_of_weights_names_only_files_of_its_folder() {
     fs::write(&index, "{\"weight_map\": {\"model.norm.weight\": \"part.safetensors\"}}").unwrap();
     run.train(&["train.max_steps=1"]);
 }
+
+#[test]
+fn what_a_kill_after_the_result_left_is_removed_by_the_next_run() {
+    let run = Run::new("sft");
+    run.train(&["train.max_steps=1"]);
+    let before = names(&run.output_dir());
+    for name in
+        [".model.partial.lock", ".loss.svg.partial", ".loss.svg.partial.lock", ".run.toml.partial", ".lambda-dpo.lock"]
+    {
+        fs::write(run.output_dir().join(name), "1").unwrap();
+    }
+    let again = run.train(&["train.max_steps=1", "train.resume=auto"]);
+    assert!(stderr(&again).contains("this run is finished"), "{}", stderr(&again));
+    assert_eq!(names(&run.output_dir()), before);
+}
+
+/// A pipe that nobody writes to would keep the program waiting for good, and a device without an end would fill its memory.
+#[test]
+fn what_is_no_regular_file_is_refused() {
+    let trained = Run::new("sft");
+    trained.train(&["train.max_steps=2", "train.save_steps=1"]);
+    for name in ["model", "checkpoint-2"] {
+        fs::remove_dir_all(trained.output_dir().join(name)).unwrap();
+    }
+    let files =
+        ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+    let of_run = ["run/checkpoint-1/trainer_state.json", "run/checkpoint-1/optimizer.safetensors", "run/metrics.jsonl"];
+    let paths = files.map(|name| format!("model/{name}")).into_iter().chain(of_run.map(str::to_owned));
+    for path in paths {
+        let (file, kept) = (trained.path(&path), trained.path("kept"));
+        let existed = fs::rename(&file, &kept).is_ok();
+        for device in [false, true] {
+            if device {
+                symlink("/dev/zero", &file).unwrap();
+            } else {
+                assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+            }
+            let output = trained.try_train(&["train.max_steps=2", "train.save_steps=1", "train.resume=auto"]);
+            assert_eq!(output.status.code(), Some(1), "{path}: {}", stderr(&output));
+            let message = last_line(&output);
+            assert!(message.contains(Path::new(&path).file_name().unwrap().to_str().unwrap()), "{path}: {message}");
+            assert!(
+                message.contains("it is a pipe or a device, but a regular file is to be read"),
+                "{path}: {message}"
+            );
+            fs::remove_file(&file).unwrap();
+        }
+        if existed {
+            fs::rename(&kept, &file).unwrap();
+        }
+    }
+}

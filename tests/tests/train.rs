@@ -223,6 +223,15 @@ fn a_run_killed_and_resumed_equals_one_that_never_stopped() {
         let weights = if adapter.is_empty() { "model/model.safetensors" } else { "adapter/adapter_model.safetensors" };
         let read = |run: &Run| fs::read(run.output_dir().join(weights)).unwrap();
         assert!(read(&killed) == read(&whole), "the final weights differ");
+        // 10 samples are 5 micro-batches and 3 steps; the last checkpoint is of another step than the result.
+        let states =
+            [&killed, &whole].map(|run| fs::read_to_string(run.output_dir().join("trainer_state.json")).unwrap());
+        for state in states.map(|text| serde_json::from_str::<Value>(&text).unwrap()) {
+            assert_eq!(
+                (&state["global_step"], &state["epoch"], &state["step_in_epoch"]),
+                (&9.into(), &3.0.into(), &0.into())
+            );
+        }
 
         let again = killed.train(&resumed);
         assert!(stderr(&again).contains("this run is finished"), "{}", stderr(&again));

@@ -1,5 +1,6 @@
 //! A model with its tokenizer and adapter, as most commands load it.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -10,6 +11,7 @@ use crate::cli::{ModelArgs, PolicyArgs};
 use crate::console::say;
 use crate::files::git_lfs::refuse_pointer;
 use crate::files::hub::Hub;
+use crate::files::regular;
 use crate::lambda;
 use crate::libtorch::{self, Libtorch};
 use crate::model::Model;
@@ -63,8 +65,13 @@ impl LoadedModel {
     /// tokenizer's.
     pub(super) fn eos_token_ids(&self) -> Result<Vec<i64>> {
         for name in ["generation_config.json", "config.json"] {
-            let Ok(text) = std::fs::read_to_string(self.folder.join(name)) else { continue };
-            let Ok(config) = serde_json::from_str::<Value>(&text) else { continue };
+            let path = self.folder.join(name);
+            let text = match regular::read_to_string(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                other => other.with_context(|| format!("{} cannot be read", path.display()))?,
+            };
+            let config: Value = serde_json::from_str(&text)
+                .with_context(|| format!("{} is not valid JSON: copy or download it again", path.display()))?;
             let ids: Vec<i64> = match &config["eos_token_id"] {
                 Value::Array(ids) => ids.iter().filter_map(Value::as_i64).collect(),
                 id => id.as_i64().into_iter().collect(),

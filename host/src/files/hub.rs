@@ -15,11 +15,14 @@ mod card;
 mod splits;
 
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
+use super::lock::{Lock, LockError, process};
 use super::paths::{expand_home, expand_pattern, is_pattern};
+use crate::console::say;
 
 use variables::Settings;
 
@@ -27,6 +30,7 @@ pub use name::HubName;
 pub use splits::Use;
 
 use crate::files::git_lfs::{GitLfsPointer, refuse_pointer};
+use crate::files::regular;
 
 /// Small files of a model repository, fetched if they exist.
 const MODEL_FILES: &[&str] = &[
@@ -42,6 +46,12 @@ const MODEL_FILES: &[&str] = &[
 const WEIGHTS: &str = "model.safetensors";
 const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 const CARD: &str = "README.md";
+/// Name of the lock of a repository that is being fetched.
+const LOCK: &str = "lambda-dpo.lock";
+/// Time between two looks at it.
+const LOCK_INTERVAL: Duration = Duration::from_millis(200);
+/// Extension of a file that hf-hub has fetched in part.
+const PART: &str = "part";
 
 /// A path or name does not lead to files.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +121,17 @@ pub enum HubError {
         path: PathBuf,
         /// The problem.
         problem: String,
+    },
+    /// The card of a dataset cannot be read.
+    #[error(
+        "{}: the card of the dataset, which says what its splits are, cannot be read: {source}; delete it to fetch it again",
+        path.display()
+    )]
+    Card {
+        /// The card.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
     },
     /// No file matches a pattern.
     #[error("{} matches no file: `*`, `?`, `[…]` and `**` stand for names of files and folders", path.display())]
@@ -242,7 +263,7 @@ impl Hub {
         let Some(folder) = self.snapshot(repository) else { return Ok(None) };
         let mut names = Vec::new();
         list(&folder, Path::new(""), &mut names);
-        let card = std::fs::read_to_string(folder.join(CARD)).ok();
+        let card = read_card(&folder.join(CARD))?;
         let chosen = repository.choose(&names, card.as_deref(), purpose)?;
         if let Some(problem) = splits::missing_shards(&chosen) {
             return Err(HubError::Choice { name: repository.written.clone(), problem });
@@ -255,7 +276,7 @@ impl Hub {
     fn snapshot(&self, repository: &Repository) -> Option<PathBuf> {
         let folder = self.cache.join(repository.repo().folder_name());
         let revision = repository.name.revision();
-        let commit = std::fs::read_to_string(folder.join("refs").join(revision)).ok();
+        let commit = regular::read_to_string(&folder.join("refs").join(revision)).ok();
         // A commit is its own snapshot.
         let commit = commit.unwrap_or_else(|| revision.to_owned());
         let folder = folder.join("snapshots").join(Some(commit.trim()).filter(|commit| is_file_name(commit))?);
@@ -298,6 +319,32 @@ impl Hub {
         HubError::Offline { name: name.to_owned(), cache: self.cache.clone() }
     }
 
+    /// Waits until no other process fetches this repository: hf-hub would give up after a few seconds, and a model takes
+    /// longer.
+    fn lock(&self, repository: &Repository) -> Result<Option<Lock>, HubError> {
+        if self.offline {
+            return Ok(None);
+        }
+        let failed =
+            |error| HubError::Fetch { name: repository.written.clone(), source: Box::new(ApiError::IoError(error)) };
+        // Where Hugging Face's libraries keep theirs.
+        let folder = self.cache.join(".locks").join(repository.repo().folder_name());
+        std::fs::create_dir_all(&folder).map_err(failed)?;
+        let mut is_first = true;
+        loop {
+            match Lock::acquire(&folder.join(LOCK)) {
+                Ok(lock) => return Ok(Some(lock)),
+                Err(LockError::Io(error)) => return Err(failed(error)),
+                Err(LockError::Held { pid }) => {
+                    if std::mem::take(&mut is_first) {
+                        say(&format!("{}: waiting for {}, which fetches it", repository.written, process(pid)));
+                    }
+                    std::thread::sleep(LOCK_INTERVAL);
+                }
+            }
+        }
+    }
+
     /// Returns the repository at the commit that its revision is now.
     fn remote<'a>(&'a self, repository: &'a Repository) -> Result<Remote<'a>, HubError> {
         if self.offline {
@@ -324,6 +371,7 @@ impl Hub {
     }
 
     fn fetch_model(&self, repository: &Repository) -> Result<PathBuf, HubError> {
+        let _lock = self.lock(repository)?;
         let remote = self.remote(repository)?;
         let lacks = |what| HubError::Lacks { name: repository.written.clone(), what };
         let mut folder = None;
@@ -346,9 +394,9 @@ impl Hub {
     }
 
     fn fetch_dataset(&self, repository: &Repository, purpose: Use) -> Result<Vec<PathBuf>, HubError> {
+        let _lock = self.lock(repository)?;
         let remote = self.remote(repository)?;
-        let card = if remote.has(CARD) { Some(remote.fetch(CARD)?) } else { None };
-        let card = card.and_then(|path| std::fs::read_to_string(path).ok());
+        let card = if remote.has(CARD) { read_card(&remote.fetch(CARD)?)? } else { None };
         let files = repository.choose(&remote.files, card.as_deref(), purpose)?;
         if files.is_empty() {
             let what = ".jsonl, .json or .parquet files";
@@ -385,7 +433,20 @@ impl Remote<'_> {
         if folder.join(file).exists() {
             return self.hub.inside(self.repository, &folder, file);
         }
-        self.api.get(file).map_err(|source| self.failed(source))
+        let fetched = match self.api.get(file) {
+            // Of a download that was killed when all was there: the hub has no part after the last.
+            Err(error) if is_after_the_end(&error) && self.remove_parts() => self.api.get(file),
+            other => other,
+        };
+        fetched.map_err(|source| self.failed(source))
+    }
+
+    /// Removes the parts of downloads that were killed; false if there are none.
+    fn remove_parts(&self) -> bool {
+        let blobs = self.hub.cache.join(self.repository.repo().folder_name()).join("blobs");
+        let parts = std::fs::read_dir(blobs).into_iter().flatten().flatten().map(|entry| entry.path());
+        let parts = parts.filter(|path| path.extension().is_some_and(|extension| extension == PART));
+        parts.fold(false, |found, path| std::fs::remove_file(path).is_ok() || found)
     }
 
     /// Makes this commit the cache's, once all files are there: a run without the network must not find half of them.
@@ -396,6 +457,11 @@ impl Remote<'_> {
     fn failed(&self, source: ApiError) -> HubError {
         HubError::Fetch { name: self.repository.written.clone(), source: Box::new(source) }
     }
+}
+
+/// Whether a download cannot go on because it would begin after the end of the file.
+fn is_after_the_end(error: &ApiError) -> bool {
+    matches!(error, ApiError::InvalidResume) || error.to_string().contains("status code 416")
 }
 
 /// A repository that a person named.
@@ -426,10 +492,19 @@ impl Repository {
     }
 }
 
+/// Reads the card of a dataset, which says which files make up its splits; None if there is none.
+fn read_card(path: &Path) -> Result<Option<String>, HubError> {
+    match regular::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(HubError::Card { path: path.to_path_buf(), source }),
+    }
+}
+
 /// Returns the files of weights that an index names, sorted.
 fn shards(index: &Path) -> Result<Vec<String>, HubError> {
     let failed = |problem: String| HubError::Index { path: index.to_path_buf(), problem };
-    let text = std::fs::read_to_string(index).map_err(|error| failed(error.to_string()))?;
+    let text = regular::read_to_string(index).map_err(|error| failed(error.to_string()))?;
     let index: serde_json::Value = serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
     let map = index["weight_map"].as_object().ok_or_else(|| failed("it has no `weight_map` object".into()))?;
     let names = map.iter().map(|(tensor, shard)| {

@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 
 use crate::files::atomic::{self, WriteError};
 use crate::files::git_lfs::{GitLfsPointer, refuse_pointer};
-use crate::files::tensor_bytes;
+use crate::files::{regular, tensor_bytes};
 
 /// Length of the number at the start of a file, the length of the header.
 const PREFIX_BYTES: u64 = 8;
@@ -115,7 +115,7 @@ impl SafetensorsFile {
             found_bytes,
         };
         refuse_pointer(path)?;
-        let mut file = File::open(path).map_err(read_error)?;
+        let mut file = regular::open(path).map_err(read_error)?;
         let found_bytes = file.metadata().map_err(read_error)?.len();
         if found_bytes < PREFIX_BYTES {
             return Err(cut_short(PREFIX_BYTES, found_bytes));

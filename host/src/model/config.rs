@@ -5,7 +5,6 @@
 //! in Transformers. Sliding windows are supported; `attention_dropout` is ignored (all published models of these
 //! families have 0).
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -14,6 +13,10 @@ use tch::Kind;
 use super::ModelError;
 use super::families::{self, Architecture, Bias, Head, SlidingWindow};
 use super::json_fields::Fields;
+use crate::files::regular;
+
+/// More layers than any model has: the names of their weights alone would fill the memory.
+const MAX_LAYERS: i64 = 1 << 16;
 
 /// How rotary frequencies are scaled for longer contexts.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,7 +118,7 @@ impl ModelConfig {
                 way_out: "a model folder has config.json, safetensors weights and tokenizer files",
             });
         }
-        let text = fs::read_to_string(&path).map_err(ModelError::read(&path))?;
+        let text = regular::read_to_string(&path).map_err(ModelError::read(&path))?;
         let source = serde_json::from_str(&text).map_err(|error| ModelError::Json {
             path: path.clone(),
             message: format!("it is not a JSON object ({error})"),
@@ -128,7 +131,7 @@ impl ModelConfig {
         let architecture = architecture(&fields, head)?;
         refuse_unsupported(&fields)?;
         let hidden_size = fields.size("hidden_size")?;
-        let num_hidden_layers = fields.size("num_hidden_layers")?;
+        let num_hidden_layers = fields.size_up_to("num_hidden_layers", MAX_LAYERS)?;
         let num_attention_heads = fields.size("num_attention_heads")?;
         let num_key_value_heads = match fields.get("num_key_value_heads") {
             Some(Value::Null) => num_attention_heads,

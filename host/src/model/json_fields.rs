@@ -6,6 +6,9 @@ use serde_json::{Map, Value};
 
 use super::ModelError;
 
+/// The largest size: products of two are still integers, and none of a model comes near.
+const MAX_SIZE: i64 = i32::MAX as i64;
+
 /// A JSON object and the path of its file.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a> {
@@ -47,10 +50,18 @@ impl<'a> Fields<'a> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    /// Returns a required integer above 0.
+    /// Returns a required integer above 0, and no larger than a dimension of a tensor can be.
     pub(super) fn size(&self, name: &str) -> Result<i64, ModelError> {
-        let value = self.get(name).and_then(Value::as_i64).filter(|&value| value > 0);
-        value.ok_or_else(|| self.expected(name, "a positive integer"))
+        self.size_up_to(name, MAX_SIZE)
+    }
+
+    /// Returns a required integer above 0 and at most `max`.
+    pub(super) fn size_up_to(&self, name: &str, max: i64) -> Result<i64, ModelError> {
+        match self.get(name).and_then(Value::as_i64) {
+            Some(value) if value > max => Err(self.expected(name, &format!("at most {max}"))),
+            Some(value) if value > 0 => Ok(value),
+            _ => Err(self.expected(name, "a positive integer")),
+        }
     }
 
     /// Returns a required number.

@@ -1,6 +1,5 @@
 //! The parameters of a model: their names and shapes from the configuration, and their values, loaded or initialised.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
@@ -14,6 +13,7 @@ use super::random::Random;
 use crate::console::say;
 use crate::files::beside::beside;
 use crate::files::git_lfs::refuse_pointer;
+use crate::files::regular;
 use crate::files::safetensors::SafetensorsFile;
 
 /// The embedding.
@@ -257,7 +257,7 @@ fn weight_files(folder: &Path) -> Result<(PathBuf, Vec<PathBuf>), ModelError> {
         });
     }
     refuse_pointer(&index)?;
-    let text = fs::read_to_string(&index).map_err(ModelError::read(&index))?;
+    let text = regular::read_to_string(&index).map_err(ModelError::read(&index))?;
     let json_error = |message: String| ModelError::Json { path: index.clone(), message };
     let value: Map<String, Value> =
         serde_json::from_str(&text).map_err(|error| json_error(format!("it is not a JSON object ({error})")))?;

@@ -24,15 +24,16 @@ impl Random {
 
     /// Draws float32 values uniformly within ±`bound`.
     pub(crate) fn uniform(&mut self, shape: &[i64], bound: f64) -> Result<Tensor, tch::TchError> {
+        let mut values = room(shape)?;
         let numel = shape.iter().product::<i64>() as usize;
-        let values: Vec<f32> = (0..numel).map(|_| ((2.0 * self.unit() - 1.0) * bound) as f32).collect();
+        values.extend((0..numel).map(|_| ((2.0 * self.unit() - 1.0) * bound) as f32));
         Tensor::f_from_slice(&values)?.f_view(shape)
     }
 
     /// Draws normal float32 values with mean 0, by the Box–Muller transform.
     pub(crate) fn normal(&mut self, shape: &[i64], standard_deviation: f64) -> Result<Tensor, tch::TchError> {
         let numel = shape.iter().product::<i64>() as usize;
-        let mut values = Vec::with_capacity(numel + 1);
+        let mut values = room(shape)?;
         while values.len() < numel {
             // 1 − u is never 0, so the logarithm is finite.
             let radius = standard_deviation * (-2.0 * (1.0 - self.unit()).ln()).sqrt();
@@ -41,6 +42,16 @@ impl Random {
         }
         Tensor::f_from_slice(&values[..numel])?.f_view(shape)
     }
+}
+
+/// Returns an empty list with room for the values of a tensor and one more, or the error that libtorch would return if there is
+/// too little memory.
+fn room(shape: &[i64]) -> Result<Vec<f32>, tch::TchError> {
+    let mut values = Vec::new();
+    let numel = shape.iter().product::<i64>() as usize;
+    let reserved = values.try_reserve_exact(numel + 1);
+    reserved.map_err(|_| tch::TchError::Torch(format!("not enough memory for random values of shape {shape:?}")))?;
+    Ok(values)
 }
 
 /// The increment of SplitMix64's state: 2⁶⁴ divided by the golden ratio.
@@ -69,6 +80,16 @@ mod tests {
         let Ok(values) = values else { panic!("{values:?}") };
         assert!(values.mean(None).double_value(&[]).abs() < 3e-4);
         assert!((values.std(false).double_value(&[]) - 0.02).abs() < 2e-4);
+    }
+
+    #[test]
+    fn more_values_than_fit_into_memory_are_an_error() {
+        for shape in [[1 << 30, 1 << 30], [1 << 31, 1 << 31]] {
+            for values in [Random::new(1, 2).normal(&shape, 1.0), Random::new(1, 2).uniform(&shape, 1.0)] {
+                let Err(error) = values else { panic!("{shape:?}") };
+                assert!(error.to_string().contains("not enough memory for random values of shape"), "{error}");
+            }
+        }
     }
 
     #[test]

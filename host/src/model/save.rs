@@ -10,7 +10,7 @@ use super::ModelError;
 use super::adapter::peft_file;
 use super::causal_lm::Model;
 use super::config::dtype_name;
-use crate::files::{atomic, safetensors};
+use crate::files::{atomic, regular, safetensors};
 
 /// Larger models are written in several files of at most this size, the default of `save_pretrained` in Transformers 4.
 const MAX_SHARD_BYTES: usize = 5_000_000_000;
@@ -172,7 +172,7 @@ pub fn carry_files(source_folder: &Path, folder: &Path) -> Result<(), ModelError
 }
 
 fn carry(source: &Path, target: &Path) -> Result<(), ModelError> {
-    let bytes = fs::read(source).map_err(ModelError::read(source))?;
+    let bytes = regular::read(source).map_err(ModelError::read(source))?;
     Ok(atomic::write(target, &bytes)?)
 }
 

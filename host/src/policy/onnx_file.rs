@@ -1,7 +1,6 @@
 //! Metadata of an ONNX file, read without its weights, to report problems clearly; and the hash of its contents.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +11,7 @@ use crate::files::beside::beside;
 use crate::files::git_lfs::refuse_pointer;
 use crate::files::onnx_proto::MODEL_FILE;
 use crate::files::onnx_proto::{EXTERNAL, OperatorSetIdProto, StringStringEntryProto};
+use crate::files::regular;
 
 /// An ONNX file, with its files of external weights.
 #[derive(Debug)]
@@ -150,7 +150,7 @@ impl OnnxFile {
     pub fn open(path: &Path) -> Result<Self, PolicyError> {
         let path = if path.is_dir() { path.join(MODEL_FILE) } else { path.to_path_buf() };
         refuse_pointer(&path)?;
-        let bytes = std::fs::read(&path).map_err(|source| PolicyError::Read { path: path.clone(), source })?;
+        let bytes = regular::read(&path).map_err(|source| PolicyError::Read { path: path.clone(), source })?;
         let invalid = |problem: String| PolicyError::File { path: path.clone(), problem };
         let outline = Outline::decode(bytes.as_slice())
             .map_err(|error| invalid(format!("it is not an ONNX file, or is damaged ({error}); export it again")))?;
@@ -161,7 +161,7 @@ impl OnnxFile {
                 "it is not an ONNX file, since it has no graph or no opset; export it again".to_owned(),
             ));
         };
-        let largest = graph.initializer.iter().max_by_key(|tensor| tensor.dims.iter().product::<i64>());
+        let largest = graph.initializer.iter().max_by_key(|tensor| tensor.num_values());
         let element = largest.map_or(0, |tensor| tensor.data_type);
         let mut sizes = BTreeMap::new();
         for tensor in outline.tensors().into_iter().filter(|tensor| tensor.is_external()) {
@@ -186,6 +186,11 @@ impl OnnxFile {
 }
 
 impl TensorOutline {
+    /// Its number of values, at most `i64::MAX`: the file may say anything.
+    fn num_values(&self) -> i64 {
+        self.dims.iter().fold(1, |product: i64, size| product.saturating_mul(*size))
+    }
+
     fn is_external(&self) -> bool {
         self.data_location == EXTERNAL || !self.external_data.is_empty()
     }
@@ -195,7 +200,7 @@ impl TensorOutline {
 pub(super) fn file_hash(path: &Path) -> Result<blake3::Hash, PolicyError> {
     let hash = || -> io::Result<blake3::Hash> {
         let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(File::open(path)?)?;
+        hasher.update_reader(regular::open(path)?)?;
         Ok(hasher.finalize())
     };
     hash().map_err(|source| PolicyError::Read { path: path.to_path_buf(), source })

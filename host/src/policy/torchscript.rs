@@ -11,6 +11,7 @@ use super::onnx_file::file_hash;
 use super::runtime::first_line;
 use super::scorer::{LogitsPolicy, probe};
 use crate::files::git_lfs::refuse_pointer;
+use crate::files::regular;
 use crate::libtorch::script::SCRIPT_FILE;
 use crate::libtorch::{Libtorch, upload};
 
@@ -36,7 +37,7 @@ impl TorchScriptPolicy {
         let device = libtorch.device();
         let path = if path.is_dir() { path.join(SCRIPT_FILE) } else { path.to_path_buf() };
         refuse_pointer(&path)?;
-        std::fs::File::open(&path).map_err(|source| PolicyError::Read { path: path.clone(), source })?;
+        regular::open(&path).map_err(|source| PolicyError::Read { path: path.clone(), source })?;
         // Otherwise libtorch would optimise for the shapes of earlier runs, and equal runs would differ in the last
         // bits.
         tch::jit::f_set_graph_executor_optimize(false)?;

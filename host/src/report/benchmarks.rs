@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::evaluate::figure::{Better, Figure, Section, Unit};
 use crate::evaluate::figures::Measured;
+use crate::files::regular;
 
 /// Figures of public benchmarks.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -38,7 +39,7 @@ impl Benchmarks {
         if !path.exists() {
             return Ok(None);
         }
-        let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let text = regular::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
         let benchmarks = serde_json::from_str(&text);
         benchmarks.map(Some).with_context(|| {
             format!("{} does not hold figures of benchmarks: remove it, or run `make benchmarks` again", path.display())

@@ -10,6 +10,7 @@ use crate::evaluate::evaluation::RunFigures;
 use crate::evaluate::figure::{Better, Figure, Section, Unit};
 use crate::evaluate::figures::Measured;
 use crate::evaluate::run_figures::{StepCost, figures_of};
+use crate::files::regular;
 
 /// A line of a metrics file, as far as a report shows it: a long log has many more values than these.
 #[derive(Clone, Debug, Deserialize)]
@@ -61,7 +62,7 @@ pub(super) struct Metrics {
 ///
 /// Returns an error if the file cannot be read, or another line is no JSON object with a step.
 pub(super) fn read(path: &Path) -> Result<Metrics> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let text = regular::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let mut metrics = Metrics::default();
     for (index, text) in text.split_inclusive('\n').enumerate().filter(|(_, text)| !text.trim().is_empty()) {
         let line: Line = match serde_json::from_str(text) {

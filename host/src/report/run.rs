@@ -9,6 +9,7 @@ use crate::config::RunConfig;
 use crate::evaluate::Evaluation;
 use crate::evaluate::evaluation::RunFigures;
 use crate::evaluate::figures::{Measured, cost, figures};
+use crate::files::regular;
 use crate::train::durable::checkpoint::{STATE_FILE, settings};
 
 use super::benchmarks::Benchmarks;
@@ -104,7 +105,7 @@ fn split(argument: &str) -> (Option<String>, PathBuf) {
 fn read_evaluation(folder: &Path, notes: &mut Vec<String>) -> Result<Option<Evaluation>> {
     let places = [folder.join("evaluation.json"), folder.join("evaluation/evaluation.json")];
     let Some(path) = places.iter().find(|path| path.exists()) else { return Ok(None) };
-    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let text = regular::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let way_out = || format!("{} is no evaluation that this version reads: run `evaluate` again", path.display());
     let found: Value = serde_json::from_str(&text).with_context(way_out)?;
     let evaluation: Evaluation = serde_json::from_value(found.clone()).with_context(way_out)?;
@@ -130,7 +131,7 @@ fn read_config(path: &Path) -> Result<Option<RunConfig>> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let text = regular::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
     toml::from_str(&text).map(Some).map_err(|error| {
         let problem = error.message().trim_end();
         anyhow::anyhow!(

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::files::atomic;
+use crate::files::regular;
 use crate::files::report_folder::ReportFolder;
 use crate::metrics::present_name;
 
@@ -37,7 +38,7 @@ pub fn write(folder: ReportFolder, report: &ControlReport, others: &[NamedReport
 /// Returns an error if the folder has no report.
 pub fn read(folder: &Path) -> Result<ControlReport> {
     let path = folder.join(FILE);
-    let text = std::fs::read_to_string(&path)
+    let text = regular::read_to_string(&path)
         .with_context(|| format!("{} cannot be read: pass a folder written by `steer --out`", path.display()))?;
     let mut report: ControlReport = serde_json::from_str(&text)
         .with_context(|| format!("{} is not a control report of `steer`", path.display()))?;

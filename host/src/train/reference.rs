@@ -14,7 +14,8 @@
 //!
 //! - An entry is found by the hashes of the model and of the sample's tokens: if either changes, nothing is found.
 //! - The batches depend only on what is missing from the cache, so a cache that one run has filled gives the next run
-//!   with the same config the same bits. In batches of other samples, the last bits of a log-prob differ.
+//!   with the same config the same bits; so does what a run has filled that was stopped. In batches of other samples, the
+//!   last bits of a log-prob differ.
 
 pub mod key;
 pub mod cache;

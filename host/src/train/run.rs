@@ -61,7 +61,6 @@ impl<'a> Run<'a> {
         let train = &self.config.train;
         let max_steps = self.batches.max_steps;
         let first = self.state.global_step;
-        checkpoint::sweep(&self.config.output_dir);
         let mut log = RunLog::open(self.config, self.checkpoint.map(|checkpoint| checkpoint.state.global_step))?;
         let mut saved = self.checkpoint.map(|checkpoint| checkpoint.folder.clone());
         let mut progress = Progress::new("training", max_steps, first);
@@ -80,7 +79,7 @@ impl<'a> Run<'a> {
                 .map_err(|error| error.with_checkpoint(saved.as_ref()))?;
 
             let done = step + 1;
-            self.state.global_step = done;
+            self.reach(done);
             let (libtorch, micro_batches) = (self.libtorch, &micro_batches);
             let finished = FinishedStep { report: &report, learning_rate, micro_batches, started, libtorch };
             let row = step_row(self.new_row(), &finished, self.dimensions, &learner.metric_options)?;
@@ -113,19 +112,24 @@ impl<'a> Run<'a> {
         let result = output::result_folder(self.config);
         let finite = learner.policy.check_finite(self.state.global_step);
         finite.map_err(|error| error.with_checkpoint(saved.as_ref()))?;
-        // First, so that a result is never without what it was made with.
+        // The result comes last, so that nothing is missing where there is one.
+        let plot = log.plot()?;
         self.state.save_result(&self.config.output_dir)?;
         learner.policy.save(&result)?;
-        let plot = log.plot()?;
         progress.finish("done");
         say(&format!("result written to {}, curves to {}", result.display(), plot.display()));
         Ok(Outcome::Finished(result))
     }
 
-    fn save_checkpoint(&mut self, learner: &Learner) -> Result<PathBuf, TrainError> {
+    /// Moves the state to after this step.
+    fn reach(&mut self, step: u64) {
         let plan = &self.batches.train.plan;
-        self.state.epoch = plan.epochs_after(self.state.global_step);
-        self.state.step_in_epoch = self.state.global_step % plan.steps_per_epoch();
+        self.state.global_step = step;
+        self.state.epoch = plan.epochs_after(step);
+        self.state.step_in_epoch = step % plan.steps_per_epoch();
+    }
+
+    fn save_checkpoint(&self, learner: &Learner) -> Result<PathBuf, TrainError> {
         let Learner { policy, optimizer, .. } = learner;
         policy.check_finite(self.state.global_step)?;
         let RunConfig { output_dir, train, .. } = self.config;

@@ -1,8 +1,10 @@
 //! The crate's error type. Every message is a full sentence with what a person needs to fix the problem.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 /// Result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -114,7 +116,25 @@ pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
-/// Runs a library on untrusted contents: a panic inside becomes an error with its message.
+thread_local! {
+    /// How many calls of [`contained`] this thread is in.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Runs a library on untrusted contents: a panic inside becomes an error with its message, and is printed nowhere else.
 pub(crate) fn contained<T>(body: impl FnOnce() -> T) -> std::result::Result<T, String> {
-    catch_unwind(AssertUnwindSafe(body)).map_err(|panic| panic_text(&*panic).to_owned())
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if DEPTH.get() == 0 {
+                print(info);
+            }
+        }));
+    });
+    DEPTH.set(DEPTH.get() + 1);
+    let outcome = catch_unwind(AssertUnwindSafe(body));
+    DEPTH.set(DEPTH.get() - 1);
+    // On one line: the message of an assertion has several.
+    outcome.map_err(|panic| panic_text(&*panic).lines().map(str::trim).collect::<Vec<_>>().join(", "))
 }

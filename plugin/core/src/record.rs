@@ -6,6 +6,7 @@
 //! | `place` | where a record is, for error messages |
 //! | `fields` | the fields of a record, by name: what is read, what is refused |
 //! | `source` | a file, decompressed, or named as what it is if it holds no records |
+//! | `parquet_lengths` | whether a Parquet file can hold what it promises |
 //! | `columns` | the rows of tables (Parquet, Arrow) as JSON text |
 //! | `rows` | a file's rows as JSON text, one at a time: JSON lines, a JSON array, Parquet |
 //! | `json` | JSON text → values, with Python's NaN |
@@ -26,6 +27,7 @@ mod types;
 mod place;
 mod fields;
 mod source;
+mod parquet_lengths;
 mod columns;
 mod rows;
 mod json;

@@ -3,7 +3,6 @@
 //! A λ-adapter has the same two files. Its own `peft_type`, which the Python package registers, makes PEFT alone reject
 //! it instead of misreading it; the names of the dimensions and their rank are two more fields.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
@@ -11,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
 use crate::files::git_lfs::refuse_pointer;
-use crate::files::{atomic, safetensors};
+use crate::files::{atomic, regular, safetensors};
 use crate::model::ModelError;
 use crate::model::adapter::lambda_parts::LambdaParts;
 use crate::model::adapter::lora::{LINEAR_NAMES, Lora, LoraConfig, TargetModules};
@@ -149,7 +148,7 @@ impl AdapterFile {
 
 fn read_config(path: &Path) -> Result<LoraConfig, ModelError> {
     refuse_pointer(path)?;
-    let text = fs::read_to_string(path).map_err(ModelError::read(path))?;
+    let text = regular::read_to_string(path).map_err(ModelError::read(path))?;
     let map: Map<String, Value> = serde_json::from_str(&text).map_err(|error| ModelError::Json {
         path: path.to_path_buf(),
         message: format!("it is not a JSON object ({error})"),

@@ -55,6 +55,20 @@ fn both_spellings_of_rope_and_dtype_are_read() {
 }
 
 #[test]
+fn sizes_that_no_model_has_are_refused() {
+    for (name, value, problem) in [
+        ("num_hidden_layers", json!(i64::MAX), "at most 65536, found 9223372036854775807"),
+        ("num_hidden_layers", json!(1_u64 << 40), "at most 65536, found 1099511627776"),
+        ("hidden_size", json!(1_u64 << 31), "at most 2147483647, found 2147483648"),
+        ("vocab_size", json!(u64::MAX), "a positive integer, found 18446744073709551615"),
+        ("intermediate_size", json!(0), "a positive integer, found 0"),
+    ] {
+        let error = parse(json!({name: value})).unwrap_err();
+        assert!(error.contains(&format!("`{name}` must be {problem}")), "{error}");
+    }
+}
+
+#[test]
 fn defaults_are_those_of_the_family() {
     let config = parse(json!({"rope_scaling": null, "eos_token_id": [5, 6], "pad_token_id": -1})).unwrap();
     assert_eq!((config.num_key_value_heads, config.head_dim, config.rope_theta), (4, 8, 10_000.0));

@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::RunConfig;
-use crate::files::atomic;
-use crate::files::safetensors;
+use crate::files::{atomic, regular, safetensors};
 use crate::libtorch;
 use crate::train::TrainError;
 use crate::train::optimizer::AdamW;
@@ -20,6 +19,8 @@ use crate::train::optimizer::AdamW;
 pub const STATE_FILE: &str = "trainer_state.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const PREFIX: &str = "checkpoint-";
+/// More threads of an operation than any machine is given; libtorch would try to start them.
+const MAX_THREADS: i32 = 1024;
 
 /// Names of the folders of a run's result, a model or an adapter.
 pub(super) const RESULT_FOLDERS: [&str; 2] = ["model", "adapter"];
@@ -104,10 +105,17 @@ impl TrainerState {
 
     fn read(folder: &Path, way_out: &str) -> Result<Self, TrainError> {
         let refused = |problem: String| TrainError::Resume { folder: folder.to_path_buf(), problem };
-        let text = std::fs::read_to_string(folder.join(STATE_FILE))
+        let text = regular::read_to_string(&folder.join(STATE_FILE))
             .map_err(|error| refused(format!("{STATE_FILE} cannot be read ({error}); {way_out}")))?;
-        serde_json::from_str(&text)
-            .map_err(|error| refused(format!("{STATE_FILE} does not parse ({error}); {way_out}")))
+        let state: Self = serde_json::from_str(&text)
+            .map_err(|error| refused(format!("{STATE_FILE} does not parse ({error}); {way_out}")))?;
+        let num_threads = state.num_threads;
+        if !(1..=MAX_THREADS).contains(&num_threads) {
+            return Err(refused(format!(
+                "{STATE_FILE} says that it computed with {num_threads} threads, so it is damaged; {way_out}"
+            )));
+        }
+        Ok(state)
     }
 
     /// Checks that a run with these settings is the run of this state, whose `folder` the error names.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::files::atomic;
+use crate::files::{atomic, regular};
 use crate::metrics::{Row, present_name};
 
 /// `metrics.jsonl`: appended to line by line, cut back on resuming.
@@ -69,7 +69,7 @@ impl MetricsFile {
 ///
 /// Returns an error if the file cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<Row>> {
-    match std::fs::read_to_string(path) {
+    match regular::read_to_string(path) {
         Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),

@@ -38,7 +38,6 @@ impl RunLog {
             move |source| TrainError::File { path, source }
         };
         std::fs::create_dir_all(&output_dir).map_err(file_error(""))?;
-        atomic::sweep(&output_dir, |name| [METRICS, PLOT, CONFIG].contains(&name));
         let absolute = config.absolute().map_err(file_error(CONFIG))?;
         let text = toml::to_string(&absolute).map_err(|error| file_error(CONFIG)(std::io::Error::other(error)))?;
         atomic::write(&output_dir.join(CONFIG), text.as_bytes())?;
@@ -89,6 +88,11 @@ impl RunLog {
         atomic::write(&path, svg.as_bytes())?;
         Ok(path)
     }
+}
+
+/// Removes what is left of log files whose writing was interrupted.
+pub fn sweep(output_dir: &Path) {
+    atomic::sweep(output_dir, |name| [METRICS, PLOT, CONFIG].contains(&name));
 }
 
 /// Returns the path of `run.toml` in an output folder.

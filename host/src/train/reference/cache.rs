@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::console::say;
-use crate::files::atomic;
+use crate::files::{atomic, regular};
 use crate::train::TrainError;
 
 const LOCK_FILE: &str = ".lock";
+const EXTENSION: &str = "log_probs";
 
 /// One response under the reference: enough to compute the sum and the mean of its token log-probs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,15 +44,18 @@ pub struct ReferenceCache {
 }
 
 impl ReferenceCache {
-    /// Opens the cache of the model with hash `key` in a folder, which is created if missing.
+    /// Opens the cache of the model with hash `key` in a folder, which is created if missing, and removes what writes that
+    /// were interrupted left there.
     ///
     /// # Errors
     ///
     /// Returns an error if the folder is not writable: better before hours of computing than after.
     pub fn open(folder: &Path, key: &blake3::Hash) -> Result<Self, TrainError> {
         let key = key.to_string();
-        let cache = Self { path: folder.join(format!("{key}.log_probs")), key };
-        cache.lock()?;
+        let cache = Self { path: folder.join(format!("{key}.{EXTENSION}")), key };
+        // While this process has the lock, no other is writing.
+        let _lock = cache.lock()?;
+        atomic::sweep(folder, |name| name.ends_with(EXTENSION));
         Ok(cache)
     }
 
@@ -73,6 +77,12 @@ impl ReferenceCache {
             return Ok(());
         }
         let _lock = self.lock()?;
+        // Written to, a pipe or a link to itself would not become a file.
+        if !fs::metadata(&self.path)
+            .map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |found| found.is_file())
+        {
+            fs::remove_file(&self.path).map_err(|error| self.failed(error))?;
+        }
         // A damaged file was reported when it was loaded.
         let mut entries = self.read().unwrap_or_default();
         entries.extend(new);
@@ -94,7 +104,7 @@ impl ReferenceCache {
     }
 
     fn read(&self) -> Result<Entries, String> {
-        let bytes = match fs::read(&self.path) {
+        let bytes = match regular::read(&self.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Entries::new()),
             Err(error) => return Err(error.to_string()),
@@ -135,6 +145,19 @@ mod tests {
         assert_eq!(one.load(), entry(1).into_iter().chain(entry(u128::MAX)).collect());
         let another_model = ReferenceCache::open(folder.path(), &blake3::hash(b"another")).unwrap();
         assert_eq!(another_model.load(), Entries::new());
+    }
+
+    #[test]
+    fn what_interrupted_writes_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = blake3::hash(b"model");
+        let name = ReferenceCache::open(folder.path(), &key).unwrap().path.file_name().unwrap().to_owned();
+        for ending in ["partial", "partial.lock"] {
+            fs::write(folder.path().join(format!(".{}.{ending}", name.display())), "1").unwrap();
+        }
+        ReferenceCache::open(folder.path(), &key).unwrap();
+        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, [LOCK_FILE]);
     }
 
     #[test]

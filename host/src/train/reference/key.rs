@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tch::{Device, Tensor};
 
+use crate::files::regular;
 use crate::files::tensor_bytes::for_each_block;
 use crate::model::Model;
 use crate::policy::LogitsPolicy;
@@ -30,7 +31,7 @@ pub(super) fn key_of(model: &TrainableModel, folder: &Path) -> Result<blake3::Ha
 /// Returns an error if `config.json` cannot be read. Errors from libtorch.
 pub fn model_key(model: &Model, folder: &Path) -> Result<blake3::Hash, TrainError> {
     let path = folder.join("config.json");
-    let config = std::fs::read(&path).map_err(|source| TrainError::File { path, source })?;
+    let config = regular::read(&path).map_err(|source| TrainError::File { path, source })?;
     let device = if model.device() == Device::Cpu { "cpu" } else { "cuda" };
     let mut hasher = blake3::Hasher::new();
     hasher.update(&VERSION.to_le_bytes());

@@ -96,6 +96,10 @@ pub(super) enum Found {
 impl Store {
     /// Opens a file of a cache and checks all its contents.
     pub(super) fn open(path: &Path, key: &blake3::Hash) -> Found {
+        // A pipe would keep the process waiting for whoever writes to it.
+        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Found::Damaged("it is no regular file".to_owned());
+        }
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,

@@ -19,7 +19,9 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::fields::is_known;
+use super::parquet_lengths;
 use super::place::Place;
+use crate::error::contained;
 use crate::{Error, Result};
 
 const BATCH_ROWS: usize = 256;
@@ -62,25 +64,38 @@ pub(super) struct Parquet {
 impl Parquet {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|source| Error::io(path, source))?;
-        let unreadable = |error: parquet::errors::ParquetError| {
-            Error::InvalidData(format!("{}: not a Parquet file that can be read: {error}", path.display()))
+        let unreadable = |problem: String| {
+            Error::InvalidData(format!("{}: not a Parquet file that can be read: {problem}", path.display()))
         };
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(unreadable)?;
+        parquet_lengths::check_footer(&file).map_err(|source| Error::io(path, source))?.map_err(unreadable)?;
+        let own = file.try_clone().map_err(|source| Error::io(path, source))?;
+        let opened = contained(|| ParquetRecordBatchReaderBuilder::try_new(own).map_err(|error| error.to_string()));
+        let builder = opened.flatten().map_err(unreadable)?;
         let columns = Columns::of(builder.schema());
         let mask = ProjectionMask::roots(builder.parquet_schema(), columns.read.iter().copied());
-        let batches = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(unreadable)?;
+        let is_read = |leaf| mask.leaf_included(leaf);
+        let pages = parquet_lengths::check_pages(&file, builder.metadata(), is_read);
+        pages.map_err(|source| Error::io(path, source))?.map_err(unreadable)?;
+        let build =
+            || builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(|error| error.to_string());
+        let batches = contained(build).flatten().map_err(unreadable)?;
         Ok(Self { batches, rows: VecDeque::new(), number: 0, unread: columns.unread })
     }
 
     /// Returns the next row with its number, from 1.
     pub(super) fn next(&mut self, path: &Path) -> Result<Option<(u64, String)>> {
         while self.rows.is_empty() {
-            let Some(batch) = self.batches.next() else { return Ok(None) };
-            self.rows =
-                batch.map_err(|error| error.to_string()).and_then(|batch| to_json(&batch)).map_err(|problem| {
-                    let place = Place::File { path: path.into(), unit: "record", number: self.number + 1 };
-                    place.error(format!("this batch of Parquet rows cannot be read: {problem}"))
-                })?;
+            let batches = &mut self.batches;
+            // The crate checks what it reads, and panics at some of what it did not expect.
+            let rows = contained(|| {
+                let batch = batches.next()?;
+                Some(batch.map_err(|error| error.to_string()).and_then(|batch| to_json(&batch)))
+            });
+            let Some(rows) = rows.transpose() else { return Ok(None) };
+            self.rows = rows.flatten().map_err(|problem| {
+                let place = Place::File { path: path.into(), unit: "record", number: self.number + 1 };
+                place.error(format!("this batch of Parquet rows cannot be read: {problem}"))
+            })?;
         }
         let Some(json) = self.rows.pop_front() else { return Ok(None) };
         self.number += 1;

@@ -115,7 +115,7 @@ impl Contents {
 /// Returns the tokenizer and, if it was saved while it padded, its padding token.
 fn open_encoder(folder: &Path, contents: &mut Contents) -> Result<(tokenizers::Tokenizer, Option<String>)> {
     let path = folder.join("tokenizer.json");
-    let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
+    let bytes = read_regular(&path).map_err(|source| match source.kind() {
         ErrorKind::NotFound if folder.is_dir() => {
             let way_out = "there is no tokenizer.json in this folder; copy the model's, or write one with \
                            `AutoTokenizer.from_pretrained(…).save_pretrained(…)`";
@@ -188,8 +188,19 @@ fn read_object(path: &Path, contents: &mut Contents) -> Result<Option<Map<String
     }
 }
 
+/// Reads a file of a model folder: a pipe in its place would keep the caller waiting, and a device fill the memory.
+fn read_regular(path: &Path) -> std::io::Result<Vec<u8>> {
+    let metadata = std::fs::metadata(path)?;
+    if metadata.is_file() {
+        return std::fs::read(path);
+    }
+    let what = if metadata.is_dir() { "a folder" } else { "a pipe or a device" };
+    Err(std::io::Error::new(ErrorKind::InvalidInput, format!("it is {what}, but a regular file is to be read")))
+}
+
 fn read_optional(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
+    let not_text = |_| std::io::Error::new(ErrorKind::InvalidData, "it is not valid UTF-8");
+    match read_regular(path).and_then(|bytes| String::from_utf8(bytes).map_err(not_text)) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(source) => Err(Error::io(path, source)),

@@ -14,6 +14,7 @@ use parquet::arrow::ArrowWriter;
 
 use super::records;
 use crate::Format;
+use crate::record::reader::RowReader;
 use crate::record::{Body, Prompt, Rating, Record, rows_to_json};
 
 fn write(path: &Path, columns: Vec<(&str, ArrayRef)>) {
@@ -140,4 +141,41 @@ fn a_batch_of_an_unknown_type_is_an_error_and_no_loss() {
     lists.append(true);
     let batch = RecordBatch::try_from_iter([("tools", Arc::new(lists.finish()) as ArrayRef)]).unwrap();
     assert_eq!(rows_to_json(&batch).unwrap(), [r#"{"tools":["a"]}"#]);
+}
+
+/// What is read of a file that is damaged is an error or something else; nothing panics, and nothing asks for more memory than
+/// there is, which would end the process.
+#[test]
+fn damaged_parquet_is_refused_or_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path: PathBuf = folder.path().join("x.parquet");
+    let name = path.display().to_string();
+    for file in ["few.parquet", "plain.parquet"] {
+        let whole = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tables").join(file)).unwrap();
+        let read = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            let error = match RowReader::open(std::slice::from_ref(&path)) {
+                Ok(rows) => rows.map(|row| row?.parse(Format::UltraFeedback)).find_map(Result::err),
+                Err(error) => Some(error),
+            };
+            error.map(|error| error.to_string())
+        };
+        assert_eq!(read(&whole), None);
+        // The longest lists that Thrift's compact protocol can tell of, and a number that is too long for it.
+        let lies = [&[0xF8, 0xFF, 0xFF, 0xFF, 0xFF, 0x07][..], &[0xFC, 0xFF, 0xFF, 0xFF, 0x7F], &[0xFF; 11], &[0x00]];
+        let mut num_refused = 0;
+        for at in (0..whole.len()).step_by(3) {
+            for lie in lies {
+                let rest = whole.get(at + lie.len()..).unwrap_or_default();
+                if let Some(error) = read(&[&whole[..at], lie, rest].concat()) {
+                    num_refused += 1;
+                    assert!(error.starts_with(&name) && !error.contains('\n'), "byte {at}, {lie:X?}: {error}");
+                }
+            }
+        }
+        assert!(num_refused > whole.len() / 10, "{num_refused}");
+        for end in (0..whole.len()).step_by(7) {
+            assert!(read(&whole[..end]).is_some(), "{end} bytes");
+        }
+    }
 }
