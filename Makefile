@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo check-steering steer-stories objectives-demo test test-cpus test-python test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-serving benchmarks test-benchmarks paper gpu-check fmt generate fuzz valgrind torture docs install
+.PHONY: help setup build demo steer-demo check-steering steer-stories steer-factory objectives-demo test test-cpus test-python test-sharded test-newest test-oldest test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-serving benchmarks test-benchmarks paper gpu-check fmt generate fuzz valgrind torture docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -21,6 +21,9 @@ steer-demo: ## λ-adapter, specialists, soup and unconditioned training compared
 steer-stories: ## the same on stories sampled from MODEL=DIR, a model of children's stories
 	@ci/steer_stories.sh "$(MODEL)"
 
+steer-factory: ## λ-adapters trained in LLaMA-Factory and in the program on DATA (../shared/data), measured by steer
+	@ci/steer_factory.sh "$(DATA)"
+
 check-steering: steer-demo ## steer-demo, then fails if a score does not rise with its λ, or less than the soup's
 	@.venv/bin/python ci/check_steering.py runs/steer/report runs/steer/soup
 
@@ -38,6 +41,15 @@ test-cpus: ## the numeric tests with the instruction sets of other processors an
 
 test-python: ## the Python package with Transformers and in LLaMA-Factory (2 GB of packages the first time)
 	@ci/test_python.sh
+
+test-sharded: ## DeepSpeed's ZeRO-2 and ZeRO-3 and FSDP2 with two processes on the CPU (minutes; not part of CI)
+	@ci/test_python.sh --sharded
+
+test-newest: ## tests/python/trainer with the newest packages on PyPI today (not part of CI; 1 GB, removed at the end)
+	@ci/test_newest.sh
+
+test-oldest: ## tests/python/trainer with the oldest packages that are supported (not part of CI)
+	@ci/test_oldest.sh
 
 test-torch: ## the Python package built against and tested beside torch VERSION=2.13.0, say (not part of CI)
 	@ci/test_torch.sh "$(VERSION)"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the Python package as a wheel with the library from target/release, installs it into two environments
-# (ci/setup_python.sh), checks its types, and runs its tests with Transformers and in LLaMA-Factory.
+# (ci/setup_python.sh), checks its types, and runs its tests with Transformers and in LLaMA-Factory. With `--sharded`, it
+# runs instead the tests of processes that share weights, which take several minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,6 +27,11 @@ fi
 
 .venvs/trainer/bin/python -m mypy --config-file plugin/python/pyproject.toml --cache-dir target/mypy plugin/python/src
 export PYTHONDONTWRITEBYTECODE=1
+sharded=tests/python/trainer/test_sharded.py
+if [ "${1:-}" = --sharded ]; then
+  .venvs/trainer/bin/python -m pytest -q -p no:cacheprovider "$sharded"
+  exit 0
+fi
 for name in trainer factory; do
-  .venvs/$name/bin/python -m pytest -q -p no:cacheprovider "tests/python/$name"
+  .venvs/$name/bin/python -m pytest -q -p no:cacheprovider --ignore "$sharded" "tests/python/$name"
 done

@@ -35,4 +35,4 @@ export PYTHONDONTWRITEBYTECODE=1
 "$python" -c "import lambda_dpo, torch; assert torch.__version__.split('+')[0] == '$version', torch.__version__
 assert lambda_dpo.__file__.startswith('$(realpath "$folder")'), lambda_dpo.__file__"
 echo "torch $version:"
-"$python" -m pytest -q -p no:cacheprovider tests/python/trainer
+"$python" -m pytest -q -p no:cacheprovider --ignore tests/python/trainer/test_sharded.py tests/python/trainer
