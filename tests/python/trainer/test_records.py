@@ -64,14 +64,18 @@ def test_objects_of_different_keys_are_read_from_json_lines(tmp_path):
     dataset = loaded(tmp_path, rows)
     assert "Json" in str(dataset.features)
     dimensions = ["g", "h", "x"]
-    expected = [{"tools": None, **sample} for sample in convert(rows, ConvertOptions(dimensions=dimensions))]
+    expected = [
+        {"tools": None, **sample, "prompt": [{"role": "user", "content": sample["prompt"]}]}
+        for sample in convert(rows, ConvertOptions(dimensions=dimensions))
+    ]
     for options in (ConvertOptions(), ConvertOptions(dimensions=dimensions)):
         assert list(convert(dataset, options)) == expected
     (tmp_path / "others").mkdir()
-    rows = [record(ratings={"h": [1, 2]}), record(ratings={"g": [3, None]})]
+    rows = [record(ratings={"h": [1, 2]}), record(ratings={"g": [3, 1]})]
     dataset = loaded(tmp_path / "others", rows)
     assert "Json" in str(dataset.features)
-    assert list(convert(dataset))[1]["pi_target"] == list(in_bulk(rows))[1]["pi_target"]
+    whole = [{"g": [None, None], "h": [1, 2]}, {"g": [3, 1], "h": [None, None]}]
+    assert list(convert(dataset)) == list(in_bulk([record(ratings=ratings) for ratings in whole]))
 
 
 def _with_template(template, folder=ROOT / "fixtures" / "demo" / "sft-model"):

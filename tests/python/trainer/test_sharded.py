@@ -1,6 +1,9 @@
 """Two processes that share gradients, optimiser and weights train as one does: ZeRO-2, ZeRO-3 and FSDP2, on the CPU."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -73,3 +76,28 @@ def test_ten_steps_are_those_of_one_process(one, tmp_path, engine):
     (tmp_path / "resumed one" / "one").symlink_to(folder / "one")
     (tmp_path / "resumed one" / "several").symlink_to(tmp_path / "resumed")
     assert_same(tmp_path / "resumed one", expected, resumed)
+
+
+@pytest.mark.parametrize("config", ["zero2", "zero3", "fsdp"])
+def test_the_launch_commands_train(tmp_path, config):
+    """`accelerate launch --config_file …` of the README, with two processes on a small model and its records."""
+    text = (EXAMPLES / "train.py").read_text()
+    for old, new in {
+        '"openbmb/UltraFeedback", ': f'"json", data_files="{ROOT}/fixtures/demo/records.jsonl", ',
+        "meta-llama/Llama-3.1-8B-Instruct": f"{ROOT}/fixtures/demo/sft-model",
+        '"runs/llama-3.1-8b"': f'"{tmp_path}/out"',
+        "    gradient_accumulation_steps=16,": "    gradient_accumulation_steps=2, max_steps=3, max_length=256, report_to=[],",
+        'eval_strategy="epoch"': 'eval_strategy="no", use_cpu=True',
+    }.items():
+        assert old in text
+        text = text.replace(old, new)
+    # DeepSpeed would compile this one, which only inference uses.
+    text = "from deepspeed import ops\n\nops.__compatible_ops__['deepspeed_shm_comm'] = False\n" + text
+    (tmp_path / "train.py").write_text(text)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(EXAMPLES / f"{config}.yaml")]
+    environment = os.environ | ON_CPU | {"LAMBDA_DPO_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [*launch, "--num_processes", "2", str(tmp_path / "train.py")]
+    done = subprocess.run(command, cwd=EXAMPLES, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "train_loss" in done.stdout + done.stderr
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()

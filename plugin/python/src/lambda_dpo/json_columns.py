@@ -22,7 +22,7 @@ def holds_json(kind: pa.DataType) -> bool:
 
 
 def with_ratings(table: pa.Table) -> pa.Table:
-    """Returns a table whose `ratings`, if they are JSON, are structs of all dimensions.
+    """Returns a table whose `ratings`, if they are JSON, are structs of all dimensions; what a row lacks is null there.
 
     Raises:
         ConfigError: If they are not objects of numbers.
@@ -32,12 +32,16 @@ def with_ratings(table: pa.Table) -> pa.Table:
     if "ratings" not in table.column_names or not holds_json(table.schema.field("ratings").type):
         return table
     rows = [_read(value) for value in table.column("ratings").to_pylist()]
+    lengths = pa.compute.list_value_length(table.column("completions")).to_pylist()
+    if not all(isinstance(row, dict) for row in rows):
+        raise ConfigError("`ratings` must be a dict of dimensions, each with a number or null for every completion.")
+    names = sorted(set().union(*rows))
+    missing = ([None] * length for length in lengths)
+    filled = [{**dict.fromkeys(names, nothing), **row} for row, nothing in zip(rows, missing, strict=True)]
     try:
-        ratings = pa.array(rows)
+        ratings = pa.array(filled)
     except pa.ArrowException as error:
-        raise ConfigError(
-            f"`ratings` must be a dict of dimensions, each with a number or null for every completion ({error})."
-        ) from error
+        raise ConfigError(f"`ratings` must have a list of numbers, or nulls, for each dimension: {error}.") from error
     return table.set_column(table.column_names.index("ratings"), "ratings", ratings)
 
 
