@@ -1,21 +1,21 @@
 //! The `lambda-dpo` program.
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use clap::Parser;
 use lambda_dpo_host::cli::Cli;
 use lambda_dpo_host::{commands, libtorch};
 
-fn main() -> ExitCode {
+/// Exit status after an error.
+const FAILURE: u8 = 1;
+
+fn main() {
     libtorch::use_huge_pages();
-    match commands::run(&Cli::parse()) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", sentence(&error));
-            ExitCode::FAILURE
-        }
-    }
+    let code = commands::run(&Cli::parse()).unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "error: {}", sentence(&error));
+        FAILURE
+    });
+    libtorch::exit(code)
 }
 
 /// Joins the error with those of its causes that it does not already quote.
