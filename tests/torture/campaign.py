@@ -70,7 +70,7 @@ def main() -> int:
     minutes = SHORT_MINUTES if arguments.short else float(os.environ.get("TORTURE_MINUTES", MINUTES))
     jobs = int(os.environ.get("TORTURE_JOBS", len(os.sched_getaffinity(0))))
 
-    folder = Path(os.environ.get("TORTURE_FOLDER", ROOT / "target/torture"))
+    folder = ROOT / "target/torture"
     shutil.rmtree(folder, ignore_errors=True)
     limit_children()
     program = Program.find()

@@ -1,5 +1,6 @@
 """Starves the disk: every call that changes a file fails in turn, a file system fills up, folders are read-only,
-missing or elsewhere. A run must say so in one sentence, keep its last checkpoint, and go on from there once there is room."""
+missing or elsewhere. A run must say so in one sentence, keep its last checkpoint, and go on from there once there is
+room."""
 
 from __future__ import annotations
 
