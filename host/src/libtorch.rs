@@ -1,6 +1,6 @@
 //! What the program needs of libtorch beyond tch: devices, threads, memory, and the functions that tch leaves out.
 //!
-//! With [`crate::plugin`], this is the host's only unsafe code.
+//! With [`crate::plugin`] and the allocator's setting in `main.rs`, this is the host's only unsafe code.
 
 mod allocator;
 mod upload;

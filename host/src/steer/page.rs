@@ -14,9 +14,9 @@ pub(super) fn html(report: &ControlReport, others: &[NamedReport]) -> Result<Str
     for metric in report.metrics() {
         let _ = writeln!(
             page,
-            "<h2>Each dimension over its own weight</h2>\n<p>The {}, as the weight of its dimension goes from 0 to 1 and \
-             the others share the rest equally. A line that rises is control; a level line is a policy that does not see \
-             λ.</p>\n<div class=\"plots\">",
+            "<h2>The {0} over λ</h2>\n<p>The {0}, as the weight of its dimension goes from 0 to 1 and the others share the \
+             rest equally. A line that rises is control; a level line is a policy that does not see λ.</p>\n\
+             <div class=\"plots\">",
             metric.title()
         );
         for name in &report.dimensions {
@@ -57,8 +57,12 @@ fn introduction(report: &ControlReport) -> String {
     if let Some(generation) = &report.generation {
         let _ = write!(
             text,
-            ", and {} answers to each of {} prompts at each λ (temperature {}, top-p {}), scored by <code>{}</code>",
-            generation.num_samples,
+            ", and {} to each of {} prompts at each λ (temperature {}, top-p {}), scored by <code>{}</code>",
+            if generation.num_samples == 1 {
+                "an answer".to_owned()
+            } else {
+                format!("{} answers", generation.num_samples)
+            },
             generation.num_prompts,
             generation.temperature,
             generation.top_p,

@@ -47,6 +47,6 @@ pub use place::Place;
 pub use types::{Body, Completion, Message, Prompt, Rating, Record};
 
 pub(crate) use ahead::RowChunks;
-pub(crate) use columns::{Columns, to_json as rows_to_json};
+pub(crate) use columns::{Columns, holds_json, to_json as rows_to_json};
 pub(crate) use reader::{Row, check_files};
 pub(crate) use types::{CALLS, REASONING, is_set};

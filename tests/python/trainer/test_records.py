@@ -44,6 +44,36 @@ def test_tools_reach_the_template():
         silent.tokenize(one)
 
 
+def loaded(folder, rows):
+    """Rows as `load_dataset` reads them from JSON lines: objects whose keys differ become JSON in text."""
+    import datasets
+
+    path = folder / "records.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(folder / "cache"))
+
+
+def test_objects_of_different_keys_are_read_from_json_lines(tmp_path):
+    def completion(text, **ratings):
+        return {"response": text, "annotations": {name: {"Rating": value} for name, value in ratings.items()}}
+
+    rows = [
+        {"instruction": "Q", "completions": [completion("a", g=1, h=2.5), completion("b", h="3")]},
+        {"instruction": "R", "completions": [completion("c", x=4), completion("d", x=None)]},
+    ]
+    dataset = loaded(tmp_path, rows)
+    assert "Json" in str(dataset.features)
+    dimensions = ["g", "h", "x"]
+    expected = [{"tools": None, **sample} for sample in convert(rows, ConvertOptions(dimensions=dimensions))]
+    for options in (ConvertOptions(), ConvertOptions(dimensions=dimensions)):
+        assert list(convert(dataset, options)) == expected
+    (tmp_path / "others").mkdir()
+    rows = [record(ratings={"h": [1, 2]}), record(ratings={"g": [3, None]})]
+    dataset = loaded(tmp_path / "others", rows)
+    assert "Json" in str(dataset.features)
+    assert list(convert(dataset))[1]["pi_target"] == list(in_bulk(rows))[1]["pi_target"]
+
+
 def _with_template(template, folder=ROOT / "fixtures" / "demo" / "sft-model"):
     from transformers import AutoTokenizer
 

@@ -107,10 +107,13 @@ pub(super) fn dimensions_of(schema: &Schema, format: Format) -> Result<Option<Ve
             names.sort();
             Ok(Some(names))
         }
-        other => Err(Error::InvalidArgument(format!(
-            "`dimensions` must be named: in this stream `{name}` is of type {other}, so the dimensions are known only at \
-             its end"
-        ))),
+        other => {
+            let other = if record::holds_json(&by_dimension) { "JSON".to_owned() } else { other.to_string() };
+            Err(Error::InvalidArgument(format!(
+                "`dimensions` must be named: in this stream `{name}` is of type {other}, so the dimensions are known only \
+                 at its end"
+            )))
+        }
     }
 }
 

@@ -11,16 +11,17 @@ use arrow_array::types::{
     ArrowTimestampType, Float16Type, Float32Type, Float64Type, TimestampMicrosecondType, TimestampMillisecondType,
     TimestampNanosecondType, TimestampSecondType,
 };
-use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, PrimitiveArray, RecordBatch, StructArray};
+use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, PrimitiveArray, RecordBatch, StringArrayType, StructArray};
 use arrow_json::writer::{LineDelimited, NullableEncoder, WriterBuilder};
 use arrow_json::{Encoder, EncoderFactory, EncoderOptions};
+use arrow_schema::extension::EXTENSION_TYPE_NAME_KEY;
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema, TimeUnit};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::fields::is_known;
-use super::parquet_lengths;
 use super::place::Place;
+use super::{json, parquet_lengths};
 use crate::error::contained;
 use crate::{Error, Result};
 
@@ -139,18 +140,21 @@ fn with_source_alone(batch: &RecordBatch) -> std::result::Result<RecordBatch, Ar
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }
 
-/// Encoders for what Arrow's writer loses or refuses: NaN and infinities, and times with a zone by name.
+/// Encoders for what Arrow's writer loses or refuses: NaN and infinities, times with a zone by name, and JSON in texts.
 #[derive(Debug)]
 struct Encoders;
 
 impl EncoderFactory for Encoders {
     fn make_default_encoder<'a>(
         &self,
-        _field: &'a FieldRef,
+        field: &'a FieldRef,
         array: &'a dyn Array,
         _options: &'a EncoderOptions,
     ) -> std::result::Result<Option<NullableEncoder<'a>>, ArrowError> {
         let encoder: Option<Box<dyn Encoder + 'a>> = match array.data_type() {
+            DataType::Utf8 if holds_json(field) => Some(Box::new(Json(array.as_string::<i32>()))),
+            DataType::LargeUtf8 if holds_json(field) => Some(Box::new(Json(array.as_string::<i64>()))),
+            DataType::Utf8View if holds_json(field) => Some(Box::new(Json(array.as_string_view()))),
             DataType::Float16 => float::<Float16Type>(array),
             DataType::Float32 => float::<Float32Type>(array),
             DataType::Float64 => float::<Float64Type>(array),
@@ -163,6 +167,27 @@ impl EncoderFactory for Encoders {
             _ => None,
         };
         Ok(encoder.map(|encoder| NullableEncoder::new(encoder, array.nulls().cloned())))
+    }
+}
+
+/// Returns whether the texts of a field are JSON by its extension type, which `datasets` gives to objects whose keys or types
+/// differ from row to row.
+pub(crate) fn holds_json(field: &Field) -> bool {
+    field.metadata().get(EXTENSION_TYPE_NAME_KEY).is_some_and(|name| name == "arrow.json")
+}
+
+/// Texts that are JSON, as what they say. One that is no JSON stays a text, at which the record's reader complains.
+struct Json<T>(T);
+
+impl<'a, T: StringArrayType<'a>> Encoder for Json<T> {
+    fn encode(&mut self, index: usize, out: &mut Vec<u8>) {
+        let text = self.0.value(index);
+        if json::parse(text).is_ok() {
+            // A row is a line; line ends within JSON are white space.
+            out.extend(text.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
+        } else {
+            out.extend_from_slice(serde_json::Value::from(text).to_string().as_bytes());
+        }
     }
 }
 

@@ -17,10 +17,10 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from . import _abi, _native, pairs
+from . import _abi, _native, json_columns, pairs
 from .errors import ConfigError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -181,9 +181,11 @@ def _convert_table(table: Any, options: ConvertOptions) -> pa.Table:
     import pyarrow as pa
 
     if isinstance(table, pa.Table) and options.format == "ultrafeedback":
-        table = _rated_table(table)
+        table = _rated_table(json_columns.with_ratings(table))
     elif isinstance(table, pa.Table) and options.format == "pairs":
         table = pairs.with_prompts(table)
+    if isinstance(table, pa.Table) and options.dimensions is None:
+        options = replace(options, dimensions=json_columns.dimensions(table, options.format))
     capsule = table.__arrow_c_stream__()
     native = options.native()
     reader = _native.make("reader_open_arrow", "reader_free", _native.arrow_stream_pointer(capsule), native)

@@ -1,5 +1,6 @@
 //! Parquet and Arrow: only the columns of a record are read, whatever the types of the others.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -121,6 +122,32 @@ fn numbers_of_every_width_are_ratings_and_nan_is_a_missing_one() {
     let infinite: ArrayRef = Arc::new(Float64Array::from(vec![1.0, f64::INFINITY]));
     let error = read(rated(infinite), Format::UltraFeedback).pop().unwrap().unwrap_err();
     assert!(error.starts_with("x.parquet, record 2: `completions[0].annotations.h.Rating` is Infinity"), "{error}");
+}
+
+/// `datasets` stores objects whose keys differ from row to row as texts, with a mark at the field.
+#[test]
+fn objects_that_are_stored_as_json_are_read_as_objects() {
+    let json = |name: &str, values: &[&str]| {
+        let mark = HashMap::from([("ARROW:extension:name".to_owned(), "arrow.json".to_owned())]);
+        (Arc::new(Field::new(name, DataType::Utf8, true).with_metadata(mark)), texts(values))
+    };
+    let rated = |annotations: &[&str]| {
+        let response = (Arc::new(Field::new("response", DataType::Utf8, true)), texts(&["a", "b"]));
+        let completions: ArrayRef = Arc::new(StructArray::from(vec![response, json("annotations", annotations)]));
+        read(vec![("instruction", texts(&["x", "y"])), ("completions", list(completions))], Format::UltraFeedback)
+    };
+    let body = |record: Result<Record, String>| match record.unwrap().body {
+        Body::Rated(completions) => completions[0].ratings.clone(),
+        body => panic!("{body:?}"),
+    };
+    let found: Vec<_> =
+        rated(&["{\"h\": {\"Rating\": 3.5},\n \"t\": {\"Rating\": NaN}}", "{}"]).into_iter().map(body).collect();
+    assert_eq!((&found[0]["h"], &found[0]["t"]), (&Rating::Value(3.5), &Rating::Missing("nan")));
+    assert_eq!((found[0].len(), found[1].len()), (2, 0));
+    // What is no JSON cannot change the object around it.
+    let error = rated(&["{}", "{}}, {\"response\": \"c\""]).pop().unwrap().unwrap_err();
+    let expected = "x.parquet, record 2: `completions[0].annotations` is text: expected an object by dimension";
+    assert!(error.starts_with(expected), "{error}");
 }
 
 #[test]
