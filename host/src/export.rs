@@ -37,6 +37,8 @@ impl Destination {
     /// Returns [`ExportError::Exists`] if it does, [`ExportError::Write`] if writing fails.
     pub fn begin(out: &Path) -> Result<Self, ExportError> {
         if out.exists() {
+            // A process that was killed after it was done may have left its lock.
+            atomic::tidy(out);
             return Err(ExportError::Exists { path: out.to_path_buf() });
         }
         Ok(Self { parts: atomic::Folder::create(out)? })

@@ -1,7 +1,6 @@
 //! The `lambda-dpo` program.
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use clap::Parser;
 use lambda_dpo_host::cli::Cli;
@@ -14,16 +13,17 @@ use mimalloc::MiMalloc;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-fn main() -> ExitCode {
+/// Exit status after an error.
+const FAILURE: u8 = 1;
+
+fn main() {
     keep_freed_memory();
     libtorch::use_huge_pages();
-    match commands::run(&Cli::parse()) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", sentence(&error));
-            ExitCode::FAILURE
-        }
-    }
+    let code = commands::run(&Cli::parse()).unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "error: {}", sentence(&error));
+        FAILURE
+    });
+    libtorch::exit(code)
 }
 
 /// Has the allocator keep freed memory for 10 seconds instead of one: longer than a step, so that the next one finds it, and

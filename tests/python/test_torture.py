@@ -3,6 +3,7 @@
 import importlib
 import os
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -122,9 +123,36 @@ def test_the_page_is_rewritten_between_its_markers(tmp_path):
     tried = table.Table()
     tried.count("kills", "training runs", 1200)
     tried.skip("disk", "a full disk", "no right to mount")
-    reliability.write(page, tried, "5eed", 90.0)
+    reliability.write(page, tried, "c0ffee", "5eed", 90.0)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "seed `5eed`" in text
+    assert "commit c0ffee" in text and "seed `5eed`" in text
     assert "| kills | training runs | 1,200 | 0 |  |" in text
     assert "| disk | a full disk | skipped | – | no right to mount |" in text
+
+
+def test_a_started_program_is_the_program(tmp_path):
+    """A process that is forked where `main` begins has arguments, environment, folder and end of its own."""
+    program, preload = importlib.import_module("program"), importlib.import_module("preload")
+    started = importlib.import_module("started")
+    library = preload.compile_library(HERE / "started.c", tmp_path)
+    if isinstance(library, str):
+        pytest.skip(library)
+    source = tmp_path / "subject.c"
+    source.write_text(
+        "#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\n"
+        "int main(int argc, char **argv) {\n"
+        '  fprintf(stderr, "%d %s %s %s", argc, argv[argc - 1], getenv("WORD"), getcwd(NULL, 0));\n'
+        "  if (argc == 4) abort();\n  if (argc == 5) for (;;) sleep(1);\n  return 1;\n}\n"
+    )
+    words = [os.environ.get("CC", "cc"), "-o", str(tmp_path / "subject"), str(source)]
+    subprocess.run(words, check=True)
+    subject = program.Program(tmp_path / "subject", library, {"WORD": "first"})
+    quick = subject.with_starter(started.Starter(library, library))
+    limits = program.Limits(seconds=0.3)
+    for words in ([], ["abort"], ["hang", "hang"]):
+        for word in ("first", "second"):
+            programs = [each.with_environment(WORD=word) for each in (subject, quick)]
+            slow, fast = (each.run(words, cwd=tmp_path, limits=limits) for each in programs)
+            assert (fast.code, fast.stderr, fast.timed_out) == (slow.code, slow.stderr, slow.timed_out)
+            assert word in fast.stderr and str(tmp_path) in fast.stderr

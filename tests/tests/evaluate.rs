@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::process::Output;
 
 use lambda_dpo_tests::trainer::{Run, close, stderr};
@@ -211,6 +212,13 @@ fn what_cannot_be_evaluated_is_refused_in_a_sentence_and_leaves_nothing() {
         refused(&["--adapter", &own, "--rater", &rater(), "--against", other.to_str().unwrap()]),
         "other.jsonl answers none of the 3 prompts, of which the first is \"What is known about the toad? Use at mos\"…: \
          compare with answers to the same prompts"
+    );
+    let endless = run.path("endless");
+    fs::create_dir(&endless).unwrap();
+    symlink("/dev/zero", endless.join("answers.jsonl")).unwrap();
+    assert_eq!(
+        refused(&["--adapter", &own, "--rater", &rater(), "--against", endless.to_str().unwrap()]),
+        "endless/answers.jsonl cannot be read: it is a pipe or a device, but a regular file is to be read"
     );
     assert_eq!(
         refused(&["--adapter", &own, "--run", &own]),

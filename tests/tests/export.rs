@@ -247,7 +247,17 @@ fn a_failed_export_says_why_and_leaves_nothing_behind() {
         assert_eq!(message, format!("error: {}", expected.replace("{}", &policy.text(""))));
         assert_eq!(policy.listing(), before);
     };
-    refused(&[&model], "{}model exists already; choose another folder to export to, or delete it first");
+    let exists = "{}model exists already; choose another folder to export to, or delete it first";
+    refused(&[&model], exists);
+    // What a process left that was killed when the folder was complete goes, and the folder stays.
+    let left = [".model.partial", ".model.partial.lock"].map(|name| policy.path(name));
+    let before = policy.listing();
+    left.iter().for_each(|path| fs::write(path, "1").unwrap());
+    assert_eq!(
+        policy.refuse(&["export", "--model", &model, "--to", "hf", &model]),
+        format!("error: {}", exists.replace("{}", &policy.text("")))
+    );
+    assert_eq!(policy.listing(), before);
     refused(
         &["--adapter", "no/such/adapter", &out],
         "no/such/adapter has no adapter_config.json; an adapter in PEFT's format has adapter_config.json and \

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Output;
 
@@ -281,6 +282,15 @@ fn folders_that_are_no_runs_are_refused() {
         "run/benchmarks.json does not hold figures of benchmarks: remove it, or run `make benchmarks` again: missing field \
          `lm_eval` at line 1 column 2"
     );
+    // What cannot be read is not missing.
+    for name in ["benchmarks.json", "run.toml", "evaluation.json", "metrics.jsonl"] {
+        let path = study.path(&format!("run/{name}"));
+        let _ = fs::remove_file(&path);
+        symlink(name, &path).unwrap();
+        let message = study.refused(&["run"]);
+        assert!(message.starts_with(&format!("run/{name}")) && message.contains("symbolic links"), "{message}");
+        fs::remove_file(&path).unwrap();
+    }
 }
 
 #[test]

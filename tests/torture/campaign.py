@@ -28,7 +28,9 @@ from disk import Disk
 from killed_commands import KilledCommands
 from kills import Kills
 from material import Material, make
+from preload import compile_library
 from program import ROOT, Program, limit_children
+from started import Starter
 from table import Table, say
 from together import Together
 
@@ -47,9 +49,9 @@ class Share:
 
 # The rest of a part's time goes to the next one.
 SHARES = {
-    "kills": Share(0.35, 100_000, 4),
-    "commands": Share(0.12, 100_000, 6),
-    "disk": Share(0.13, 2_000, 8),
+    "kills": Share(0.35, 100_000, 3),
+    "commands": Share(0.12, 100_000, 4),
+    "disk": Share(0.13, 2_000, 4),
     "together": Share(0.1, 1_000, 1),
     "damage": Share(0.3, 1_000_000, 1_000),
 }
@@ -73,7 +75,13 @@ def main() -> int:
     limit_children()
     program = Program.find()
     say(f"seed {seed}, {minutes:g} minutes, {jobs} processes at a time, in {folder}")
-    began = monotonic()
+    began, commit = monotonic(), reliability.checked_out()
+    folder.mkdir(parents=True)
+    library = compile_library(Path(__file__).with_name("started.c"), folder)
+    if isinstance(library, Path):
+        program = program.with_starter(Starter(library, program.plugin))
+    else:
+        say(f"fewer tries, since every run loads libtorch: {library}")
     material = make(program, folder / "material")
     say(f"models, runs and exports to work on: {monotonic() - began:.0f} s")
     table = Table()
@@ -81,7 +89,7 @@ def main() -> int:
         Damages(program, material, folder / "damage", seed, table, 1).only(arguments.damage)
     else:
         parts = Parts(program, material, folder, seed, table, jobs)
-        parts.run(arguments.parts or list(SHARES), minutes, arguments.short)
+        parts.run(arguments.parts or list(SHARES), began + minutes * 60, arguments.short)
     findings = table.findings()
     say("")
     say(table.text())
@@ -89,7 +97,7 @@ def main() -> int:
     took = monotonic() - began
     say(f"{len(findings)} findings, seed {seed}, {took / 60:.1f} minutes")
     if arguments.report:
-        reliability.write(ROOT / "docs/reliability.md", table, seed, took)
+        reliability.write(ROOT / "docs/reliability.md", table, commit, seed, took)
     if findings:
         say(f"the folders of findings are in {folder}")
         return 1
@@ -108,9 +116,8 @@ class Parts:
     table: Table
     jobs: int
 
-    def run(self, parts: list[str], minutes: float, short: bool) -> None:
-        """Runs parts, each for its share of the time that is left."""
-        end = monotonic() + minutes * 60
+    def run(self, parts: list[str], end: float, short: bool) -> None:
+        """Runs parts until `end`, each for its share of the time that is left."""
         for number, part in enumerate(parts):
             share = SHARES[part]
             left = sum(SHARES[other].time for other in parts[number:])

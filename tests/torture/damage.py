@@ -26,7 +26,7 @@ from program import Limits, Outcome, Program
 from table import Finding, Table, say
 
 PART = "damage"
-LIMITS = Limits(seconds=10.0)
+LIMITS = Limits()
 # The same problem of the same kind of file is printed and kept this often; after that it is only counted.
 KEPT = 3
 NOBODY = 65534
@@ -54,6 +54,8 @@ class Damages:
         self.jobs = jobs
         self.kinds = kinds(material)
         self._right: dict[str, bytes] = {}
+        self._locks = {kind.name: threading.Lock() for kind in self.kinds}
+        self._usable: dict[str, bool] = {}
         self._seen: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -62,26 +64,25 @@ class Damages:
         self._slowest, self._largest = ("", 0.0), ("", 0)
 
     def run(self, deadline: float, most: int) -> None:
-        """Damages `most` files until `deadline`: first all that can take a file's place, then at random."""
-        if not self._undamaged():
-            return
+        """Damages `most` files until `deadline`: half of the time for what can take a file's place, then at random."""
+        half = monotonic() + (deadline - monotonic()) / 2
+        places = self._places()
+        random.Random(f"{self.seed}/{PART}/places").shuffle(places)
         with ThreadPoolExecutor(self.jobs) as pool:
-            places = self._places()[:most]
-            list(pool.map(lambda damage: self._one_in_time(damage, deadline), places))
-            numbers = iter(range(most - len(places)))
+            list(pool.map(lambda damage: self._one_in_time(damage, half), places))
+            numbers = iter(range(most))
             list(pool.map(lambda _: self._random_until(numbers, deadline), range(self.jobs)))
         for kind in self.kinds:
             row = self.table.row(PART, kind.name)
             row.notes = f"{self._refused[kind.name]:,} refused"
         (slowest, seconds), (largest, num_bytes) = self._slowest, self._largest
-        most_taken = f"at most {seconds:.1f} s ({slowest}) and {num_bytes >> 20} MiB ({largest})"
+        most_taken = f"at most {seconds:.1f} s of a core ({slowest}) and {num_bytes >> 20} MiB ({largest})"
         self.table.note(PART, "all kinds", most_taken)
         self.table.row(PART, "all kinds").tried = sum(self.table.row(PART, kind.name).tried for kind in self.kinds)
 
     def only(self, number: int) -> None:
         """Repeats one random damage of the seed."""
-        if self._undamaged():
-            self._one(self._random(number))
+        self._one(self._random(number))
 
     def _random_until(self, numbers: Iterator[int], deadline: float) -> None:
         while monotonic() < deadline:
@@ -108,18 +109,24 @@ class Damages:
                     found.append(Damage(kind, label, random.Random(0), place))
         return found
 
-    def _undamaged(self) -> bool:
-        """Checks that all commands succeed on whole files, and keeps the results that damage must not change."""
-        for kind in self.kinds:
-            folder = self._sandbox(kind)
-            program = self._program(folder)
-            outcome = program.run(kind.arguments, cwd=folder, limits=PATIENCE)
-            if outcome.code != 0:
-                command = program.line(kind.arguments)
-                raise SystemExit(f"{kind.name}: {command} ends with {outcome.code} on whole files:\n{outcome.stderr}")
-            if kind.result is not None:
-                self._right[kind.name] = (folder / kind.result).read_bytes()
-        return True
+    def _is_usable(self, kind: Kind) -> bool:
+        """Whether the command succeeds on whole files; keeps the result that damage must not change."""
+        with self._locks[kind.name]:
+            if kind.name not in self._usable:
+                # Once more, so that one failure among many runs is found, and others can go on.
+                self._usable[kind.name] = self._try_whole(kind) or self._try_whole(kind)
+            return self._usable[kind.name]
+
+    def _try_whole(self, kind: Kind) -> bool:
+        folder = self._sandbox(kind)
+        program = self._program(folder)
+        outcome = program.run(kind.arguments, cwd=folder, limits=PATIENCE)
+        if outcome.code == 0 and kind.result is not None:
+            self._right[kind.name] = (folder / kind.result).read_bytes()
+        if outcome.code != 0 or outcome.timed_out:
+            problem = f"on whole files it ends with {outcome.code}: {outcome.last_line()}"
+            self._report(kind, "undamaged", folder, program, problem, outcome)
+        return outcome.code == 0
 
     def _one_in_time(self, damage: Damage, deadline: float) -> None:
         if monotonic() < deadline:
@@ -146,6 +153,8 @@ class Damages:
 
     def _one(self, damage: Damage) -> None:
         kind = damage.kind
+        if not self._is_usable(kind):
+            return
         folder = self._sandbox(kind)
         path = folder / kind.file
         program = self._program(folder)
@@ -172,12 +181,14 @@ class Damages:
     def _measure(self, kind: Kind, outcome: Outcome) -> None:
         with self._lock:
             self._refused[kind.name] += outcome.code == 1
-            if outcome.seconds > self._slowest[1]:
-                self._slowest = (kind.name, outcome.seconds)
+            if outcome.cpu_seconds > self._slowest[1]:
+                self._slowest = (kind.name, outcome.cpu_seconds)
             if outcome.peak_bytes > self._largest[1]:
                 self._largest = (kind.name, outcome.peak_bytes)
 
     def _problem(self, kind: Kind, damage: Damage, folder: Path, outcome: Outcome) -> str | None:
+        if kind.has_verdict and outcome.code == 1 and not outcome.stderr.strip():
+            return verdict.fault(outcome, LIMITS)
         if problem := verdict.judge(outcome, kind.names, LIMITS):
             return problem
         if outcome.code == 1 and (folder / "out.jsonl").exists():

@@ -81,6 +81,7 @@ class KilledCommands:
         """Kills commands until `deadline`, `most` at the most."""
         number, said = 0, monotonic()
         all_commands = commands(self.material, self.folder)
+        random.Random(f"{self.seed}/{PART}/commands").shuffle(all_commands)
         while number < most and monotonic() < deadline:
             command = all_commands[number % len(all_commands)]
             try:

@@ -27,7 +27,7 @@ MAX_STEPS, SAVE_STEPS, EVAL_STEPS = 8, 3, 4
 # A resumed run is killed again, now and then.
 MOST_KILLS = 3
 # A run of a second or two, on a busy machine.
-PATIENCE = Limits(seconds=300.0, memory_bytes=4 << 30)
+PATIENCE = Limits(cpu_seconds=60.0, memory_bytes=4 << 30, seconds=300.0)
 # A second signal ends the process at once; the machine may be busy.
 AT_ONCE_SECONDS = 5.0
 
@@ -155,6 +155,7 @@ class Kills:
         kinds = flavours(self.material)
         if len(kinds) < 7:
             self.table.skip(PART, "runs of stories260k", f"{STORIES} is not there")
+        random.Random(f"{self.seed}/{PART}").shuffle(kinds)
         number = 0
         while number < most and monotonic() < deadline:
             self.one(number, kinds[number % len(kinds)])

@@ -30,6 +30,8 @@ class Kind:
     is_stream: bool = False
     # A checksum protects it: a damaged one is not used, and the run is as right as without it.
     result: str | None = None
+    # The command's verdict on what it read is on stdout, and status 1 says that it is a bad one.
+    has_verdict: bool = False
     # How many mutations it gets, beside other kinds.
     weight: int = 1
 
@@ -132,7 +134,9 @@ def _models(material: Material) -> list[Kind]:
         ):
             add(f"{name} of a {kind}", f"adapter/{name}", with_adapter, how, 2, adapter=folder)
     validate: Arguments = ["validate", "--device", "cpu", "--model", material.tiny, "--records", one, "--onnx", "onnx"]
-    add("ONNX graph", "onnx/model.onnx", validate, mutations.BYTES, 3, onnx=material.onnx)
+    graph, prepare = "onnx/model.onnx", copies(onnx=material.onnx)
+    also = ("model", "onnx", "one.jsonl")
+    found.append(Kind("ONNX graph", graph, validate, mutations.BYTES, prepare, also=also, has_verdict=True, weight=3))
     script: Arguments = [*score, "--model", material.tiny, "--torchscript", "script"]
     add("TorchScript module", "script/model.pt", script, mutations.BYTES, 3, script=material.torchscript)
     answer: Arguments = ["generate", "--device", "cpu", "--model", material.tiny, "--max-new-tokens", "1"]
@@ -174,7 +178,8 @@ def _runs(material: Material) -> list[Kind]:
     log = "run/metrics.jsonl"
     found.append(Kind("metrics.jsonl of a run that is resumed", log, resume, mutations.JSON, stopped, also=("run",)))
     keys = ("train.", "data.", "lambda.", "loss.", "model.", "reference.", "adapter.", "output_dir", "seed", "stage")
-    named = (*keys, "records", "tiny", "few.jsonl")
+    # A path in it that is another leads to what is not there.
+    named = (*keys, "records", "tiny", "few.jsonl", "does not exist: give a path", "cannot resume from")
     found.append(Kind("run.toml", "run.toml", fresh, mutations.TEXT, new, also=named, is_stream=True, weight=3))
     result = "run/model/model.safetensors"
     for name, pattern in (("tokenised records", "samples/*.samples"), ("reference log-probs", "reference/*.log_probs")):
@@ -190,10 +195,15 @@ def _reports(material: Material) -> list[Kind]:
     found = []
 
     def add(
-        name: str, file: str, arguments: Arguments, how: tuple[Mutate, ...], prepare: Callable[[Path], None]
+        name: str,
+        file: str,
+        arguments: Arguments,
+        how: tuple[Mutate, ...],
+        prepare: Callable[[Path], None],
+        is_stream: bool = False,
     ) -> None:
         also = tuple({Path(file).parts[0], Path(file).name})
-        found.append(Kind(name, file, arguments, how, prepare, also=also))
+        found.append(Kind(name, file, arguments, how, prepare, also=also, is_stream=is_stream))
 
     def run(folder: Path) -> None:
         shutil.copytree(material.run, folder / "run", ignore=shutil.ignore_patterns("checkpoint-*", "model"))
@@ -206,7 +216,6 @@ def _reports(material: Material) -> list[Kind]:
     for name, how in (
         ("metrics.jsonl", mutations.JSON),
         ("run.toml", mutations.TEXT),
-        ("trainer_state.json", mutations.JSON),
         ("evaluation/evaluation.json", mutations.JSON),
         ("benchmarks.json", mutations.JSON),
     ):
@@ -217,7 +226,7 @@ def _reports(material: Material) -> list[Kind]:
     scores: Arguments = [*fit, "--scores", "anchors.jsonl", "--candidates", "candidates.jsonl"]
     anchors = {f"{name}__jsonl": material.records(f"{name}.jsonl") for name in ("anchors", "candidates")}
     for name in ("anchors", "candidates"):
-        add(f"{name} of `schedule fit`", f"{name}.jsonl", scores, mutations.JSON, copies(**anchors))
+        add(f"{name} of `schedule fit`", f"{name}.jsonl", scores, mutations.JSON, copies(**anchors), is_stream=True)
     few = material.records("one.jsonl")
     judge: Arguments = ["--num-prompts", "1", "--max-new-tokens", "1", "--rater", "sh rater.sh"]
     evaluate: Arguments = ["evaluate", "--device", "cpu", "--model", material.tiny, "--reference", material.tiny]

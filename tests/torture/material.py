@@ -17,7 +17,7 @@ STORIES = ROOT.parent / "shared/data/stories260k"
 DIMENSIONS = ["helpfulness", "honesty", "instruction_following", "truthfulness"]
 
 # Making it may take long on a busy machine.
-PATIENCE = Limits(seconds=300.0, memory_bytes=8 << 30)
+PATIENCE = Limits(cpu_seconds=60.0, memory_bytes=8 << 30, seconds=300.0)
 
 
 def lines(name: str, count: int, start: int = 0) -> str:

@@ -136,7 +136,12 @@ def lying_string(content: bytes, rng: random.Random) -> bytes:
 def deep(content: bytes, rng: random.Random) -> bytes:
     """A value in the text is nested without end."""
     opening = rng.choice((b"[", b'{"a":', b"(", b"{"))
-    return _replace_one(content, rng.choice((_NUMBER, _STRING)), opening * DEEP, rng)
+    # In a string it would be a long text, which may take long.
+    strings = [found.span() for found in _STRING.finditer(content)]
+    numbers = [found.span() for found in _NUMBER.finditer(content)]
+    numbers = [(start, end) for start, end in numbers if not any(left < start < right for left, right in strings)]
+    start, end = rng.choice(rng.choice([spans for spans in (strings, numbers) if spans] or [[(0, 0)]]))
+    return content[:start] + opening * DEEP + content[end:]
 
 
 def not_text(content: bytes, rng: random.Random) -> bytes:

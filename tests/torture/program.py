@@ -13,21 +13,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 
+from started import Starter
+
 ROOT = Path(__file__).resolve().parents[2]
 
 MIB = 1 << 20
 # What a lying length makes the program ask for at once ends there, before it takes the machine's memory.
 ADDRESS_BYTES = 4096 * MIB
-# What a shell, and a reader of a report, would otherwise see of a process that a signal ended.
+# No report needs more of what a run said.
 _KEPT_STDERR_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run may take: wall-clock seconds, and bytes of memory at its peak."""
+    """What a run may take: seconds of all cores together, bytes of memory at its peak, and seconds by the clock, which
+    are more, because other processes may take the cores."""
 
-    seconds: float = 10.0
+    cpu_seconds: float = 10.0
     memory_bytes: int = 1024 * MIB
+    seconds: float = 40.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Outcome:
     code: int  # Exit status, or minus the number of the signal that ended it.
     stderr: str
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
     timed_out: bool = False
 
@@ -60,6 +65,8 @@ class Program:
     environment: dict[str, str] = field(default_factory=dict)
     # Words before the command, such as those of `unshare`.
     wrapper: tuple[str, ...] = ()
+    # Starts what is run to its end, if there is nothing before the command.
+    starter: Starter | None = None
 
     @staticmethod
     def find(environment: Mapping[str, str] = os.environ) -> Program:
@@ -84,10 +91,16 @@ class Program:
             "HF_HOME": str(folder / "hub"),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "2",
+            # Threads that wait for each other leave the cores to the campaign's other processes.
+            "OMP_WAIT_POLICY": "PASSIVE",
         }
         for name in ("home", "tmp"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         return replace(self, environment={**self.environment, **own, **variables})
+
+    def with_starter(self, starter: Starter) -> Program:
+        """The program as `starter` runs it."""
+        return replace(self, starter=starter)
 
     def with_environment(self, **variables: str) -> Program:
         """The program with more variables."""
@@ -129,14 +142,24 @@ class Program:
         self, arguments: Sequence[str | Path], *, cwd: Path, log: Path | None = None, limits: Limits | None = None
     ) -> Outcome:
         """Runs to the end, or for `limits.seconds`."""
-        running = self.start(arguments, cwd=cwd, log=log or cwd / "stderr.txt")
-        return running.wait((limits or Limits()).seconds)
+        log, seconds = log or cwd / "stderr.txt", (limits or Limits()).seconds
+        if self.starter is None or self.wrapper or "LD_PRELOAD" in self.environment:
+            return self.start(arguments, cwd=cwd, log=log).wait(seconds)
+        ended = self.starter.run(self.command(arguments), self.variables(), cwd, log, seconds)
+        code = os.waitstatus_to_exitcode(ended.status)
+        return Outcome(code, said(log), ended.seconds, ended.cpu_seconds, ended.peak_bytes, ended.timed_out)
 
 
 def limit_children() -> None:
-    """Forbids this process, and all that it starts from now on, core dumps and memory beyond what a machine can spare."""
+    """Forbids this process, and all that it starts, core dumps and memory beyond what a machine can spare."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (ADDRESS_BYTES, ADDRESS_BYTES))
+
+
+def said(log: Path) -> str:
+    """What a run wrote to stderr."""
+    with log.open("rb") as file:
+        return file.read(_KEPT_STDERR_BYTES).decode(errors="replace")
 
 
 class Running:
@@ -176,10 +199,9 @@ class Running:
             os.close(self.pidfd)
             code = os.waitstatus_to_exitcode(status)
             self.process.returncode = code
-            with self.log.open("rb") as file:
-                text = file.read(_KEPT_STDERR_BYTES).decode(errors="replace")
+            cpu = usage.ru_utime + usage.ru_stime
             # Linux counts in KiB.
-            self._outcome = Outcome(code, text, elapsed, usage.ru_maxrss << 10, timed_out)
+            self._outcome = Outcome(code, said(self.log), elapsed, cpu, usage.ru_maxrss << 10, timed_out)
         return self._outcome
 
     def kill(self) -> Outcome:

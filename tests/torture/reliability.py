@@ -12,7 +12,7 @@ from table import Table
 BEGIN, END = "<!-- written by make torture: begin -->", "<!-- written by make torture: end -->"
 
 
-def write(page: Path, table: Table, seed: str, seconds: float) -> None:
+def write(page: Path, table: Table, commit: str, seed: str, seconds: float) -> None:
     """Replaces what stands between the markers.
 
     Raises SystemExit if the page lacks them.
@@ -22,18 +22,18 @@ def write(page: Path, table: Table, seed: str, seconds: float) -> None:
         raise SystemExit(f"{page} lacks the lines {BEGIN} and {END}: put them where the table belongs")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{section(table, seed, seconds)}\n\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n\n{section(table, commit, seed, seconds)}\n\n{END}{after}", encoding="utf-8")
 
 
-def section(table: Table, seed: str, seconds: float) -> str:
+def section(table: Table, commit: str, seed: str, seconds: float) -> str:
     """When and where it was measured, and the table."""
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    where = f"{date}, commit {commit()}, {processor()}, seed `{seed}`, {seconds / 60:.0f} minutes"
+    where = f"{date}, commit {commit}, {processor()}, seed `{seed}`, {seconds / 60:.0f} minutes"
     return f"{where}: {len(table.findings())} findings.\n\n{table.markdown()}"
 
 
-def commit() -> str:
-    """The commit that was built, as git describes it."""
+def checked_out() -> str:
+    """The commit that is checked out, as git describes it."""
     words = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)

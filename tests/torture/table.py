@@ -39,6 +39,11 @@ class Row:
     findings: list[Finding] = field(default_factory=list)
     skipped: str = ""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was tried, and nothing is to be said about that."""
+        return not (self.tried or self.skipped or self.findings)
+
     def cells(self) -> tuple[str, str, str, str, str]:
         """Its cells, as text."""
         if self.skipped:
@@ -90,12 +95,12 @@ class Table:
     def markdown(self) -> str:
         """The table as Markdown."""
         lines = ["| part | what | tried | findings | |", "|---|---|---:|---:|---|"]
-        lines += ["| " + " | ".join(row.cells()) + " |" for row in self.rows]
+        lines += ["| " + " | ".join(row.cells()) + " |" for row in self.rows if not row.is_empty]
         return "\n".join(lines)
 
     def text(self) -> str:
         """The table in columns."""
-        cells = [("part", "what", "tried", "findings", ""), *(row.cells() for row in self.rows)]
+        cells = [("part", "what", "tried", "findings", ""), *(row.cells() for row in self.rows if not row.is_empty)]
         widths = [max(len(row[column]) for row in cells) for column in range(4)]
         lines = []
         for part, what, tried, findings, notes in cells:

@@ -7,7 +7,8 @@ Reads a request as JSON from stdin:
 
 For each step the file system is emptied, filled up by a file so that so many bytes are free, and the commands run one
 after another; before the last one the file is removed. Prints a line for each step, `{"outcomes": [[status, stderr],
-…], "files": {path: contents in base64}}`, after a first line `{"mounted": true}` or `{"mounted": false, "problem": text}`.
+…], "files": {path: contents in base64}}`, after a first line `{"mounted": true}` or `{"mounted": false, "problem":
+text}`.
 """
 
 from __future__ import annotations

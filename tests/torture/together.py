@@ -52,10 +52,11 @@ class Together:
             ("two processes fetch a model into one hub cache", self._one_hub_cache),
             ("a download is killed and begun again", self._killed_download),
         ]
+        random.Random(f"{self.seed}/{PART}").shuffle(tries)
         said = monotonic()
         for number in range(most):
             for what, attempt in tries:
-                if monotonic() > deadline and number > 0:
+                if monotonic() > deadline:
                     return
                 rng = random.Random(f"{self.seed}/{PART}/{what}/{number}")
                 self.table.count(PART, what)

@@ -21,6 +21,8 @@ def fault(outcome: Outcome, limits: Limits) -> str | None:
         return f"panicked: stderr has {found.group()!r}"
     if outcome.code not in (0, 1):
         return f"ended with exit status {outcome.code}"
+    if outcome.cpu_seconds > limits.cpu_seconds:
+        return f"took {outcome.cpu_seconds:.1f} s of a core"
     if outcome.peak_bytes > limits.memory_bytes:
         return f"took {outcome.peak_bytes // MIB} MiB of memory"
     return None

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::answers::Question;
 use crate::answers::question::{question, read_entries};
+use crate::files::regular;
 use crate::plugin::Message;
 
 /// File of the answers in an evaluation's folder.
@@ -26,10 +27,13 @@ pub const ANSWERS: &str = "answers.jsonl";
 pub fn read(path: &Path, questions: &[Question], num_samples: usize) -> Result<Vec<Vec<String>>> {
     let file = if path.is_dir() { path.join(ANSWERS) } else { path.to_path_buf() };
     ensure!(
-        file.exists(),
+        regular::is_there(&file),
         "{} does not exist: --against takes an evaluation's folder, or a file that `generate --prompts` wrote",
         file.display()
     );
+    if path.is_dir() {
+        regular::open(&file).with_context(|| format!("{} cannot be read", file.display()))?;
+    }
     let entries = read_entries(&file, answer)?;
     ensure!(!entries.is_empty(), "{} has no answers", file.display());
     let mut answers = HashMap::<String, VecDeque<String>>::new();

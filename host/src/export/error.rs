@@ -40,14 +40,6 @@ pub enum ExportError {
         /// The dtype.
         dtype: &'static str,
     },
-    /// libtorch could not write a module.
-    #[error("could not write {}: {problem}", path.display())]
-    Script {
-        /// The file.
-        path: PathBuf,
-        /// libtorch's error.
-        problem: String,
-    },
     /// An error of the model.
     #[error(transparent)]
     Model(#[from] ModelError),

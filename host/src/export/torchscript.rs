@@ -8,6 +8,7 @@ use std::path::Path;
 use tch::Tensor;
 
 use super::ExportError;
+use crate::files::atomic;
 use crate::libtorch::script::{SCRIPT_FILE, Script};
 use crate::model::{Model, ModelConfig};
 
@@ -37,8 +38,8 @@ pub fn write(model: &Model, source: &Path, folder: &Path) -> Result<(), ExportEr
     let config = model.config();
     let layers = (0..config.num_hidden_layers).map(|layer| (format!("model.layers.{layer}"), layer_source(config)));
     let sources = layers.chain([(String::new(), decoder_source(config))]).collect();
-    let path = folder.join(SCRIPT_FILE);
-    Script { tensors, sources }.save(&path).map_err(|problem| ExportError::Script { path, problem })
+    let script = Script { tensors, sources };
+    Ok(atomic::write_with(&folder.join(SCRIPT_FILE), |file| script.save(file))?)
 }
 
 /// Method for the RMS norm, computed in float32 and rounded before the weight is applied.

@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::WriteError;
 pub use folder::{Folder, remove_folder};
-pub use partial::sweep;
+pub use partial::{sweep, tidy};
 
 use partial::{Partial, sync_parent};
 use place::Place;
@@ -116,10 +116,10 @@ impl NewFile {
                     buffered(&file, fill)?;
                     keep_attributes(&file, &partial.target)?;
                     file.sync_all()?;
-                    fs::rename(&partial.path, &partial.target)?;
-                    sync_parent(&partial.target)
+                    fs::rename(&partial.path, &partial.target)
                 };
-                finish().map_err(WriteError::at(&path))
+                finish().map_err(WriteError::at(&path))?;
+                sync_parent(&partial.target).map_err(WriteError::after_rename(&path))
             }
         }
     }
@@ -191,6 +191,16 @@ mod tests {
         );
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(folder.path()), ["a.json"]);
+    }
+
+    #[test]
+    fn an_error_after_the_rename_says_what_is_there() {
+        let error = WriteError::after_rename(Path::new("a.json"))(io::Error::from_raw_os_error(5));
+        assert_eq!(
+            error.to_string(),
+            "could not write a.json: Input/output error (os error 5); all of it is there, but may be gone if the machine \
+             loses power, so check the disk"
+        );
     }
 
     #[test]

@@ -24,6 +24,12 @@ pub fn open(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
+/// Returns true if there is something at a path. What cannot be looked up, such as a link to itself, counts, too: it is
+/// not missing, and whoever opens it is told what is wrong.
+pub fn is_there(path: &Path) -> bool {
+    path.try_exists().unwrap_or(true)
+}
+
 /// Reads a regular file.
 ///
 /// # Errors
@@ -65,6 +71,10 @@ mod tests {
             assert_eq!(read_to_string(path).unwrap_err().to_string(), problem);
         }
         assert_eq!(open(folder.path()).unwrap_err().to_string(), "it is a folder, but a file is to be read");
-        assert_eq!(read(&folder.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let (none, round) = (folder.path().join("none"), folder.path().join("round"));
+        std::os::unix::fs::symlink("round", &round).unwrap();
+        assert_eq!(read(&none).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(read(&round).unwrap_err().to_string().contains("oo many"));
+        assert_eq!([&none, &file, &pipe, &round].map(|path| is_there(path)), [false, true, true, true]);
     }
 }

@@ -2,6 +2,7 @@
 #include "guarded.h"
 
 #include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/serialization/export.h>
 
 #include <algorithm>
 #include <memory>
@@ -35,10 +36,11 @@ Module at_path(Module root, const std::string &path, const std::shared_ptr<Compi
 extern "C" {
 
 // Tensors have dotted names; `sources[i]` defines methods of the module at `paths[i]`, "" for the root, which comes last.
+// The module goes to `write`, which must take all bytes: what its destructor cannot write, libtorch's writer throws.
 // Returns NULL, or a message for the caller to free().
 char *ldpo_script_save(const char *const *names, const at::Tensor *const *tensors, const bool *is_buffer,
                        size_t num_tensors, const char *const *paths, const char *const *sources, size_t num_sources,
-                       const char *file) {
+                       void (*write)(void *, const void *, size_t), void *sink) {
   return guarded([&] {
     const auto unit = std::make_shared<CompilationUnit>();
     Module root(c10::QualifiedName("__torch__.Decoder"), unit);
@@ -51,7 +53,10 @@ char *ldpo_script_save(const char *const *names, const at::Tensor *const *tensor
     }
     for (size_t i = 0; i < num_sources; ++i) at_path(root, paths[i], unit).define(sources[i]);
     root.eval();
-    root.save(file);
+    torch::jit::ExportModule(root, [&](const void *bytes, size_t size) {
+      write(sink, bytes, size);
+      return size;
+    });
   });
 }
 } // extern "C"

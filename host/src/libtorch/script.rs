@@ -1,7 +1,7 @@
 //! Makes TorchScript modules from parameters and source text. `script.cpp` is the C++ side.
 
-use std::ffi::{CString, c_char};
-use std::path::Path;
+use std::ffi::{CString, c_char, c_void};
+use std::io::{self, Write};
 
 use tch::Tensor;
 use torch_sys::C_tensor;
@@ -17,7 +17,8 @@ unsafe extern "C" {
         paths: *const *const c_char,
         sources: *const *const c_char,
         num_sources: usize,
-        file: *const c_char,
+        write: extern "C" fn(*mut c_void, *const c_void, usize),
+        sink: *mut c_void,
     ) -> *mut c_char;
 }
 
@@ -34,20 +35,26 @@ pub(crate) struct Script<'t> {
 }
 
 impl Script<'_> {
-    /// Compiles the methods and writes the module to `file`.
+    /// Compiles the methods and writes the module to `out`.
     ///
     /// # Errors
     ///
-    /// Returns the message of libtorch if the source does not compile or the file cannot be written.
-    pub(crate) fn save(&self, file: &Path) -> Result<(), String> {
+    /// Returns the message of libtorch if the source does not compile, and errors from writing.
+    pub(crate) fn save(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut sink = Sink { out, written: Ok(()) };
+        self.compile(&mut sink).map_err(io::Error::other)?;
+        sink.written
+    }
+
+    fn compile(&self, sink: &mut Sink) -> Result<(), String> {
         let names = texts(self.tensors.iter().map(|(name, ..)| name.as_str()))?;
         let tensors: Vec<*const C_tensor> = self.tensors.iter().map(|(_, tensor, _)| tensor.as_ptr()).collect();
         let is_buffer: Vec<bool> = self.tensors.iter().map(|(.., is_buffer)| *is_buffer).collect();
         let paths = texts(self.sources.iter().map(|(path, _)| path.as_str()))?;
         let sources = texts(self.sources.iter().map(|(_, source)| source.as_str()))?;
-        let file = text(file.to_str().ok_or_else(|| format!("{} is not valid UTF-8; rename it", file.display()))?)?;
         let (name_pointers, path_pointers, source_pointers) = (pointers(&names), pointers(&paths), pointers(&sources));
-        // SAFETY: the lists have the given lengths, and they and what they point to live through the call.
+        // SAFETY: the lists have the given lengths, and they and what they point to live through the call, as the sink
+        // does, which `write` alone uses.
         let message = unsafe {
             ldpo_script_save(
                 name_pointers.as_ptr(),
@@ -57,10 +64,28 @@ impl Script<'_> {
                 path_pointers.as_ptr(),
                 source_pointers.as_ptr(),
                 source_pointers.len(),
-                file.as_ptr(),
+                write,
+                std::ptr::from_mut(sink).cast(),
             )
         };
         check(message).map_err(|error| error.to_string())
+    }
+}
+
+/// Where a module goes, and the first error from writing it.
+struct Sink<'w> {
+    out: &'w mut dyn Write,
+    written: io::Result<()>,
+}
+
+/// Writes some bytes of a module, unless writing has failed before.
+extern "C" fn write(sink: *mut c_void, bytes: *const c_void, size: usize) {
+    // SAFETY: `compile` passes its sink, of which there is no other reference during its call.
+    let sink = unsafe { &mut *sink.cast::<Sink>() };
+    if sink.written.is_ok() && size > 0 {
+        // SAFETY: libtorch passes `size` bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), size) };
+        sink.written = sink.out.write_all(bytes);
     }
 }
 

@@ -111,7 +111,7 @@ impl ModelConfig {
             return Err(ModelError::NoFolder { folder: folder.to_path_buf() });
         }
         let path = folder.join("config.json");
-        if !path.exists() {
+        if !regular::is_there(&path) {
             return Err(ModelError::NoFile {
                 folder: folder.to_path_buf(),
                 file: "config.json",

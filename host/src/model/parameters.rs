@@ -244,11 +244,11 @@ fn check_tied(path: &Path, file: &SafetensorsFile, files: &[SafetensorsFile]) ->
 /// Returns the file that lists the tensors (for error messages), and the files that contain them.
 fn weight_files(folder: &Path) -> Result<(PathBuf, Vec<PathBuf>), ModelError> {
     let single = folder.join("model.safetensors");
-    if single.exists() {
+    if regular::is_there(&single) {
         return Ok((single.clone(), vec![single]));
     }
     let index = folder.join(INDEX_FILE);
-    if !index.exists() {
+    if !regular::is_there(&index) {
         return Err(ModelError::NoFile {
             folder: folder.to_path_buf(),
             file: "model.safetensors",

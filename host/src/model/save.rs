@@ -155,7 +155,7 @@ impl Model {
 pub fn carry_files(source_folder: &Path, folder: &Path) -> Result<(), ModelError> {
     for name in CARRIED_FILES {
         let source = source_folder.join(name);
-        if source.is_file() {
+        if regular::is_there(&source) {
             carry(&source, &folder.join(name))?;
         }
     }

@@ -2,8 +2,12 @@
 //!
 //! A module is a program: libtorch runs its code with the rights of this process, so open only those that you trust.
 
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use tch::{CModule, Device, Kind, Tensor};
 
 use super::PolicyError;
@@ -120,9 +124,13 @@ impl TorchScriptPolicy {
     ///
     /// # Errors
     ///
-    /// Errors from libtorch, if writing fails.
-    pub fn save(&self, file: &Path) -> Result<(), PolicyError> {
-        Ok(self.module.save(file)?)
+    /// Errors from libtorch, and from writing.
+    pub fn save(&self, out: &mut dyn Write) -> io::Result<()> {
+        // To memory first: libtorch ends the process when it cannot write to a file.
+        let memory = File::from(memfd_create(SCRIPT_FILE, MemfdFlags::CLOEXEC)?);
+        let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+        self.module.save(&path).map_err(io::Error::other)?;
+        io::copy(&mut File::open(&path)?, out).map(drop)
     }
 }
 

@@ -36,7 +36,7 @@ impl Benchmarks {
     ///
     /// Returns an error if it cannot be read or does not parse.
     pub(super) fn read(path: &Path) -> Result<Option<Self>> {
-        if !path.exists() {
+        if !regular::is_there(path) {
             return Ok(None);
         }
         let text = regular::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;

@@ -48,7 +48,7 @@ impl Run {
         }
         let mut notes = Vec::new();
         let log = folder.join("metrics.jsonl");
-        let metrics = if log.exists() { metrics::read(&log)? } else { Metrics::default() };
+        let metrics = if regular::is_there(&log) { metrics::read(&log)? } else { Metrics::default() };
         let evaluation = read_evaluation(&folder, &mut notes)?;
         if metrics.is_empty() && evaluation.is_none() {
             if log.exists() {
@@ -104,7 +104,7 @@ fn split(argument: &str) -> (Option<String>, PathBuf) {
 /// Reads the evaluation in a folder, or in a run's folder `evaluation`.
 fn read_evaluation(folder: &Path, notes: &mut Vec<String>) -> Result<Option<Evaluation>> {
     let places = [folder.join("evaluation.json"), folder.join("evaluation/evaluation.json")];
-    let Some(path) = places.iter().find(|path| path.exists()) else { return Ok(None) };
+    let Some(path) = places.iter().find(|path| regular::is_there(path)) else { return Ok(None) };
     let text = regular::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let way_out = || format!("{} is no evaluation that this version reads: run `evaluate` again", path.display());
     let found: Value = serde_json::from_str(&text).with_context(way_out)?;
@@ -128,7 +128,7 @@ fn unknown_keys(found: &Value, known: &Value, path: &str) -> Vec<String> {
 
 /// Reads the config of a run; None if there is none.
 fn read_config(path: &Path) -> Result<Option<RunConfig>> {
-    if !path.exists() {
+    if !regular::is_there(path) {
         return Ok(None);
     }
     let text = regular::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;

@@ -198,7 +198,7 @@ impl TrainedPolicy {
             TrainableModel::Native(model) => model.save(folder.path(), &self.source)?,
             TrainableModel::TorchScript(script) => {
                 model::carry_files(&self.source, folder.path())?;
-                script.save(&folder.path().join(SCRIPT_FILE))?;
+                atomic::write_with(&folder.path().join(SCRIPT_FILE), |file| script.save(file))?;
             }
         }
         if let Some(template) = &self.chat_template {

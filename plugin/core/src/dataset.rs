@@ -109,6 +109,7 @@ impl Dataset {
                 let path = folder.join(format!("{key}.samples"));
                 let damage = match Store::open(&path, &key) {
                     Found::Whole(store) => {
+                        store::tidy(folder);
                         return Ok(Self::new(*store, Some(CacheUse { path, was_read: true, damage: None })));
                     }
                     Found::Nothing => None,

@@ -1,6 +1,7 @@
 //! TorchScript modules as the trained policy: the same metrics as with the model, and exact resumption.
 
 use std::fs;
+use std::process::Command;
 
 use lambda_dpo_tests::trainer::{Run, close, metrics, stderr};
 use lambda_dpo_tests::{fixture, program};
@@ -23,6 +24,41 @@ fn with_script() -> (Run, String) {
 fn train(run: &Run, name: &str, more: &[&str]) {
     let output_dir = format!("output_dir={}", run.path(name).display());
     run.train(&[&STEPS, more, &[&output_dir]].concat());
+}
+
+/// libtorch's own writer ends the process when it cannot write.
+#[test]
+fn a_full_disk_while_a_module_is_written_is_an_error() {
+    let (run, script) = with_script();
+    let is_large = |path: &str| fs::metadata(run.path(path)).unwrap().len() > 16 << 10;
+    assert!(is_large("script/model.pt"));
+    // A limit on file sizes imitates a full disk: both fail in the middle of a write.
+    let limited = |command: &Command| {
+        let words: Vec<String> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| format!("'{}'", word.to_str().unwrap()))
+            .collect();
+        let environment = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        let script = format!("trap '' XFSZ; ulimit -f 16; exec {}", words.join(" "));
+        let output = Command::new("bash").args(["-c", &script]).envs(environment).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        stderr(&output).lines().last().unwrap().to_owned()
+    };
+    let mut export = program(&run.path("cache"));
+    export.args(["export", "--to", "torchscript", "--model"]).arg(run.path("model")).arg(run.path("out"));
+    let train = run.command(&["train.max_steps=1", "train.save_steps=0", &script]);
+    for (command, file) in [(export, "out/model.pt"), (train, "run/model/model.pt")] {
+        let message = limited(&command);
+        assert_eq!(
+            message,
+            format!(
+                "error: could not write {}: the file would exceed the size limit of this process or file system; nothing \
+                 was changed there, so raise the limit or choose another folder",
+                run.path(file).display()
+            )
+        );
+        assert!(!run.path(file).parent().unwrap().exists());
+    }
 }
 
 #[test]

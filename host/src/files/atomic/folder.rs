@@ -68,10 +68,14 @@ impl Folder {
     ///
     /// # Errors
     ///
-    /// Returns [`WriteError`] if a rename fails; the existing folder is then where it was.
+    /// Returns [`WriteError`] if a rename fails, and the existing folder is then where it was; or if the new one is there,
+    /// but cannot be synced.
     pub fn commit(self) -> Result<(), WriteError> {
         match &self.kind {
-            Kind::Whole(partial) => swap(partial, exchange).map_err(WriteError::at(&self.target)),
+            Kind::Whole(partial) => {
+                swap(partial, exchange).map_err(WriteError::at(&self.target))?;
+                settle(partial).map_err(WriteError::after_rename(&self.target))
+            }
             Kind::Part(_) => Ok(()),
         }
     }
@@ -104,8 +108,7 @@ fn swap(partial: &Partial, exchange: impl Fn(&Path, &Path) -> io::Result<bool>) 
     }
     sync(path)?;
     if replaced.is_none() {
-        fs::rename(path, target)?;
-        return sync_parent(target);
+        return fs::rename(path, target);
     }
     if !exchange(path, target)? {
         let old = old(target)?;
@@ -114,12 +117,16 @@ fn swap(partial: &Partial, exchange: impl Fn(&Path, &Path) -> io::Result<bool>) 
             fs::rename(&old, target)?;
             return Err(error);
         }
-        sync_parent(target)?;
-        return remove(&old);
     }
-    sync_parent(target)?;
-    // The old content, since the exchange.
-    remove(path)
+    Ok(())
+}
+
+/// Makes the swap durable, and removes the old content, which an exchange leaves in the partial folder.
+fn settle(partial: &Partial) -> io::Result<()> {
+    sync_parent(&partial.target)?;
+    // The next write removes a leftover.
+    let _ = (remove(&partial.path), remove(&old(&partial.target)?));
+    Ok(())
 }
 
 /// Exchanges two folders in one step; false if the kernel or file system cannot.
@@ -184,6 +191,7 @@ mod tests {
         let folder = write(&target, "new");
         let Kind::Whole(partial) = &folder.kind else { panic!("it is not the outer folder") };
         swap(partial, |_, _| Ok(false)).unwrap();
+        settle(partial).unwrap();
         drop(folder);
         assert_eq!(fs::read_to_string(target.join("config.json")).unwrap(), "new");
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);

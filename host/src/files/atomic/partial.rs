@@ -82,6 +82,11 @@ pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes what an interrupted write of a target left, unless another process is writing it.
+pub fn tidy(target: &Path) {
+    drop(Partial::begin(target));
+}
+
 /// Removes what interrupted writes left in a folder to which no other process writes: of each target that `is_ours` by its
 /// name.
 pub fn sweep(folder: &Path, is_ours: impl Fn(&str) -> bool) {

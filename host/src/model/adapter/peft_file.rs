@@ -71,7 +71,7 @@ impl AdapterFile {
     pub(in crate::model) fn open(folder: &Path, model: &Path) -> Result<AdapterFile, ModelError> {
         let file = |name: &'static str| {
             let path = folder.join(name);
-            if path.exists() {
+            if regular::is_there(&path) {
                 return Ok(path);
             }
             Err(ModelError::NoFile {

@@ -273,17 +273,16 @@ impl Writer {
         let folder = path.parent().unwrap_or(Path::new("."));
         let begin = || -> io::Result<(NamedTempFile, File)> {
             std::fs::create_dir_all(folder)?;
-            // Until it is locked, a new file looks abandoned, so one process at a time.
-            let guard = File::create(folder.join(LOCK_FILE))?;
-            guard.lock()?;
-            sweep(folder)?;
-            // As readable as the umask allows: a cache may be shared.
-            let permissions = Permissions::from_mode(0o666);
-            let partial =
-                tempfile::Builder::new().prefix(PARTIAL_PREFIX).permissions(permissions).tempfile_in(folder)?;
-            partial.as_file().lock()?;
-            let file = partial.as_file().try_clone()?;
-            Ok((partial, file))
+            locked(folder, || {
+                sweep(folder)?;
+                // As readable as the umask allows: a cache may be shared.
+                let permissions = Permissions::from_mode(0o666);
+                let partial =
+                    tempfile::Builder::new().prefix(PARTIAL_PREFIX).permissions(permissions).tempfile_in(folder)?;
+                partial.as_file().lock()?;
+                let file = partial.as_file().try_clone()?;
+                Ok((partial, file))
+            })
         };
         let (partial, file) = begin().map_err(|source| Error::Write { path: folder.to_owned(), source })?;
         Self::new(file, path, Some((partial, path.to_owned())))
@@ -347,6 +346,22 @@ impl Writer {
         }
         Ok(Store { file, path, footer })
     }
+}
+
+/// Removes what killed processes left in a cache that is only read, and may be one where nothing can be removed.
+pub(super) fn tidy(folder: &Path) {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    if names.into_iter().any(|name| name.to_string_lossy().starts_with(PARTIAL_PREFIX)) {
+        let _ = locked(folder, || sweep(folder));
+    }
+}
+
+/// Does something in a folder of a cache while no other process begins a file there: until it is locked, a new file looks
+/// abandoned.
+fn locked<T>(folder: &Path, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let guard = File::create(folder.join(LOCK_FILE))?;
+    guard.lock()?;
+    act()
 }
 
 /// Removes unfinished files that no process is writing.

@@ -285,6 +285,16 @@ fn nothing_is_left_half_written() {
     living.lock().unwrap();
     cached.try_open().unwrap_err();
     assert_eq!(cached.files(), [cache.join(".partial-living")]);
+    // Neither of them when the samples are there already, because another process wrote them.
+    let cached = Cached::new(&[pair("a")]);
+    cached.open();
+    let cache = cached.folder.path().join("cache");
+    fs::write(cache.join(".partial-dead"), "x").unwrap();
+    let living = fs::File::create(cache.join(".partial-living")).unwrap();
+    living.lock().unwrap();
+    assert!(cached.was_read());
+    let left = cached.files();
+    assert!(left.len() == 2 && !left.contains(&cache.join(".partial-dead")), "{left:?}");
 
     let folder = fs::create_dir(cached.folder.path().join("x")).map(|()| cached.folder.path().join("x")).unwrap();
     let mut go_on = |_, _| ControlFlow::Continue(());
