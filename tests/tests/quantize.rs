@@ -267,7 +267,10 @@ fn every_command_takes_a_model_in_4_bits() {
     let few = ["--device", "cpu", "--records", &records, "--num-prompts", "0", "--out", &out];
     policy.run(&[&["evaluate"], &four_bits[..], &few].concat());
     let out = policy.text("steer");
-    policy.run(&[&["steer", "--steps", "1"], &four_bits[..], &["--device", "cpu", "--records", &records, "--out", &out]].concat());
+    policy.run(
+        &[&["steer", "--steps", "1"], &four_bits[..], &["--device", "cpu", "--records", &records, "--out", &out]]
+            .concat(),
+    );
     assert!(policy.path("evaluation/evaluation.json").exists() && policy.path("steer/steer.json").exists());
 }
 
@@ -416,9 +419,7 @@ fn a_quantised_checkpoint_that_lacks_a_part_is_refused() {
     );
     assert_eq!(
         refusal(|tensors, _| drop(tensors.remove(Q_PROJ).unwrap())),
-        format!(
-            "model.safetensors has no tensor `{Q_PROJ}` of shape [64, 64], which config.json calls for"
-        )
+        format!("model.safetensors has no tensor `{Q_PROJ}` of shape [64, 64], which config.json calls for")
     );
     let folder = tempfile::tempdir().unwrap();
     fs::copy(checkpoint("model").join("config.json"), folder.path().join("config.json")).unwrap();
@@ -510,7 +511,9 @@ fn other_quantisations_are_refused_by_name() {
          not supported; quantise the model with the default of `llm_int8_skip_modules`, which leaves out the LM head"
     );
     let config = |key: &'static str, value: Value| {
-        refusal(move |_, config| drop(config["quantization_config"].as_object_mut().unwrap().insert(key.into(), value.clone())))
+        refusal(move |_, config| {
+            drop(config["quantization_config"].as_object_mut().unwrap().insert(key.into(), value.clone()))
+        })
     };
     assert!(config("bnb_4bit_quant_type", "fp4".into()).starts_with(
         "config.json: the 4-bit quantisation fp4 of bitsandbytes (`quantization_config`) is not supported; give the weights"
@@ -520,7 +523,8 @@ fn other_quantisations_are_refused_by_name() {
     ));
     // Weights that are not quantised, although config.json says so.
     let folder = tempfile::tempdir().unwrap();
-    fs::copy(golden_model::folder("llama2").join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    fs::copy(golden_model::folder("llama2").join("model.safetensors"), folder.path().join("model.safetensors"))
+        .unwrap();
     let text = fs::read_to_string(golden_model::folder("llama2").join("config.json")).unwrap();
     let mut config: Value = serde_json::from_str(&text).unwrap();
     config["quantization_config"] =

@@ -56,6 +56,12 @@ pub fn quantize(values: &[f32], block_size: usize, codes: &mut [u8], absmax: &mu
     }
 }
 
+/// Returns whether all values are finite numbers.
+#[must_use]
+pub fn is_finite(values: &[f32]) -> bool {
+    values.iter().all(|value| value.is_finite())
+}
+
 /// The middles between neighbouring values.
 fn middles() -> [f32; 15] {
     std::array::from_fn(|code| f32::midpoint(VALUES[code], VALUES[code + 1]))
@@ -76,7 +82,7 @@ fn encode(values: &[f32], bounds: &[f32; 15], codes: &mut [u8], scaled: impl Fn(
 }
 
 /// A value of a dequantised matrix.
-pub trait Element: Copy + Send {
+trait Element: Copy {
     /// Rounds to the nearest.
     fn rounded(value: f32) -> Self;
 }
@@ -108,8 +114,18 @@ impl Element for Bf16 {
 ///
 /// # Numerics
 ///
-/// The product is a float32, rounded once to the dtype of `values`.
-pub fn dequantize<T: Element>(codes: &[u8], scales: &[f32], block_size: usize, values: &mut [T]) {
+/// The product is a float32.
+pub fn dequantize(codes: &[u8], scales: &[f32], block_size: usize, values: &mut [f32]) {
+    write(codes, scales, block_size, values);
+}
+
+/// Does the same as [`dequantize`], and rounds each product once.
+pub fn dequantize_to_bf16(codes: &[u8], scales: &[f32], block_size: usize, values: &mut [Bf16]) {
+    write(codes, scales, block_size, values);
+}
+
+/// Not public: a generic function would be compiled in the crate that calls it, and as that is.
+fn write<T: Element>(codes: &[u8], scales: &[f32], block_size: usize, values: &mut [T]) {
     let blocks = codes.chunks(block_size / 2).zip(scales).zip(values.chunks_mut(block_size));
     for ((codes, scale), values) in blocks {
         for (values, codes) in values.chunks_mut(2 * BYTES_AT_ONCE).zip(codes.chunks(BYTES_AT_ONCE)) {
@@ -195,7 +211,10 @@ mod tests {
         let mut values = vec![0.5; BLOCK];
         values.extend([0.0, -2.0, 2.0]);
         let (codes, absmax, found) = round_trip(&values);
-        assert_eq!((&codes[32..], absmax.as_slice(), &found[64..]), (&[0x70, 0xF7][..], &[0.5, 2.0][..], &values[64..]));
+        assert_eq!(
+            (&codes[32..], absmax.as_slice(), &found[64..]),
+            (&[0x70, 0xF7][..], &[0.5, 2.0][..], &values[64..])
+        );
         let (_, absmax, _) = round_trip(&[0.0]);
         assert_eq!(absmax, [MIN_ABSMAX]);
     }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::slice;
 
 use lambda_dpo_kernels::dynamic::{self, Quantized};
-use lambda_dpo_kernels::nf4::{self, Bf16, Element};
+use lambda_dpo_kernels::nf4;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::{columns, parallel, remade};
@@ -72,23 +72,39 @@ impl Nf4 {
     ///
     /// Errors from libtorch.
     pub fn quantize(weight: &Tensor) -> Result<Nf4, TchError> {
-        let (num_outputs, num_inputs) = weight.size2()?;
-        let weight = weight.f_detach()?.f_to_kind(Kind::Float)?.f_contiguous()?;
-        let values = floats(&weight);
-        let mut codes = vec![0; values.len().div_ceil(2)];
-        let mut absmax = vec![0.0; values.len().div_ceil(BLOCK_SIZE)];
-        let parts = values
+        Self::quantize_from(weight.size2()?.into(), || weight.f_detach())
+    }
+
+    /// Quantises the matrix of this shape that `read` returns, as [`quantize`](Self::quantize) does.
+    ///
+    /// Memory for what stays is allocated before that for what does not, so that no gaps are left between the weights of a model
+    /// when it is loaded.
+    pub(crate) fn quantize_from<E: From<TchError>>(
+        shape: [i64; 2],
+        read: impl FnOnce() -> Result<Tensor, E>,
+    ) -> Result<Nf4, E> {
+        let empty = |len: usize, kind: Kind| Tensor::f_empty([len as i64], (kind, Device::Cpu));
+        let len = (shape[0] * shape[1]) as usize;
+        let num_blocks = len.div_ceil(BLOCK_SIZE);
+        let mut codes = empty(len.div_ceil(2), Kind::Uint8)?;
+        let mut scale_codes = empty(num_blocks, Kind::Uint8)?;
+        let mut absmax = empty(num_blocks.div_ceil(SCALE_BLOCK_SIZE), Kind::Float)?;
+        let map = Tensor::f_from_slice(dynamic::values())?;
+
+        let weight = read()?.f_to_kind(Kind::Float)?.f_contiguous()?;
+        let mut scales = empty(num_blocks, Kind::Float)?;
+        let parts = floats(&weight)
             .chunks(BLOCK_SIZE * BLOCKS_AT_ONCE)
-            .zip(codes.chunks_mut(BLOCK_SIZE / 2 * BLOCKS_AT_ONCE))
-            .zip(absmax.chunks_mut(BLOCKS_AT_ONCE));
-        parallel::for_each(parts, |((values, codes), absmax)| nf4::quantize(values, BLOCK_SIZE, codes, absmax))?;
-        Ok(Nf4 {
-            shape: [num_outputs, num_inputs],
-            codes: Tensor::f_from_slice(&codes)?,
-            block_size: BLOCK_SIZE,
-            scales: Scales::quantize(&Tensor::f_from_slice(&absmax)?)?,
-            kind: Kind::Float,
-        })
+            .zip(bytes_mut(&mut codes).chunks_mut(BLOCK_SIZE / 2 * BLOCKS_AT_ONCE))
+            .zip(floats_mut(&mut scales).chunks_mut(BLOCKS_AT_ONCE));
+        parallel::for_each(parts, |((values, codes), scales)| nf4::quantize(values, BLOCK_SIZE, codes, scales))?;
+        let mean = scales.f_mean(None::<Kind>)?;
+        let centred = scales.f_sub(&mean)?;
+        let scale_block = SCALE_BLOCK_SIZE;
+        dynamic::quantize(floats(&centred), scale_block, bytes_mut(&mut scale_codes), floats_mut(&mut absmax));
+        let offset = mean.f_double_value(&[])? as f32;
+        let scales = Scales::Quantized { codes: scale_codes, values: map, absmax, block_size: scale_block, offset };
+        Ok(Nf4 { shape, codes, block_size: BLOCK_SIZE, scales, kind: Kind::Float })
     }
 
     /// Returns the same matrix on a device.
@@ -136,8 +152,8 @@ impl Nf4 {
     /// Errors from libtorch.
     pub fn dequantize(&self, kind: Kind) -> Result<Tensor, TchError> {
         let values = match (self.codes.device(), if self.kind == Kind::Float { kind } else { self.kind }) {
-            (Device::Cpu, Kind::Float) => self.by_kernel::<f32>(Kind::Float)?,
-            (Device::Cpu, Kind::BFloat16) => self.by_kernel::<Bf16>(Kind::BFloat16)?,
+            (Device::Cpu, Kind::Float) => self.by_kernel(Kind::Float, nf4::dequantize)?,
+            (Device::Cpu, Kind::BFloat16) => self.by_kernel(Kind::BFloat16, nf4::dequantize_to_bf16)?,
             (_, first) => self.by_operators()?.f_to_kind(first)?,
         };
         values.f_to_kind(kind)
@@ -162,8 +178,8 @@ impl Nf4 {
         columns::linear(input, &weight, bias).unwrap_or_else(|| input.f_linear(&weight, bias))
     }
 
-    /// Dequantises in one pass over main memory, to values of the dtype `kind`.
-    fn by_kernel<T: Element>(&self, kind: Kind) -> Result<Tensor, TchError> {
+    /// Dequantises in one pass over main memory, by a kernel for the dtype `kind`.
+    fn by_kernel<T: Send>(&self, kind: Kind, kernel: Kernel<T>) -> Result<Tensor, TchError> {
         let output = Tensor::f_empty(self.shape, (kind, Device::Cpu))?;
         // SAFETY: `output` is a new contiguous tensor in main memory of the dtype that `T` stands for.
         let values = unsafe { slice::from_raw_parts_mut(output.data_ptr().cast::<T>(), output.numel()) };
@@ -177,7 +193,7 @@ impl Nf4 {
             let mut own = [0.0; BLOCKS_AT_ONCE];
             let own = &mut own[..values.len().div_ceil(block_size)];
             scales.read(first, own);
-            nf4::dequantize(codes, own, block_size, values);
+            kernel(codes, own, block_size, values);
         })?;
         Ok(output)
     }
@@ -198,6 +214,9 @@ impl Nf4 {
     }
 }
 
+/// Writes values of type `T`, given codes, scales and the size of a block.
+type Kernel<T> = fn(&[u8], &[f32], usize, &mut [T]);
+
 /// A matrix and the dtype of its values in a product.
 struct InDtype {
     matrix: Nf4,
@@ -211,22 +230,6 @@ impl remade::Ingredients for InDtype {
 }
 
 impl Scales {
-    /// Quantises scales, `[blocks]` float32.
-    fn quantize(scales: &Tensor) -> Result<Self, TchError> {
-        let mean = scales.f_mean(None::<Kind>)?;
-        let centred = scales.f_sub(&mean)?;
-        let values = floats(&centred);
-        let (mut codes, mut absmax) = (vec![0; values.len()], vec![0.0; values.len().div_ceil(SCALE_BLOCK_SIZE)]);
-        dynamic::quantize(values, SCALE_BLOCK_SIZE, &mut codes, &mut absmax);
-        Ok(Self::Quantized {
-            codes: Tensor::f_from_slice(&codes)?,
-            values: Tensor::f_from_slice(dynamic::values())?,
-            absmax: Tensor::f_from_slice(&absmax)?,
-            block_size: SCALE_BLOCK_SIZE,
-            offset: mean.f_double_value(&[])? as f32,
-        })
-    }
-
     fn to_device(&self, device: Device) -> Result<Self, TchError> {
         self.map(|tensor| tensor.f_to_device(device))
     }
@@ -293,22 +296,48 @@ impl InMemory<'_> {
     }
 }
 
+/// Returns whether all values of a tensor in main memory are finite.
+///
+/// # Errors
+///
+/// Errors from libtorch.
+pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool, TchError> {
+    let tensor = tensor.f_to_kind(Kind::Float)?.f_contiguous()?;
+    Ok(nf4::is_finite(floats(&tensor)))
+}
+
+/// Returns the number of values of a contiguous tensor of this dtype in main memory; 0 of any other.
+fn len_in_memory(tensor: &Tensor, kind: Kind) -> usize {
+    let is_such = tensor.is_contiguous() && tensor.kind() == kind && tensor.device() == Device::Cpu;
+    if is_such { tensor.numel() } else { 0 }
+}
+
 /// Returns the values of a contiguous float32 tensor in main memory; none of any other.
 fn floats(tensor: &Tensor) -> &[f32] {
-    if !(tensor.is_contiguous() && tensor.kind() == Kind::Float && tensor.device() == Device::Cpu) {
-        return &[];
-    }
-    // SAFETY: it is such a tensor, and the values live as long as it.
-    unsafe { slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
+    let len = len_in_memory(tensor, Kind::Float);
+    // SAFETY: it has so many values, which live as long as it; where there are none, the address is not read.
+    if len == 0 { &[] } else { unsafe { slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), len) } }
 }
 
 /// Returns the values of a contiguous uint8 tensor in main memory; none of any other.
 fn bytes(tensor: &Tensor) -> &[u8] {
-    if !(tensor.is_contiguous() && tensor.kind() == Kind::Uint8 && tensor.device() == Device::Cpu) {
-        return &[];
-    }
-    // SAFETY: it is such a tensor, and the values live as long as it.
-    unsafe { slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), tensor.numel()) }
+    let len = len_in_memory(tensor, Kind::Uint8);
+    // SAFETY: as above.
+    if len == 0 { &[] } else { unsafe { slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), len) } }
+}
+
+/// Returns the values of a tensor that nothing else refers to, as [`floats`] does.
+fn floats_mut(tensor: &mut Tensor) -> &mut [f32] {
+    let len = len_in_memory(tensor, Kind::Float);
+    // SAFETY: as above; the tensors of this file that are written to share their memory with no other.
+    if len == 0 { &mut [] } else { unsafe { slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), len) } }
+}
+
+/// Returns the values of a tensor that nothing else refers to, as [`bytes`] does.
+fn bytes_mut(tensor: &mut Tensor) -> &mut [u8] {
+    let len = len_in_memory(tensor, Kind::Uint8);
+    // SAFETY: as above.
+    if len == 0 { &mut [] } else { unsafe { slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), len) } }
 }
 
 #[cfg(test)]

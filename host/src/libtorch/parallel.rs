@@ -26,10 +26,7 @@ struct Work<P, F> {
 /// # Errors
 ///
 /// Errors from libtorch.
-pub(super) fn for_each<P: Send, F: Fn(P) + Sync>(
-    parts: impl IntoIterator<Item = P>,
-    body: F,
-) -> Result<(), TchError> {
+pub(super) fn for_each<P: Send, F: Fn(P) + Sync>(parts: impl IntoIterator<Item = P>, body: F) -> Result<(), TchError> {
     let parts: Vec<_> = parts.into_iter().map(|part| Mutex::new(Some(part))).collect();
     let count = parts.len() as i64;
     let work = Work { parts, body };

@@ -50,9 +50,7 @@ pub(super) fn linear<I: Ingredients>(
     let mut output = null_mut();
     // SAFETY: the tensors live through the call; the ingredients are a box of the type that both functions take, and the C++
     // side owns them from here on.
-    check(unsafe {
-        ldpo_remade_linear(input.as_ptr(), bias, ingredients, make::<I>, release::<I>, &mut output)
-    })?;
+    check(unsafe { ldpo_remade_linear(input.as_ptr(), bias, ingredients, make::<I>, release::<I>, &mut output) })?;
     // SAFETY: on success, `output` is a new tensor of ours.
     Ok(unsafe { Tensor::from_ptr(output) })
 }

@@ -140,6 +140,20 @@ impl Model {
         !self.parameters.nf4.is_empty()
     }
 
+    /// Checks that no weight is in 4 bits.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ModelError::Request`] if one is.
+    pub fn check_not_quantized(&self) -> Result<(), ModelError> {
+        if self.is_quantized() {
+            return Err(ModelError::Request(
+                "a model with weights in 4 bits cannot be saved or exported as a whole; dequantise it first".into(),
+            ));
+        }
+        Ok(())
+    }
+
     /// Returns all that the weights in 4 bits follow from, with names, always in the same order.
     ///
     /// # Errors

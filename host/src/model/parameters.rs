@@ -19,7 +19,7 @@ use crate::files::beside::beside;
 use crate::files::git_lfs::refuse_pointer;
 use crate::files::regular;
 use crate::files::safetensors::SafetensorsFile;
-use crate::libtorch::nf4::Nf4;
+use crate::libtorch::nf4::{Nf4, is_finite};
 
 /// The embedding.
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -228,7 +228,7 @@ pub(super) fn load(
             let weight = quantized.read(&name, file, stored, &shape)?;
             parameters.nf4.insert(name, weight.to_device(device)?);
         } else if precision.nf4 && is_linear(&name, &shape) {
-            let weight = quantize(file, stored)?;
+            let weight = quantize(file, stored, [shape[0], shape[1]])?;
             parameters.nf4.insert(name, weight.to_device(device)?);
         } else {
             let tensor = file.read(stored)?.f_to_device(device)?.f_to_kind(precision.kind)?;
@@ -244,12 +244,14 @@ pub(super) fn load(
 }
 
 /// Reads a weight and quantises it to NF4, from the values in the file, whatever the model's dtype.
-fn quantize(file: &SafetensorsFile, name: &str) -> Result<Nf4, ModelError> {
-    let weight = file.read(name)?;
-    if weight.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
-        return Err(ModelError::NotFinite { file: file.path().to_path_buf(), tensor: name.to_owned() });
-    }
-    Ok(Nf4::quantize(&weight)?)
+fn quantize(file: &SafetensorsFile, name: &str, shape: [i64; 2]) -> Result<Nf4, ModelError> {
+    Nf4::quantize_from(shape, || {
+        let weight = file.read(name)?;
+        if is_finite(&weight)? {
+            return Ok(weight);
+        }
+        Err(ModelError::NotFinite { file: file.path().to_path_buf(), tensor: name.to_owned() })
+    })
 }
 
 /// What to do about a checkpoint without LM head.

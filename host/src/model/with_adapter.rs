@@ -279,18 +279,4 @@ impl Model {
         self.remove_adapter();
         Ok(())
     }
-
-    /// Checks that no weight is in 4 bits.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`ModelError::Request`] if one is.
-    pub fn check_not_quantized(&self) -> Result<(), ModelError> {
-        if self.is_quantized() {
-            return Err(ModelError::Request(
-                "a model with weights in 4 bits cannot be saved or exported as a whole; dequantise it first".into(),
-            ));
-        }
-        Ok(())
-    }
 }

@@ -91,7 +91,8 @@ pub(super) fn check_place(file: &SafetensorsFile, name: &str, is_linear: bool) -
 pub(super) fn refuse_codes(file: &SafetensorsFile, name: &str) -> Result<(), ModelError> {
     match file.kind(name) {
         Some(kind @ (Kind::Uint8 | Kind::Int8)) => {
-            let problem = format!("it holds codes ({kind:?}) without `{name}.{QUANT_STATE}`, which says what they stand for");
+            let problem =
+                format!("it holds codes ({kind:?}) without `{name}.{QUANT_STATE}`, which says what they stand for");
             Err(unreadable(file, name, problem, COPY))
         }
         _ => Ok(()),
@@ -161,17 +162,22 @@ impl QuantizedWeights<'_> {
             return Err(unreadable(format!("it is of shape {found:?}, but config.json calls for {shape:?}")));
         }
         if !BLOCK_SIZES.contains(&state.blocksize) {
-            return Err(unreadable(format!("its blocks have {} values, which bitsandbytes does not have", state.blocksize)));
+            return Err(unreadable(format!(
+                "its blocks have {} values, which bitsandbytes does not have",
+                state.blocksize
+            )));
         }
         let kind = match state.dtype.as_str() {
             "float32" => Kind::Float,
             "bfloat16" => Kind::BFloat16,
             "float16" => Kind::Half,
-            other => return Err(unreadable(format!("its values are of dtype {other}, not float32, bfloat16 or float16"))),
+            other => {
+                return Err(unreadable(format!("its values are of dtype {other}, not float32, bfloat16 or float16")));
+            }
         };
         let num_values = shape.iter().product::<i64>() as usize;
-        if file.kind(name) != Some(Kind::Uint8) {
-            let problem = format!("its codes are stored as {:?}, not as Uint8", file.kind(name));
+        if let Some(kind) = file.kind(name).filter(|kind| *kind != Kind::Uint8) {
+            let problem = format!("its codes are stored as {kind:?}, not as Uint8");
             return Err(self::unreadable(file, name, problem, STORE_BYTES));
         }
         check_tensor(file, name, Kind::Uint8, num_values.div_ceil(2)).map_err(&unreadable)?;
