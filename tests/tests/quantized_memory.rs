@@ -18,7 +18,7 @@ fn peak_bytes(model: &Path, options: &[&str]) -> u64 {
     let mut command = program(&file("cache"));
     command.args(["score", "--device", "cpu", "--model"]).arg(model).args(options);
     command.arg("--records").arg(file("records.jsonl")).arg("--out").arg(file("out.jsonl"));
-    // GNU time is not everywhere; the shell's parent waits for one child, and asks for its peak.
+    // Python tells the peak of its one child; GNU time, which does too, is not everywhere.
     let script = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); \
                   print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)";
     let arguments: Vec<_> =
