@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::answers::AnswerFormat;
-use crate::config::{DType, Format, MissingRating, Reduction};
+use crate::config::{DType, Format, MissingRating, Quantization, Reduction};
 use crate::schedule::Form;
 
 /// λ-weighted listwise preference optimisation of language models.
@@ -96,6 +96,10 @@ pub struct PolicyArgs {
     /// λ of a λ-adapter; dimensions not named share the rest equally [default: uniform].
     #[arg(long, value_name = "NAME=W,…")]
     pub lambda: Option<String>,
+    /// Holds the weights of linear layers in 4 bits: nf4, as the adapter was trained. Weights that are stored so stay in 4
+    /// bits without it.
+    #[arg(long, value_name = "nf4")]
+    pub quantize: Option<Quantization>,
     /// Chat template to use instead of the tokenizer's own.
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,

@@ -21,7 +21,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use choices::{AdapterKind, DType, Init, LrSchedulerType, Normalization, Per, ReferenceKind, Schedule, Stage};
+pub use choices::{
+    AdapterKind, DType, Init, LrSchedulerType, Normalization, Per, Quantization, ReferenceKind, Schedule, Stage,
+};
 pub use error::ConfigError;
 pub use lambda_dpo_concepts::{Format, Layout, Objective, Reduction};
 pub use load::load;
@@ -79,6 +81,8 @@ pub struct ModelSection {
     pub init: Init,
     /// Dtype of weights and forward.
     pub dtype: DType,
+    /// Holds the weights of linear layers in 4 bits, on which an adapter is trained; None leaves them as they are stored.
+    pub quantize: Option<Quantization>,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// CUDA: let products of float32 matrices round their factors to TF32, which is faster.
@@ -94,6 +98,7 @@ impl Default for ModelSection {
             path: PathBuf::new(),
             init: Init::Pretrained,
             dtype: DType::Float32,
+            quantize: None,
             device: "auto".into(),
             tf32: false,
             torchscript: None,

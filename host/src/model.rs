@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `families` | the decoder families and how they differ |
 //! | `config` | `config.json` |
+//! | `precision` | the dtype of weights, and whether those of linear layers are in 4 bits |
 //! | `parameters` | the weights: loaded from the folder, or initialised at random |
 //! | `inputs` | rows of tokens, validated |
 //! | `layers` | norm, rotary embedding, masks, attention, decoder layer |
@@ -30,6 +31,7 @@ mod json_fields;
 pub(crate) mod random;
 mod families;
 mod config;
+mod precision;
 mod parameters;
 mod inputs;
 mod layers;
@@ -53,6 +55,7 @@ pub use error::ModelError;
 pub use families::{Architecture, Bias, SlidingWindow};
 pub use inputs::ModelInputs;
 pub use kv_cache::{KvCache, RowKey};
+pub use precision::Precision;
 pub use reward_model::RewardModel;
 pub use save::{carry_files, write_chat_template};
 pub use split::{LoraPart, LoraParts};

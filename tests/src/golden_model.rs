@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{Model, ModelInputs};
@@ -41,7 +41,12 @@ pub struct Golden {
 impl Golden {
     /// Reads the golden values of a family.
     pub fn of(family: &str) -> Golden {
-        let values = lambda_dpo_host::files::safetensors::read(&folder(family).join("golden.safetensors")).unwrap();
+        Golden::in_folder(&folder(family))
+    }
+
+    /// Reads the golden values in a folder.
+    pub fn in_folder(folder: &Path) -> Golden {
+        let values = lambda_dpo_host::files::safetensors::read(&folder.join("golden.safetensors")).unwrap();
         let values: HashMap<_, _> = values.into_iter().collect();
         let ids = |name: &str| Vec::<i64>::try_from(&values[name]).unwrap();
         let responses = (0..3).map(|n| ids(&format!("response.{n}"))).collect();

@@ -1,6 +1,9 @@
-//! Loops over float32 rows for decoding a few tokens.
+//! Loops over values: float32 rows for decoding a few tokens, and matrices in 4 bits.
 //!
 //! A crate of its own because it is compiled to run fast, and the program, which has no other hot loop, to build fast.
+
+pub mod dynamic;
+pub mod nf4;
 
 /// Number of partial sums of a row, so that they do not wait for each other.
 const LANES: usize = 8;

@@ -22,7 +22,7 @@ use crate::plugin::{LossOptions, Plugin};
 use crate::policy::batch_inputs::uniform_lambda;
 use crate::policy::held_out::HeldOut;
 
-use super::loaded_model::{LoadedModel, prepare};
+use super::loaded_model::{LoadedModel, precision, prepare};
 
 pub(super) fn run(args: &EvaluateArgs, plugin: Option<&Path>) -> Result<()> {
     check(args)?;
@@ -60,7 +60,7 @@ pub(super) fn run(args: &EvaluateArgs, plugin: Option<&Path>) -> Result<()> {
         (None, _) => (Reference::AdapterOff, "adapter_off".to_owned()),
         (Some(_), None) => (Reference::None, "none".to_owned()),
         (Some(name), Some(folder)) => {
-            let reference = Model::load(folder, libtorch, args.model.dtype.into())?;
+            let reference = Model::load(folder, libtorch, precision(&args.model.policy, args.model.dtype.into()))?;
             reference.freeze();
             (Reference::Model(Box::new(reference)), name.display().to_string())
         }

@@ -72,20 +72,21 @@ fn base_name(args: &ExportArgs) -> Result<String> {
 /// Loads the weights in the dtype to write, with the adapter merged.
 ///
 /// The adapter is merged in float32, unless the weights are stored in the dtype to write: then each value is rounded
-/// once either way.
+/// once either way. Weights in 4 bits are dequantised to float32, with or without an adapter.
 fn policy(args: &ExportArgs, folder: &Path) -> Result<Model> {
-    let stored = ModelConfig::load(folder)?.dtype.unwrap_or(Kind::Float);
+    let config = ModelConfig::load(folder)?;
+    let stored = config.dtype.unwrap_or(Kind::Float);
     let kind = match args.dtype {
         Some(dtype) => dtype.into(),
         None if args.to == ExportFormat::Onnx => Kind::Float,
         None => stored,
     };
-    let loaded = if args.policy.adapter.is_some() && stored != kind { Kind::Float } else { kind };
+    let is_quantized = config.is_nf4 || args.policy.quantize.is_some();
+    let merges_wider = is_quantized || args.policy.adapter.is_some() && stored != kind;
+    let loaded = if merges_wider { Kind::Float } else { kind };
     let mut model = load_policy(&args.policy, folder, Libtorch::cpu(), loaded)?;
     model.freeze();
-    if model.has_adapter() {
-        model.merge_adapter()?;
-    }
+    model.merge_adapter()?;
     let model = model.into_kind(kind)?;
     export::check_finite(model.named_parameters())?;
     Ok(model)

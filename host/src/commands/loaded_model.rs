@@ -8,13 +8,14 @@ use serde_json::Value;
 use tch::Kind;
 
 use crate::cli::{ModelArgs, PolicyArgs};
+use crate::config::Quantization;
 use crate::console::say;
 use crate::files::git_lfs::refuse_pointer;
 use crate::files::hub::Hub;
 use crate::files::regular;
 use crate::lambda;
 use crate::libtorch::{self, Libtorch};
-use crate::model::Model;
+use crate::model::{Model, Precision};
 use crate::plugin::{Message, Plugin, Tokenizer};
 use crate::policy::batch_inputs::uniform_lambda;
 
@@ -93,9 +94,14 @@ pub(super) fn prepare(args: &ModelArgs) -> Result<Libtorch> {
     Ok(libtorch)
 }
 
+/// Returns how precisely the weights are held that the command line names, in a dtype.
+pub(super) fn precision(args: &PolicyArgs, kind: Kind) -> Precision {
+    Precision { kind, nf4: args.quantize == Some(Quantization::Nf4) }
+}
+
 /// Loads the model in `folder` with its adapter; a λ-adapter is set to `--lambda`, or else to uniform λ.
 pub(super) fn load_policy(args: &PolicyArgs, folder: &Path, libtorch: Libtorch, kind: Kind) -> Result<Model> {
-    let mut model = Model::load(folder, libtorch, kind)?;
+    let mut model = Model::load(folder, libtorch, precision(args, kind))?;
     if let Some(adapter) = &args.adapter {
         model.load_adapter(adapter)?;
     }

@@ -55,6 +55,14 @@ impl From<DType> for tch::Kind {
 }
 
 words! {
+    /// How weights of linear layers are quantised as they are loaded.
+    Quantization {
+        /// 4-bit NormalFloat in blocks of 64 with quantised scales, as bitsandbytes does it.
+        Nf4 = "nf4",
+    }
+}
+
+words! {
     /// The kind of adapter.
     AdapterKind {
         /// LoRA, as PEFT writes it.

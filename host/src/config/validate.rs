@@ -17,6 +17,7 @@ pub(super) fn validate(config: &RunConfig) -> Result<(), ConfigError> {
     stage_and_format(config)?;
     data(config)?;
     adapter_and_reference(config)?;
+    quantize(config)?;
     torchscript(config)?;
     lambda(config)?;
     loss(config)?;
@@ -127,6 +128,20 @@ fn lambda_adapter(config: &RunConfig, adapter: &AdapterSection) -> Result<(), Co
             "adapter.kind = \"lambda_lora\" in stage \"{}\" needs data.dimensions, the names of the dimensions of λ, because \
              its records have none",
             config.stage
+        )
+    })
+}
+
+/// Rejects training of weights in 4 bits.
+fn quantize(config: &RunConfig) -> Result<(), ConfigError> {
+    let Some(quantization) = config.model.quantize else { return Ok(()) };
+    check(config.model.torchscript.is_none(), || {
+        format!("model.torchscript cannot be combined with model.quantize = \"{quantization}\": leave it out")
+    })?;
+    check(config.adapter.is_some(), || {
+        format!(
+            "model.quantize = \"{quantization}\" needs an [adapter] section, because weights in 4 bits cannot be trained \
+             themselves: add one, or leave model.quantize out"
         )
     })
 }

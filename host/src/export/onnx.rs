@@ -40,12 +40,13 @@ pub const MAX_INLINE_BYTES: usize = 1_500_000_000;
 ///
 /// # Errors
 ///
-/// Returns an [`ExportError`] if the model is neither float32 nor float16 or has an adapter that is not merged, a file
+/// Returns an [`ExportError`] if the model is neither float32 nor float16 or has an adapter that is not merged or weights in 4 bits, a file
 /// of `source`, the model's folder, cannot be read, or writing fails.
 pub fn write(model: &Model, source: &Path, folder: &Path, max_inline_bytes: usize) -> Result<(), ExportError> {
     if model.has_adapter() {
         return Err(ExportError::Adapter);
     }
+    model.check_not_quantized()?;
     let kind = match model.kind() {
         kind @ (Kind::Float | Kind::Half) => kind,
         Kind::BFloat16 => return Err(ExportError::Dtype { dtype: "bfloat16" }),

@@ -25,12 +25,13 @@ const INV_FREQ: &str = "model.rotary_emb.inv_freq";
 ///
 /// # Errors
 ///
-/// Returns an [`ExportError`] if the model has an adapter that is not merged, a file of `source`, the model's folder,
+/// Returns an [`ExportError`] if the model has an adapter that is not merged or weights in 4 bits, a file of `source`, the model's folder,
 /// cannot be read, or writing fails.
 pub fn write(model: &Model, source: &Path, folder: &Path) -> Result<(), ExportError> {
     if model.has_adapter() {
         return Err(ExportError::Adapter);
     }
+    model.check_not_quantized()?;
     model.write_companions(folder, source)?;
     let inv_freq = Tensor::f_from_slice(&model.rotary_frequencies()?)?;
     let parameters = model.named_parameters().map(|(name, tensor)| (name.clone(), tensor, false));

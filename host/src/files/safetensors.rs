@@ -156,6 +156,18 @@ impl SafetensorsFile {
         self.metadata.info(name).map(shape)
     }
 
+    /// Returns the path that the file was opened at.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the dtype of a tensor; None if the file does not contain it, or libtorch has no such dtype.
+    #[must_use]
+    pub fn kind(&self, name: &str) -> Option<Kind> {
+        self.metadata.info(name).and_then(|info| kind(info.dtype))
+    }
+
     /// Reads one tensor to memory on the CPU that libtorch allocates and aligns.
     ///
     /// # Errors

@@ -3,7 +3,9 @@
 
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
+#include <ATen/TensorIterator.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/arange.h>
 #include <c10/core/AllocatorConfig.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -90,5 +92,22 @@ char *ldpo_allow_tf32(bool allowed) {
 bool ldpo_allows_tf32() {
   return at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) ==
          at::Float32Precision::TF32;
+}
+
+// Calls `body` with ranges of the numbers below `count`, each number once, by the threads of libtorch. Its own parallel loop is
+// a template that would need this file to be compiled for the OpenMP that libtorch brings along.
+char *ldpo_in_parallel(int64_t count, void (*body)(const void *data, int64_t begin, int64_t end), const void *data) {
+  return guarded([&] {
+    at::Tensor numbers = at::arange(count, at::kLong);
+    auto iterator = at::TensorIterator::nullary_op(numbers);
+    iterator.for_each(
+        [&](char **addresses, const int64_t *strides, int64_t length, int64_t rows) {
+          for (int64_t row = 0; row < rows; ++row) {
+            const int64_t begin = *reinterpret_cast<const int64_t *>(addresses[0] + row * strides[1]);
+            body(data, begin, begin + length);
+          }
+        },
+        /*grain_size=*/1);
+  });
 }
 }

@@ -18,10 +18,11 @@ use super::layers::linear::Linear;
 use super::layers::mask::Masks;
 use super::parameters::{self, FINAL_NORM, Parameters};
 use super::pass::Context;
+use super::precision::Precision;
 
 /// A decoder with its LM head, on one device and in one dtype, with or without an adapter.
 ///
-/// Initially all parameters are trainable; with an adapter, only those of the adapter.
+/// Initially all parameters are trainable; with an adapter, only those of the adapter, and none if there are weights in 4 bits.
 #[derive(Debug)]
 pub struct Model {
     pub(super) folder: PathBuf,
@@ -32,15 +33,16 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a model folder in Hugging Face's format, with weights in one or several safetensors files.
+    /// Loads a model folder in Hugging Face's format, with weights in one or several safetensors files, to weights of a
+    /// dtype, or of any [`Precision`].
     ///
     /// # Errors
     ///
     /// Returns a [`ModelError`] if a file is missing, is not valid, or does not match the configuration.
-    pub fn load(folder: &Path, libtorch: Libtorch, kind: Kind) -> Result<Model, ModelError> {
-        let (config, device) = (ModelConfig::load(folder)?, libtorch.device());
-        let parameters = tch::no_grad(|| parameters::load(folder, &config, Head::LanguageModel, device, kind))?;
-        Self::build(folder, config, device, kind, parameters)
+    pub fn load(folder: &Path, libtorch: Libtorch, precision: impl Into<Precision>) -> Result<Model, ModelError> {
+        let (config, device, precision) = (ModelConfig::load(folder)?, libtorch.device(), precision.into());
+        let parameters = tch::no_grad(|| parameters::load(folder, &config, Head::LanguageModel, device, precision))?;
+        Self::build(folder, config, device, precision.kind, parameters)
     }
 
     /// Creates a model with random weights from the `config.json` in `folder`.
@@ -64,7 +66,7 @@ impl Model {
         parameters: Parameters,
     ) -> Result<Model, ModelError> {
         let decoder = Decoder::build(config, device, kind, &parameters)?;
-        let lm_head = parameters::lm_head(&parameters)?;
+        let lm_head = parameters.lm_head()?;
         let model = Model { folder: folder.to_path_buf(), parameters, decoder, lm_head, adapter: None };
         model.unfreeze();
         Ok(model)
@@ -106,7 +108,7 @@ impl Model {
         let Decoder { config, device, layers, norm, embed_tokens, .. } = decoder;
         // So that each tensor is freed as soon as it has been converted.
         drop((layers, norm, embed_tokens, lm_head));
-        for parameter in parameters.values_mut() {
+        for parameter in parameters.dense.values_mut() {
             *parameter = parameter.f_detach()?.f_to_kind(kind)?;
         }
         Self::build(&folder, config, device, kind, parameters)
@@ -119,17 +121,55 @@ impl Model {
         }
     }
 
-    /// Makes the adapter's parameters trainable, or all parameters if there is no adapter.
+    /// Makes the adapter's parameters trainable, or all parameters if there is no adapter; none of a model with weights in 4
+    /// bits, whose linear layers compute no gradients but those of their inputs.
     pub fn unfreeze(&self) {
-        let parameters = self.adapter.as_ref().map_or(&self.parameters, |adapter| &adapter.parameters);
+        let parameters = match &self.adapter {
+            Some(adapter) => &adapter.parameters,
+            None if self.is_quantized() => return,
+            None => &self.parameters.dense,
+        };
         for parameter in parameters.values() {
             let _ = parameter.set_requires_grad(true);
         }
     }
 
-    /// Iterates over all parameters with their names, the adapter's last, always in the same order.
+    /// Returns whether there are weights in 4 bits.
+    #[must_use]
+    pub fn is_quantized(&self) -> bool {
+        !self.parameters.nf4.is_empty()
+    }
+
+    /// Checks that no weight is in 4 bits.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ModelError::Request`] if one is.
+    pub fn check_not_quantized(&self) -> Result<(), ModelError> {
+        if self.is_quantized() {
+            return Err(ModelError::Request(
+                "a model with weights in 4 bits cannot be saved or exported as a whole; dequantise it first".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Returns all that the weights in 4 bits follow from, with names, always in the same order.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ModelError::Torch`] if libtorch fails.
+    pub fn quantized_parts(&self) -> Result<Vec<(String, Tensor)>, ModelError> {
+        let mut all = Vec::new();
+        for (name, weight) in &self.parameters.nf4 {
+            all.extend(weight.parts()?.into_iter().map(|(part, tensor)| (format!("{name}{part}"), tensor)));
+        }
+        Ok(all)
+    }
+
+    /// Iterates over all parameters but those in 4 bits with their names, the adapter's last, always in the same order.
     pub fn named_parameters(&self) -> impl Iterator<Item = (&String, &Tensor)> {
-        self.parameters.iter().chain(self.adapter.iter().flat_map(|adapter| &adapter.parameters))
+        self.parameters.dense.iter().chain(self.adapter.iter().flat_map(|adapter| &adapter.parameters))
     }
 
     /// Returns the trainable parameters with their names in the file that they are saved to, always in the same order.

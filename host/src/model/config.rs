@@ -90,6 +90,8 @@ pub struct ModelConfig {
     pub eos_token_id: Vec<i64>,
     /// Padding token; its embedding is not trained, as in Transformers.
     pub pad_token_id: Option<i64>,
+    /// Weights of linear layers are stored in 4 bits, as bitsandbytes writes them (`quantization_config`).
+    pub is_nf4: bool,
     /// The whole file, so that it can be written back.
     pub(super) source: Map<String, Value>,
 }
@@ -171,6 +173,7 @@ impl ModelConfig {
             bos_token_id: fields.integers("bos_token_id")?.first().copied(),
             eos_token_id: fields.integers("eos_token_id")?,
             pad_token_id: fields.integers("pad_token_id")?.first().copied().filter(|&id| id >= 0),
+            is_nf4: is_nf4(&fields)?,
             source: source.clone(),
         };
         config.check(&fields)?;
@@ -247,14 +250,40 @@ fn refuse_unsupported(fields: &Fields) -> Result<(), ModelError> {
     {
         return Err(fields.unsupported(format!("`hidden_act` = {activation}"), "supported is \"silu\"".into()));
     }
-    if let Some(quantization) = fields.get_some("quantization_config") {
-        let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
+    Ok(())
+}
+
+/// What to do about weights in 8 bits.
+pub(super) const INT8_WAY_OUT: &str = "give the model with float32, bfloat16 or float16 weights (`dequantize` of Transformers \
+                                       makes them), which can be quantised to nf4 (model.quantize or --quantize)";
+/// What to do about weights in fp4.
+pub(super) const FP4_WAY_OUT: &str = "give the weights that it was made from, which can be quantised to nf4 (model.quantize or \
+                                      --quantize)";
+
+/// Returns whether weights are in NF4 of bitsandbytes; refuses every other quantisation.
+fn is_nf4(fields: &Fields) -> Result<bool, ModelError> {
+    let Some(quantization) = fields.object("quantization_config")? else { return Ok(false) };
+    let text = |name: &str| quantization.get_some(name).and_then(Value::as_str);
+    let method = text("quant_method").unwrap_or("unnamed");
+    if method != "bitsandbytes" {
         return Err(fields.unsupported(
             format!("quantisation (`quantization_config`, method {method})"),
-            "give a model with float32, bfloat16 or float16 weights".into(),
+            "give a model with float32, bfloat16 or float16 weights, or in nf4 of bitsandbytes".into(),
         ));
     }
-    Ok(())
+    if !quantization.flag_or("load_in_4bit", false)? {
+        return Err(fields.unsupported(
+            "the 8-bit quantisation of bitsandbytes (`quantization_config`, LLM.int8)".into(),
+            INT8_WAY_OUT.into(),
+        ));
+    }
+    match text("bnb_4bit_quant_type").unwrap_or("fp4") {
+        "nf4" => Ok(true),
+        other => Err(fields.unsupported(
+            format!("the 4-bit quantisation {other} of bitsandbytes (`quantization_config`)"),
+            FP4_WAY_OUT.into(),
+        )),
+    }
 }
 
 /// Reads the base and the scaling of the rotary frequencies, from `rope_parameters` or `rope_theta` and `rope_scaling`.

@@ -11,7 +11,7 @@ use super::layers::decoder_layer::DecoderLayer;
 use super::layers::mask::Masks;
 use super::layers::norm::RmsNorm;
 use super::layers::rope::Rope;
-use super::parameters::{self, EMBEDDING, FINAL_NORM, Parameters};
+use super::parameters::{EMBEDDING, FINAL_NORM, Parameters};
 use super::pass::Context;
 
 /// Embedding, layers and final norm of a model, on one device and in one dtype.
@@ -34,12 +34,11 @@ impl Decoder {
         kind: Kind,
         parameters: &Parameters,
     ) -> Result<Self, ModelError> {
-        let take = |name: &str| parameters::get(parameters, name);
         let layers = (0..config.num_hidden_layers)
-            .map(|layer| DecoderLayer::new(&config, layer, &take))
+            .map(|layer| DecoderLayer::new(&config, layer, parameters))
             .collect::<Result<Vec<_>, _>>()?;
-        let norm = RmsNorm { weight: take(FINAL_NORM)?, eps: config.rms_norm_eps };
-        let (embed_tokens, rope) = (take(EMBEDDING)?, Rope::new(&config, device)?);
+        let norm = RmsNorm { weight: parameters.get(FINAL_NORM)?, eps: config.rms_norm_eps };
+        let (embed_tokens, rope) = (parameters.get(EMBEDDING)?, Rope::new(&config, device)?);
         Ok(Self { config, device, kind, embed_tokens, layers, norm, rope })
     }
 

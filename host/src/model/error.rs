@@ -88,6 +88,30 @@ pub enum ModelError {
         /// The shape in the file.
         found: Vec<i64>,
     },
+    /// A weight that bitsandbytes quantised lacks a part, or a part is not what it writes.
+    #[error("{}: the 4-bit weight `{tensor}` cannot be read, because {problem}; {way_out}", file.display())]
+    QuantizedTensor {
+        /// The file.
+        file: PathBuf,
+        /// The weight.
+        tensor: String,
+        /// What is wrong with it.
+        problem: String,
+        /// How to fix it.
+        way_out: &'static str,
+    },
+    /// A weight that is to be quantised is not finite.
+    #[error(
+        "{}: tensor `{tensor}` has values that are not finite numbers, which 4 bits cannot hold; copy or download the \
+         model again, or mend the run that wrote it",
+        file.display()
+    )]
+    NotFinite {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
     /// The adapter was made for another model.
     #[error("the adapter {} does not fit the model {}: {message}", adapter.display(), model.display())]
     AdapterMismatch {

@@ -6,6 +6,7 @@ pub(super) mod packed_row;
 pub(super) mod additive_mask;
 pub(super) mod segments;
 pub(super) mod mask;
+pub(super) mod weight;
 pub(super) mod linear;
 pub(super) mod attention;
 pub(super) mod decoder_layer;

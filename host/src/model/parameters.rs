@@ -1,5 +1,7 @@
 //! The parameters of a model: their names and shapes from the configuration, and their values, loaded or initialised.
 
+mod bitsandbytes;
+
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
@@ -9,12 +11,15 @@ use tch::{Device, Kind, Tensor};
 use super::ModelError;
 use super::config::ModelConfig;
 use super::families::Head;
+use super::layers::weight::Weight;
+use super::precision::Precision;
 use super::random::Random;
 use crate::console::say;
 use crate::files::beside::beside;
 use crate::files::git_lfs::refuse_pointer;
 use crate::files::regular;
 use crate::files::safetensors::SafetensorsFile;
+use crate::libtorch::nf4::{Nf4, is_finite};
 
 /// The embedding.
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -27,8 +32,47 @@ const LM_HEAD: &str = "lm_head.weight";
 const BASE_PREFIX: &str = "model.";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// Parameters by their names in the checkpoint, in the order of Transformers' `named_parameters`.
-pub(super) type Parameters = IndexMap<String, Tensor>;
+/// Parameters by their names in the checkpoint.
+#[derive(Debug, Default)]
+pub(super) struct Parameters {
+    /// In the order of Transformers' `named_parameters`.
+    pub(super) dense: IndexMap<String, Tensor>,
+    /// Weights of linear layers in 4 bits, which are not among the others.
+    pub(super) nf4: IndexMap<String, Nf4>,
+}
+
+impl Parameters {
+    /// Returns a parameter that is not in 4 bits by its name.
+    pub(super) fn get(&self, name: &str) -> Result<Tensor, ModelError> {
+        let found = self.dense.get(name).map(Tensor::shallow_clone);
+        found.ok_or_else(|| ModelError::Request(format!("the model has no parameter `{name}`")))
+    }
+
+    /// Returns the weight of a linear layer by its name.
+    pub(super) fn weight(&self, name: &str) -> Result<Weight, ModelError> {
+        match self.nf4.get(name) {
+            Some(weight) => Ok(Weight::Nf4(weight.shallow_clone())),
+            None => Ok(Weight::Dense(self.get(name)?)),
+        }
+    }
+
+    /// Returns the LM head, which is the embedding if they are tied.
+    pub(super) fn lm_head(&self) -> Result<Tensor, ModelError> {
+        self.get(if self.dense.contains_key(LM_HEAD) { LM_HEAD } else { EMBEDDING })
+    }
+
+    /// Replaces weights in 4 bits by those of a language model, which it returns by name.
+    pub(super) fn replace_nf4(&mut self, config: &ModelConfig, mut weights: IndexMap<String, Tensor>) {
+        for name in shapes(config, Head::LanguageModel).into_keys() {
+            // Each parameter moves to the end, in their order.
+            let dense = self.dense.shift_remove(&name);
+            if let Some(parameter) = weights.swap_remove(&name).or(dense) {
+                self.nf4.swap_remove(&name);
+                self.dense.insert(name, parameter);
+            }
+        }
+    }
+}
 
 /// Returns names and shapes of all parameters of a model with this head.
 pub(super) fn shapes(config: &ModelConfig, head: Head) -> IndexMap<String, Vec<i64>> {
@@ -84,7 +128,7 @@ pub(super) fn shapes(config: &ModelConfig, head: Head) -> IndexMap<String, Vec<i
 ///
 /// The values depend only on `seed` and the configuration, not on the device; the dtype rounds them.
 pub(super) fn random(config: &ModelConfig, device: Device, kind: Kind, seed: u64) -> Result<Parameters, ModelError> {
-    let mut parameters = Parameters::new();
+    let mut parameters = IndexMap::new();
     for (stream, (name, shape)) in shapes(config, Head::LanguageModel).into_iter().enumerate() {
         let tensor = if name.ends_with("norm.weight") {
             Tensor::f_ones(&shape, (Kind::Float, Device::Cpu))?
@@ -98,14 +142,19 @@ pub(super) fn random(config: &ModelConfig, device: Device, kind: Kind, seed: u64
         }
         parameters.insert(name, tensor.f_to_device(device)?.f_to_kind(kind)?);
     }
-    Ok(parameters)
+    Ok(Parameters { dense: parameters, nf4: IndexMap::new() })
+}
+
+/// Whether a parameter is the weight of a linear layer of the decoder, which can be in 4 bits.
+fn is_linear(name: &str, shape: &[i64]) -> bool {
+    name.starts_with("model.layers.") && shape.len() == 2
 }
 
 /// Loads the safetensors weights of a model folder, from one file or from several files with an index.
 ///
 /// Names are read as Transformers reads them for the class with this head: a checkpoint of the base class lacks the prefix
 /// `model.`, a tied language model may store its LM head instead of its embedding, and the weights of other heads are left
-/// out, with a message.
+/// out, with a message. Weights that bitsandbytes quantised to NF4 stay as they are.
 ///
 /// All names and shapes are checked before any value is read.
 pub(super) fn load(
@@ -113,7 +162,7 @@ pub(super) fn load(
     config: &ModelConfig,
     head: Head,
     device: Device,
-    kind: Kind,
+    precision: Precision,
 ) -> Result<Parameters, ModelError> {
     let (listing, paths) = weight_files(folder)?;
     let files = paths.iter().map(|path| SafetensorsFile::open(path)).collect::<Result<Vec<_>, _>>()?;
@@ -121,6 +170,7 @@ pub(super) fn load(
     let stores = |name: &str| files.iter().any(|file| file.shape(name).is_some());
     let is_tied = head == Head::LanguageModel && config.tie_word_embeddings;
     let head_is_embedding = is_tied && !stores(EMBEDDING) && !stores(without_prefix(EMBEDDING));
+    let quantized = bitsandbytes::find(&files, |name| parameter_name(name, &shapes, head_is_embedding))?;
     let mut sources = IndexMap::new();
     let mut other_heads = Vec::new();
     for (path, file) in paths.iter().zip(&files) {
@@ -130,6 +180,7 @@ pub(super) fn load(
                     // Old checkpoints of Llama contain the rotary frequencies, which config.json determines.
                     name if name.ends_with(".rotary_emb.inv_freq") => {}
                     LM_HEAD if is_tied => check_tied(path, file, &files)?,
+                    name if quantized.is_part(name) => {}
                     _ if is_of_other_head(&name, head) => other_heads.push(name),
                     _ => return Err(unexpected(path, name, &shapes)),
                 }
@@ -137,7 +188,12 @@ pub(super) fn load(
             };
             let found = file.shape(&name).unwrap_or_default();
             match shapes.get(&parameter) {
+                Some(shape) if quantized.contains(&parameter) => {
+                    bitsandbytes::check_place(file, &name, is_linear(&parameter, shape))?;
+                    sources.insert(parameter, (file, name));
+                }
                 Some(expected) if *expected != found => {
+                    bitsandbytes::refuse_codes(file, &name)?;
                     return Err(ModelError::TensorShape {
                         file: path.clone(),
                         tensor: name,
@@ -151,12 +207,14 @@ pub(super) fn load(
                     return Err(ModelError::UnexpectedTensor { file: path.clone(), tensor: name, way_out });
                 }
                 _ => {
+                    bitsandbytes::refuse_codes(file, &name)?;
                     sources.insert(parameter, (file, name));
                 }
             }
         }
     }
-    let mut parameters = Parameters::with_capacity(shapes.len());
+    quantized.check_all(config, &listing)?;
+    let mut parameters = Parameters::default();
     for (name, shape) in shapes {
         let Some((file, stored)) = sources.get(&name) else {
             let way_out = match name.as_str() {
@@ -166,8 +224,16 @@ pub(super) fn load(
             };
             return Err(ModelError::MissingTensor { file: listing, tensor: name, shape, way_out });
         };
-        let tensor = file.read(stored)?.f_to_device(device)?.f_to_kind(kind)?;
-        parameters.insert(name, tensor);
+        if quantized.contains(&name) {
+            let weight = quantized.read(&name, file, stored, &shape)?;
+            parameters.nf4.insert(name, weight.to_device(device)?);
+        } else if precision.nf4 && is_linear(&name, &shape) {
+            let weight = quantize(file, stored, [shape[0], shape[1]])?;
+            parameters.nf4.insert(name, weight.to_device(device)?);
+        } else {
+            let tensor = file.read(stored)?.f_to_device(device)?.f_to_kind(precision.kind)?;
+            parameters.dense.insert(name, tensor);
+        }
     }
     if !other_heads.is_empty() {
         let names = other_heads.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
@@ -175,6 +241,17 @@ pub(super) fn load(
         say(&format!("{}: not read, as weights of another head than {own}: {names}", listing.display()));
     }
     Ok(parameters)
+}
+
+/// Reads a weight and quantises it to NF4, from the values in the file, whatever the model's dtype.
+fn quantize(file: &SafetensorsFile, name: &str, shape: [i64; 2]) -> Result<Nf4, ModelError> {
+    Nf4::quantize_from(shape, || {
+        let weight = file.read(name)?;
+        if is_finite(&weight)? {
+            return Ok(weight);
+        }
+        Err(ModelError::NotFinite { file: file.path().to_path_buf(), tensor: name.to_owned() })
+    })
 }
 
 /// What to do about a checkpoint without LM head.
@@ -273,15 +350,4 @@ fn weight_files(folder: &Path) -> Result<(PathBuf, Vec<PathBuf>), ModelError> {
     names.dedup();
     let paths = names.into_iter().map(|name| beside(&index, name).map_err(json_error)).collect::<Result<_, _>>()?;
     Ok((index.clone(), paths))
-}
-
-/// Returns a parameter by its name.
-pub(super) fn get(parameters: &Parameters, name: &str) -> Result<Tensor, ModelError> {
-    let found = parameters.get(name).map(Tensor::shallow_clone);
-    found.ok_or_else(|| ModelError::Request(format!("the model has no parameter `{name}`")))
-}
-
-/// Returns the LM head, which is the embedding if they are tied.
-pub(super) fn lm_head(parameters: &Parameters) -> Result<Tensor, ModelError> {
-    get(parameters, if parameters.contains_key(LM_HEAD) { LM_HEAD } else { EMBEDDING })
 }

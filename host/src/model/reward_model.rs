@@ -36,8 +36,8 @@ impl RewardModel {
         let (config, device) = (ModelConfig::load_with(folder, Head::Score)?, libtorch.device());
         check_one_label(&Fields::new(&folder.join("config.json"), &config.source))?;
         tch::no_grad(|| {
-            let parameters = parameters::load(folder, &config, Head::Score, device, kind)?;
-            let score = parameters::get(&parameters, SCORE)?.f_to_kind(Kind::Float)?;
+            let parameters = parameters::load(folder, &config, Head::Score, device, kind.into())?;
+            let score = parameters.get(SCORE)?.f_to_kind(Kind::Float)?;
             let decoder = Decoder::build(config, device, kind, &parameters)?;
             Ok(RewardModel { folder: folder.to_path_buf(), decoder, score })
         })

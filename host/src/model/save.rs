@@ -41,8 +41,8 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// Returns a [`ModelError`] if the model has an adapter that is not merged, or writing fails; an existing `folder`
-    /// is then unchanged.
+    /// Returns a [`ModelError`] if the model has an adapter that is not merged or weights in 4 bits, or writing fails; an
+    /// existing `folder` is then unchanged.
     pub fn save(&self, folder: &Path, source_folder: &Path) -> Result<(), ModelError> {
         if self.has_adapter() {
             return Err(ModelError::Request(
@@ -50,6 +50,7 @@ impl Model {
                     .into(),
             ));
         }
+        self.check_not_quantized()?;
         let parts = atomic::Folder::create(folder)?;
         self.write_companions(parts.path(), source_folder)?;
         self.write_weights(parts.path(), MAX_SHARD_BYTES)?;
@@ -86,6 +87,8 @@ impl Model {
     /// Returns the source's `config.json` with the class and the dtype of the weights, in the spelling of the source.
     fn config_json(&self) -> Map<String, Value> {
         let mut json = self.config().source.clone();
+        // Weights are not written in 4 bits.
+        json.shift_remove("quantization_config");
         if json.contains_key("architectures") {
             json.insert("architectures".into(), json!([self.config().architecture.class_name]));
         }
@@ -117,7 +120,7 @@ impl Model {
     fn write_weights(&self, folder: &Path, max_shard_bytes: usize) -> Result<(), ModelError> {
         let mut shards: Vec<Vec<(&str, &Tensor)>> = vec![Vec::new()];
         let (mut shard_bytes, mut total_bytes) = (0, 0);
-        for (name, tensor) in &self.parameters {
+        for (name, tensor) in &self.parameters.dense {
             let num_bytes = safetensors::num_bytes(tensor);
             if shard_bytes > 0 && shard_bytes + num_bytes > max_shard_bytes {
                 shards.push(Vec::new());

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::ModelError;
 use super::adapter::lambda_parts::{LambdaParts, parameter_kind};
@@ -11,6 +11,7 @@ use super::adapter::lora::{LINEAR_NAMES, Lora, LoraConfig};
 use super::adapter::peft_file;
 use super::adapter::state::Adapter;
 use super::causal_lm::Model;
+use super::layers::weight::Weight;
 
 impl Model {
     /// Adds a new LoRA adapter, whose output is 0 at first, and freezes all other parameters.
@@ -105,7 +106,7 @@ impl Model {
         let mut pairs = Vec::new();
         for (index, (path, linear)) in self.linears_mut().enumerate() {
             if config.target_modules.contains(&path) {
-                let lora = make(&path, linear.weight.size2()?, index as u64)?;
+                let lora = make(&path, linear.weight.size()?, index as u64)?;
                 adapter.parameters.insert(peft_file::key(&path, "A"), lora.a.shallow_clone());
                 adapter.parameters.insert(peft_file::key(&path, "B"), lora.b.shallow_clone());
                 pairs.push((index, lora));
@@ -241,7 +242,8 @@ impl Model {
         }
     }
 
-    /// Merges the adapter into the weights, W + scaling · B A, and removes it. A λ-adapter is merged at its fixed λ.
+    /// Merges the adapter into the weights, W + scaling · B A, and removes it. A λ-adapter is merged at its fixed λ. Weights in
+    /// 4 bits are dequantised, those without a pair too.
     ///
     /// # Numerics
     ///
@@ -252,15 +254,28 @@ impl Model {
     /// Returns [`ModelError::Request`] if a λ-adapter has no fixed λ, [`ModelError::Torch`] if libtorch fails.
     pub fn merge_adapter(&mut self) -> Result<(), ModelError> {
         self.fold_lambda()?;
+        let kind = self.kind();
+        let mut dequantized = IndexMap::new();
         tch::no_grad(|| -> Result<(), ModelError> {
-            for (_, linear) in self.linears_mut() {
-                if let Some(lora) = &linear.lora {
-                    let merged = linear.weight.f_to_kind(Kind::Float)?.f_add(&lora.delta()?)?;
-                    linear.weight.f_detach()?.f_copy_(&merged)?;
+            for (path, linear) in self.linears_mut() {
+                let merged = match &linear.lora {
+                    Some(lora) => linear.weight.to_float32()?.f_add(&lora.delta()?)?,
+                    None if matches!(linear.weight, Weight::Nf4(_)) => linear.weight.to_float32()?,
+                    None => continue,
+                };
+                match &linear.weight {
+                    Weight::Dense(weight) => weight.f_detach()?.f_copy_(&merged)?,
+                    Weight::Nf4(_) => {
+                        let merged = merged.f_to_kind(kind)?;
+                        dequantized.insert(format!("{path}.weight"), merged.shallow_clone());
+                        linear.weight = Weight::Dense(merged);
+                    }
                 }
             }
             Ok(())
         })?;
+        let config = &self.decoder.config;
+        self.parameters.replace_nf4(config, dequantized);
         self.remove_adapter();
         Ok(())
     }

@@ -58,6 +58,16 @@ pub enum TrainError {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// The weights are in 4 bits, and there is no adapter to train instead of them.
+    #[error(
+        "the weights of {} are in 4 bits (nf4), which cannot be trained themselves: add an [adapter] section, or set \
+         model.path to the weights that they were quantised from",
+        folder.display()
+    )]
+    QuantizedWeights {
+        /// The model's folder.
+        folder: PathBuf,
+    },
     /// No samples to train or evaluate on.
     #[error("no sample is left of {key} ({counts}): check data.format, data.dimensions and data.exclude_sources")]
     NoSamples {

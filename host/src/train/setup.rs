@@ -53,9 +53,12 @@ impl<'a> Setup<'a> {
         let hub = Hub::from_env();
         let cache = CacheFolder::from_env();
         let model_folder = hub.model_folder(&config.model.path)?;
-        // Rejects an unsupported architecture now instead of after hours of tokenising.
+        // Rejects what cannot be trained now instead of after hours of tokenising.
         if config.model.torchscript.is_none() {
-            ModelConfig::load(&model_folder)?;
+            let model = ModelConfig::load(&model_folder)?;
+            if model.is_nf4 && config.adapter.is_none() {
+                return Err(TrainError::QuantizedWeights { folder: model_folder });
+            }
         }
         let loss = loss_options(config, libtorch);
         if let Some(notice) = beta_notice(&loss) {

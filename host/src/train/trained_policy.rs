@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use tch::{Kind, Tensor};
 
-use crate::config::{AdapterSection, Init, RunConfig, TargetModules};
+use crate::config::{AdapterSection, Init, ModelSection, Quantization, RunConfig, TargetModules};
 use crate::files::atomic;
 use crate::libtorch::Libtorch;
 use crate::libtorch::script::SCRIPT_FILE;
-use crate::model::{self, ForwardOptions, LambdaParts, LoraConfig, Model};
+use crate::model::{self, ForwardOptions, LambdaParts, LoraConfig, Model, Precision};
 use crate::plugin::{Batch, Wants};
 use crate::policy::{LogitsPolicy, Scorer, TorchScriptPolicy};
 
@@ -46,11 +46,11 @@ impl TrainableModel {
     /// Returns an error if a file of the folder is missing, its architecture is not supported, or the TorchScript
     /// module cannot be loaded.
     pub fn load(config: &RunConfig, folder: &Path, libtorch: Libtorch) -> Result<Self, TrainError> {
-        let kind = config.model.dtype.into();
+        let precision = precision(&config.model);
         Ok(match (&config.model.torchscript, config.model.init) {
             (Some(file), _) => Self::TorchScript(TorchScriptPolicy::open(file, libtorch)?),
-            (None, Init::Pretrained) => Self::Native(Model::load(folder, libtorch, kind)?),
-            (None, Init::Random) => Self::Native(Model::random(folder, libtorch, kind, config.seed)?),
+            (None, Init::Pretrained) => Self::Native(Model::load(folder, libtorch, precision)?),
+            (None, Init::Random) => Self::Native(Model::random(folder, libtorch, precision.kind, config.seed)?),
         })
     }
 
@@ -69,6 +69,11 @@ impl TrainableModel {
             Self::TorchScript(script) => script.kind(),
         }
     }
+}
+
+/// Returns how precisely the config holds the weights of models.
+pub fn precision(model: &ModelSection) -> Precision {
+    Precision { kind: model.dtype.into(), nf4: model.quantize == Some(Quantization::Nf4) }
 }
 
 impl TrainedPolicy {
@@ -95,6 +100,9 @@ impl TrainedPolicy {
                 }
                 TrainableModel::Native(base)
             }
+            (TrainableModel::Native(base), _) if base.is_quantized() => {
+                return Err(TrainError::QuantizedWeights { folder: folder.to_path_buf() });
+            }
             (base, None) => base,
             (base, Some(checkpoint)) => {
                 let is_script = matches!(base, TrainableModel::TorchScript(_));
@@ -102,7 +110,7 @@ impl TrainedPolicy {
                 if is_script {
                     TrainableModel::TorchScript(TorchScriptPolicy::open(&checkpoint.folder, libtorch)?)
                 } else {
-                    TrainableModel::Native(Model::load(&checkpoint.folder, libtorch, config.model.dtype.into())?)
+                    TrainableModel::Native(Model::load(&checkpoint.folder, libtorch, precision(&config.model).kind)?)
                 }
             }
         };

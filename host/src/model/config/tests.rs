@@ -110,7 +110,20 @@ fn unsupported_features_are_named() {
         (
             json!({"quantization_config": {"quant_method": "gptq"}}),
             "quantisation (`quantization_config`, method gptq) is not supported; give a model with float32, bfloat16 or \
-             float16 weights",
+             float16 weights, or in nf4 of bitsandbytes",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": true, "load_in_4bit": false}}),
+            "the 8-bit quantisation of bitsandbytes (`quantization_config`, LLM.int8) is not supported; give the model with \
+             float32, bfloat16 or float16 weights (`dequantize` of Transformers makes them), which can be quantised to nf4 \
+             (model.quantize or --quantize)",
+        ),
+        (
+            json!({"quantization_config": {
+                "quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "fp4"
+            }}),
+            "the 4-bit quantisation fp4 of bitsandbytes (`quantization_config`) is not supported; give the weights that it was \
+             made from, which can be quantised to nf4 (model.quantize or --quantize)",
         ),
         (json!({"hidden_size": "removed"}), "it has no `hidden_size` (a positive integer)"),
         (json!({"hidden_size": "32"}), "`hidden_size` must be a positive integer, found \"32\""),

@@ -6,6 +6,7 @@ use crate::libtorch::columns::by_columns;
 use crate::model::ModelError;
 use crate::model::config::ModelConfig;
 use crate::model::kv_cache::CachedPass;
+use crate::model::parameters::Parameters;
 use crate::model::pass::Context;
 
 use super::attention::Attention;
@@ -40,19 +41,19 @@ pub(in crate::model) struct DecoderLayer {
 }
 
 impl DecoderLayer {
-    /// Builds a layer from the tensors that `take` returns by name.
+    /// Builds a layer from parameters, with which it shares its tensors.
     pub(in crate::model) fn new(
         config: &ModelConfig,
         layer: usize,
-        take: &impl Fn(&str) -> Result<Tensor, ModelError>,
+        parameters: &Parameters,
     ) -> Result<DecoderLayer, ModelError> {
         let path = format!("model.layers.{layer}");
         let norm = |name: &str| -> Result<RmsNorm, ModelError> {
-            Ok(RmsNorm { weight: take(&format!("{path}.{name}.weight"))?, eps: config.rms_norm_eps })
+            Ok(RmsNorm { weight: parameters.get(&format!("{path}.{name}.weight"))?, eps: config.rms_norm_eps })
         };
         let linear = |name: &str, has_bias: bool| -> Result<Linear, ModelError> {
-            let weight = take(&format!("{path}.{name}.weight"))?;
-            let bias = if has_bias { Some(take(&format!("{path}.{name}.bias"))?) } else { None };
+            let weight = parameters.weight(&format!("{path}.{name}.weight"))?;
+            let bias = if has_bias { Some(parameters.get(&format!("{path}.{name}.bias"))?) } else { None };
             Ok(Linear { weight, bias, lora: None })
         };
         let qk_norm = if config.architecture.qk_norm {

@@ -2,16 +2,17 @@
 
 use tch::Tensor;
 
-use crate::libtorch::columns;
 use crate::model::ModelError;
 use crate::model::adapter::lora::Lora;
 use crate::model::pass::Context;
+
+use super::weight::Weight;
 
 /// y = W x + b, plus the output of the adapter.
 #[derive(Debug)]
 pub(in crate::model) struct Linear {
     /// [out, in].
-    pub(in crate::model) weight: Tensor,
+    pub(in crate::model) weight: Weight,
     /// [out].
     pub(in crate::model) bias: Option<Tensor>,
     pub(in crate::model) lora: Option<Lora>,
@@ -24,10 +25,7 @@ impl Linear {
     ///
     /// `input`: [R, T, in]; the result: [R, T, out], stored by columns if the input is.
     pub(in crate::model) fn forward(&self, input: &Tensor, context: &Context) -> Result<Tensor, ModelError> {
-        let output = match columns::linear(input, &self.weight, self.bias.as_ref()) {
-            Some(output) => output?,
-            None => input.f_linear(&self.weight, self.bias.as_ref())?,
-        };
+        let output = self.weight.linear(input, self.bias.as_ref())?;
         match &self.lora {
             Some(lora) if context.adapter_enabled => {
                 Ok(output.f_add(&lora.forward(input, context.lambda_scale.as_ref(), context.dropout_seed)?)?)

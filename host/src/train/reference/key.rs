@@ -38,10 +38,12 @@ pub fn model_key(model: &Model, folder: &Path) -> Result<blake3::Hash, TrainErro
     for part in [env!("CARGO_PKG_VERSION").as_bytes(), device.as_bytes(), &config] {
         hasher.update(blake3::hash(part).as_bytes());
     }
-    for (name, parameter) in model.named_parameters() {
-        let about = format!("{name} {:?} {:?}", parameter.kind(), parameter.size());
+    let quantized = model.quantized_parts()?;
+    let quantized = quantized.iter().map(|(name, part)| (name, part));
+    for (name, tensor) in model.named_parameters().chain(quantized) {
+        let about = format!("{name} {:?} {:?}", tensor.kind(), tensor.size());
         hasher.update(blake3::hash(about.as_bytes()).as_bytes());
-        hash_values(&mut hasher, parameter)?;
+        hash_values(&mut hasher, tensor)?;
     }
     Ok(hasher.finalize())
 }

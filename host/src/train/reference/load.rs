@@ -6,7 +6,7 @@ use crate::policy::{LogitsPolicy, OnnxPolicy, Scorer, TorchScriptPolicy};
 use crate::train::TrainError;
 use crate::train::data::RunBatches;
 use crate::train::setup::Setup;
-use crate::train::trained_policy::TrainableModel;
+use crate::train::trained_policy::{TrainableModel, precision};
 
 use super::cache::ReferenceCache;
 use super::compute::Reference;
@@ -51,7 +51,7 @@ pub(in crate::train) fn load_model_and_references(
         }
         (Some(path), _) => {
             let folder = setup.hub.model_folder(path)?;
-            let reference = Model::load(&folder, setup.libtorch, config.model.dtype.into())?;
+            let reference = Model::load(&folder, setup.libtorch, precision(&config.model))?;
             let references = compute(setup, batches, &reference, &model_key(&reference, &folder)?)?;
             drop(reference);
             Ok((load_model(setup)?, references))

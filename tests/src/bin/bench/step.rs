@@ -18,7 +18,7 @@ use lambda_dpo_host::train::data::{MicroBatch, schedule_options};
 use lambda_dpo_host::train::optimizer::{AdamW, clip_scale};
 use lambda_dpo_host::train::reference::{LogProbRequest, Reference, ReferenceLogProbs};
 use lambda_dpo_host::train::step::Learner;
-use lambda_dpo_host::train::trained_policy::{TrainableModel, TrainedPolicy};
+use lambda_dpo_host::train::trained_policy::{TrainableModel, TrainedPolicy, precision};
 use serde_json::{Value, json};
 use tch::Device;
 
@@ -67,7 +67,7 @@ impl Session {
         let adapter = folder.join("adapter");
         let reference = match &config.reference.path {
             Some(path) if !adapter.exists() => {
-                let model = Model::load(path, libtorch, config.model.dtype.into())?;
+                let model = Model::load(path, libtorch, precision(&config.model))?;
                 data.reference(&model, &plugin, loss)?
             }
             _ => data.reference(&base, &plugin, loss)?,
