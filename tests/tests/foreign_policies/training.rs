@@ -53,7 +53,7 @@ fn a_full_disk_while_a_module_is_written_is_an_error() {
             message,
             format!(
                 "error: could not write {}: the file would exceed the size limit of this process or file system; nothing \
-                 was changed there, so raise the limit or choose another folder",
+                 was changed there, so raise the limit or choose another folder: File too large (os error 27)",
                 run.path(file).display()
             )
         );
