@@ -46,8 +46,8 @@ fn a_full_disk_while_a_module_is_written_is_an_error() {
     };
     let mut export = program(&run.path("cache"));
     export.args(["export", "--to", "torchscript", "--model"]).arg(run.path("model")).arg(run.path("out"));
-    let train = run.command(&["train.max_steps=1", "train.save_steps=0", &script]);
-    for (command, file) in [(export, "out/model.pt"), (train, "run/model/model.pt")] {
+    let train = run.command(&["train.max_steps=2", "train.save_steps=1", &script]);
+    for (command, file) in [(export, "out/model.pt"), (train, "run/checkpoint-1/model.pt")] {
         let message = limited(&command);
         assert_eq!(
             message,
