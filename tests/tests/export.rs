@@ -252,7 +252,9 @@ fn a_failed_export_says_why_and_leaves_nothing_behind() {
     // What a process left that was killed when the folder was complete goes, and the folder stays.
     let left = [".model.partial", ".model.partial.lock"].map(|name| policy.path(name));
     let before = policy.listing();
-    left.iter().for_each(|path| fs::write(path, "1").unwrap());
+    for path in &left {
+        fs::write(path, "1").unwrap();
+    }
     assert_eq!(
         policy.refuse(&["export", "--model", &model, "--to", "hf", &model]),
         format!("error: {}", exists.replace("{}", &policy.text("")))

@@ -103,6 +103,7 @@ static int fails_fd(const char *name, int fd, int needs_room) {
   ssize_t length = readlink(link, path, sizeof path - 1);
   if (length <= 0) return 0;
   path[length] = 0;
+  if (path[0] != '/') return 0; /* a pipe or a socket */
   int kept = errno;
   int failed = fails(name, path, needs_room);
   if (!failed) errno = kept;

@@ -72,7 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.end_headers()
-        pause = self.server.seconds_per_file * _CHUNK_BYTES / max(len(content), 1) if slowly else 0.0
+        num_chunks = -(-len(content) // _CHUNK_BYTES)
+        pause = self.server.seconds_per_file / num_chunks if slowly and num_chunks else 0.0
         try:
             for at in range(0, len(content), _CHUNK_BYTES):
                 self.wfile.write(content[at : at + _CHUNK_BYTES])

@@ -179,7 +179,8 @@ def _runs(material: Material) -> list[Kind]:
     found.append(Kind("metrics.jsonl of a run that is resumed", log, resume, mutations.JSON, stopped, also=("run",)))
     keys = ("train.", "data.", "lambda.", "loss.", "model.", "reference.", "adapter.", "output_dir", "seed", "stage")
     # A path in it that is another leads to what is not there.
-    named = (*keys, "records", "tiny", "few.jsonl", "does not exist: give a path", "cannot resume from")
+    named = (*keys, "records", "tiny", "few.jsonl", "does not exist: give a path", "name the record files")
+    named = (*named, "cannot resume from")
     found.append(Kind("run.toml", "run.toml", fresh, mutations.TEXT, new, also=named, is_stream=True, weight=3))
     result = "run/model/model.safetensors"
     for name, pattern in (("tokenised records", "samples/*.samples"), ("reference log-probs", "reference/*.log_probs")):

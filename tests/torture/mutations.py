@@ -120,6 +120,8 @@ _NO_STRINGS: tuple[Any, ...] = (
     *("", "\0", "../../x", "/", "nan", "x" * 70_000, "\ud800", "{{", "{% for"),
     *(None, [], {}, 0, True),
 )
+# Where one begins in a template.
+_EXPRESSION = re.compile(rb"\{\{ ")
 _STRING = re.compile(rb'"(?:[^"\\\n]|\\.)*"')
 
 
@@ -136,11 +138,15 @@ def lying_string(content: bytes, rng: random.Random) -> bytes:
 def deep(content: bytes, rng: random.Random) -> bytes:
     """A value in the text is nested without end."""
     opening = rng.choice((b"[", b'{"a":', b"(", b"{"))
-    # In a string it would be a long text, which may take long.
+    # In a string, or between a template's expressions, it would be a long text, which may take long.
     strings = [found.span() for found in _STRING.finditer(content)]
     numbers = [found.span() for found in _NUMBER.finditer(content)]
     numbers = [(start, end) for start, end in numbers if not any(left < start < right for left, right in strings)]
-    start, end = rng.choice(rng.choice([spans for spans in (strings, numbers) if spans] or [[(0, 0)]]))
+    expressions = [(at, at) for at in (found.end() for found in _EXPRESSION.finditer(content))]
+    spans = [found for found in (strings, numbers, expressions) if found]
+    if not spans:
+        return cut(content, rng)
+    start, end = rng.choice(rng.choice(spans))
     return content[:start] + opening * DEEP + content[end:]
 
 

@@ -446,7 +446,8 @@ impl Remote<'_> {
         let blobs = self.hub.cache.join(self.repository.repo().folder_name()).join("blobs");
         let parts = std::fs::read_dir(blobs).into_iter().flatten().flatten().map(|entry| entry.path());
         let parts = parts.filter(|path| path.extension().is_some_and(|extension| extension == PART));
-        parts.fold(false, |found, path| std::fs::remove_file(path).is_ok() || found)
+        // All of them, not only the first.
+        parts.filter(|path| std::fs::remove_file(path).is_ok()).count() > 0
     }
 
     /// Makes this commit the cache's, once all files are there: a run without the network must not find half of them.

@@ -126,7 +126,8 @@ impl TorchScriptPolicy {
     ///
     /// Errors from libtorch, and from writing.
     pub fn save(&self, out: &mut dyn Write) -> io::Result<()> {
-        // To memory first: libtorch ends the process when it cannot write to a file.
+        // To memory first: libtorch ends the process when it cannot write to a file. A limit on the size of files (`ulimit
+        // -f`) holds for this one, too.
         let memory = File::from(memfd_create(SCRIPT_FILE, MemfdFlags::CLOEXEC)?);
         let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
         self.module.save(&path).map_err(io::Error::other)?;

@@ -350,8 +350,8 @@ impl Writer {
 
 /// Removes what killed processes left in a cache that is only read, and may be one where nothing can be removed.
 pub(super) fn tidy(folder: &Path) {
-    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    if names.into_iter().any(|name| name.to_string_lossy().starts_with(PARTIAL_PREFIX)) {
+    let mut names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    if names.any(|name| name.to_string_lossy().starts_with(PARTIAL_PREFIX)) {
         let _ = locked(folder, || sweep(folder));
     }
 }

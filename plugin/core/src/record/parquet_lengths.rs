@@ -50,10 +50,11 @@ pub(super) fn check_pages(
     for group in metadata.row_groups() {
         for (index, column) in group.columns().iter().enumerate() {
             let zeroed = matches!(column.compression(), Compression::SNAPPY | Compression::LZ4 | Compression::LZ4_RAW);
-            if zeroed && is_read(index) {
-                if let Err(problem) = check_chunk(file, column)? {
-                    return Ok(Err(problem));
-                }
+            if zeroed
+                && is_read(index)
+                && let Err(problem) = check_chunk(file, column)?
+            {
+                return Ok(Err(problem));
             }
         }
     }
