@@ -1,5 +1,5 @@
 //! How much memory the weights of linear layers take in 4 bits, at the peak of the whole program.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and a measurement")]
 
 use std::fs;
 use std::path::Path;

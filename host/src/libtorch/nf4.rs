@@ -20,7 +20,7 @@ const BLOCKS_AT_ONCE: usize = 64;
 ///
 /// # Equation
 ///
-/// w = VALUES[code] · s, where a block of consecutive values, row after row, shares the scale s, its largest absolute value.
+/// `w = VALUES[code] · s`, where a block of consecutive values, row after row, shares the scale s, its largest absolute value.
 /// The scales may be quantised as well.
 #[derive(Debug)]
 pub struct Nf4 {
