@@ -10,6 +10,7 @@ use lambda_dpo_core::{Batch, CollateOptions, Layout, TokenizedResponse, Tokenize
 use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{ForwardOptions, LambdaParts, LoraConfig, Model, ModelInputs, TargetModules};
 use lambda_dpo_host::train::optimizer::{AdamW, AdamWOptions, clip_scale};
+use lambda_dpo_tests::batches::model_inputs;
 use ndarray::Array2;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
@@ -56,13 +57,7 @@ fn packed(num_prompts: u64) -> Batch {
 
 fn layer(criterion: &mut Criterion) {
     let batch = packed(1);
-    let inputs = ModelInputs {
-        input_ids: &batch.input_ids,
-        position_ids: &batch.position_ids,
-        prompt_ids: &batch.prompt_ids,
-        sequence_ids: &batch.sequence_ids,
-        lambda: None,
-    };
+    let inputs = ModelInputs { lambda: None, ..model_inputs(&batch) };
     let (rows, tokens) = batch.input_ids.size2().unwrap();
     let grad = Tensor::ones([rows, tokens, 256], (Kind::Float, Device::Cpu));
     for (name, intermediate_size) in [("attention", 8), ("decoder layer", 688)] {
@@ -85,13 +80,7 @@ fn adapters(criterion: &mut Criterion) {
     const DIMENSIONS: i64 = 4;
     let batch = packed(2);
     let lambda = Tensor::from_slice(&[0.7_f32, 0.1, 0.1, 0.1, 0.0, 0.5, 0.5, 0.0]).view([2, DIMENSIONS]);
-    let inputs = ModelInputs {
-        input_ids: &batch.input_ids,
-        position_ids: &batch.position_ids,
-        prompt_ids: &batch.prompt_ids,
-        sequence_ids: &batch.sequence_ids,
-        lambda: Some(&lambda),
-    };
+    let inputs = ModelInputs { lambda: Some(&lambda), ..model_inputs(&batch) };
     let (rows, tokens) = batch.input_ids.size2().unwrap();
     let grad = Tensor::ones([rows, tokens, 256], (Kind::Float, Device::Cpu));
     let parts = LambdaParts { dimensions: (0..DIMENSIONS).map(|k| k.to_string()).collect(), rank: 4 };

@@ -6,6 +6,7 @@ use lambda_dpo_core::{
     Batch, CollateOptions, Layout, LossInputs, LossOptions, Reduction, TokenizedResponse, TokenizedSample, Wants,
     collate, loss_forward,
 };
+use lambda_dpo_host::model::ModelInputs;
 use lambda_dpo_host::plugin;
 use ndarray::Array2;
 use tch::{Kind, Tensor};
@@ -129,6 +130,17 @@ pub const WANTS_BOTH: Wants = Wants { hidden: true, lm_head: true, logits: false
 pub const WANTS_LOGITS: Wants = Wants { hidden: false, lm_head: false, logits: true, sequence_log_probs: false };
 /// The gradient of the sequence log-probs.
 pub const WANTS_SEQUENCES: Wants = Wants { hidden: false, lm_head: false, logits: false, sequence_log_probs: true };
+
+/// The model's inputs.
+pub fn model_inputs(batch: &Batch) -> ModelInputs<'_> {
+    ModelInputs {
+        input_ids: &batch.input_ids,
+        position_ids: &batch.position_ids,
+        prompt_ids: &batch.prompt_ids,
+        sequence_ids: &batch.sequence_ids,
+        lambda: Some(&batch.lambda),
+    }
+}
 
 /// The batch's part of the loss inputs; the caller adds hidden states, logits or log-probs.
 pub fn loss_inputs(batch: &Batch) -> LossInputs<'_> {

@@ -10,8 +10,8 @@ use lambda_dpo_core::{
 use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{ForwardOptions, LambdaParts, LoraConfig, Model, ModelInputs, TargetModules};
 use lambda_dpo_tests::batches::{
-    LAYOUTS, Rng, WANTS_HIDDEN, batch_of, collate_options, floats, loss, loss_inputs, loss_options, ragged_samples,
-    relative, relative_error,
+    LAYOUTS, Rng, WANTS_HIDDEN, batch_of, collate_options, floats, loss, loss_inputs, loss_options, model_inputs,
+    ragged_samples, relative, relative_error,
 };
 use lambda_dpo_tests::fixture;
 use tch::{Kind, Tensor};
@@ -45,16 +45,6 @@ fn set(parameter: &Tensor, values: &Tensor) {
     tch::no_grad(|| parameter.detach().copy_(values));
 }
 
-fn inputs(batch: &Batch) -> ModelInputs<'_> {
-    ModelInputs {
-        input_ids: &batch.input_ids,
-        position_ids: &batch.position_ids,
-        prompt_ids: &batch.prompt_ids,
-        sequence_ids: &batch.sequence_ids,
-        lambda: Some(&batch.lambda),
-    }
-}
-
 fn with_hidden<'a>(batch: &'a Batch, hidden: &'a Tensor, model: &'a Model) -> LossInputs<'a> {
     LossInputs { hidden: Some(hidden), lm_head: Some(model.lm_head()), ..loss_inputs(batch) }
 }
@@ -64,7 +54,7 @@ fn options() -> LossOptions {
 }
 
 fn loss_of(model: &Model, batch: &Batch) -> f64 {
-    let hidden = model.hidden(&inputs(batch)).unwrap();
+    let hidden = model.hidden(&model_inputs(batch)).unwrap();
     loss(&with_hidden(batch, &hidden, model), &options())
 }
 
@@ -74,7 +64,8 @@ fn backward(model: &Model, batch: &Batch, checkpointing: bool) -> (f64, Vec<(Str
         let mut parameter = parameter;
         parameter.zero_grad();
     }
-    let activations = model.forward(&inputs(batch), &ForwardOptions { checkpointing, dropout_seed: None }).unwrap();
+    let activations =
+        model.forward(&model_inputs(batch), &ForwardOptions { checkpointing, dropout_seed: None }).unwrap();
     let inputs = with_hidden(batch, activations.hidden(), model);
     let (outputs, context) = loss_forward(&inputs, &options()).unwrap();
     let gradients = context.unwrap().backward(&inputs, 1.0).unwrap();
@@ -179,7 +170,7 @@ fn at_a_corner_it_is_that_dimensions_own_lora() {
 fn folded_merged_and_saved_it_is_the_same_at_that_lambda() {
     let lambda = [0.5, 0.2, 0.3];
     let batch = batch_of(&samples(6), &lambda.repeat(3), Layout::Packed);
-    let hidden = |model: &Model| model.hidden(&inputs(&batch)).unwrap();
+    let hidden = |model: &Model| model.hidden(&model_inputs(&batch)).unwrap();
     // A fixed λ is rounded to float32 where it is folded into B, and so are the merged weights; the largest of some thousand
     // hidden states, each a sum of hundreds of such terms over two layers, has some 16 roundings: 1e-6. 1e-5 is ten times that.
     let mut live = model(&config(1, parts(2)), Kind::Float);
@@ -224,19 +215,19 @@ fn a_lambda_that_does_not_fit_is_refused() {
     let batch = batch_of(&samples(6), &[0.5, 0.2, 0.3].repeat(3), Layout::Packed);
     let mut with_lambda = model(&config(1, parts(2)), Kind::Float);
     let refused = |inputs: &ModelInputs, model: &Model| model.hidden(inputs).unwrap_err().to_string();
-    let none = ModelInputs { lambda: None, ..inputs(&batch) };
+    let none = ModelInputs { lambda: None, ..model_inputs(&batch) };
     assert_eq!(
         refused(&none, &with_lambda),
         "the adapter depends on λ over helpful, honest, brief, and none is given: fix one, or give each prompt its own"
     );
     let two = batch.lambda.narrow(1, 0, 2);
     assert_eq!(
-        refused(&ModelInputs { lambda: Some(&two), ..inputs(&batch) }, &with_lambda),
+        refused(&ModelInputs { lambda: Some(&two), ..model_inputs(&batch) }, &with_lambda),
         "the batch's λ has shape [3, 2], but the adapter weighs 3 dimensions: helpful, honest, brief"
     );
     let one = batch.lambda.narrow(0, 0, 1);
     assert_eq!(
-        refused(&ModelInputs { lambda: Some(&one), ..inputs(&batch) }, &with_lambda),
+        refused(&ModelInputs { lambda: Some(&one), ..model_inputs(&batch) }, &with_lambda),
         "the batch has λ for 1 prompts, but its rows refer to prompt 2"
     );
     let mut message = |weights: &[f64]| with_lambda.fix_lambda(weights).unwrap_err().to_string();

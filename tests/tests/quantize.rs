@@ -9,9 +9,9 @@ use lambda_dpo_core::{Batch, Layout, LossInputs, LossOptions, Reduction, loss_fo
 use lambda_dpo_host::files::safetensors;
 use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::libtorch::nf4::Nf4;
-use lambda_dpo_host::model::{ForwardOptions, LambdaParts, LoraConfig, Model, ModelInputs, Precision, TargetModules};
+use lambda_dpo_host::model::{ForwardOptions, LambdaParts, LoraConfig, Model, Precision, TargetModules};
 use lambda_dpo_tests::batches::{
-    Rng, WANTS_HIDDEN, batch_of, loss_inputs, loss_options, ragged_samples, relative, relative_error,
+    Rng, WANTS_HIDDEN, batch_of, loss_inputs, loss_options, model_inputs, ragged_samples, relative, relative_error,
 };
 use lambda_dpo_tests::exports::Policy;
 use lambda_dpo_tests::fixture;
@@ -119,23 +119,14 @@ fn pair(folder: &Path, kind: Kind, config: &LoraConfig) -> [Model; 2] {
     [four_bits, dense]
 }
 
-fn inputs(batch: &Batch) -> ModelInputs<'_> {
-    ModelInputs {
-        input_ids: &batch.input_ids,
-        position_ids: &batch.position_ids,
-        prompt_ids: &batch.prompt_ids,
-        sequence_ids: &batch.sequence_ids,
-        lambda: Some(&batch.lambda),
-    }
-}
-
 /// The loss and the gradient of every parameter of the adapter.
 fn backward(model: &Model, batch: &Batch, checkpointing: bool) -> (f64, Vec<(String, Tensor)>) {
     let options = LossOptions { beta: 0.3, ..loss_options(Reduction::Sum, WANTS_HIDDEN) };
     for (_, mut parameter) in model.trainable() {
         parameter.zero_grad();
     }
-    let activations = model.forward(&inputs(batch), &ForwardOptions { checkpointing, dropout_seed: None }).unwrap();
+    let activations =
+        model.forward(&model_inputs(batch), &ForwardOptions { checkpointing, dropout_seed: None }).unwrap();
     let inputs =
         LossInputs { hidden: Some(activations.hidden()), lm_head: Some(model.lm_head()), ..loss_inputs(batch) };
     let (outputs, context) = loss_forward(&inputs, &options).unwrap();

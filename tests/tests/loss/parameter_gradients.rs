@@ -11,7 +11,7 @@ use lambda_dpo_core::{
 use lambda_dpo_host::libtorch::Libtorch;
 use lambda_dpo_host::model::{ForwardOptions, Model, ModelInputs};
 use lambda_dpo_tests::batches::{
-    LAYOUTS, WANTS_BOTH, batch_of, floats, integers, loss_inputs, loss_options, relative_error,
+    LAYOUTS, WANTS_BOTH, batch_of, floats, integers, loss_inputs, loss_options, model_inputs, relative_error,
 };
 use lambda_dpo_tests::fixture;
 use ndarray::Array2;
@@ -57,13 +57,7 @@ fn reference(golden: &Tensors, batch: &Batch, kind: Kind) -> Tensor {
 fn step(model: &Model, golden: &Tensors, samples: &[TokenizedSample], layout: Layout, checkpointing: bool) -> f64 {
     let lambda = floats(&golden["lambda"]).repeat(samples.len());
     let batch = batch_of(samples, &lambda, layout);
-    let inputs = ModelInputs {
-        input_ids: &batch.input_ids,
-        position_ids: &batch.position_ids,
-        prompt_ids: &batch.prompt_ids,
-        sequence_ids: &batch.sequence_ids,
-        lambda: None,
-    };
+    let inputs = ModelInputs { lambda: None, ..model_inputs(&batch) };
     let activations = model.forward(&inputs, &ForwardOptions { checkpointing, dropout_seed: None }).unwrap();
     let accumulated = if model.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     let reference = reference(golden, &batch, accumulated);

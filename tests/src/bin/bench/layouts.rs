@@ -8,6 +8,7 @@ use lambda_dpo_core::{Batch, CollateOptions, Layout, TokenizedResponse, Tokenize
 use lambda_dpo_host::libtorch::{self, Libtorch};
 use lambda_dpo_host::model::{ForwardOptions, Model, ModelInputs};
 use lambda_dpo_host::plugin::{LossInputs, LossOptions, Plugin, Reduction, Wants};
+use lambda_dpo_tests::batches::model_inputs;
 use ndarray::Array2;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
@@ -91,7 +92,8 @@ fn gradients(
     let options = CollateOptions { layout, max_tokens: None, pad_to_multiple_of: 8, pad_token_id: 0 };
     let batch = collate(&samples, &[0.3, 0.7].repeat(samples.len()), &options)?;
     let model = Model::random(folder, libtorch, kind, 7)?;
-    let activations = model.forward(&model_inputs(&batch), &ForwardOptions::default())?;
+    let activations =
+        model.forward(&ModelInputs { lambda: None, ..model_inputs(&batch) }, &ForwardOptions::default())?;
     let inputs = loss_inputs(&batch, activations.hidden(), model.lm_head());
     let options = LossOptions {
         reduction: Reduction::Mean,
@@ -114,16 +116,6 @@ fn gradients(
         .into_iter()
         .map(|(_, parameter)| Ok(parameter.f_grad()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?));
     Ok((loss, widened.collect::<Result<_>>()?))
-}
-
-fn model_inputs(batch: &Batch) -> ModelInputs<'_> {
-    ModelInputs {
-        input_ids: &batch.input_ids,
-        position_ids: &batch.position_ids,
-        prompt_ids: &batch.prompt_ids,
-        sequence_ids: &batch.sequence_ids,
-        lambda: None,
-    }
 }
 
 fn loss_inputs<'a>(batch: &'a Batch, hidden: &'a Tensor, lm_head: &'a Tensor) -> LossInputs<'a> {
