@@ -34,7 +34,7 @@ def with_ratings(table: pa.Table) -> pa.Table:
     rows = [_read(value) for value in table.column("ratings").to_pylist()]
     lengths = pa.compute.list_value_length(table.column("completions")).to_pylist()
     if not all(isinstance(row, dict) for row in rows):
-        raise ConfigError("`ratings` must be a dict of dimensions, each with a number or null for every completion.")
+        return table  # Not structs, which is refused where they are read.
     names = sorted(set().union(*rows))
     missing = ([None] * length for length in lengths)
     filled = [{**dict.fromkeys(names, nothing), **row} for row, nothing in zip(rows, missing, strict=True)]
