@@ -12,5 +12,10 @@ fn main() {
     for flag in flags.split('\u{1f}') {
         build.flag(flag);
     }
+    // cc puts CXXFLAGS last, where the level that .cargo/config.toml has for torch-sys would win.
+    if let Ok(flags) = std::env::var("CXXFLAGS") {
+        // SAFETY: no other thread of this script reads or writes the environment.
+        unsafe { std::env::set_var("CXXFLAGS", flags.replace("-Og", "")) };
+    }
     build.opt_level(3).cpp(true).file("src/amx.cpp").compile("lambda_dpo_amx");
 }
