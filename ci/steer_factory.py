@@ -210,8 +210,10 @@ def texts(data_folder: Path, out: Path, model: Path, rates: Sequence[float]) -> 
     """Trains on rated texts and prints their table; returns the learning rate chosen, and whether all ratings rise."""
     folder = out / "texts"
     maker = [RATERS, ROOT / "ci" / "paper" / "text" / "records.py", data_folder / "flask_responses.jsonl", folder]
+    sizes = ["--num-train", 240, "--num-eval", 80, "--num-rest", 40, "--num-sft", 0]
+    sizes += ["--max-prompt-chars", 400, "--max-response-chars", 600]
     out.mkdir(parents=True, exist_ok=True)
-    run([*maker, "--num-train", 240, "--num-eval", 80, "--num-rest", 40, "--num-sft", 0], out / "records.log")
+    run([*maker, *sizes], out / "records.log")
     ranges = {}
     for rate in rates:
         adapter = train_in_factory(TEXTS, model, folder / "records.jsonl", rate, folder / f"factory-{rate}")

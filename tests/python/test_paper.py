@@ -17,6 +17,8 @@ import steps  # noqa: E402
 import study  # noqa: E402
 from results import AXES, Row, Table, difference  # noqa: E402
 
+# What `evaluation.json` holds of results; the rest is settings, paths and costs.
+MEASURED = ("records", "kl", "spearman", "scores", "win_rate")
 ISLAND = ROOT / "docs" / "paper" / "island.toml"
 EXAMPLE = ROOT / "docs" / "paper" / "real-model.toml"
 
@@ -122,6 +124,38 @@ def test_a_study_that_was_stopped_goes_on_and_repeats_nothing(made):
     assert set(first) & set(second) == {"train one/uniform-1"}
     done, third = made()
     assert (done.returncode, third) == (0, ["report report"])
+
+
+def test_a_second_run_gives_the_same_figures(tmp_path):
+    """The island's study, cut to two variants, few steps and few prompts, made twice by the real program."""
+
+    def figures(name):
+        out = tmp_path / name
+        cut = tomllib.loads(ISLAND.read_text())
+        cut |= {"out": str(out), "page": str(out / "page.md"), "seeds": [1, 2], "prepare": []}
+        cut["stages"] = {"sft": {"config": cut["stages"]["sft"]["config"]}}
+        cut["stages"]["sft"]["config"]["model"] = {"path": "fixtures/demo/model", "init": "random"}
+        cut["stages"]["sft"]["config"]["train"] |= {"max_steps": 30}
+        cut["pipelines"] = {"finetuned_base": cut["pipelines"]["finetuned_base"]}
+        cut["config"]["train"] |= {"max_steps": 4}
+        cut["variants"] = {name: cut["variants"][name] for name in ("dpo", "random")}
+        cut["evaluate"] |= {"num_prompts": 6, "max_new_tokens": 12}
+        del cut["fit"]
+        file = tmp_path / f"{name}.toml"
+        file.write_text(study.to_toml(cut))
+        command = [sys.executable, ROOT / "ci" / "paper" / "run.py", file]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found = {}
+        for path in sorted(out.glob("finetuned_base/**/evaluation*/evaluation.json")):
+            measured = json.loads(path.read_text())
+            found[str(path.relative_to(out))] = {key: measured[key] for key in MEASURED}
+            found[str(path.relative_to(out))]["answers"] = (path.parent / "answers.jsonl").read_text()
+        return found
+
+    first = figures("first")
+    assert len(first) == 6
+    assert first == figures("second")
 
 
 def test_results_of_other_settings_are_refused(made, tmp_path):

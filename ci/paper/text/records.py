@@ -1,6 +1,6 @@
 """Makes rated records of unrated ones: several answers to each prompt, rated by the rules of `rate.py`.
 
-    .venvs/raters/bin/python ci/paper/text/records.py RESPONSES.jsonl OUT [--num-train 64] [--num-eval 32] …
+    .venvs/raters/bin/python ci/paper/text/records.py RESPONSES.jsonl OUT [--num-train 48] [--num-eval 24] …
 
 Reads lines {"instruction", "completions": [{"response"}, …]}. Writes records.jsonl, eval.jsonl and rest.jsonl in
 UltraFeedback's schema, sft.jsonl (conversations with one answer each, of any author) and scale.json, the measures of
@@ -64,12 +64,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--num-train", type=int, default=64)
-    parser.add_argument("--num-eval", type=int, default=32)
-    parser.add_argument("--num-rest", type=int, default=24)
-    parser.add_argument("--num-sft", type=int, default=64)
-    parser.add_argument("--max-prompt-chars", type=int, default=400)
-    parser.add_argument("--max-response-chars", type=int, default=600)
+    parser.add_argument("--num-train", type=int, default=48)
+    parser.add_argument("--num-eval", type=int, default=24)
+    parser.add_argument("--num-rest", type=int, default=16)
+    parser.add_argument("--num-sft", type=int, default=48)
+    parser.add_argument("--max-prompt-chars", type=int, default=250)
+    parser.add_argument("--max-response-chars", type=int, default=300)
     options = parser.parse_args()
     prompts = candidates(options.source, options.max_prompt_chars, options.max_response_chars)
     sizes = [options.num_train, options.num_eval, options.num_rest, options.num_sft]
