@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo check-steering steer-stories steer-factory objectives-demo test test-cpus test-python test-sharded test-newest test-oldest test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-serving benchmarks test-benchmarks paper gpu-check fmt generate fuzz valgrind torture docs install
+.PHONY: help setup build demo steer-demo check-steering steer-stories steer-real steer-factory objectives-demo test test-cpus test-python test-sharded test-newest test-oldest test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-serving benchmarks test-benchmarks paper gpu-check fmt generate fuzz valgrind torture docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -21,6 +21,9 @@ steer-demo: ## λ-adapter, specialists, soup and unconditioned training compared
 steer-stories: ## the same on stories sampled from MODEL=DIR, a model of children's stories
 	@ci/steer_stories.sh "$(MODEL)"
 
+steer-real: ## λ on a real chat model, MODEL=DIR, beside specialists, their soup and unconditioned training (hours)
+	@ci/steer_real.sh "$(MODEL)"
+
 steer-factory: ## λ-adapters trained in LLaMA-Factory and in the program on DATA (../shared/data), measured by steer
 	@ci/steer_factory.sh "$(DATA)"
 
@@ -30,7 +33,7 @@ check-steering: steer-demo ## steer-demo, then fails if a score does not rise wi
 objectives-demo: ## every objective under uniform λ, three seeds each; writes docs/objectives.md (about 6 minutes)
 	@ci/objectives_demo.sh
 
-paper: ## the paper's study on the demo's island, or with MODEL=DIR RECORDS=F SFT=F; writes docs/paper.md (less than an hour)
+paper: ## the paper's study on the demo's island, or with MODEL=DIR RECORDS=F SFT=F; writes docs/paper.md (12 minutes on the island, with two cores)
 	@ci/paper.sh
 
 test: ## lint and every test, including the comparisons with transformers and peft

@@ -9,39 +9,16 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import page
 import steps
+from phases import Step, make
 from study import ROOT, Pipeline, Study, StudyError, load
 
 
-class Progress:
-    """A line for each finished step: how many there are, and how long the rest will take."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.started, self.lock = total, 0, time.monotonic(), threading.Lock()
-        self.secs_worked, self.num_worked = 0.0, 0
-
-    def finished(self, name: str, secs: float, jobs: int) -> None:
-        """A step that took less than a second was there already, and says nothing about the others."""
-        with self.lock:
-            self.done += 1
-            if secs >= 1:
-                self.secs_worked, self.num_worked = self.secs_worked + secs, self.num_worked + 1
-            rest = self.secs_worked / max(self.num_worked, 1) * (self.total - self.done) / jobs
-            left = f", about {rest / 60:.0f} min left" if rest >= 60 else ""
-            print(f"{self.done} of {self.total}: {name}, {secs:.0f} s{left}", flush=True)
-
-
-Step = tuple[str, Callable[[], None]]
-
-
-def phases(study: Study) -> list[list[Step]]:
+def plan(study: Study) -> list[list[Step]]:
     """The steps of the study; those of a phase need all phases before it, and not each other."""
     found: list[list[Step]] = [
         [(command, lambda command=command: prepare(study, command))] for command in study.prepare
@@ -111,36 +88,6 @@ def train_stage(study: Study, name: str, stage: dict) -> None:
     steps.train(study, config, f"stage-{name}")
 
 
-def make(study: Study) -> None:
-    plan = phases(study)
-    progress = Progress(sum(len(phase) for phase in plan))
-
-    stopped = threading.Event()
-
-    def step(name: str, work: Callable[[], None]) -> None:
-        if stopped.is_set():
-            return
-        started = time.monotonic()
-        try:
-            work()
-        except BaseException:
-            stopped.set()
-            raise
-        progress.finished(name, time.monotonic() - started, study.jobs)
-
-    for phase in plan:
-        with ThreadPoolExecutor(study.jobs) as pool:
-            futures = [pool.submit(step, *item) for item in phase]
-            try:
-                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                    future.result()
-            except BaseException:
-                # What is running ends, trainings with a checkpoint; what waits is not begun.
-                stopped.set()
-                steps.stop()
-                raise
-
-
 def report(study: Study) -> None:
     """Writes the program's report of all runs beside them."""
     rows = []
@@ -171,7 +118,7 @@ def main() -> None:
         if len(sys.argv) != 2:
             raise StudyError("Give one file, such as docs/paper/island.toml.")
         study = load(Path(sys.argv[1]))
-        make(study)
+        make(plan(study), study.jobs)
         report(study)
         study.page.parent.mkdir(parents=True, exist_ok=True)
         study.page.write_text(page.page(study, Path(sys.argv[1])), encoding="utf-8")

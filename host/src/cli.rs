@@ -25,6 +25,8 @@ pub struct Cli {
 pub enum Command {
     /// Train a model as a run config describes (stages sft, dpo and lambda_dpo).
     Train(TrainArgs),
+    /// Print the memory and the operations that a run needs, before it starts.
+    Plan(PlanArgs),
     /// Convert records to samples with target distributions.
     Convert(ConvertArgs),
     /// Write the log-probs of the responses of each record.
@@ -58,6 +60,29 @@ pub struct TrainArgs {
     /// Keys that override the file, for example train.learning_rate=1e-4.
     #[arg(value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
+}
+
+/// `lambda-dpo plan`
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Run config. Of the model, only config.json is read.
+    #[arg(value_name = "CONFIG.toml")]
+    pub config: PathBuf,
+    /// Keys that override the file, for example train.gradient_checkpointing=true.
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Plan for prompts of P tokens with N responses of R tokens each instead of reading data.records.
+    #[arg(long, value_name = "P,N,R", value_delimiter = ',')]
+    pub lengths: Option<Vec<i64>>,
+    /// Number of records, with --lengths.
+    #[arg(long, value_name = "N", requires = "lengths", default_value_t = 1)]
+    pub num_records: u64,
+    /// Plan for a CUDA device with this much memory instead of the device of the config, with --lengths.
+    #[arg(long, value_name = "GIB", requires = "lengths")]
+    pub card_gib: Option<f64>,
+    /// Operations per second that the device reaches, in 10¹²: prints how long the run takes.
+    #[arg(long, value_name = "N")]
+    pub tflops: Option<f64>,
 }
 
 /// `lambda-dpo convert`

@@ -4,6 +4,7 @@ mod loaded_model;
 mod records;
 
 mod train;
+mod plan;
 mod convert;
 mod score;
 mod generate;
@@ -31,6 +32,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
     let plugin = cli.plugin.as_deref();
     match &cli.command {
         Command::Train(args) => train::run(args, plugin),
+        Command::Plan(args) => plan::run(args, plugin).map(|()| 0),
         Command::Convert(args) => convert::run(args, plugin).map(|()| 0),
         Command::Score(args) => score::run(args, plugin).map(|()| 0),
         Command::Generate(args) => generate::run(args, plugin).map(|()| 0),

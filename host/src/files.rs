@@ -5,6 +5,7 @@
 //! | [`lock`] | locks that name the process which holds them |
 //! | [`atomic`] | files and folders that appear whole or not at all |
 //! | [`report_folder`] | a folder of files that a new report replaces |
+//! | [`interim`] | what a long command has finished, kept until its output is there |
 //! | [`tensor_bytes`] | a tensor's values as bytes |
 //! | [`regular`] | files that must be regular ones |
 //! | [`git_lfs`] | Git LFS pointers in the place of files |
@@ -21,6 +22,7 @@ pub mod atomic;
 pub mod report_folder;
 pub mod tensor_bytes;
 pub mod regular;
+pub mod interim;
 pub mod git_lfs;
 pub mod beside;
 pub mod safetensors;

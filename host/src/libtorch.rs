@@ -20,7 +20,7 @@ pub use allocator::use_huge_pages;
 pub(crate) use device::folder;
 pub use device::{DeviceError, Libtorch, prepare};
 pub use exit::exit;
-pub use memory::{free_device_memory_bytes, peak_device_memory_bytes, peak_memory_bytes};
+pub use memory::{available_memory_bytes, free_device_memory_bytes, peak_device_memory_bytes, peak_memory_bytes};
 pub use native::use_deterministic_algorithms;
 pub use threads::{num_threads, set_num_threads};
 pub(crate) use upload::upload;

@@ -19,6 +19,8 @@
 //! | `with_adapter` | adds, loads, disables and merges an adapter, and fixes its λ |
 //! | `split` | a λ-adapter as ordinary LoRAs, one for each of its parts |
 //! | `save` | writes folders that `transformers` and `peft` load |
+//! | `key` | the model as a hash |
+//! | `footprint` | memory and work of training, counted from shapes |
 //!
 //! # Invariants
 //!
@@ -45,6 +47,8 @@ mod activations;
 mod with_adapter;
 mod split;
 mod save;
+mod footprint;
+mod key;
 
 pub use activations::{Activations, ForwardOptions};
 pub use adapter::lambda_parts::LambdaParts;
@@ -53,7 +57,9 @@ pub use causal_lm::Model;
 pub use config::{ModelConfig, RopeScaling, dtype_name};
 pub use error::ModelError;
 pub use families::{Architecture, Bias, SlidingWindow};
+pub use footprint::{Footprint, HeadOperations, RowLengths};
 pub use inputs::ModelInputs;
+pub use key::KEY_VERSION;
 pub use kv_cache::{KvCache, RowKey};
 pub use precision::Precision;
 pub use reward_model::RewardModel;

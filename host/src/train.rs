@@ -5,10 +5,11 @@
 //! 1. [`durable`] decides where it starts: at the first step, after a checkpoint, or not at all because it is finished.
 //! 2. [`mod@setup`] prepares the device, loads the plugin and finds the model.
 //! 3. [`data`] reads and tokenises the records, and groups them into micro-batches with their λ.
-//! 4. [`mod@reference`] computes s^ref of every response, once.
-//! 5. [`learner`] builds the [`trained_policy`] and its [`optimizer`].
-//! 6. [`mod@run`] repeats [`step`], which turns micro-batches into one update, until the last one.
-//! 7. [`log`] records it all, and [`durable`] saves it.
+//! 4. [`mod@plan`] counts the memory that its largest step needs, and warns if there is too little.
+//! 5. [`mod@reference`] computes s^ref of every response, once.
+//! 6. [`learner`] builds the [`trained_policy`] and its [`optimizer`].
+//! 7. [`mod@run`] repeats [`step`], which turns micro-batches into one update, until the last one.
+//! 8. [`log`] records it all, and [`durable`] saves it.
 //!
 //! # Invariants
 //!
@@ -18,6 +19,7 @@
 pub mod durable;
 mod setup;
 pub mod data;
+pub mod plan;
 pub mod forward;
 pub mod trained_policy;
 pub mod reference;
@@ -37,6 +39,7 @@ use crate::files::lock::{FolderLock, LockError};
 use crate::interrupt::Interrupt;
 
 pub use error::TrainError;
+pub use plan::RunPlan;
 pub use run::Outcome;
 
 use data::Data;
@@ -95,6 +98,11 @@ fn train(
     let data = Data::open(&setup)?;
     let batches = data.batches(config, &setup.plugin)?;
     let state = TrainerState::start(config, data.hash(), batches.max_steps, checkpoint)?;
+    if let Some(plan) = RunPlan::of_run(&setup, &data, &batches)?
+        && let Some(warning) = plan.warning()
+    {
+        say(&warning);
+    }
 
     let (model, references) = reference::load_model_and_references(&setup, &batches)?;
     if interrupt.signal().is_some() {

@@ -180,6 +180,26 @@ fn prompts_from_a_file_and_records_with_rankings_are_read() {
 }
 
 #[test]
+fn what_was_measured_before_a_rater_failed_is_not_measured_again() {
+    let run = trained();
+    let own = adapter(&run);
+    let works = run.path("works");
+    let command = format!("test -e '{}' && sed 's/.*/{{\"honesty\": 1}}/'", works.display());
+    let arguments = ["--adapter", &own, "--rater", &command];
+    assert!(!evaluate(&run, "report", &arguments).status.success());
+    let kept = run.path("report.unfinished.jsonl");
+    assert_eq!(fs::read_to_string(&kept).unwrap().lines().count(), 1 + 3, "the rater failed on the first answers");
+    fs::write(&works, "").unwrap();
+    let output = evaluate(&run, "report", &arguments);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("3 finished steps are in "), "{}", stderr(&output));
+    assert!(!kept.exists());
+    let resumed = (evaluation(&run, "report"), answers(&run, "report"));
+    assert!(evaluate(&run, "report", &arguments).status.success());
+    assert_eq!(resumed, (evaluation(&run, "report"), answers(&run, "report")));
+}
+
+#[test]
 fn what_cannot_be_evaluated_is_refused_in_a_sentence_and_leaves_nothing() {
     let run = trained();
     let own = adapter(&run);
@@ -187,7 +207,10 @@ fn what_cannot_be_evaluated_is_refused_in_a_sentence_and_leaves_nothing() {
         let output = evaluate(&run, "refused", arguments);
         assert!(!output.status.success() && !run.path("refused").exists(), "{arguments:?}");
         let last = stderr(&output).lines().last().unwrap_or_default().to_owned();
-        last.trim_start_matches("error: ").replace(&*run.path("").to_string_lossy(), "")
+        let said = last.trim_start_matches("error: ").replace(&*run.path("").to_string_lossy(), "");
+        let (sentence, _) =
+            said.split_once("; what was measured until then is in refused.unfinished.jsonl").unwrap_or((&said, ""));
+        sentence.to_owned()
     };
     assert_eq!(
         refused(&[]),

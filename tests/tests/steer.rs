@@ -162,6 +162,33 @@ fn a_folder_with_other_files_is_not_replaced_by_a_report() {
 }
 
 #[test]
+fn what_was_measured_before_a_rater_failed_is_not_measured_again() {
+    let run = with_lambda();
+    let own = adapter(&run);
+    let works = run.path("works");
+    let command = format!("test -e '{}' && sed 's/.*/{{\"honesty\": 1}}/'", works.display());
+    let arguments = ["--adapter", &own, "--rater", &command];
+    assert!(!steer(&run, "report", &arguments).status.success());
+    let kept = run.path("report.unfinished.jsonl");
+    let text = fs::read_to_string(&kept).unwrap();
+    assert_eq!(text.lines().count(), 1 + 1 + 12, "a key, the reference, and each λ");
+    // As if it had been killed before the last three.
+    fs::write(&kept, text.lines().take(11).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    fs::write(&works, "").unwrap();
+    let output = steer(&run, "report", &arguments);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("10 finished steps are in "), "{}", stderr(&output));
+    assert!(!kept.exists());
+    let resumed = report(&run, "report");
+    assert!(steer(&run, "report", &arguments).status.success());
+    assert_eq!(resumed, report(&run, "report"));
+    // Of another seed, nothing is used again.
+    fs::write(&kept, text).unwrap();
+    let output = steer(&run, "report", &[&arguments[..], &["--seed", "7"]].concat());
+    assert!(output.status.success() && !stderr(&output).contains("finished steps"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_failed_measurement_leaves_no_report() {
     let run = with_lambda();
     let own = adapter(&run);
@@ -171,7 +198,13 @@ fn a_failed_measurement_leaves_no_report() {
         let last = stderr(&output).lines().last().unwrap_or_default().to_owned();
         last.trim_start_matches("error: ").to_owned()
     };
-    let rated = |command: &str| refused(&["--adapter", &own, "--rater", command]);
+    let kept = run.path("refused.unfinished.jsonl");
+    let way_on =
+        format!("; what was measured until then is in {}, and the same command goes on from there", kept.display());
+    let rated = |command: &str| {
+        let said = refused(&["--adapter", &own, "--rater", command]);
+        said.strip_suffix(&way_on).unwrap_or_else(|| panic!("{said}")).to_owned()
+    };
     assert_eq!(
         rated("echo no model >&2; exit 3"),
         "the rater `echo no model >&2; exit 3` failed (exit status: 3): no model"

@@ -1,4 +1,4 @@
-"""Rates texts by three rules, on the scale of a set of texts: a rater for `lambda-dpo evaluate` and `steer`.
+"""Rates texts by rules, on the scale of a set of texts: a rater for `lambda-dpo evaluate` and `steer`.
 
     .venvs/raters/bin/python ci/paper/text/rate.py SCALE.json < answers.jsonl > scores.jsonl
 
@@ -8,6 +8,9 @@ Reads one JSON object {"prompt": …, "response": …} per line and writes one o
     positivity    VADER's compound score of the text
     simplicity    textstat's Coleman–Liau index, a school grade: the lower, the simpler
     brevity       textstat's number of words: the fewer, the briefer
+    variety       type-token ratio: different words among the text's words, in lower case
+
+The dimensions are those of the scale.
 
 A rating is 1 + 4 F, with F the share of the texts of the scale that are worse, those that are equal counting half: 1 is
 the worst of them, 3 the median, 5 the best. A text without a word is rated 1 in everything.
@@ -16,6 +19,7 @@ the worst of them, 3 the median, 5 the best. A text without a word is rated 1 in
 import json
 import sys
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from pathlib import Path
 
 import textstat
@@ -23,20 +27,29 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 ANALYZER = SentimentIntensityAnalyzer()
 
+
+def type_token_ratio(text: str) -> float:
+    """Share of different words, without punctuation around them."""
+    words = [word.strip(".,;:!?\"'()[]*-").lower() for word in text.split()]
+    words = [word for word in words if word]
+    return len(set(words)) / len(words) if words else 0.0
+
+
 MEASURES = {
     "positivity": lambda text: ANALYZER.polarity_scores(text)["compound"],
     "simplicity": lambda text: -textstat.coleman_liau_index(text),
     "brevity": lambda text: -textstat.lexicon_count(text),
+    "variety": lambda text: type_token_ratio(text),
 }
 
 Scale = dict[str, list[float]]
 
 
-def measures(text: str) -> dict[str, float] | None:
-    """The measure of a text in each dimension, larger being better; None without a word."""
+def measures(text: str, names: Iterable[str]) -> dict[str, float] | None:
+    """The measure of a text in each of the dimensions, larger being better; None without a word."""
     if not any(character.isalnum() for character in text):
         return None
-    return {name: float(measure(text)) for name, measure in MEASURES.items()}
+    return {name: float(MEASURES[name](text)) for name in names}
 
 
 def rating(value: float, scale: list[float]) -> float:
@@ -46,9 +59,9 @@ def rating(value: float, scale: list[float]) -> float:
 
 
 def rate(text: str, scale: Scale) -> dict[str, float]:
-    """Rates a text in every dimension."""
-    found = measures(text)
-    return {name: 1.0 if found is None else rating(found[name], scale[name]) for name in MEASURES}
+    """Rates a text in every dimension of the scale."""
+    found = measures(text, scale)
+    return {name: 1.0 if found is None else rating(found[name], scale[name]) for name in scale}
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Makes rated records of unrated ones: several answers to each prompt, rated by the rules of `rate.py`.
 
-    .venvs/raters/bin/python ci/paper/text/records.py RESPONSES.jsonl OUT [--num-train 48] [--num-eval 24] …
+    .venvs/raters/bin/python ci/paper/text/records.py RESPONSES.jsonl OUT [--num-train 40] [--num-eval 20] …
 
 Reads lines {"instruction", "completions": [{"response"}, …]}. Writes records.jsonl, eval.jsonl and rest.jsonl in
 UltraFeedback's schema, sft.jsonl (conversations with one answer each, of any author) and scale.json, the measures of
@@ -37,7 +37,7 @@ def candidates(source: Path, max_prompt_chars: int, max_response_chars: int) -> 
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             sys.exit(f"error: {source}, line {number}: it is no object with `instruction` and `completions` ({error}).")
-        fitting = {text for text in responses if len(text) <= max_response_chars and measures(text) is not None}
+        fitting = {text for text in responses if len(text) <= max_response_chars and measures(text, ()) is not None}
         if len(prompt) <= max_prompt_chars and len(fitting) >= NUM_RESPONSES:
             found.setdefault(prompt, sorted(fitting, key=order)[:NUM_RESPONSES])
     return sorted(found.items(), key=lambda item: order(item[0]))
@@ -64,13 +64,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--num-train", type=int, default=48)
-    parser.add_argument("--num-eval", type=int, default=24)
+    parser.add_argument("--num-train", type=int, default=40)
+    parser.add_argument("--num-eval", type=int, default=20)
     parser.add_argument("--num-rest", type=int, default=16)
-    parser.add_argument("--num-sft", type=int, default=48)
+    parser.add_argument("--num-sft", type=int, default=40)
+    parser.add_argument("--dimensions", type=lambda text: text.split(","), default=["positivity", "simplicity", "brevity"])
     parser.add_argument("--max-prompt-chars", type=int, default=250)
     parser.add_argument("--max-response-chars", type=int, default=300)
     options = parser.parse_args()
+    if unknown := set(options.dimensions) - set(MEASURES):
+        parser.error(f"--dimensions: {min(unknown)} is none of {', '.join(MEASURES)}")
     prompts = candidates(options.source, options.max_prompt_chars, options.max_response_chars)
     sizes = [options.num_train, options.num_eval, options.num_rest, options.num_sft]
     if len(prompts) < sum(sizes):
@@ -83,8 +86,8 @@ def main() -> None:
         parts.append(prompts[:size])
         prompts = prompts[size:]
     train, held_out, rest, sft = parts
-    texts = [measures(text) for _, responses in train for text in responses]
-    scale = {name: sorted(text[name] for text in texts) for name in MEASURES}
+    texts = [measures(text, options.dimensions) for _, responses in train for text in responses]
+    scale = {name: sorted(text[name] for text in texts) for name in options.dimensions}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "scale.json").write_text(json.dumps(scale) + "\n", encoding="utf-8")
     for name, part in (("records", train), ("eval", held_out), ("rest", rest)):

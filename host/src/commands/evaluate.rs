@@ -13,6 +13,7 @@ use crate::evaluate::measure::question_of;
 use crate::evaluate::policies::check_tokenizers;
 use crate::evaluate::{FILES, Plan, Policies, Reference, against, measure, run_figures, table, write};
 use crate::files::hub::{Hub, Use};
+use crate::files::interim::Interim;
 use crate::files::record_files::RecordFiles;
 use crate::files::report_folder::ReportFolder;
 use crate::generate::GenerateOptions;
@@ -54,7 +55,7 @@ pub(super) fn run(args: &EvaluateArgs, plugin: Option<&Path>) -> Result<()> {
         eos_token_ids: loaded.eos_token_ids()?,
     };
     let lambda = loaded.model.lambda();
-    let LoadedModel { plugin, tokenizer, model, .. } = loaded;
+    let LoadedModel { plugin, folder, tokenizer, model } = loaded;
     let reference_folder = reference_folder(args)?;
     let (reference, reference_name) = match (&args.reference, &reference_folder) {
         (None, _) => (Reference::AdapterOff, "adapter_off".to_owned()),
@@ -90,8 +91,23 @@ pub(super) fn run(args: &EvaluateArgs, plugin: Option<&Path>) -> Result<()> {
             &question.messages,
         )?;
     }
-    let (evaluation, answers) = measure(&mut policies, &plugin, &tokenizer, &held_out, plan)?;
+    let about = format!(
+        "{} {} {:?} {:?} {:?} {:?} {:?} {} {:?} {}",
+        policies.key(&folder, reference_folder.as_deref())?,
+        held_out.hash(),
+        held_out.dimensions(),
+        plan.subject.lambda,
+        plan.lambda,
+        plan.loss,
+        plan.questions,
+        plan.num_samples,
+        plan.generate,
+        plan.batch_size
+    );
+    let mut interim = Interim::open(&args.out, &blake3::hash(about.as_bytes()).to_hex())?;
+    let (evaluation, answers) = measure(&mut policies, &plugin, &tokenizer, &held_out, plan, &mut interim)?;
     let page = write(out, &evaluation, &answers)?;
+    interim.finish();
     std::io::stdout().write_all(table(&evaluation).as_bytes())?;
     say(&format!("evaluation written to {}", page.display()));
     Ok(())

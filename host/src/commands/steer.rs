@@ -67,8 +67,17 @@ pub(super) fn run(args: &SteerArgs, plugin: Option<&Path>) -> Result<()> {
         },
     };
     let subject = Subject { model: args.model.policy.model.clone(), adapter: args.model.policy.adapter.clone(), soup };
-    let report = measure(subject, &mut loaded.model, &loaded.plugin, &loaded.tokenizer, &files, &settings)?;
+    let (report, interim) = measure(
+        subject,
+        &mut loaded.model,
+        &loaded.plugin,
+        &loaded.tokenizer,
+        &files,
+        &settings,
+        (&loaded.folder, &args.out),
+    )?;
     let page = write(out, &report, &others)?;
+    interim.finish();
     std::io::stdout().write_all(tables(&report, &others).as_bytes())?;
     say(&format!("report written to {}", page.display()));
     Ok(())

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::answers::{Judge, Question};
 use crate::console::{Progress, say};
+use crate::files::interim::Interim;
 use crate::generate::{GenerateOptions, Generated};
 use crate::model::Model;
 use crate::plugin::{LossOptions, Message, Plugin, Tokenizer};
@@ -46,6 +47,8 @@ pub struct Plan {
 
 /// Measures a policy on held-out records and on its own answers.
 ///
+/// What is finished is kept in `interim`, so that after a failure, of the judge or of anything else, it is not computed again.
+///
 /// # Errors
 ///
 /// Returns an error if a log-prob is not a finite number, or if the chat template rejects a prompt. Errors from models,
@@ -56,15 +59,16 @@ pub fn measure(
     tokenizer: &Tokenizer,
     held_out: &HeldOut,
     mut plan: Plan,
+    interim: &mut Interim,
 ) -> Result<(Evaluation, Vec<AnswerLine>)> {
     let judge_name = plan.judge.as_ref().map(Judge::name);
-    let records = records::measure(policies, plugin, held_out, &plan.loss, &plan.lambda)?;
+    let records = interim.step("records", || records::measure(policies, plugin, held_out, &plan.loss, &plan.lambda))?;
     let prompts = encode(tokenizer, &plan.questions)?;
-    let own = answer(policies.policy(), &prompts, &plan, "answering")?;
+    let own = interim.step("answers", || answer(policies.policy(), &prompts, &plan, "answering"))?;
     let texts = decode(tokenizer, &own)?;
     let is_from_policy = plan.generate.temperature == 1.0 && plan.generate.top_p == 1.0;
     let estimates = match is_from_policy {
-        true => own_answers::divergence(policies, plugin, &prompts, &own)?,
+        true => interim.step("divergence", || own_answers::divergence(policies, plugin, &prompts, &own))?,
         false => None,
     };
     if !is_from_policy && policies.has_reference() && !prompts.is_empty() {
@@ -73,20 +77,23 @@ pub fn measure(
     let mut answers = lines(&plan.questions, &own, &texts);
     let (mut scores, mut win_rate, mut against_name) = (IndexMap::new(), None, None);
     if let Some(judge) = plan.judge.take().filter(|_| !prompts.is_empty()) {
-        let judged = Judged::new(&judge, &plan.questions, texts)?;
+        let judged = Judged::new(&judge, &plan.questions, texts).map_err(|error| interim.with_way_on(error))?;
         let others = match plan.against.take() {
             Some(others) => Some(others),
-            None => policies
-                .with_reference(|model| {
-                    let others = answer(model, &prompts, &plan, "answering as the reference")?;
-                    decode(tokenizer, &others)
-                })?
-                .map(|texts| (REFERENCE.to_owned(), texts)),
+            None => {
+                let others = interim.step("answers of the reference", || {
+                    policies.with_reference(|model| {
+                        let others = answer(model, &prompts, &plan, "answering as the reference")?;
+                        decode(tokenizer, &others)
+                    })
+                })?;
+                others.map(|texts| (REFERENCE.to_owned(), texts))
+            }
         };
         let against = match others {
             Some((name, texts)) => {
                 against_name = Some(name);
-                Some(Judged::new(&judge, &plan.questions, texts)?)
+                Some(Judged::new(&judge, &plan.questions, texts).map_err(|error| interim.with_way_on(error))?)
             }
             None => None,
         };

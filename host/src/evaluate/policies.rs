@@ -1,5 +1,7 @@
 //! The policy and its reference.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 
 use crate::model::Model;
@@ -48,6 +50,20 @@ impl Policies {
     /// Returns the policy.
     pub fn policy(&self) -> &Model {
         &self.policy
+    }
+
+    /// Returns a hash of both models, whose folders contain their `config.json`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a `config.json` cannot be read. Errors from libtorch.
+    pub fn key(&self, folder: &Path, reference_folder: Option<&Path>) -> Result<String> {
+        let reference = match (&self.reference, reference_folder) {
+            (Reference::Model(model), Some(folder)) => model.key(folder)?.to_string(),
+            (Reference::AdapterOff, _) => "adapter off".to_owned(),
+            _ => "none".to_owned(),
+        };
+        Ok(format!("{} {reference}", self.policy.key(folder)?))
     }
 
     /// Returns whether there is a reference.

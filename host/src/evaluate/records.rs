@@ -1,6 +1,7 @@
 //! The policy on held-out records: loss, accuracy, expected ratings, exact divergence, correlation with length.
 
 use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::console::Progress;
@@ -16,6 +17,7 @@ use super::policies::Policies;
 use super::spearman::spearman;
 
 /// What is measured on held-out records.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Records {
     pub(super) row: Row,
     /// Exact KL of a token, if there is a reference.

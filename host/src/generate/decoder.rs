@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{Model, ModelError};
 
 use super::engine::Engine;
@@ -10,7 +12,7 @@ use super::options::GenerateOptions;
 use super::request::{Ending, Event, Request};
 
 /// A generated text.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generated {
     /// Its tokens, without an end token.
     pub tokens: Vec<i64>,

@@ -30,6 +30,14 @@ pub fn free_device_memory_bytes(device: Device) -> Option<u64> {
     native::free_bytes(cuda_index(device)?).ok()
 }
 
+/// Returns the main memory that processes can still take without swapping; None if the system does not report it.
+#[must_use]
+pub fn available_memory_bytes() -> Option<u64> {
+    let information = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = information.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
 fn cuda_index(device: Device) -> Option<i8> {
     match device {
         Device::Cuda(index) => i8::try_from(index).ok(),
@@ -59,6 +67,7 @@ mod tests {
     #[test]
     fn memory_has_a_peak() {
         assert!(peak_memory_bytes().unwrap() > 1 << 20);
+        assert!(available_memory_bytes().unwrap() > 1 << 20);
     }
 
     #[test]

@@ -51,9 +51,6 @@ impl ModelInputs<'_> {
             return Err(ModelError::Request(format!("`input_ids` of shape {size:?} has no tokens")));
         }
         let input_ids = self.values("input_ids", self.input_ids)?;
-        let position_ids = self.values("position_ids", self.position_ids)?;
-        let prompt_ids = self.values("prompt_ids", self.prompt_ids)?;
-        let sequence_ids = self.values("sequence_ids", self.sequence_ids)?;
         let width = num_tokens as usize;
         if let Some(at) = input_ids.iter().position(|id| !(0..vocab_size).contains(id)) {
             let (id, row, column) = (input_ids[at], at / width, at % width);
@@ -62,6 +59,15 @@ impl ModelInputs<'_> {
                  belongs to another model"
             )));
         }
+        self.layout()
+    }
+
+    /// Determines the layout of the rows, whatever their tokens are.
+    pub(super) fn layout(&self) -> Result<Layout, ModelError> {
+        let width = self.input_ids.size2()?.1 as usize;
+        let position_ids = self.values("position_ids", self.position_ids)?;
+        let prompt_ids = self.values("prompt_ids", self.prompt_ids)?;
+        let sequence_ids = self.values("sequence_ids", self.sequence_ids)?;
         if let Some(&position) = position_ids.iter().find(|&&position| position < 0) {
             return Err(ModelError::Request(format!("`position_ids` must not be negative, found {position}")));
         }

@@ -146,7 +146,7 @@ pub(super) fn random(config: &ModelConfig, device: Device, kind: Kind, seed: u64
 }
 
 /// Whether a parameter is the weight of a linear layer of the decoder, which can be in 4 bits.
-fn is_linear(name: &str, shape: &[i64]) -> bool {
+pub(super) fn is_linear(name: &str, shape: &[i64]) -> bool {
     name.starts_with("model.layers.") && shape.len() == 2
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use super::batch_inputs::{log_probs, loss_inputs, uniform_lambda};
+use super::batches_by_length::batches_by_length;
 use crate::console::Progress;
 use crate::files::cache_folder::CacheFolder;
 use crate::files::record_files::RecordFiles;
@@ -18,8 +19,8 @@ use crate::plugin::{
     PluginError, TokenizeOptions, Tokenizer,
 };
 
-/// Prompts per batch.
-const BATCH_SIZE: usize = 16;
+/// Tokens of a batch, padding included, unless a prompt with its responses has more by itself.
+const MAX_TOKENS: usize = 8192;
 
 /// Rated records, tokenised.
 pub struct HeldOut {
@@ -119,6 +120,11 @@ impl HeldOut {
         self.dataset.dimensions()
     }
 
+    /// Returns a hash of the tokenised records.
+    pub fn hash(&self) -> &str {
+        self.dataset.hash()
+    }
+
     /// Returns the number of records that are measured.
     pub fn num_records(&self) -> usize {
         self.dataset.len()
@@ -130,12 +136,11 @@ impl HeldOut {
         records.filter_map(|record| self.prompts.get(record)).map(Vec::as_slice).collect()
     }
 
-    /// Collates all records under λ, `[M]`, in order, up to [`BATCH_SIZE`] prompts at once.
+    /// Collates all records under λ, `[M]`, those of similar length together, always in the same order.
     pub fn batches(&self, lambda: &[f64]) -> impl Iterator<Item = Result<Batch>> {
-        let samples: Vec<usize> = (0..self.dataset.len()).collect();
-        let batches: Vec<Vec<usize>> = samples.chunks(BATCH_SIZE).map(<[usize]>::to_vec).collect();
+        let length = |sample: usize| self.dataset.samples()[sample].num_tokens;
         let lambda = lambda.to_vec();
-        batches
+        batches_by_length((0..self.dataset.len()).collect(), length, MAX_TOKENS)
             .into_iter()
             .map(move |samples| Ok(self.dataset.batch(&samples, &lambda.repeat(samples.len()), &self.collate)?))
     }

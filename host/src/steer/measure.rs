@@ -1,14 +1,19 @@
 //! Measures a model at every λ of a grid.
 
+use std::path::Path;
+
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
 
 use crate::answers::rater::{Answer, Rater, Scores};
 use crate::console::Progress;
+use crate::files::interim::Interim;
 use crate::files::record_files::RecordFiles;
 use crate::generate::{GenerateOptions, Generated, generate_all};
 use crate::metrics::Row;
 use crate::model::Model;
-use crate::plugin::{Format, LossOptions, Plugin, Tokenizer};
+use crate::plugin::{Format, LossOptions, Message, Plugin, Tokenizer};
 use crate::policy::batch_inputs::{model_inputs, uniform_lambda};
 use crate::policy::held_out::HeldOut;
 
@@ -35,7 +40,20 @@ pub struct Settings {
     pub generate: GenerateOptions,
 }
 
+/// What is measured at one λ before the rater is asked.
+#[derive(Serialize, Deserialize)]
+struct Measured {
+    held_out: Row,
+    /// Texts of the answers.
+    answers: Vec<String>,
+    /// Their mean length in tokens.
+    num_tokens: f64,
+}
+
 /// Measures a model at every λ of the grid, or at one point if it has no λ-adapter.
+///
+/// What is finished is kept beside `out`, the report to be, until the caller [finishes](Interim::finish) it: after a failure,
+/// of the rater or of anything else, the next call goes on from there.
 ///
 /// # Errors
 ///
@@ -48,7 +66,8 @@ pub fn measure(
     tokenizer: &Tokenizer,
     files: &RecordFiles,
     settings: &Settings,
-) -> Result<ControlReport> {
+    (folder, out): (&Path, &Path),
+) -> Result<(ControlReport, Interim)> {
     let adapter_dimensions = model.adapter_dimensions().map(<[String]>::to_vec);
     let held_out = HeldOut::open(plugin, tokenizer, files, settings.format, adapter_dimensions.as_deref())?;
     let num_dimensions = held_out.dimensions().len();
@@ -63,56 +82,83 @@ pub fn measure(
         .collect::<Result<Vec<_>>>()?;
     let prompt_ids: Vec<Vec<i64>> = std::iter::repeat_n(prompt_ids, settings.num_samples).flatten().collect();
 
-    model.set_adapter_enabled(false);
-    let references = held_out.reference(model, plugin, &settings.loss);
-    model.set_adapter_enabled(true);
-    let references = references?;
+    let about = format!(
+        "{} {} {:?} {:?} {:?} {:?} {} {:?}",
+        model.key(folder)?,
+        held_out.hash(),
+        held_out.dimensions(),
+        grid.points,
+        settings.loss,
+        settings.generate,
+        settings.batch_size,
+        prompt_ids
+    );
+    let mut interim = Interim::open(out, &blake3::hash(about.as_bytes()).to_hex())?;
+    let references: Vec<Vec<f64>> = interim.step("reference", || {
+        model.set_adapter_enabled(false);
+        let references = held_out.reference(model, plugin, &settings.loss);
+        model.set_adapter_enabled(true);
+        references?.iter().map(|log_probs| Ok(Vec::<f64>::try_from(log_probs.f_to_kind(Kind::Double)?)?)).collect()
+    })?;
+    let references: Vec<Tensor> = references.iter().map(|log_probs| Tensor::from_slice(log_probs)).collect();
     let per_point = (held_out.num_records() + prompt_ids.len()) as u64;
     let total = per_point * grid.points.len() as u64;
     let mut progress = Progress::new("steering", total, 0);
-    let (mut rows, mut answers, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
+    let mut measured = Vec::new();
     for (index, lambda) in grid.points.iter().enumerate() {
         if adapter_dimensions.is_some() {
             model.fix_lambda(lambda)?;
         }
         let message = format!("λ {} of {}", index + 1, grid.points.len());
-        let mut measurement = held_out.measurement(&settings.loss, true);
-        for (batch, reference) in held_out.batches(lambda).zip(&references) {
-            let batch = batch?;
-            let hidden = model.hidden(&model_inputs(&batch))?;
-            let _ = measurement.add(plugin, &batch, (&hidden, model.lm_head()), Some(reference))?;
-        }
-        rows.push(measurement.row("eval_"));
-        let done = index as u64 * per_point + held_out.num_records() as u64;
-        progress.update(done, total, &message);
-        let texts = generate_all(model, &prompt_ids, &settings.generate, settings.batch_size, &mut |texts| {
-            progress.update(done + texts as u64, total, &message);
-        })?;
-        lengths.push(texts.iter().map(Generated::num_chosen).sum::<usize>() as f64 / texts.len().max(1) as f64);
-        for (messages, text) in prompts.iter().cycle().zip(&texts) {
-            answers.push(Answer::new(messages, tokenizer.decode(&text.tokens, true)?));
-        }
+        let done = index as u64 * per_point;
+        measured.push(interim.step(&format!("point {index}"), || {
+            let mut measurement = held_out.measurement(&settings.loss, true);
+            for (batch, reference) in held_out.batches(lambda).zip(&references) {
+                let batch = batch?;
+                let hidden = model.hidden(&model_inputs(&batch))?;
+                let _ = measurement.add(plugin, &batch, (&hidden, model.lm_head()), Some(reference))?;
+            }
+            let done = done + held_out.num_records() as u64;
+            progress.update(done, total, &message);
+            let texts = generate_all(model, &prompt_ids, &settings.generate, settings.batch_size, &mut |texts| {
+                progress.update(done + texts as u64, total, &message);
+            })?;
+            let decode = |text: &Generated| Ok(tokenizer.decode(&text.tokens, true)?);
+            Ok(Measured {
+                held_out: measurement.row("eval_"),
+                answers: texts.iter().map(decode).collect::<Result<_>>()?,
+                num_tokens: texts.iter().map(Generated::num_chosen).sum::<usize>() as f64 / texts.len().max(1) as f64,
+            })
+        })?);
+        progress.update(done + per_point, total, &message);
     }
     progress.clear();
 
     let scores = match &settings.rater {
-        Some(rater) => means(&rater.rate(&answers)?, prompt_ids.len()),
+        Some(rater) => {
+            let answer = |(messages, text): (&&[Message], &String)| Answer::new(messages, text);
+            let of_point =
+                |point: &Measured| prompts.iter().cycle().zip(&point.answers).map(answer).collect::<Vec<_>>();
+            let answers: Vec<Answer> = measured.iter().flat_map(of_point).collect();
+            let rated = rater.rate(&answers).map_err(|error| interim.with_way_on(error))?;
+            means(&rated, prompt_ids.len())
+        }
         None => Vec::new(),
     };
     let mut points = Vec::new();
-    for (index, (lambda, held_out)) in grid.points.into_iter().zip(rows).enumerate() {
+    for (index, (lambda, measured)) in grid.points.into_iter().zip(measured).enumerate() {
         let generated = scores.get(index).map(|scores| {
             let mut row = Row::new();
             row.extend(scores.iter().map(|(name, mean)| (format!("score/{name}"), (*mean).into())));
-            row.insert("num_tokens".into(), lengths[index].into());
+            row.insert("num_tokens".into(), measured.num_tokens.into());
             row
         });
-        points.push(Point { lambda, held_out, generated });
+        points.push(Point { lambda, held_out: measured.held_out, generated });
     }
     let (num_prompts, num_samples) = (prompts.len(), settings.num_samples);
     let generation = |rater| Generation::new(rater, num_prompts, num_samples, &settings.generate);
     let generation = settings.rater.as_ref().map(generation);
-    Ok(ControlReport::new(
+    let report = ControlReport::new(
         subject,
         held_out.dimensions(),
         &settings.loss,
@@ -120,7 +166,8 @@ pub fn measure(
         held_out.num_records(),
         points,
         grid.curves,
-    ))
+    );
+    Ok((report, interim))
 }
 
 /// Averages the scores of each λ, whose answers follow each other.

@@ -68,6 +68,15 @@ pub enum TrainError {
         /// The model's folder.
         folder: PathBuf,
     },
+    /// A TorchScript module, of which only libtorch knows the shapes.
+    #[error(
+        "model.torchscript is a program, of which memory and time cannot be counted before it runs: plan a run with the \
+             model's own weights"
+    )]
+    NotPlanned,
+    /// A λ-adapter whose dimensions are only in the records.
+    #[error("data.dimensions is missing: without records, the dimensions of a λ-adapter must be in the config")]
+    DimensionsNotPlanned,
     /// No samples to train or evaluate on.
     #[error("no sample is left of {key} ({counts}): check data.format, data.dimensions and data.exclude_sources")]
     NoSamples {

@@ -219,7 +219,7 @@ pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
 
 /// Size of float32 copies of 16-bit gradients at which a group of parameters is updated. It bounds the copies alive at
 /// once.
-const MAX_WIDENED_BYTES: usize = 64 << 20;
+pub(super) const MAX_WIDENED_BYTES: usize = 64 << 20;
 
 /// Parameters that are updated in one fused pass.
 #[derive(Default)]

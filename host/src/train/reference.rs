@@ -28,6 +28,6 @@ mod load;
 pub use cache::ReferenceCache;
 pub use compute::Reference;
 pub use load::References;
-pub(super) use load::load_model_and_references;
+pub(super) use load::{has_reference, load_model_and_references};
 pub use log_probs::ReferenceLogProbs;
 pub use request::LogProbRequest;

@@ -106,7 +106,7 @@ fn beta_notice(loss: &LossOptions) -> Option<String> {
 /// A chunk of logits reads the whole LM head, so on a GPU a larger one is better: 1/32 of the memory that is free
 /// before the model is loaded, rounded down to a power of two, so that it does not depend on small differences. It is
 /// never less than the default of the plugin, which is that of the CPU.
-fn logits_budget_bytes(configured_mib: Option<u64>, free_device_bytes: Option<u64>) -> usize {
+pub(super) fn logits_budget_bytes(configured_mib: Option<u64>, free_device_bytes: Option<u64>) -> usize {
     let default = LossOptions::default().logits_budget_bytes;
     match (configured_mib, free_device_bytes) {
         (Some(mib), _) => usize::try_from(mib.saturating_mul(1 << 20)).unwrap_or(usize::MAX),

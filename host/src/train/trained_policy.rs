@@ -222,7 +222,8 @@ fn logits<'m>(script: &TorchScriptPolicy, batch: &Batch) -> Result<Forward<'m>, 
     Ok(Forward::Logits { logits: graph.f_detach()?, graph })
 }
 
-fn lora(adapter: &AdapterSection, dimensions: Option<&[String]>) -> LoraConfig {
+/// Returns the configuration of the adapter; `dimensions` are those of a λ-adapter.
+pub(super) fn lora(adapter: &AdapterSection, dimensions: Option<&[String]>) -> LoraConfig {
     let rank = |rank: u64| i64::try_from(rank).unwrap_or(i64::MAX);
     LoraConfig {
         rank: rank(adapter.rank),

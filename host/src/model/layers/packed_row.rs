@@ -53,6 +53,29 @@ impl PackedRow {
         Some(row)
     }
 
+    /// A prompt and its responses, without padding.
+    pub(in crate::model) fn of_prompt(length: i64, responses: &[i64]) -> PackedRow {
+        PackedRow { prompts: vec![PackedPrompt { length, responses: responses.to_vec() }], padding: 0 }
+    }
+
+    /// Whether it is one sequence, which may be followed by padding.
+    pub(in crate::model) fn is_one_sequence(&self) -> bool {
+        self.prompts.len() <= 1 && self.prompts.iter().all(|prompt| prompt.branches().is_empty())
+    }
+
+    /// Number of (query, key) pairs that are computed by segments.
+    pub(in crate::model) fn num_pairs(&self) -> i64 {
+        self.prompts.iter().map(PackedPrompt::num_pairs).sum()
+    }
+
+    /// Tokens of the trunks, and of the branches with their prompts.
+    pub(in crate::model) fn segment_lengths(&self) -> [i64; 2] {
+        let trunks = self.prompts.iter().map(PackedPrompt::trunk).sum();
+        let with_prompt =
+            |prompt: &PackedPrompt| prompt.branches().iter().map(|branch| prompt.length + branch).sum::<i64>();
+        [trunks, self.prompts.iter().map(with_prompt).sum()]
+    }
+
     /// Returns the lengths of all parts, in order.
     pub(super) fn lengths(&self) -> impl Iterator<Item = i64> {
         let prompts = self

@@ -10,7 +10,7 @@ use crate::train::trained_policy::{TrainableModel, precision};
 
 use super::cache::ReferenceCache;
 use super::compute::Reference;
-use super::key::{key_of, model_key, policy_key};
+use super::key::{key_of, policy_key};
 use super::log_probs::ReferenceLogProbs;
 use super::request::requests;
 use super::validate::validate;
@@ -52,14 +52,14 @@ pub(in crate::train) fn load_model_and_references(
         (Some(path), _) => {
             let folder = setup.hub.model_folder(path)?;
             let reference = Model::load(&folder, setup.libtorch, precision(&config.model))?;
-            let references = compute(setup, batches, &reference, &model_key(&reference, &folder)?)?;
+            let references = compute(setup, batches, &reference, &reference.key(&folder)?)?;
             drop(reference);
             Ok((load_model(setup)?, references))
         }
     }
 }
 
-fn has_reference(config: &RunConfig) -> bool {
+pub(in crate::train) fn has_reference(config: &RunConfig) -> bool {
     config.objective().has_reference() && config.reference.kind != ReferenceKind::None
 }
 
