@@ -38,13 +38,14 @@ fn reports_and_comparisons_name_the_record() {
         "error: a log-prob of the model is NaN in record 0: check the model's weights, and this record"
     );
     let report = policy.text("report");
+    // The longest record comes first.
     let message = policy.refuse(&[&["steer", "--out", &report], &common[..]].concat());
     assert_eq!(
         message,
-        "error: the reference log-prob of response 0 of record 0 is NaN: check the weights of the model and its adapter, and \
+        "error: the reference log-prob of response 0 of record 3 is NaN: check the weights of the model and its adapter, and \
          this record"
     );
-    assert!(!policy.path("report").exists());
+    assert!(!policy.path("report").exists() && !policy.path("report.unfinished.jsonl").exists());
 }
 
 #[test]

@@ -21,7 +21,9 @@ use super::regular;
 #[derive(Debug)]
 pub struct Interim {
     path: PathBuf,
-    file: File,
+    head: String,
+    /// None until a step is finished: a command that fails before leaves nothing.
+    file: Option<File>,
     finished: IndexMap<String, Value>,
 }
 
@@ -50,19 +52,17 @@ impl Interim {
             finished.insert(step, value);
             length += line.len();
         }
-        let write = || -> std::io::Result<File> {
-            if !is_same {
-                fs::write(&path, &head)?;
-            }
+        let continued = || -> std::io::Result<File> {
             let file = OpenOptions::new().append(true).open(&path)?;
             file.set_len(length as u64)?;
             Ok(file)
         };
-        let file = write().with_context(|| format!("{} cannot be written", path.display()))?;
+        let file = is_same.then(continued).transpose();
+        let file = file.with_context(|| format!("{} cannot be written", path.display()))?;
         if !finished.is_empty() {
             say(&format!("{} finished steps are in {}: going on from there", finished.len(), path.display()));
         }
-        Ok(Self { path, file, finished })
+        Ok(Self { path, head, file, finished })
     }
 
     /// Returns the result of a step: as it was finished before, or as `make` computes it now.
@@ -78,9 +78,19 @@ impl Interim {
         }
         let made = make()?;
         let line = format!("{}\n", serde_json::to_string(&(step, &made))?);
-        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
-        written.with_context(|| format!("{} cannot be written", self.path.display()))?;
+        self.write(&line).with_context(|| format!("{} cannot be written", self.path.display()))?;
         Ok(made)
+    }
+
+    fn write(&mut self, line: &str) -> std::io::Result<()> {
+        if self.file.is_none() {
+            let mut file = File::create(&self.path)?;
+            file.write_all(self.head.as_bytes())?;
+            self.file = Some(file);
+        }
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.write_all(line.as_bytes())?;
+        file.sync_data()
     }
 
     /// Adds to an error where the finished steps are.
@@ -131,5 +141,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
         Interim::open(&target, "b").unwrap().finish();
         assert!(!path.exists());
+        drop(Interim::open(&target, "b").unwrap());
+        assert!(!path.exists(), "nothing was finished");
     }
 }
