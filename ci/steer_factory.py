@@ -159,7 +159,7 @@ def measured(data: Data, model: Path, adapter: Path, records: Path, out: Path) -
 def perfect(data: Data, records: Path, num_points: int) -> Curves:
     """The same figures for a policy whose listwise distribution is the target."""
     found: Curves = {name: [] for name in data.dimensions}
-    rows = [json.loads(line)["completions"] for line in records.read_text().splitlines()]
+    rows = [json.loads(line)["completions"] for line in records.read_text().removesuffix("\n").split("\n")]
     rows = [
         {name: [float(answer["annotations"][name]["Rating"]) for answer in answers] for name in data.dimensions}
         for answers in rows
@@ -234,7 +234,7 @@ def dialogue(data_folder: Path, out: Path, model: Path, rate: float) -> None:
     """Trains on rated dialogues, fold by fold, and prints their table."""
     folder = out / "dialogue"
     folder.mkdir(parents=True, exist_ok=True)
-    lines = (data_folder / "topical_chat.jsonl").read_text().splitlines()
+    lines = (data_folder / "topical_chat.jsonl").read_text().removesuffix("\n").split("\n")
     ours, program, targets = [], [], []
     for fold in range(NUM_FOLDS):
         held_out, train = folder / f"eval-{fold}.jsonl", folder / f"train-{fold}.jsonl"

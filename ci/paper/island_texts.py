@@ -13,7 +13,7 @@ from pathlib import Path
 
 def main() -> None:
     source, out = map(Path, sys.argv[1:])
-    conversations = [json.loads(line)["messages"] for line in source.read_text(encoding="utf-8").splitlines()]
+    conversations = [json.loads(line)["messages"] for line in source.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
     shift = len(conversations) // 3
     lines = []
     for index, (*prompt, _) in enumerate(conversations):

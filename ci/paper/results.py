@@ -137,7 +137,7 @@ def evaluation(folder: Path) -> dict:
     """Reads an evaluation, with the mean length of its answers in characters."""
     found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     answers = [
-        json.loads(line)["response"] for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+        json.loads(line)["response"] for line in (folder / "answers.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
     ]
     # Without a reference, rewards are log-probs: not what accuracy means elsewhere.
     if found["subject"]["reference"] == "none":

@@ -146,7 +146,7 @@ def make_records(study: Comparison) -> None:
     steps.made_as_planned(study.out / "plans" / "records.json", list(map(str, command)))
     if not study.data("scale.json").exists():
         steps.call(study, study.out / "logs" / "records.log", command)
-    rows = study.data("eval.jsonl").read_text(encoding="utf-8").splitlines()[: study.answers["num_prompts"]]
+    rows = study.data("eval.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")[: study.answers["num_prompts"]]
     prompts = [json.dumps({"prompt": json.loads(row)["instruction"]}, ensure_ascii=False) + "\n" for row in rows]
     study.data("prompts.jsonl").write_text("".join(prompts), encoding="utf-8")
 

@@ -42,7 +42,8 @@ if command == "train":
 if command == "evaluate":
     is_better = "ours" in str(out)
     estimate = lambda mean: {{"mean": mean, "stderr": 0.1}}
-    (out / "answers.jsonl").write_text('{{"response": "four"}}\\n{{"response": "seven.."}}\\n')
+    # A line separator of Unicode, which ends no line of JSON.
+    (out / "answers.jsonl").write_text('{{"response": "four"}}\\n{{"response": "seven\u2028."}}\\n')
     json.dump({{
         "subject": {{"reference": "none" if "start" in str(out) else "adapter_off"}},
         "settings": {{"dimensions": ["a", "b"], "num_records": 4, "num_prompts": 3}},

@@ -28,7 +28,7 @@ def order(text: str) -> bytes:
 def candidates(source: Path, max_prompt_chars: int, max_response_chars: int) -> list[tuple[str, list[str]]]:
     """Prompts in shuffled order, each with its four answers, shuffled too."""
     found: dict[str, list[str]] = {}
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(source.read_text(encoding="utf-8").removesuffix("\n").split("\n"), 1):
         try:
             row = json.loads(line)
             prompt, responses = (
