@@ -242,7 +242,8 @@ fn available_bytes(device: Device) -> Option<u64> {
     }
 }
 
-/// Finds the largest micro-batch of a run, by its positions with padding, and counts tokens.
+/// Finds the largest micro-batch of a run's first epoch, by its positions with padding, and counts tokens. Later epochs pair
+/// other samples, but a run of many steps must not look at all of them before it starts.
 fn load_of(train: &TrainBatches, max_steps: u64) -> Result<Load, TrainError> {
     let num_tokens = |sample: &usize| train.dataset.samples()[*sample].num_tokens;
     // Prompts of a micro-batch are padded to the longest one, unless they share rows.
@@ -252,16 +253,17 @@ fn load_of(train: &TrainBatches, max_steps: u64) -> Result<Load, TrainError> {
         if train.collate.max_tokens.is_some() { sum } else { longest * samples.len() }
     };
     let steps_per_epoch = train.plan.steps_per_epoch();
-    let micro_batches = (0..max_steps).flat_map(|step| train.samples_of(step));
+    let micro_batches = (0..steps_per_epoch.min(max_steps)).flat_map(|step| train.samples_of(step));
     let largest = micro_batches.max_by_key(size).unwrap_or_default();
     let lambda = uniform_lambda(train.dataset.dimensions().len()).repeat(largest.len());
     let batch = train.dataset.batch(&largest, &lambda, &train.collate)?;
+    let num_epochs = max_steps as f64 / steps_per_epoch.max(1) as f64;
     let epoch_tokens = train.samples.iter().map(num_tokens).sum::<usize>() as f64;
     Ok(Load {
         rows: RowLengths::read(&model_inputs(&batch))?,
         num_targets: batch.target_ids.numel() as i64,
-        run_tokens: epoch_tokens * max_steps as f64 / steps_per_epoch.max(1) as f64,
-        reference_tokens: epoch_tokens * (max_steps as f64 / steps_per_epoch.max(1) as f64).min(1.0),
+        run_tokens: epoch_tokens * num_epochs,
+        reference_tokens: epoch_tokens * num_epochs.min(1.0),
     })
 }
 
