@@ -7,10 +7,11 @@ cd "$(dirname "$0")/.."
 
 ci/setup.sh
 cargo fmt --all --check
-cargo clippy --release --workspace --all-targets -- -D warnings
+cargo clippy --release --workspace --all-targets --features lambda-dpo-fuzz/targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --release --quiet --workspace --no-deps
 cargo run --release --quiet -p lambda-dpo-ci -- walls
 cargo run --release --quiet -p lambda-dpo-ci -- header --check
 cargo run --release --quiet -p lambda-dpo-ci -- layout --check
 .venv/bin/python fixtures/demo/make_records.py --check
 .venv/bin/python fixtures/words/make_tokenizer.py --check
+.venv/bin/python fuzz/make_seeds.py --check

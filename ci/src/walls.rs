@@ -9,7 +9,7 @@ use cargo_metadata::Package;
 use crate::{circles, graph, layers};
 
 /// Each crate of the workspace and the crates of the workspace it may depend on, dev-dependencies included.
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
     ("lambda-dpo-concepts", &[]),
     ("lambda-dpo-abi", &[]),
     ("lambda-dpo-products", &["lambda-dpo-abi"]),
@@ -21,6 +21,8 @@ const ALLOWED: [(&str, &[&str]); 9] = [
         "lambda-dpo-tests",
         &["lambda-dpo-concepts", "lambda-dpo-abi", "lambda-dpo-core", "lambda-dpo-cdylib", "lambda-dpo"],
     ),
+    ("lambda-dpo-fuzz", &["lambda-dpo-abi", "lambda-dpo-core", "lambda-dpo-fuzz-plugin", "lambda-dpo"]),
+    ("lambda-dpo-fuzz-plugin", &["lambda-dpo-concepts", "lambda-dpo-abi", "lambda-dpo-core"]),
     ("lambda-dpo-ci", &["lambda-dpo-abi"]),
 ];
 

@@ -1,5 +1,6 @@
 //! Record parsing and conversion: any bytes as one record, and as a file of them.
 #![no_main]
+#![expect(clippy::expect_used, reason = "a target cannot go on without its files")]
 
 use std::io::Write;
 

@@ -1,42 +1,64 @@
-//! The table with a careless caller: options of any value, texts of any bytes, tensors of any description over valid
-//! memory. Every call must return a status; a panic is a finding.
+//! The whole table with a careless caller: any sequence of its functions, with handles that are live, freed, of another
+//! type or made up, options of any value, texts of any bytes, and tensors of any description over valid memory. Every call
+//! must return a status other than a panic's, refuse what is no live handle, leave its outputs untouched if it fails, and
+//! write no more of a message than there is room for.
 #![no_main]
+#![expect(clippy::expect_used, reason = "a target cannot go on without its files")]
 
 use std::mem::MaybeUninit;
-use std::ptr::{null, null_mut, without_provenance, without_provenance_mut};
+use std::path::PathBuf;
+use std::ptr::{null, null_mut, without_provenance_mut};
+use std::sync::LazyLock;
 
 use arbitrary::Arbitrary;
+use arrow_array::ffi_stream::FFI_ArrowArrayStream;
+use arrow_array::{RecordBatch, RecordBatchIterator};
+use arrow_json::ReaderBuilder;
+use arrow_json::reader::infer_json_schema;
 use lambda_dpo_abi as abi;
+use lambda_dpo_fuzz::handles::{Handles, Kind, Picked};
+use lambda_dpo_fuzz::ignore_library_panics;
+use lambda_dpo_fuzz::lent::{Description, Lent};
 use libfuzzer_sys::fuzz_target;
 
-#[derive(Arbitrary, Debug)]
-struct Tensor {
-    version: u8,
-    device: u8,
-    code: u8,
-    bits: u8,
-    lanes: u8,
-    shape: Vec<u8>,
-    strides: Option<Vec<i8>>,
-    byte_offset: u8,
-    is_null: bool,
-}
+/// Chooses one of a few values, or a handle.
+type Choice = u8;
 
 #[derive(Arbitrary, Debug)]
 struct Convert<'a> {
-    record: &'a [u8],
-    format: u8,
-    best_worst_pairs: u8,
+    format: Choice,
+    best_worst_pairs: Choice,
     dimensions: Option<Vec<&'a str>>,
+    excluded: Option<Vec<&'a [u8]>>,
     missing_rating: f64,
     temperature: f64,
-    keep_all: u8,
+    max_samples: u8,
+    keep_all: Choice,
     struct_size: Option<u8>,
 }
 
 #[derive(Arbitrary, Debug)]
+struct Collate {
+    lambda: [f64; 32],
+    layout: Choice,
+    max_tokens: u16,
+    pad_to_multiple_of: u8,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Dataset<'a> {
+    tokenizer: Choice,
+    convert: Convert<'a>,
+    cutoff_len: u8,
+    keep_all: Choice,
+    /// 0 to 99: no callback; then one that goes on, and one that stops.
+    progress: Choice,
+    has_cache: bool,
+}
+
+#[derive(Arbitrary, Debug)]
 struct Schedule {
-    kind: u8,
+    kind: Choice,
     dimension: u8,
     num_dimensions: u8,
     alpha: f64,
@@ -45,83 +67,84 @@ struct Schedule {
 
 #[derive(Arbitrary, Debug)]
 struct Loss {
-    tensors: [Option<Tensor>; 12],
+    tensors: [Option<Description>; 14],
     num_sequences: u64,
-    objective: u8,
-    reduction: u8,
+    objective: Choice,
+    reduction: Choice,
     beta: f64,
+    label_smoothing: f64,
+    simpo_gamma: f64,
+    sft_weight: f64,
     normalizer: f64,
     logits_budget_bytes: u64,
-    paper_exact: u8,
-    wants: u8,
-    cuda_stream: u8,
-}
-
-#[derive(Arbitrary, Debug)]
-struct Collate<'a> {
-    tokens: Vec<&'a [u8]>,
-    lambda: [f64; 32],
-    layout: u8,
-    max_tokens: u16,
-    pad_to_multiple_of: u8,
-    /// A handle that may be invalid.
-    handle: u8,
+    paper_exact: Choice,
+    wants: Choice,
+    cuda_stream: Choice,
 }
 
 #[derive(Arbitrary, Debug)]
 enum Call<'a> {
-    Collate(Box<Collate<'a>>),
-    Convert(Convert<'a>),
-    Schedule(Schedule),
+    BuildInfo,
+    ConvertRecord(&'a [u8], Convert<'a>),
+    ReaderOpen(Vec<Choice>, &'a str, Convert<'a>),
+    ReaderOpenArrow(&'a str, Convert<'a>),
+    ReaderToArrow(Choice),
+    /// The stream of one reader becomes the input of another.
+    ReaderOfReader(Choice, Convert<'a>),
+    ReaderNext(Choice),
+    ReaderReport(Choice),
+    TokenizerOpen(Choice, &'a str),
+    TokenizerInfo(Choice),
+    TokenizerRender(Choice, &'a [u8], Choice),
+    TokenizerEncode(Choice, &'a [u8]),
+    TokenizerDecode(Choice, Option<Description>, Choice),
+    DecodeStreamNew(Choice, Choice),
+    DecodeStreamStep(Choice, i16),
+    DecodeStreamFinish(Choice),
+    Tokenize(Choice, &'a [u8], u8, Choice),
+    TokenizedSampleNew(&'a [u8]),
+    TokenizedSampleTokens(Choice),
+    Collate(Vec<Choice>, Box<Collate>, Box<Loss>),
+    DatasetOpen(Vec<Choice>, &'a str, Box<Dataset<'a>>),
+    DatasetOpenArrow(&'a str, Box<Dataset<'a>>),
+    DatasetLen(Choice),
+    DatasetInfo(Choice),
+    DatasetSamples(Choice),
+    DatasetBatch(Choice, Vec<u8>, Box<Collate>, Box<Loss>),
+    DatasetPrefetch(Choice, Vec<u8>, Box<Collate>),
+    ScheduleNew(Schedule),
+    ScheduleDraws(Choice, u64, u64),
+    RenormalizeLambda([Option<Description>; 3]),
+    LogProbs(Box<Loss>),
     Loss(Box<Loss>),
+    /// The backward of a context that another call has made, with inputs of its own.
+    Backward(Choice, Box<Loss>),
+    Free(Choice, Choice),
 }
 
-/// Memory of every tensor: small numbers in any dtype, and large enough for every shape below.
-static MEMORY: [u64; 1 << 16] = [1; 1 << 16];
+/// Files that calls may open.
+static FILES: LazyLock<Files> = LazyLock::new(Files::make);
 
-/// A tensor with the arrays it points to.
-struct Lent {
-    shape: Vec<i64>,
-    strides: Option<Vec<i64>>,
-    raw: abi::DLManagedTensorVersioned,
+struct Files {
+    folder: tempfile::TempDir,
+    paths: Vec<PathBuf>,
 }
 
-impl Tensor {
-    /// At most three dimensions of at most seven, so that every description fits the memory.
-    fn lend(&self) -> Box<Lent> {
-        let shape: Vec<i64> = self.shape.iter().take(3).map(|size| i64::from(size % 8)).collect();
-        let strides = self.strides.as_ref().map(|strides| {
-            (0..shape.len()).map(|i| strides.get(i).map_or(1, |stride| i64::from(*stride))).collect::<Vec<_>>()
-        });
-        // Most have a supported dtype.
-        let (code, bits) = match self.code % 8 {
-            0 => (abi::DL_INT, 64),
-            1 => (abi::DL_FLOAT, 32),
-            2 => (abi::DL_FLOAT, 64),
-            3 => (abi::DL_BFLOAT, 16),
-            4 => (abi::DL_BOOL, 8),
-            5 => (abi::DL_FLOAT, 16),
-            _ => (self.code, self.bits),
-        };
-        let raw = abi::DLManagedTensorVersioned {
-            version: abi::DLPackVersion { major: u32::from(self.version % 16 != 15), minor: 0 },
-            manager_ctx: null_mut(),
-            deleter: None,
-            flags: abi::DLPACK_FLAG_READ_ONLY,
-            dl_tensor: abi::DLTensor {
-                data: if self.is_null { null_mut() } else { MEMORY.as_ptr().cast_mut().cast() },
-                device: abi::DLDevice { device_type: if self.device < 250 { 1 } else { 2 }, device_id: 0 },
-                ndim: shape.len() as i32,
-                dtype: abi::DLDataType { code, bits, lanes: if self.lanes < 250 { 1 } else { 2 } },
-                shape: null_mut(),
-                strides: null_mut(),
-                byte_offset: u64::from(self.byte_offset % 32) * 8,
-            },
-        };
-        let mut lent = Box::new(Lent { shape, strides, raw });
-        lent.raw.dl_tensor.shape = lent.shape.as_mut_ptr();
-        lent.raw.dl_tensor.strides = lent.strides.as_mut().map_or(null_mut(), |strides| strides.as_mut_ptr());
-        lent
+impl Files {
+    fn make() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let fixtures = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures"));
+        let records = std::fs::read_to_string(fixtures.join("demo/records.jsonl")).expect("the demo's records");
+        let few: Vec<&str> = records.lines().take(3).collect();
+        let path = folder.path().join("few.jsonl");
+        std::fs::write(&path, few.join("\n")).expect("a temporary file");
+        let paths = vec![path, fixtures.join("tables/few.parquet"), fixtures.join("words"), folder.path().to_owned()];
+        Self { folder, paths }
+    }
+
+    fn choose(&self, choice: Choice) -> abi::Str {
+        let path = self.paths[usize::from(choice) % self.paths.len()].to_str().expect("UTF-8");
+        text(path.as_bytes())
     }
 }
 
@@ -129,9 +152,14 @@ fn text(bytes: &[u8]) -> abi::Str {
     abi::Str { data: bytes.as_ptr(), len: bytes.len() }
 }
 
+fn no_bytes() -> abi::Bytes {
+    abi::Bytes { data: null_mut(), len: 0, capacity: 0 }
+}
+
 /// # Safety
-/// `T` is a struct of the ABI with a `struct_size`.
+/// `T` is a struct of the ABI with a `struct_size`, for which zeros are valid.
 unsafe fn sized<T>() -> T {
+    // SAFETY: the caller's promise.
     unsafe {
         let mut value = MaybeUninit::<T>::zeroed();
         value.as_mut_ptr().cast::<usize>().write(size_of::<T>());
@@ -139,71 +167,130 @@ unsafe fn sized<T>() -> T {
     }
 }
 
-/// No call may panic.
-fn status(status: abi::Status) -> abi::Status {
-    assert_ne!(status, abi::STATUS_PANIC);
-    status
-}
-
-unsafe fn convert(api: &abi::Api, call: &Convert) {
-    let names: Option<Vec<abi::Str>> =
-        call.dimensions.as_ref().map(|names| names.iter().map(|name| text(name.as_bytes())).collect());
-    let options = abi::ConvertOptions {
-        struct_size: call
-            .struct_size
-            .map_or(size_of::<abi::ConvertOptions>(), usize::from)
-            .min(size_of::<abi::ConvertOptions>()),
-        format: call.format.into(),
-        best_worst_pairs: call.best_worst_pairs.into(),
-        dimensions: names.as_ref().map_or(null(), Vec::as_ptr),
-        num_dimensions: names.as_ref().map_or(0, Vec::len),
-        missing_rating: call.missing_rating,
-        temperature: call.temperature,
-        max_samples: 0,
-        exclude_sources: null(),
-        num_exclude_sources: 0,
-        keep_all: call.keep_all.into(),
-        reserved: 0,
+/// Makes a call, with room for `room` bytes of its message. Returns whether it succeeded.
+fn succeeds(room: usize, call: impl FnOnce(*mut abi::Error) -> abi::Status) -> bool {
+    const CANARY: u8 = 0xA5;
+    let mut buffer = [CANARY; 64];
+    let room = room % 48;
+    let mut error = abi::Error {
+        struct_size: size_of::<abi::Error>(),
+        buffer: buffer.as_mut_ptr(),
+        capacity: room,
+        len: usize::MAX,
     };
-    let mut sample = abi::Bytes { data: null_mut(), len: 0, capacity: 0 };
+    let status = call(&mut error);
+    assert!((abi::STATUS_OK..=abi::STATUS_CANCELLED).contains(&status), "status {status}");
+    assert_ne!(status, abi::STATUS_PANIC);
+    assert!(buffer[room..].iter().all(|byte| *byte == CANARY), "the message is longer than its room");
+    if status == abi::STATUS_OK {
+        assert_eq!(error.len, 0, "a message without a failure");
+        return true;
+    }
+    assert!(error.len > 0 && error.len != usize::MAX, "a failure without a message");
+    let written = &buffer[..error.len.min(room)];
+    let whole = written.split(|byte| *byte == CANARY).next().unwrap_or_default();
+    assert!(std::str::from_utf8(whole).is_ok(), "the message is cut inside a character");
+    false
+}
+
+/// Makes a call on a handle, which must fail unless the handle is alive.
+fn succeeds_on(handle: Picked, call: impl FnOnce(*mut abi::Error) -> abi::Status) -> bool {
+    let succeeded = succeeds(40, call);
+    assert!(handle.is_live || !succeeded, "a call has accepted a handle that is not alive");
+    succeeded
+}
+
+/// Makes a call that returns bytes, and frees them.
+fn bytes(api: &abi::Api, handle: Option<Picked>, call: impl FnOnce(*mut abi::Bytes, *mut abi::Error) -> abi::Status) {
+    let mut bytes = no_bytes();
+    let call = |error: *mut abi::Error| call(&mut bytes, error);
+    let succeeded = match handle {
+        Some(handle) => succeeds_on(handle, call),
+        None => succeeds(7, call),
+    };
+    assert!(succeeded || bytes.data.is_null(), "a failing call has written its output");
+    if !bytes.data.is_null() {
+        // SAFETY: the bytes are the call's, valid until they are freed.
+        let read = unsafe { std::slice::from_raw_parts(bytes.data, bytes.len) };
+        assert!(std::str::from_utf8(read).is_ok(), "bytes that are no UTF-8");
+    }
+    // SAFETY: of a call, or NULL; freed twice, which is allowed.
     unsafe {
-        status((api.convert_record)(text(call.record), 0, &options, &mut sample, null_mut()));
-        (api.bytes_free)(&mut sample);
+        (api.bytes_free)(&mut bytes);
+        (api.bytes_free)(&mut bytes);
     }
 }
 
-unsafe fn schedule(api: &abi::Api, call: &Schedule) {
-    let m = usize::from(call.num_dimensions % 8);
-    if call.weights.len() < m {
-        return;
-    }
-    unsafe {
-        let options = abi::ScheduleOptions {
-            kind: call.kind.into(),
-            dimension: call.dimension.into(),
-            num_dimensions: m,
-            alpha: call.alpha,
-            weights: call.weights.as_ptr(),
-            num_rows: call.weights.len() / m.max(1),
-            probabilities: call.weights.as_ptr(),
-            ..sized()
+/// Makes a call that returns a tensor, and frees it.
+fn tensor(handle: Option<Picked>, call: impl FnOnce(*mut abi::Tensor, *mut abi::Error) -> abi::Status) {
+    let mut tensor: abi::Tensor = null_mut();
+    let call = |error: *mut abi::Error| call(&mut tensor, error);
+    let succeeded = match handle {
+        Some(handle) => succeeds_on(handle, call),
+        None => succeeds(20, call),
+    };
+    assert_eq!(succeeded, !tensor.is_null());
+    // SAFETY: ours, or NULL.
+    unsafe { abi::tensor::free_tensor(tensor) };
+}
+
+/// The options of a conversion, with the arrays they point to.
+struct ConvertOptions {
+    _dimensions: Option<Vec<abi::Str>>,
+    _excluded: Option<Vec<abi::Str>>,
+    raw: abi::ConvertOptions,
+}
+
+impl ConvertOptions {
+    fn new(convert: &Convert) -> Self {
+        let dimensions: Option<Vec<abi::Str>> =
+            convert.dimensions.as_ref().map(|names| names.iter().map(|name| text(name.as_bytes())).collect());
+        let excluded: Option<Vec<abi::Str>> =
+            convert.excluded.as_ref().map(|names| names.iter().map(|name| text(name)).collect());
+        let whole = size_of::<abi::ConvertOptions>();
+        let raw = abi::ConvertOptions {
+            struct_size: convert.struct_size.map_or(whole, usize::from).min(whole),
+            format: u32::from(convert.format % 6),
+            best_worst_pairs: u32::from(convert.best_worst_pairs % 3),
+            dimensions: dimensions.as_ref().map_or(null(), Vec::as_ptr),
+            num_dimensions: dimensions.as_ref().map_or(0, Vec::len),
+            missing_rating: convert.missing_rating,
+            temperature: convert.temperature,
+            max_samples: convert.max_samples.into(),
+            exclude_sources: excluded.as_ref().map_or(null(), Vec::as_ptr),
+            num_exclude_sources: excluded.as_ref().map_or(0, Vec::len),
+            keep_all: u32::from(convert.keep_all % 3),
+            reserved: u32::from(convert.keep_all == 255),
         };
-        let (mut handle, mut lambda) = (null_mut(), [0.0; 8]);
-        if status((api.schedule_new)(&options, &mut handle, null_mut())) == abi::STATUS_OK {
-            status((api.schedule_draw_instance)(handle, 1, 2, 3, lambda.as_mut_ptr(), null_mut()));
-            let sum: f64 = lambda[..m].iter().sum();
-            assert!((sum - 1.0).abs() < 1e-6 && lambda.iter().all(|weight| *weight >= 0.0), "{lambda:?}");
-            (api.schedule_free)(handle);
+        Self { _dimensions: dimensions, _excluded: excluded, raw }
+    }
+}
+
+impl Collate {
+    fn options(&self) -> abi::CollateOptions {
+        abi::CollateOptions {
+            struct_size: size_of::<abi::CollateOptions>(),
+            layout: u32::from(self.layout % 4),
+            max_tokens: self.max_tokens.into(),
+            pad_to_multiple_of: self.pad_to_multiple_of.into(),
+            pad_token_id: 0,
         }
     }
 }
 
-unsafe fn loss(api: &abi::Api, call: &Loss) {
-    let mut lent: Vec<Option<Box<Lent>>> = call.tensors.iter().map(|t| t.as_ref().map(Tensor::lend)).collect();
-    let mut raw = lent.iter_mut().map(|lent| lent.as_mut().map_or(null_mut(), |lent| &raw mut lent.raw));
-    let mut next = || raw.next().unwrap_or(null_mut());
-    unsafe {
-        let inputs = abi::LossInputs {
+/// Inputs of a loss, with the tensors they borrow.
+struct Inputs {
+    _lent: Vec<Option<Box<Lent>>>,
+    raw: abi::LossInputs,
+}
+
+impl Loss {
+    fn inputs(&self) -> Inputs {
+        let mut lent: Vec<Option<Box<Lent>>> = self.tensors.iter().map(|t| t.as_ref().map(Lent::new)).collect();
+        let mut raw = lent.iter_mut().map(|lent| lent.as_mut().map_or(null_mut(), |lent| lent.raw()));
+        let mut next = || raw.next().unwrap_or(null_mut());
+        let raw = abi::LossInputs {
+            struct_size: size_of::<abi::LossInputs>(),
             hidden: next(),
             lm_head: next(),
             logits: next(),
@@ -211,106 +298,471 @@ unsafe fn loss(api: &abi::Api, call: &Loss) {
             target_positions: next(),
             target_ids: next(),
             target_sequences: next(),
-            num_sequences: if call.num_sequences < u64::MAX / 2 { call.num_sequences % 8 } else { call.num_sequences },
+            num_sequences: if self.num_sequences < u64::MAX / 2 { self.num_sequences % 8 } else { self.num_sequences },
             prompt_offsets: next(),
             sequence_index: next(),
             pi_target: next(),
             target_mask: next(),
             lambda: next(),
+            sequence_num_tokens: next(),
+            ranks: next(),
+            reference_log_probs: null_mut(),
             // Most are on the CPU, where there is no stream.
-            cuda_stream: without_provenance_mut(usize::from(call.cuda_stream).saturating_sub(250)),
-            ..sized()
+            cuda_stream: without_provenance_mut(usize::from(self.cuda_stream).saturating_sub(250)),
         };
-        let options = abi::LossOptions {
-            objective: (call.objective % 3).into(),
-            reduction: (call.reduction % 3).into(),
-            beta: call.beta,
-            normalizer: call.normalizer,
-            logits_budget_bytes: call.logits_budget_bytes,
-            paper_exact: (call.paper_exact % 3).into(),
-            wants: (call.wants % 32).into(),
-            ..sized()
-        };
-        let (mut outputs, mut context) = (sized::<abi::LossOutputs>(), null_mut());
-        let forward = (api.loss_forward)(&inputs, &options, &mut outputs, &mut context, null_mut());
-        if status(forward) == abi::STATUS_OK {
-            let mut gradients = sized::<abi::LossGradients>();
-            if !context.is_null() {
-                status((api.loss_backward)(context, &inputs, 1.0, &mut gradients, null_mut()));
-                (api.loss_context_free)(context);
-            }
-            for tensor in [gradients.hidden, gradients.lm_head, gradients.logits, gradients.sequence_log_probs] {
-                abi::tensor::free_tensor(tensor);
-            }
-            for tensor in [
-                outputs.loss,
-                outputs.token_log_probs,
-                outputs.sequence_log_probs,
-                outputs.rewards,
-                outputs.prompt_losses,
-                outputs.dimension_losses,
-                outputs.dimension_mask,
-                outputs.accuracies,
-                outputs.dimension_accuracies,
-                outputs.margins,
-            ] {
-                abi::tensor::free_tensor(tensor);
+        Inputs { _lent: lent, raw }
+    }
+
+    fn options(&self) -> abi::LossOptions {
+        abi::LossOptions {
+            objective: u32::from(self.objective % 9),
+            reduction: u32::from(self.reduction % 3),
+            beta: self.beta,
+            label_smoothing: self.label_smoothing,
+            simpo_gamma: self.simpo_gamma,
+            sft_weight: self.sft_weight,
+            normalizer: self.normalizer,
+            logits_budget_bytes: self.logits_budget_bytes,
+            paper_exact: u32::from(self.paper_exact % 3),
+            wants: u32::from(self.wants % 32),
+            // SAFETY: a struct of the ABI.
+            ..unsafe { sized() }
+        }
+    }
+
+    /// Computes the loss of inputs, keeps its context, and calls its backward twice at once if `wants` says so.
+    fn forward(&self, handles: &mut Handles, api: &abi::Api, inputs: &abi::LossInputs) {
+        let options = self.options();
+        let mut context = null_mut();
+        // SAFETY: every pointer is valid for its description; outputs are freed once.
+        unsafe {
+            let mut outputs = sized::<abi::LossOutputs>();
+            let succeeded = succeeds(40, |e| (api.loss_forward)(inputs, &options, &mut outputs, &mut context, e));
+            assert_eq!(succeeded, !outputs.loss.is_null());
+            free_outputs(outputs);
+            handles.keep(Kind::Context, context);
+            if self.wants & 32 != 0 && !context.is_null() {
+                let context = Picked { raw: context.cast(), is_live: true };
+                let first = backward(api, context, inputs);
+                assert!(!(first && backward(api, context, inputs)), "a context has served two backwards");
             }
         }
     }
 }
 
-unsafe fn collate(api: &abi::Api, call: &Collate) {
-    let (mut samples, mut bytes) = (Vec::new(), abi::Bytes { data: null_mut(), len: 0, capacity: 0 });
+/// # Safety
+/// As `loss_backward`.
+unsafe fn backward(api: &abi::Api, context: Picked, inputs: &abi::LossInputs) -> bool {
+    // SAFETY: the caller's promise; gradients are freed once.
     unsafe {
-        for tokens in call.tokens.iter().take(8) {
-            let mut sample = null_mut();
-            if status((api.tokenized_sample_new)(text(tokens), &mut sample, null_mut())) == abi::STATUS_OK {
-                status((api.tokenized_sample_tokens)(sample, &mut bytes, null_mut()));
-                (api.bytes_free)(&mut bytes);
-                samples.push(sample.cast_const());
-            }
-        }
-        // Of another type, freed, or made up.
-        samples.extend((call.handle > 200).then(|| without_provenance(call.handle.into())));
-        // λ has room for M numbers per sample if M is small; samples with more are not collated.
-        let num_dimensions = |sample: &&[u8]| sample.iter().filter(|byte| **byte == b'[').count();
-        if call.tokens.iter().map(num_dimensions).max().unwrap_or(0) * samples.len() <= call.lambda.len() {
-            let options = abi::CollateOptions {
-                layout: (call.layout % 4).into(),
-                max_tokens: call.max_tokens.into(),
-                pad_to_multiple_of: call.pad_to_multiple_of.into(),
-                ..sized()
-            };
-            let mut batch = sized::<abi::Batch>();
-            let lambda = call.lambda.as_ptr();
-            status((api.collate)(samples.as_ptr(), samples.len(), lambda, &options, &mut batch, null_mut()));
-            (api.batch_free)(&mut batch);
-        }
-        for sample in samples {
-            (api.tokenized_sample_free)(sample.cast_mut());
-            (api.tokenized_sample_free)(sample.cast_mut());
-        }
-        let handle = without_provenance_mut::<u8>(call.handle.into());
-        status((api.dataset_info)(handle.cast(), &mut bytes, null_mut()));
-        (api.bytes_free)(&mut bytes);
-        status((api.reader_next)(handle.cast(), &mut bytes, null_mut()));
-        (api.bytes_free)(&mut bytes);
+        let mut gradients = sized::<abi::LossGradients>();
+        let succeeded =
+            succeeds_on(context, |e| (api.loss_backward)(context.raw.cast(), inputs, 1.0, &mut gradients, e));
+        let all = [gradients.hidden, gradients.lm_head, gradients.logits, gradients.sequence_log_probs];
+        assert!(succeeded || all.iter().all(|tensor| tensor.is_null()), "a failing call has written its output");
+        all.into_iter().for_each(|tensor| abi::tensor::free_tensor(tensor));
+        succeeded
     }
 }
 
-fuzz_target!(|calls: Vec<Call>| {
+/// # Safety
+/// The outputs are the caller's, and not used again.
+unsafe fn free_outputs(outputs: abi::LossOutputs) {
+    for tensor in [
+        outputs.loss,
+        outputs.token_log_probs,
+        outputs.sequence_log_probs,
+        outputs.rewards,
+        outputs.prompt_losses,
+        outputs.dimension_losses,
+        outputs.dimension_mask,
+        outputs.accuracies,
+        outputs.dimension_accuracies,
+        outputs.margins,
+        outputs.sft_losses,
+    ] {
+        // SAFETY: the caller's promise.
+        unsafe { abi::tensor::free_tensor(tensor) };
+    }
+}
+
+/// Whether a sample may have so many dimensions that λ of four samples has no room for them.
+fn has_many_dimensions(sample: &[u8]) -> bool {
+    sample.iter().filter(|byte| **byte == b'[').count() > 8
+}
+
+/// Whether λ has room for the dimensions of all samples.
+fn has_room(num_samples: usize, num_dimensions: usize, lambda: &[f64]) -> bool {
+    num_samples.saturating_mul(num_dimensions) <= lambda.len()
+}
+
+/// Computes the loss of a batch, with log-probs of any value for its sequences, and frees it twice.
+fn train(handles: &mut Handles, api: &abi::Api, mut batch: abi::Batch, loss: &Loss) {
+    let num_sequences = if batch.sequence_num_tokens.is_null() {
+        0
+    } else {
+        // SAFETY: a tensor of the batch.
+        unsafe { *(*batch.sequence_num_tokens).dl_tensor.shape as usize }
+    };
+    let (mut log_probs, mut reference) = (Lent::vector(num_sequences), Lent::vector(num_sequences));
+    let inputs = abi::LossInputs {
+        sequence_log_probs: log_probs.raw(),
+        num_sequences: num_sequences as u64,
+        sequence_num_tokens: batch.sequence_num_tokens,
+        reference_log_probs: if loss.cuda_stream.is_multiple_of(2) { reference.raw() } else { null_mut() },
+        prompt_offsets: batch.prompt_offsets,
+        sequence_index: batch.sequence_index,
+        pi_target: batch.pi_target,
+        target_mask: batch.target_mask,
+        ranks: batch.ranks,
+        lambda: batch.lambda,
+        // SAFETY: a struct of the ABI.
+        ..unsafe { sized() }
+    };
+    loss.forward(handles, api, &inputs);
+    // SAFETY: the batch is ours, and may be freed twice.
+    unsafe {
+        (api.batch_free)(&mut batch);
+        (api.batch_free)(&mut batch);
+    }
+}
+
+/// Records as an Arrow stream; None if the text is none.
+fn stream_of(records: &str) -> Option<FFI_ArrowArrayStream> {
+    let (schema, _) = infer_json_schema(records.as_bytes(), None).ok()?;
+    let reader = ReaderBuilder::new(schema.into()).with_batch_size(2).build(records.as_bytes()).ok()?;
+    let batches: Vec<RecordBatch> = reader.collect::<Result<_, _>>().ok()?;
+    let schema = batches.first()?.schema();
+    Some(FFI_ArrowArrayStream::new(Box::new(RecordBatchIterator::new(batches.into_iter().map(Ok), schema))))
+}
+
+unsafe extern "C" fn go_on(_: *mut std::ffi::c_void, _: u64, _: u64) -> i32 {
+    0
+}
+
+unsafe extern "C" fn stop(_: *mut std::ffi::c_void, _: u64, _: u64) -> i32 {
+    1
+}
+
+/// Makes `dataset_open` or `dataset_open_arrow`, with options that are valid during the call.
+fn open_dataset(
+    handles: &mut Handles,
+    dataset: &Dataset,
+    call: impl FnOnce(*const abi::Tokenizer, &abi::DatasetOptions, *mut *mut abi::Dataset, *mut abi::Error) -> abi::Status,
+) {
+    let convert = ConvertOptions::new(&dataset.convert);
+    let tokenize = abi::TokenizeOptions {
+        struct_size: size_of::<abi::TokenizeOptions>(),
+        cutoff_len: dataset.cutoff_len.into(),
+        keep_all: u32::from(dataset.keep_all % 3),
+        reserved: 0,
+    };
+    let cache = FILES.folder.path().join("cache");
+    let progress: abi::Progress = match dataset.progress {
+        0..100 => None,
+        100..200 => Some(go_on),
+        _ => Some(stop),
+    };
+    let options = abi::DatasetOptions {
+        struct_size: size_of::<abi::DatasetOptions>(),
+        convert: &convert.raw,
+        tokenize: &tokenize,
+        progress,
+        progress_user: null_mut(),
+        cache_dir: if dataset.has_cache { text(cache.as_os_str().as_encoded_bytes()) } else { text(b"") },
+    };
+    let tokenizer = handles.pick(Kind::Tokenizer, dataset.tokenizer);
+    let mut opened = null_mut();
+    let succeeded = succeeds_on(tokenizer, |e| call(tokenizer.raw.cast(), &options, &mut opened, e));
+    assert_eq!(succeeded, !opened.is_null());
+    handles.keep(Kind::Dataset, opened);
+}
+
+/// Number of dimensions of a dataset.
+fn num_dimensions(api: &abi::Api, dataset: Picked) -> usize {
+    let mut info = no_bytes();
+    // SAFETY: the handle is checked by the library, the bytes are ours.
+    unsafe {
+        (api.dataset_info)(dataset.raw.cast(), &mut info, null_mut());
+        if info.data.is_null() {
+            return 0;
+        }
+        // Names have no brackets in the files that calls open, and those of a stream are as long as they like.
+        let text = std::slice::from_raw_parts(info.data, info.len);
+        let num = text.iter().filter(|byte| **byte == b',').count() + 1;
+        (api.bytes_free)(&mut info);
+        num
+    }
+}
+
+/// # Safety
+/// Handles are checked by the library; every other pointer is valid for its description.
+unsafe fn make(api: &abi::Api, handles: &mut Handles, call: Call) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match call {
+            Call::BuildInfo => {
+                let mut info = sized::<abi::BuildInfo>();
+                assert!(succeeds(0, |e| (api.build_info)(&mut info, e)));
+            }
+            Call::ConvertRecord(record, convert) => {
+                let options = ConvertOptions::new(&convert);
+                bytes(api, None, |out, e| (api.convert_record)(text(record), 0, &options.raw, out, e));
+            }
+            Call::ReaderOpen(choices, other, convert) => {
+                let options = ConvertOptions::new(&convert);
+                let choose = |choice: &Choice| {
+                    if *choice < 240 { FILES.choose(*choice) } else { text(other.as_bytes()) }
+                };
+                let paths: Vec<abi::Str> = choices.iter().take(3).map(choose).collect();
+                let mut reader = null_mut();
+                succeeds(30, |e| (api.reader_open)(paths.as_ptr(), paths.len(), &options.raw, &mut reader, e));
+                handles.keep(Kind::Reader, reader);
+            }
+            Call::ReaderOpenArrow(records, convert) => {
+                let options = ConvertOptions::new(&convert);
+                let Some(mut stream) = stream_of(records) else { return };
+                let mut reader = null_mut();
+                succeeds(30, |e| (api.reader_open_arrow)((&raw mut stream).cast(), &options.raw, &mut reader, e));
+                assert!(stream.release.is_none(), "the library takes the stream, even if the call fails");
+                handles.keep(Kind::Reader, reader);
+            }
+            Call::ReaderToArrow(choice) => {
+                let (reader, mut stream) = (handles.pick(Kind::Reader, choice), FFI_ArrowArrayStream::empty());
+                if succeeds_on(reader, |e| (api.reader_to_arrow)(reader.raw.cast(), (&raw mut stream).cast(), e)) {
+                    let read = arrow_array::ffi_stream::ArrowArrayStreamReader::from_raw(&mut stream);
+                    read.expect("a stream has a schema").for_each(drop);
+                }
+            }
+            Call::ReaderOfReader(choice, convert) => {
+                let (reader, mut stream) = (handles.pick(Kind::Reader, choice), FFI_ArrowArrayStream::empty());
+                let options = ConvertOptions::new(&convert);
+                if succeeds_on(reader, |e| (api.reader_to_arrow)(reader.raw.cast(), (&raw mut stream).cast(), e)) {
+                    let mut opened = null_mut();
+                    succeeds(30, |e| (api.reader_open_arrow)((&raw mut stream).cast(), &options.raw, &mut opened, e));
+                    handles.keep(Kind::Reader, opened);
+                }
+            }
+            Call::ReaderNext(choice) => {
+                let reader = handles.pick(Kind::Reader, choice);
+                bytes(api, Some(reader), |out, e| (api.reader_next)(reader.raw.cast(), out, e));
+            }
+            Call::ReaderReport(choice) => {
+                let reader = handles.pick(Kind::Reader, choice);
+                bytes(api, Some(reader), |out, e| (api.reader_report)(reader.raw.cast(), out, e));
+            }
+            Call::TokenizerOpen(choice, template) => {
+                let mut tokenizer = null_mut();
+                // Mostly the folder of words; rarely another.
+                let folder = FILES.choose(if choice < 200 { 2 } else { choice });
+                let template = if choice.is_multiple_of(5) { text(template.as_bytes()) } else { text(b"") };
+                succeeds(30, |e| (api.tokenizer_open)(folder, template, &mut tokenizer, e));
+                handles.keep(Kind::Tokenizer, tokenizer);
+            }
+            Call::TokenizerInfo(choice) => {
+                let tokenizer = handles.pick(Kind::Tokenizer, choice);
+                bytes(api, Some(tokenizer), |out, e| (api.tokenizer_info)(tokenizer.raw.cast(), out, e));
+            }
+            Call::TokenizerRender(choice, messages, prompt) => {
+                let (tokenizer, prompt) = (handles.pick(Kind::Tokenizer, choice), u32::from(prompt % 3));
+                bytes(api, Some(tokenizer), |out, e| {
+                    (api.tokenizer_render)(tokenizer.raw.cast(), text(messages), prompt, out, e)
+                });
+            }
+            Call::TokenizerEncode(choice, bytes) => {
+                let tokenizer = handles.pick(Kind::Tokenizer, choice);
+                tensor(Some(tokenizer), |out, e| (api.tokenizer_encode)(tokenizer.raw.cast(), text(bytes), out, e));
+            }
+            Call::TokenizerDecode(choice, ids, skip) => {
+                let tokenizer = handles.pick(Kind::Tokenizer, choice);
+                let mut ids = ids.as_ref().map(Lent::new);
+                let ids = ids.as_mut().map_or(null_mut(), |ids| ids.raw());
+                let skip = u32::from(skip % 3);
+                bytes(api, Some(tokenizer), |out, e| (api.tokenizer_decode)(tokenizer.raw.cast(), ids, skip, out, e));
+            }
+            Call::DecodeStreamNew(choice, skip) => {
+                let (tokenizer, mut stream) = (handles.pick(Kind::Tokenizer, choice), null_mut());
+                let skip = u32::from(skip % 3);
+                succeeds_on(tokenizer, |e| (api.decode_stream_new)(tokenizer.raw.cast(), skip, &mut stream, e));
+                handles.keep(Kind::DecodeStream, stream);
+            }
+            Call::DecodeStreamStep(choice, id) => {
+                let stream = handles.pick(Kind::DecodeStream, choice);
+                bytes(api, Some(stream), |out, e| (api.decode_stream_step)(stream.raw.cast(), id.into(), out, e));
+            }
+            Call::DecodeStreamFinish(choice) => {
+                let stream = handles.pick(Kind::DecodeStream, choice);
+                bytes(api, Some(stream), |out, e| (api.decode_stream_finish)(stream.raw.cast(), out, e));
+            }
+            Call::Tokenize(choice, sample, cutoff_len, keep_all) => {
+                let (tokenizer, mut tokenized) = (handles.pick(Kind::Tokenizer, choice), null_mut());
+                if has_many_dimensions(sample) {
+                    return;
+                }
+                let options = abi::TokenizeOptions {
+                    struct_size: size_of::<abi::TokenizeOptions>(),
+                    cutoff_len: cutoff_len.into(),
+                    keep_all: u32::from(keep_all % 3),
+                    reserved: 0,
+                };
+                succeeds_on(tokenizer, |e| {
+                    (api.tokenize)(tokenizer.raw.cast(), text(sample), &options, &mut tokenized, e)
+                });
+                handles.keep(Kind::Sample, tokenized);
+            }
+            Call::TokenizedSampleNew(tokens) => {
+                let mut sample = null_mut();
+                if !has_many_dimensions(tokens) {
+                    succeeds(30, |e| (api.tokenized_sample_new)(text(tokens), &mut sample, e));
+                    handles.keep(Kind::Sample, sample);
+                }
+            }
+            Call::TokenizedSampleTokens(choice) => {
+                let sample = handles.pick(Kind::Sample, choice);
+                bytes(api, Some(sample), |out, e| (api.tokenized_sample_tokens)(sample.raw.cast(), out, e));
+            }
+            Call::Collate(choices, collate, loss) => {
+                let samples: Vec<Picked> =
+                    choices.iter().take(4).map(|choice| handles.pick(Kind::Sample, *choice)).collect();
+                let raw: Vec<*const abi::TokenizedSample> =
+                    samples.iter().map(|sample| sample.raw.cast_const().cast()).collect();
+                let (options, lambda) = (collate.options(), collate.lambda.as_ptr());
+                let mut batch = sized::<abi::Batch>();
+                let succeeded =
+                    succeeds(40, |e| (api.collate)(raw.as_ptr(), raw.len(), lambda, &options, &mut batch, e));
+                assert!(!succeeded || samples.iter().all(|sample| sample.is_live));
+                assert_eq!(succeeded, !batch.input_ids.is_null());
+                train(handles, api, batch, &loss);
+            }
+            Call::DatasetOpen(choices, other, dataset) => {
+                let choose = |choice: &Choice| {
+                    if *choice < 240 { FILES.choose(choice % 2) } else { text(other.as_bytes()) }
+                };
+                let paths: Vec<abi::Str> = choices.iter().take(3).map(choose).collect();
+                open_dataset(handles, &dataset, |tokenizer, options, out, e| {
+                    (api.dataset_open)(paths.as_ptr(), paths.len(), tokenizer, options, out, e)
+                });
+            }
+            Call::DatasetOpenArrow(records, dataset) => {
+                let Some(mut stream) = stream_of(records) else { return };
+                open_dataset(handles, &dataset, |tokenizer, options, out, e| {
+                    (api.dataset_open_arrow)((&raw mut stream).cast(), tokenizer, options, out, e)
+                });
+                assert!(stream.release.is_none(), "the library takes the stream, even if the call fails");
+            }
+            Call::DatasetLen(choice) => {
+                let dataset = handles.pick(Kind::Dataset, choice);
+                assert!(dataset.is_live || (api.dataset_len)(dataset.raw.cast()) == 0);
+            }
+            Call::DatasetInfo(choice) => {
+                let dataset = handles.pick(Kind::Dataset, choice);
+                bytes(api, Some(dataset), |out, e| (api.dataset_info)(dataset.raw.cast(), out, e));
+            }
+            Call::DatasetSamples(choice) => {
+                let dataset = handles.pick(Kind::Dataset, choice);
+                tensor(Some(dataset), |out, e| (api.dataset_samples)(dataset.raw.cast(), out, e));
+            }
+            Call::DatasetBatch(choice, indices, collate, loss) => {
+                let dataset = handles.pick(Kind::Dataset, choice);
+                let indices: Vec<u64> = indices.iter().take(4).map(|index| u64::from(*index % 8)).collect();
+                if !has_room(indices.len(), num_dimensions(api, dataset), &collate.lambda) {
+                    return;
+                }
+                let (options, lambda) = (collate.options(), collate.lambda.as_ptr());
+                let mut batch = sized::<abi::Batch>();
+                succeeds_on(dataset, |e| {
+                    let raw = dataset.raw.cast();
+                    (api.dataset_batch)(raw, indices.as_ptr(), indices.len(), lambda, &options, &mut batch, e)
+                });
+                train(handles, api, batch, &loss);
+            }
+            Call::DatasetPrefetch(choice, indices, collate) => {
+                let dataset = handles.pick(Kind::Dataset, choice);
+                let indices: Vec<u64> = indices.iter().take(4).map(|index| u64::from(*index % 8)).collect();
+                if has_room(indices.len(), num_dimensions(api, dataset), &collate.lambda) {
+                    let (options, lambda) = (collate.options(), collate.lambda.as_ptr());
+                    succeeds_on(dataset, |e| {
+                        let raw = dataset.raw.cast();
+                        (api.dataset_prefetch)(raw, indices.as_ptr(), indices.len(), lambda, &options, e)
+                    });
+                }
+            }
+            Call::ScheduleNew(schedule) => {
+                let m = usize::from(schedule.num_dimensions % 8);
+                if schedule.weights.len() < m {
+                    return;
+                }
+                let options = abi::ScheduleOptions {
+                    struct_size: size_of::<abi::ScheduleOptions>(),
+                    kind: u32::from(schedule.kind % 10),
+                    dimension: schedule.dimension.into(),
+                    num_dimensions: m,
+                    alpha: schedule.alpha,
+                    weights: schedule.weights.as_ptr(),
+                    num_rows: schedule.weights.len() / m.max(1),
+                    probabilities: schedule.weights.as_ptr(),
+                };
+                let mut opened = null_mut();
+                succeeds(30, |e| (api.schedule_new)(&options, &mut opened, e));
+                handles.keep(Kind::Schedule, opened);
+            }
+            Call::ScheduleDraws(choice, seed, number) => {
+                let (schedule, mut lambda) = (handles.pick(Kind::Schedule, choice), [0.0; 8]);
+                let raw = schedule.raw.cast_const().cast();
+                let out = lambda.as_mut_ptr();
+                if succeeds_on(schedule, |e| (api.schedule_draw_instance)(raw, seed, 2, number, out, e)) {
+                    is_simplex(&lambda);
+                }
+                if succeeds_on(schedule, |e| (api.schedule_draw_step)(raw, seed, number, out, e)) {
+                    is_simplex(&lambda);
+                }
+            }
+            Call::RenormalizeLambda(descriptions) => {
+                let mut lent = descriptions.map(|tensor| tensor.as_ref().map(Lent::new));
+                let [offsets, mask, lambda] =
+                    [0, 1, 2].map(|at: usize| lent[at].as_mut().map_or(null_mut(), |lent| lent.raw()));
+                tensor(None, |out, e| (api.renormalize_lambda)(offsets, mask, lambda, out, e));
+            }
+            Call::LogProbs(loss) => {
+                let (inputs, options) = (loss.inputs(), loss.options());
+                let (mut token, mut sequence): (abi::Tensor, abi::Tensor) = (null_mut(), null_mut());
+                let succeeded = succeeds(40, |e| (api.log_probs)(&inputs.raw, &options, &mut token, &mut sequence, e));
+                assert_eq!(succeeded, !sequence.is_null());
+                abi::tensor::free_tensor(token);
+                abi::tensor::free_tensor(sequence);
+            }
+            Call::Loss(loss) => loss.forward(handles, api, &loss.inputs().raw),
+            Call::Backward(choice, loss) => {
+                backward(api, handles.pick(Kind::Context, choice), &loss.inputs().raw);
+            }
+            Call::Free(kind, choice) => {
+                let kind = KINDS[usize::from(kind) % KINDS.len()];
+                handles.free(kind, handles.pick(kind, choice));
+            }
+        }
+    }
+}
+
+const KINDS: [Kind; 7] =
+    [Kind::Reader, Kind::Tokenizer, Kind::DecodeStream, Kind::Sample, Kind::Dataset, Kind::Schedule, Kind::Context];
+
+fn is_simplex(lambda: &[f64]) {
+    let sum: f64 = lambda.iter().sum();
+    assert!((sum - 1.0).abs() < 1e-6 && lambda.iter().all(|weight| *weight >= 0.0), "{lambda:?}");
+}
+
+fuzz_target!(init: ignore_library_panics(), |calls: Vec<Call>| {
     let mut api = null();
     // SAFETY: every pointer is valid for its description.
     unsafe {
         assert_eq!(lambda_dpo::lambda_dpo_get_api(abi::ABI_MAJOR, abi::ABI_MINOR, &mut api, null_mut()), 0);
         let api = &*api;
+        let mut handles = Handles::new(api);
         for call in calls {
-            match call {
-                Call::Collate(call) => collate(api, &call),
-                Call::Convert(call) => convert(api, &call),
-                Call::Schedule(call) => schedule(api, &call),
-                Call::Loss(call) => loss(api, &call),
+            make(api, &mut handles, call);
+            // A long sequence of calls says no more than several short ones.
+            if handles.num_live() > 64 {
+                break;
             }
         }
     }

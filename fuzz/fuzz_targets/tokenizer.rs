@@ -1,6 +1,7 @@
 //! Tokenizer folders: any text as `tokenizer.json` and as `tokenizer_config.json`, and text for the tokenizer that they
 //! make. The input is these three texts, separated by NUL.
 #![no_main]
+#![expect(clippy::expect_used, reason = "a target cannot go on without its files")]
 
 use std::fs;
 

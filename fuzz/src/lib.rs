@@ -1,4 +1,9 @@
-//! Shared by the targets.
+//! Shared by the fuzz targets.
+#![cfg(feature = "targets")]
+
+pub mod handles;
+pub mod lent;
+pub mod tiny;
 
 /// Ignores panics of the tokenizer and the template engine, which some inputs cause. The core catches these and returns
 /// an error, but libfuzzer's hook would end the process first. A panic that is not caught still reaches the target, and
