@@ -172,12 +172,9 @@ pub unsafe fn sized<T>() -> T {
     }
 }
 
-/// Frees every tensor of a loss's outputs.
-///
-/// # Safety
-/// The caller must own the tensors that are not NULL, and not use them again.
-pub unsafe fn free_outputs(outputs: abi::LossOutputs) {
-    for tensor in [
+/// The tensors of a loss's outputs; NULL for those it has not.
+pub fn tensors_of(outputs: &abi::LossOutputs) -> [abi::Tensor; 11] {
+    [
         outputs.loss,
         outputs.token_log_probs,
         outputs.sequence_log_probs,
@@ -188,7 +185,16 @@ pub unsafe fn free_outputs(outputs: abi::LossOutputs) {
         outputs.accuracies,
         outputs.dimension_accuracies,
         outputs.margins,
-    ] {
+        outputs.sft_losses,
+    ]
+}
+
+/// Frees every tensor of a loss's outputs.
+///
+/// # Safety
+/// The caller must own the tensors that are not NULL, and not use them again.
+pub unsafe fn free_outputs(outputs: abi::LossOutputs) {
+    for tensor in tensors_of(&outputs) {
         // SAFETY: guaranteed by the caller.
         unsafe { tensor::free_tensor(tensor) };
     }

@@ -31,11 +31,26 @@ fn every_function_is_compared_with_the_core() {
             .into_iter()
             .map(|(function, _)| function)
             .collect();
+    let functions = functions();
+    let functions: BTreeSet<&str> = functions.iter().map(String::as_str).chain(["get_api"]).collect();
+    assert_eq!(covered, functions);
+}
+
+/// The functions of the table.
+fn functions() -> Vec<String> {
     let layout = std::fs::read_to_string(root().join("schemas/abi-1.0.json")).unwrap();
     let layout: Value = serde_json::from_str(&layout).unwrap();
     let fields = layout["structs"]["LambdaDpoApi"]["fields"].as_object().unwrap();
     let values = ["struct_size", "major", "minor"];
-    let table = fields.keys().map(String::as_str).filter(|name| !values.contains(name));
-    let functions: BTreeSet<&str> = table.chain(["get_api"]).collect();
-    assert_eq!(covered, functions);
+    fields.keys().filter(|name| !values.contains(&name.as_str())).cloned().collect()
+}
+
+#[test]
+fn every_function_is_called_by_the_fuzz_targets() {
+    let sources = ["fuzz/fuzz_targets/table.rs", "fuzz/src/handles.rs"]
+        .map(|path| std::fs::read_to_string(root().join(path)).unwrap())
+        .concat();
+    for function in functions() {
+        assert!(sources.contains(&format!("(api.{function})")), "fuzz/fuzz_targets/table.rs does not call {function}");
+    }
 }

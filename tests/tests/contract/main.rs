@@ -13,6 +13,7 @@ mod handles;
 mod loss_misuse;
 mod objective_misuse;
 mod losses;
+mod memory;
 mod misuse;
 mod nulls;
 mod records;

@@ -10,6 +10,8 @@ use tch::{Kind, Tensor};
 
 use lambda_dpo_tests::batches::{Problem, exported};
 
+use crate::memory::{KIB, alone, bytes_in_use};
+
 const THREADS: u64 = 8;
 
 fn record(i: u64) -> String {
@@ -23,8 +25,15 @@ fn record(i: u64) -> String {
     format!(r#"{{"instruction": "name a fruit", "completions": [{}]}}"#, completions.join(","))
 }
 
-/// Converts, tokenises and collates a few records with a shared tokenizer, and computes a loss.
-fn work(tokenizer: &Handle<abi::Tokenizer>, plugin: &Plugin, seed: u64) -> (Vec<Tensor>, f64, Tensor) {
+/// The values of a tensor, to the last bit: all of its dtypes fit float64 here.
+fn bits(tensor: &Tensor) -> Vec<u64> {
+    let values = Vec::<f64>::try_from(tensor.to_kind(Kind::Double).reshape([-1])).unwrap();
+    values.into_iter().map(f64::to_bits).collect()
+}
+
+/// Converts, tokenises and collates a few records with a shared tokenizer, and computes a loss and a gradient. Returns all
+/// values.
+fn work(tokenizer: &Handle<abi::Tokenizer>, plugin: &Plugin, seed: u64) -> Vec<Vec<u64>> {
     let convert = table::convert_options(abi::FORMAT_ULTRAFEEDBACK);
     let samples: Vec<_> = (0..4)
         .map(|i| {
@@ -33,7 +42,7 @@ fn work(tokenizer: &Handle<abi::Tokenizer>, plugin: &Plugin, seed: u64) -> (Vec<
         })
         .collect();
     let batch = table::collate(&samples, &[0.5; 8], &table::collate_options(abi::LAYOUT_PACKED)).unwrap();
-    let tensors = batch.0.into_iter().map(|(_, tensor)| tensor).collect();
+    let mut found: Vec<Vec<u64>> = batch.0.iter().map(|(_, tensor)| bits(tensor)).collect();
 
     let problem = Problem::random(seed, Kind::Float);
     let options = plugin::LossOptions {
@@ -48,31 +57,42 @@ fn work(tokenizer: &Handle<abi::Tokenizer>, plugin: &Plugin, seed: u64) -> (Vec<
     // A context may move to another thread, which passes the same inputs.
     let backward = move || {
         let problem = Problem::random(seed, Kind::Float);
-        context.unwrap().backward(&exported(&problem.inputs()), 1.0).unwrap().hidden.unwrap()
+        bits(&context.unwrap().backward(&exported(&problem.inputs()), 1.0).unwrap().hidden.unwrap())
     };
-    let grad_hidden = thread::spawn(backward).join().unwrap();
-    (tensors, outputs.loss.double_value(&[]), grad_hidden)
+    found.extend([bits(&outputs.loss), thread::spawn(backward).join().unwrap()]);
+    found
 }
 
+/// Calls of the table in [`work`], besides those that free: 4 records, 4 samples, a batch, a loss and its backward.
+const CALLS: usize = 11;
+const ALL_CALLS: usize = 100_000;
+const ROUNDS: usize = 10;
+
+/// 10⁵ calls: what each gives is what it gives to one thread alone, and what they leave in memory does not grow.
 #[test]
 fn eight_threads_get_the_same_as_one() {
-    let plugin = Plugin::load(Some(&plugin_library())).unwrap();
-    let tokenizer = table::tokenizer_open(&fixture("words")).unwrap();
-    let alone: Vec<_> = (0..THREADS).map(|seed| work(&tokenizer, &plugin, seed)).collect();
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS)
-            .map(|seed| {
-                let (tokenizer, plugin) = (&tokenizer, plugin.clone());
-                scope.spawn(move || (0..20).map(|_| work(tokenizer, &plugin, seed)).collect::<Vec<_>>())
-            })
-            .collect();
-        for (thread, expected) in threads.into_iter().zip(&alone) {
-            for found in thread.join().unwrap() {
-                assert_eq!(found.0, expected.0);
-                assert_eq!(found.1.to_bits(), expected.1.to_bits());
-                assert_eq!(found.2, expected.2);
-            }
-        }
+    alone("threads::eight_threads_get_the_same_as_one", || {
+        let plugin = Plugin::load(Some(&plugin_library())).unwrap();
+        let tokenizer = table::tokenizer_open(&fixture("words")).unwrap();
+        let expected: Vec<_> = (0..THREADS).map(|seed| work(&tokenizer, &plugin, seed)).collect();
+        let each = ALL_CALLS / ROUNDS / CALLS / THREADS as usize;
+        let round = || {
+            thread::scope(|scope| {
+                for (seed, expected) in (0..THREADS).zip(&expected) {
+                    let (tokenizer, plugin) = (&tokenizer, plugin.clone());
+                    scope.spawn(move || {
+                        for _ in 0..=each {
+                            assert_eq!(&work(tokenizer, &plugin, seed), expected);
+                        }
+                    });
+                }
+            });
+            bytes_in_use()
+        };
+        // After some rounds, libtorch keeps 4 MiB for a thread that has ended, and gives them back later.
+        let least = || (0..ROUNDS / 2).map(|_| round()).min().unwrap();
+        let (first, last) = (least(), least());
+        assert!(last <= first + 64 * KIB, "{} KiB became {}", first / KIB, last / KIB);
     });
 }
 
