@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -15,6 +16,7 @@ use crate::error::contained;
 use crate::{Error, Result};
 
 const CONFIG: &str = "tokenizer_config.json";
+const ADDED: &str = "added_tokens.json";
 /// Name of the template for conversations with tools.
 const WITH_TOOLS: &str = "tool_use";
 
@@ -38,8 +40,9 @@ fn open(folder: &Path, chat_template: Option<&Path>) -> Result<Tokenizer> {
         Ok(read_object(&folder.join(name), &mut contents)?.unwrap_or_default())
     };
     let config = object(CONFIG)?;
-    let (special_map, added_tokens) = (object("special_tokens_map.json")?, object("added_tokens.json")?);
-    let in_config = |problem: String| Error::InvalidData(format!("{}: {problem}", folder.join(CONFIG).display()));
+    let (special_map, added_tokens) = (object("special_tokens_map.json")?, object(ADDED)?);
+    check_lengths(&folder.join(ADDED), added_tokens.keys())?;
+    let in_config = |problem: String| invalid(&folder.join(CONFIG), &problem);
     refuse_versioned(&config).map_err(in_config)?;
 
     let in_tokenizer = encoder.get_added_tokens_decoder().into_iter().collect();
@@ -47,12 +50,12 @@ fn open(folder: &Path, chat_template: Option<&Path>) -> Result<Tokenizer> {
         Sources { config: &config, special_map: &special_map, added_tokens: &added_tokens, in_tokenizer, padding };
     let SpecialTokens { named, to_add } = special_tokens::read(&sources).map_err(in_config)?;
     contained(|| encoder.add_tokens(&to_add))
-        .map_err(|problem| Error::InvalidData(format!("{}: tokens cannot be added: {problem}", folder.display())))?;
+        .map_err(|problem| invalid(folder, &format!("tokens cannot be added: {problem}")))?;
     if config.get("split_special_tokens").and_then(Value::as_bool) == Some(true) {
         encoder.set_encode_special_tokens(true);
     }
-    let continuing = continuing(&encoder)
-        .map_err(|problem| Error::InvalidData(format!("{}: not a valid tokenizer: {problem}", folder.display())))?;
+    let continuing =
+        continuing(&encoder).map_err(|problem| invalid(folder, &format!("not a valid tokenizer: {problem}")))?;
 
     let printable: Vec<_> = named.iter().map(|(name, token)| (name.clone(), token.content.clone())).collect();
     let template = match find_template(folder, chat_template, &config)? {
@@ -127,14 +130,38 @@ fn open_encoder(folder: &Path, contents: &mut Contents) -> Result<(tokenizers::T
         _ => Error::io(&path, source),
     })?;
     contents.add(&bytes);
+    // What does not parse has its message from the tokenizer.
+    let added = serde_json::from_slice::<AddedTokens>(&bytes).unwrap_or_default().added_tokens;
+    check_lengths(&path, added.iter().map(|token| &token.content))?;
     let mut encoder = contained(|| tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| error.to_string()))
         .flatten()
-        .map_err(|problem| Error::InvalidData(format!("{}: not a valid tokenizer: {problem}", path.display())))?;
+        .map_err(|problem| invalid(&path, &format!("not a valid tokenizer: {problem}")))?;
     let padding = encoder.get_padding().map(|padding| padding.pad_token.clone());
     // A tokenizer saved while it truncated or padded would do so here, behind the back of `cutoff_len`.
     encoder.with_padding(None);
-    encoder.with_truncation(None).map_err(|error| Error::InvalidData(format!("{}: {error}", path.display())))?;
+    encoder.with_truncation(None).map_err(|error| invalid(&path, &error.to_string()))?;
     Ok((encoder, padding))
+}
+
+/// The added tokens of `tokenizer.json`, looked at before the tokenizer is made.
+#[derive(Default, Deserialize)]
+struct AddedTokens {
+    #[serde(default)]
+    added_tokens: Vec<Content>,
+}
+
+#[derive(Deserialize)]
+struct Content {
+    content: String,
+}
+
+/// Refuses a file with an added token that would take long to find.
+fn check_lengths<'t>(path: &Path, mut tokens: impl Iterator<Item = &'t String>) -> Result<()> {
+    tokens.try_for_each(|token| special_tokens::check_length(token)).map_err(|problem| invalid(path, &problem))
+}
+
+fn invalid(path: &Path, problem: &str) -> Error {
+    Error::InvalidData(format!("{}: {problem}", path.display()))
 }
 
 /// Returns the encoder of a text that another precedes, if it differs: without the normaliser or the option of a
@@ -183,8 +210,8 @@ fn read_object(path: &Path, contents: &mut Contents) -> Result<Option<Map<String
     let Some(text) = text else { return Ok(None) };
     match serde_json::from_str(&text) {
         Ok(Value::Object(object)) => Ok(Some(object)),
-        Ok(_) => Err(Error::InvalidData(format!("{}: expected a JSON object", path.display()))),
-        Err(error) => Err(Error::InvalidData(format!("{}: not valid JSON: {error}", path.display()))),
+        Ok(_) => Err(invalid(path, "expected a JSON object")),
+        Err(error) => Err(invalid(path, &format!("not valid JSON: {error}"))),
     }
 }
 

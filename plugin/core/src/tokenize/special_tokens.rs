@@ -24,6 +24,27 @@ fn class_default(class: &str, name: &str) -> Option<&'static str> {
     }
 }
 
+/// Longest added token. Those of models have less than 100; the automaton that finds added tokens in a text is built in a
+/// time that grows with the square of their length.
+const MOST_BYTES: usize = 1 << 10;
+
+/// Refuses an added token that would take long to find.
+///
+/// # Errors
+///
+/// Returns a clause with the beginning of the token.
+pub(super) fn check_length(content: &str) -> Outcome<()> {
+    if content.len() <= MOST_BYTES {
+        return Ok(());
+    }
+    let beginning: String = content.chars().take(20).collect();
+    Err(format!(
+        "the added token {beginning:?}… has {} bytes, more than the {MOST_BYTES} that are read: an added token is found in \
+         every text, which takes long for such a token; leave it out, or make it shorter",
+        content.len()
+    ))
+}
+
 /// What the files of a folder say about tokens.
 pub(super) struct Sources<'a> {
     /// `tokenizer_config.json`.
@@ -50,7 +71,8 @@ pub(super) struct SpecialTokens {
 ///
 /// # Errors
 ///
-/// Returns a clause that names the field if a token is neither a text nor an object with `content`.
+/// Returns a clause that names the field if a token is neither a text nor an object with `content`, or of
+/// [`check_length`].
 pub(super) fn read(sources: &Sources) -> Outcome<SpecialTokens> {
     let listed = listed_tokens(sources)?;
     let (names, extra) = named_values(sources)?;
@@ -72,6 +94,7 @@ pub(super) fn read(sources: &Sources) -> Outcome<SpecialTokens> {
         }
     }
     for token in &mut to_add {
+        check_length(&token.content)?;
         token.special |= named.values().any(|named| named.content == token.content);
     }
     Ok(SpecialTokens { named, to_add })

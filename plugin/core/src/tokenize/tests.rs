@@ -507,6 +507,31 @@ fn saved_truncation_and_padding_are_ignored_and_named_tokens_added() {
     assert_eq!(tokenizer.encode("").unwrap().len(), 0);
 }
 
+/// The automaton that finds added tokens took more than ten seconds for one of 70,000 characters.
+#[test]
+fn added_tokens_that_take_long_to_find_are_refused() {
+    let long = "x".repeat(70_000);
+    let saved = fs::read_to_string(fixtures().join("tokenizer/tokenizer.json")).unwrap();
+    let mut damaged: Value = serde_json::from_str(&saved).unwrap();
+    damaged["added_tokens"][0]["content"] = json!(long);
+    let files = [
+        ("tokenizer.json", damaged),
+        ("added_tokens.json", json!({ &*long: 500 })),
+        ("tokenizer_config.json", json!({ "eos_token": long })),
+    ];
+    for (name, content) in files {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("tokenizer.json"), &saved).unwrap();
+        fs::write(folder.path().join(name), content.to_string()).unwrap();
+        let message = Tokenizer::open(folder.path(), None).unwrap_err().to_string();
+        let expected = format!(
+            "{}: the added token \"xxxxxxxxxxxxxxxxxxxx\"… has 70000 bytes",
+            folder.path().join(name).display()
+        );
+        assert!(message.starts_with(&expected), "{message}");
+    }
+}
+
 /// A tokenizer with this template.
 fn with_template(source: &str) -> Tokenizer {
     let folder = tempfile::tempdir().unwrap();
