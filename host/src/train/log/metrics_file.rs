@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -12,9 +12,28 @@ use crate::metrics::{Row, present_name};
 /// `metrics.jsonl`: appended to line by line, cut back on resuming.
 #[derive(Debug)]
 pub struct MetricsFile {
-    path: PathBuf,
     file: File,
     has_renamed: bool,
+    losses: Losses,
+}
+
+/// Losses of all lines, as (step, loss): what `loss.svg` shows.
+///
+/// They are kept, because to read the lines again at each save takes time and memory that grow with the run.
+#[derive(Debug, Default)]
+pub struct Losses {
+    /// Of training steps.
+    pub train: Vec<(u64, f64)>,
+    /// Of evaluations.
+    pub eval: Vec<(u64, f64)>,
+}
+
+impl Losses {
+    fn add(&mut self, row: &Row) {
+        let value = |key: &str| Some((step_of(row), row.get(key)?.as_f64()?));
+        self.train.extend(value("loss"));
+        self.eval.extend(value("eval_loss"));
+    }
 }
 
 impl MetricsFile {
@@ -34,8 +53,9 @@ impl MetricsFile {
         let kept: Vec<Row> = kept.into_iter().map(renamed).collect();
         let text: String = kept.iter().map(line).collect();
         atomic::write(path, text.as_bytes()).map_err(|error| error.source)?;
-        let file = OpenOptions::new().append(true).open(path)?;
-        Ok(Self { path: path.to_path_buf(), file, has_renamed })
+        let mut losses = Losses::default();
+        kept.iter().for_each(|row| losses.add(row));
+        Ok(Self { file: OpenOptions::new().append(true).open(path)?, has_renamed, losses })
     }
 
     /// Returns whether the kept lines had a metric under a former name.
@@ -49,16 +69,14 @@ impl MetricsFile {
     ///
     /// Returns an error if the file cannot be written.
     pub fn append(&mut self, row: &Row) -> io::Result<()> {
-        self.file.write_all(line(row).as_bytes())
+        self.file.write_all(line(row).as_bytes())?;
+        self.losses.add(row);
+        Ok(())
     }
 
-    /// Reads all lines, in order.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the file cannot be read.
-    pub fn rows(&self) -> io::Result<Vec<Row>> {
-        read(&self.path)
+    /// Returns the losses of all lines, in order.
+    pub fn losses(&self) -> &Losses {
+        &self.losses
     }
 }
 
@@ -79,11 +97,6 @@ pub fn read(path: &Path) -> io::Result<Vec<Row>> {
 /// Returns the step of a line.
 pub fn step_of(row: &Row) -> u64 {
     row.get("step").and_then(Value::as_u64).unwrap_or(0)
-}
-
-/// Returns (step, value) of the lines that have `key`.
-pub fn curve(rows: &[Row], key: &str) -> Vec<(u64, f64)> {
-    rows.iter().filter_map(|row| Some((step_of(row), row.get(key)?.as_f64()?))).collect()
 }
 
 fn line(row: &Row) -> String {
@@ -114,9 +127,12 @@ mod tests {
         text.push_str("{\"step\": 6, \"lo");
         std::fs::write(&path, text).unwrap();
         let mut file = MetricsFile::open(&path, Some(3)).unwrap();
-        file.append(&row(4, 0.25)).unwrap();
-        assert_eq!(curve(&file.rows().unwrap(), "loss"), [(1, 1.0), (2, 0.5), (3, 1.0 / 3.0), (4, 0.25)]);
         assert!(!file.has_renamed());
+        file.append(&row(4, 0.25)).unwrap();
+        let losses = [(1, 1.0), (2, 0.5), (3, 1.0 / 3.0), (4, 0.25)];
+        assert_eq!(file.losses().train, losses);
+        drop(file);
+        assert_eq!(MetricsFile::open(&path, Some(4)).unwrap().losses().train, losses);
     }
 
     #[test]

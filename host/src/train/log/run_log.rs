@@ -8,7 +8,7 @@ use crate::files::atomic;
 use crate::metrics::{LOG_RATIO, Row};
 use crate::train::TrainError;
 
-use super::metrics_file::{MetricsFile, curve, step_of};
+use super::metrics_file::{MetricsFile, step_of};
 use super::plot::loss_svg;
 use super::tensorboard::EventWriter;
 
@@ -81,9 +81,9 @@ impl RunLog {
     pub fn plot(&self) -> Result<PathBuf, TrainError> {
         let path = self.output_dir.join(PLOT);
         let file_error = |source| TrainError::File { path: path.clone(), source };
-        let rows = self.metrics.rows().map_err(file_error)?;
+        let losses = self.metrics.losses();
         let title = self.output_dir.file_name().unwrap_or_default().to_string_lossy();
-        let svg = loss_svg(&title, &curve(&rows, "loss"), &curve(&rows, "eval_loss"))
+        let svg = loss_svg(&title, &losses.train, &losses.eval)
             .map_err(|problem| file_error(std::io::Error::other(problem)))?;
         atomic::write(&path, svg.as_bytes())?;
         Ok(path)
