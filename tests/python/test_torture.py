@@ -3,8 +3,10 @@
 import importlib
 import os
 import random
+import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -116,19 +118,120 @@ def test_a_watch_sees_what_happens(tmp_path):
     assert events == [(".a.partial", "appear"), (".a.partial", "gone"), ("a", "appear")]
 
 
-def test_the_page_is_rewritten_between_its_markers(tmp_path):
+def test_a_campaign_replaces_the_lines_of_its_parts(tmp_path):
     reliability, table = importlib.import_module("reliability"), importlib.import_module("table")
     page = tmp_path / "reliability.md"
     page.write_text(f"before\n{reliability.BEGIN}\nold\n{reliability.END}\nafter\n")
-    tried = table.Table()
-    tried.count("kills", "training runs", 1200)
-    tried.skip("disk", "a full disk", "no right to mount")
-    reliability.write(page, tried, "c0ffee", "5eed", 90.0)
-    text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "commit c0ffee" in text and "seed `5eed`" in text
-    assert "| kills | training runs | 1,200 | 0 |  |" in text
-    assert "| disk | a full disk | skipped | – | no right to mount |" in text
+
+    def write(seed, tries):
+        tried = table.Table()
+        for part, times in tries.items():
+            tried.count(part, "runs", times)
+        tried.skip(next(iter(tries)), "a full disk", "no right to mount")
+        reliability.write(page, tried, reliability.Run("2026-11-30", "c0ffee", seed, 1.5, "2 cores"), list(tries))
+        text = page.read_text()
+        assert text.startswith(f"before\n{reliability.BEGIN}\n") and text.endswith("\nafter\n")
+        return text.splitlines()
+
+    lines = write("5eed", {"kills": 1200, "disk": 3})
+    assert "old" not in lines and lines.count("| kills | runs | 1,200 | 0 |  |") == 1
+    lines = write("feed", {"long": 7, "disk": 4})
+    assert [line for line in lines if "c0ffee" in line] == [
+        "| kills | 2026-11-30 | c0ffee | `5eed` | 2 | 0 | 2 cores |",
+        "| long | 2026-11-30 | c0ffee | `feed` | 2 | 0 | 2 cores |",
+        "| disk | 2026-11-30 | c0ffee | `feed` | 2 | 0 | 2 cores |",
+    ]
+    assert [line for line in lines if "runs" in line or "mount" in line] == [
+        "| kills | runs | 1,200 | 0 |  |",
+        "| kills | a full disk | skipped | – | no right to mount |",
+        "| long | runs | 7 | 0 |  |",
+        "| disk | runs | 4 | 0 |  |",
+        "| long | a full disk | skipped | – | no right to mount |",
+    ]
+
+
+def measured(seed, leak_bytes_per_minute=0, step_bytes=0, seconds=7200):
+    """Memory that a training run might have, each second: phases, noise that lasts, and now and then a peak."""
+    rng = random.Random(seed)
+    noise, values = 0.0, []
+    for second in range(seconds):
+        noise = 0.95 * noise + rng.gauss(0, 600_000)
+        phase = rng.choices([0, 30_000_000, 90_000_000], weights=[5, 4, 1])[0]
+        leak = leak_bytes_per_minute * second / 60 + step_bytes * (second // 2500)
+        values.append(170_000_000 + phase + noise + leak)
+    return values
+
+
+def growth(values):
+    """What the long run says of memory."""
+    flat, long_run = importlib.import_module("flat"), importlib.import_module("long_run")
+    blocks = flat.blocks(values)
+    assert len(blocks) == flat.NUM_BLOCKS and sum(map(len, blocks)) == len(values) * 3 // 4
+    own = [statistics.fmean(block) for block in blocks]
+    return flat.grows(own, hours=1.5, negligible=long_run.NEGLIGIBLE_MEMORY)
+
+
+def test_memory_that_only_moves_up_and_down_is_flat():
+    assert [growth(measured(seed)) for seed in range(20)] == [None] * 20
+    # Filling caches for a quarter of the time is no leak.
+    warm = [value + min(second, 1700) * 50_000 for second, value in enumerate(measured(0))]
+    assert growth(warm) is None
+
+
+def test_a_leak_is_found():
+    for seed in range(5):
+        assert "an hour" in growth(measured(seed, leak_bytes_per_minute=100_000))
+    # A few large steps say little of the next hour, but they are there.
+    assert growth(measured(0, step_bytes=8_000_000)) is not None
+
+
+def test_a_trend_has_limits_that_hold_it():
+    flat = importlib.import_module("flat")
+    rng = random.Random(1)
+    inside = 0
+    for _ in range(200):
+        found = flat.trend([3.0 * at / 30 + rng.gauss(0, 1) for at in range(30)], hours=1.0)
+        inside += found.low <= 3.0 <= found.high
+    assert inside >= 194
+    constant = flat.trend([5.0] * 30, hours=1.0)
+    assert (constant.slope, constant.low, constant.high) == (0.0, 0.0, 0.0)
+
+
+def test_open_files_must_not_grow():
+    flat = importlib.import_module("flat")
+
+    def says(more, seed=1, seconds=7200):
+        # Eight are open, and up to three more during a save, which is seldom seen.
+        rng = random.Random(seed)
+        open_files = (8 + rng.choices([0, 1, 3], weights=[500, 50, 5])[0] + more(at) for at in range(seconds))
+        return flat.count_grows(flat.blocks(list(open_files)))
+
+    assert [says(lambda second: 0, seed, seconds) for seed in range(20) for seconds in (360, 7200)] == [None] * 40
+    # What warms up is there from then on.
+    assert says(lambda second: 2 * (second > 1000)) is None
+    assert says(lambda second: second // 3600) == "from 8 to 9 that are there all the time"
+    assert "of the last 10 blocks" in says(lambda second: second // 1000 if second % 10 == 0 else 0)
+
+
+def test_a_process_is_measured(tmp_path):
+    program, long_run = importlib.import_module("program"), importlib.import_module("long_run")
+    script = "import time\nblock = b'x' * (64 << 20)\nfile = open('/dev/null')\ntime.sleep(60)\n"
+    running = program.Running(
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL), tmp_path / "log"
+    )
+    for name in ("checkpoint", *long_run.LOGS):
+        (tmp_path / name).write_text("12345")
+    try:
+        meter = long_run.Meter(running, tmp_path)
+        until = time.monotonic() + 30
+        while (sample := meter.sample()).num_files < 4 and time.monotonic() < until:
+            time.sleep(0.05)
+    finally:
+        running.process.kill()
+        running.process.wait()
+    assert sample.num_files == 4 and sample.num_threads == 1 and sample.num_mappings > 10
+    assert sample.peak_bytes >= sample.anonymous_bytes > 64 << 20
+    assert sample.disk_bytes == 5
 
 
 def test_a_started_program_is_the_program(tmp_path):

@@ -17,7 +17,7 @@ from program import Program, Running
 from table import Finding, Table, say
 from watch import Watch
 
-PART = "kills"
+PART = "commands"
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ class KilledCommands:
         """Kills commands until `deadline`, `most` at the most."""
         number, said = 0, monotonic()
         all_commands = commands(self.material, self.folder)
-        random.Random(f"{self.seed}/{PART}/commands").shuffle(all_commands)
+        random.Random(f"{self.seed}/{PART}").shuffle(all_commands)
         while number < most and monotonic() < deadline:
             command = all_commands[number % len(all_commands)]
             try:
-                self.one(command, random.Random(f"{self.seed}/{PART}/commands/{number}"))
+                self.one(command, random.Random(f"{self.seed}/{PART}/{number}"))
             except Loss as loss:
                 line = self.program.line(command.arguments)
                 kept = self.folder / f"{number:05}"
@@ -95,8 +95,8 @@ class KilledCommands:
             number += 1
             if monotonic() - said > 20:
                 said = monotonic()
-                say(f"kills: {number} commands")
-        row = self.table.row(PART, "commands, all together")
+                say(f"commands: {number} kills")
+        row = self.table.row(PART, "all together")
         row.tried, row.notes = number, f"{self.num_inside} of them killed while something was being written"
 
     def whole(self, command: Command) -> tuple[dict[str, bytes], float]:

@@ -1,35 +1,78 @@
-"""Writes the campaign's table into docs/reliability.md, between its markers."""
+"""Writes the campaign's tables into docs/reliability.md, between its markers: when each part ran, and what it tried.
+
+A campaign replaces the lines of the parts that it ran, so that long and short ones can take turns.
+"""
 
 from __future__ import annotations
 
 import datetime
 import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from program import ROOT
 from table import Table
 
 BEGIN, END = "<!-- written by make torture: begin -->", "<!-- written by make torture: end -->"
+RUNS = "| part | date | commit | seed | minutes | findings | machine |\n|---|---|---|---|---:|---:|---|"
+ROWS = "| part | what | tried | findings | |\n|---|---|---:|---:|---|"
+_NUM_RUN_CELLS, _NUM_ROW_CELLS = 7, 5
 
 
-def write(page: Path, table: Table, commit: str, seed: str, seconds: float) -> None:
-    """Replaces what stands between the markers.
+@dataclass(frozen=True)
+class Run:
+    """When and where a campaign ran."""
 
-    Raises SystemExit if the page lacks them.
+    date: str
+    commit: str
+    seed: str
+    minutes: float
+    machine: str
+
+    @staticmethod
+    def now(commit: str, seed: str, seconds: float) -> Run:
+        """A campaign that ends now, on this machine."""
+        date = datetime.datetime.now(datetime.UTC).date().isoformat()
+        return Run(date, commit, seed, seconds / 60, processor())
+
+    def line(self, part: str, num_findings: int) -> str:
+        """A line of the table of runs."""
+        cells = (part, self.date, self.commit, f"`{self.seed}`", f"{self.minutes:.0f}", str(num_findings), self.machine)
+        return f"| {' | '.join(cells)} |"
+
+
+def write(page: Path, table: Table, run: Run, parts: Iterable[str]) -> None:
+    """Replaces the lines of `parts` between the markers; those of other parts stay.
+
+    Raises SystemExit if the page lacks the markers.
     """
     text = page.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise SystemExit(f"{page} lacks the lines {BEGIN} and {END}: put them where the table belongs")
     before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{section(table, commit, seed, seconds)}\n\n{END}{after}", encoding="utf-8")
+    old, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{section(old, table, run, list(parts))}\n\n{END}{after}", encoding="utf-8")
 
 
-def section(table: Table, commit: str, seed: str, seconds: float) -> str:
-    """When and where it was measured, and the table."""
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    where = f"{date}, commit {commit}, {processor()}, seed `{seed}`, {seconds / 60:.0f} minutes"
-    return f"{where}: {len(table.findings())} findings.\n\n{table.markdown()}"
+def section(old: str, table: Table, run: Run, parts: list[str]) -> str:
+    """The two tables, with the lines of other parts as they are in `old`."""
+    num_findings = {part: sum(finding.part == part for finding in table.findings()) for part in parts}
+    runs = [line for line in _lines(old, RUNS, _NUM_RUN_CELLS) if _cells(line)[0] not in parts]
+    runs += [run.line(part, num_findings[part]) for part in parts]
+    rows = [line for line in _lines(old, ROWS, _NUM_ROW_CELLS) if _cells(line)[0] not in parts]
+    rows += [f"| {' | '.join(row.cells())} |" for row in table.rows if not row.is_empty]
+    return "\n".join([RUNS, *runs, "", ROWS, *rows])
+
+
+def _lines(text: str, head: str, num_cells: int) -> list[str]:
+    """The lines of the table with that many cells."""
+    found = [line for line in text.splitlines() if line.startswith("|") and len(_cells(line)) == num_cells]
+    return [line for line in found if line not in head.splitlines()]
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
 
 
 def checked_out() -> str:

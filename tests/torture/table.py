@@ -92,12 +92,6 @@ class Table:
         """All findings, in the order of the rows."""
         return [finding for row in self.rows for finding in row.findings]
 
-    def markdown(self) -> str:
-        """The table as Markdown."""
-        lines = ["| part | what | tried | findings | |", "|---|---|---:|---:|---|"]
-        lines += ["| " + " | ".join(row.cells()) + " |" for row in self.rows if not row.is_empty]
-        return "\n".join(lines)
-
     def text(self) -> str:
         """The table in columns."""
         cells = [("part", "what", "tried", "findings", ""), *(row.cells() for row in self.rows if not row.is_empty)]
