@@ -8,6 +8,7 @@ pub mod exports;
 pub mod server;
 pub mod trainer;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -22,10 +23,23 @@ pub fn fixture(path: &str) -> PathBuf {
     root().join("fixtures").join(path)
 }
 
-/// A file or folder of the real data that may lie beside the project; None if it is not there.
+/// A file or folder of the real data that may lie beside the project; None, said to be skipped, if it is not there.
 pub fn shared_data(path: &str) -> Option<PathBuf> {
-    let path = root().join("../shared/data").join(path);
-    path.exists().then_some(path)
+    let path = Path::new("../shared/data").join(path);
+    let found = root().join(&path);
+    if !found.exists() {
+        skipped(&format!("{} is not there", path.display()));
+        return None;
+    }
+    Some(found)
+}
+
+/// Says that the test that runs is skipped. The test harness shows what a test prints only if it fails, but not what it
+/// writes to stderr itself.
+pub fn skipped(reason: &str) {
+    let thread = std::thread::current();
+    // A harness that has closed stderr has nobody to tell.
+    let _ = writeln!(std::io::stderr(), "skipped {}: {reason}", thread.name().unwrap_or_default());
 }
 
 /// The built program, with the plugin beside it and `cache` as its cache instead of the user's.

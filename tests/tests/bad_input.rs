@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use lambda_dpo_tests::skipped;
 use lambda_dpo_tests::trainer::{Run, metrics, stderr};
 
 /// A record of the demo's schema with one dimension; each response comes with the JSON of its rating.
@@ -266,7 +267,7 @@ fn an_adapter_for_another_model() {
 #[test]
 fn cuda_on_a_machine_without_it() {
     if Path::new("/dev/nvidia0").exists() {
-        return;
+        return skipped("this machine has CUDA");
     }
     let run = Run::new("sft");
     let output = run.try_train(&["model.device=cuda"]);

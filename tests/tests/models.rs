@@ -13,6 +13,7 @@ use lambda_dpo_host::model::{ForwardOptions, Model, ModelInputs, RowKey};
 use lambda_dpo_tests::golden_model::{
     FAMILIES, Golden, difference, folder, inputs, load, load_in, log_probs, relative,
 };
+use lambda_dpo_tests::shared_data;
 use tch::{Device, Kind, Tensor};
 
 /// Absolute difference per token from Transformers in float32. The contract is 1e-4; measured 6e-6.
@@ -432,11 +433,8 @@ fn checkpoints_without_what_the_model_needs_name_the_way_out() {
 
 #[test]
 fn a_pretrained_model_continues_its_story() {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/stories260k"));
-    if !folder.exists() {
-        return;
-    }
-    let model = Model::load(folder, Libtorch::cpu(), Kind::Float).unwrap();
+    let Some(folder) = shared_data("stories260k") else { return };
+    let model = Model::load(&folder, Libtorch::cpu(), Kind::Float).unwrap();
     let text = fs::read_to_string(folder.join("tokenizer.json")).unwrap();
     let tokenizer: serde_json::Value = serde_json::from_str(&text).unwrap();
     let pieces = tokenizer["model"]["vocab"].as_object().unwrap();

@@ -1,5 +1,5 @@
-//! Real data and a pretrained model that may lie beside the project; without them these tests pass without doing
-//! anything.
+//! Real data and a pretrained model that may lie beside the project; without them these tests pass, and say that they are
+//! skipped.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::collections::BTreeMap;

@@ -17,7 +17,8 @@ const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
 const NUM_REQUESTS: usize = 500;
 const NUM_CLIENTS: usize = 12;
-/// Growth allowed after the first 150 requests: it is some 3 MiB, and the allocator of another machine may keep more.
+/// Growth allowed while requests of the same kinds come again: it is some 3 MiB, and the allocator of another machine may
+/// keep more.
 const GROWTH: u64 = 24 << 20;
 
 /// One kind of request.
@@ -221,9 +222,10 @@ fn five_hundred_requests_of_every_kind() {
         }
         found
     };
-    let mut found = run(0..150);
+    let found = run(0..NUM_REQUESTS);
+    // The first time, the allocator keeps what the largest batches of each kind took: on a busy machine, these come late.
     let memory = server.memory();
-    found.extend(run(150..NUM_REQUESTS));
+    run(0..NUM_REQUESTS / 2);
     let after = server.memory();
 
     assert_eq!(found.len(), NUM_REQUESTS * 8 / 10);
