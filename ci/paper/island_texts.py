@@ -10,10 +10,12 @@ import json
 import sys
 from pathlib import Path
 
+import json_lines
+
 
 def main() -> None:
     source, out = map(Path, sys.argv[1:])
-    conversations = [json.loads(line)["messages"] for line in source.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
+    conversations = [row["messages"] for row in json_lines.read(source)]
     shift = len(conversations) // 3
     lines = []
     for index, (*prompt, _) in enumerate(conversations):

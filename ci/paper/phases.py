@@ -1,11 +1,17 @@
 """Makes the steps of a study: phase after phase, several at a time within one, with a line for each that is finished."""
 
+import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import steps
+from study import ROOT, StudyError
 
 Step = tuple[str, Callable[[], None]]
 
@@ -58,3 +64,41 @@ def make(plan: Sequence[Sequence[Step]], jobs: int) -> None:
                 stopped.set()
                 steps.stop()
                 raise
+
+
+class Planned(Protocol):
+    """What every study says of itself."""
+
+    jobs: int
+    page: Path
+
+
+S = TypeVar("S", bound=Planned)
+
+
+def main(
+    example: str,
+    load: Callable[[Path], S],
+    plan: Callable[[S], list[list[Step]]],
+    page: Callable[[S, Path], str],
+) -> None:
+    """The program of a study: makes what its one argument, a file such as `example`, describes, and writes its page."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    started = time.monotonic()
+    try:
+        if len(sys.argv) != 2:
+            raise StudyError(f"Give one file, such as {example}.")
+        source = Path(sys.argv[1])
+        study = load(source)
+        make(plan(study), study.jobs)
+        study.page.parent.mkdir(parents=True, exist_ok=True)
+        study.page.write_text(page(study, source), encoding="utf-8")
+    except StudyError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from here")
+    print(f"wrote {os.path.relpath(study.page, ROOT)} after {(time.monotonic() - started) / 60:.1f} min")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

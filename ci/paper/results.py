@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+import json_lines
 from study import Pipeline, Study
 
 
@@ -136,9 +137,7 @@ def read(study: Study) -> list[Table]:
 def evaluation(folder: Path) -> dict:
     """Reads an evaluation, with the mean length of its answers in characters."""
     found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    answers = [
-        json.loads(line)["response"] for line in (folder / "answers.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    ]
+    answers = [row["response"] for row in json_lines.read(folder / "answers.jsonl")]
     # Without a reference, rewards are log-probs: not what accuracy means elsewhere.
     if found["subject"]["reference"] == "none":
         del found["records"]["rewards/accuracies"]

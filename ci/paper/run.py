@@ -6,15 +6,13 @@ What is finished is not made again; what was interrupted goes on from its last c
 """
 
 import os
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import page
+import phases
 import steps
-from phases import Step, make
+from phases import Step
 from study import ROOT, Pipeline, Study, StudyError, load
 
 
@@ -107,27 +105,11 @@ def report(study: Study) -> None:
     print(f"report of all runs: {os.path.relpath(out / 'report.html', ROOT)}")
 
 
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def main() -> None:
-    signal.signal(signal.SIGTERM, interrupt)
-    started = time.monotonic()
-    try:
-        if len(sys.argv) != 2:
-            raise StudyError("Give one file, such as docs/paper/island.toml.")
-        study = load(Path(sys.argv[1]))
-        make(plan(study), study.jobs)
-        report(study)
-        study.page.parent.mkdir(parents=True, exist_ok=True)
-        study.page.write_text(page.page(study, Path(sys.argv[1])), encoding="utf-8")
-    except StudyError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from here")
-    print(f"wrote {os.path.relpath(study.page, ROOT)} after {(time.monotonic() - started) / 60:.1f} min")
+def written(study: Study, source: Path) -> str:
+    """Writes the report, and returns the page in Markdown."""
+    report(study)
+    return page.page(study, source)
 
 
 if __name__ == "__main__":
-    main()
+    phases.main("docs/paper/island.toml", load, plan, written)

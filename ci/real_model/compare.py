@@ -19,10 +19,7 @@ interrupted goes on from its last checkpoint. STUDY.toml (docs/real-model.toml) 
 """
 
 import json
-import os
-import signal
 import sys
-import time
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +28,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "ci" / "paper"))
 
+import json_lines  # noqa: E402
+import phases  # noqa: E402
 import steps  # noqa: E402
-from phases import Step, make  # noqa: E402
+from phases import Step  # noqa: E402
 from study import StudyError, fill_in, merge, resolved  # noqa: E402
 
 from report import control, page  # noqa: E402
@@ -146,8 +145,8 @@ def make_records(study: Comparison) -> None:
     steps.made_as_planned(study.out / "plans" / "records.json", list(map(str, command)))
     if not study.data("scale.json").exists():
         steps.call(study, study.out / "logs" / "records.log", command)
-    rows = study.data("eval.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")[: study.answers["num_prompts"]]
-    prompts = [json.dumps({"prompt": json.loads(row)["instruction"]}, ensure_ascii=False) + "\n" for row in rows]
+    rows = json_lines.read(study.data("eval.jsonl"))[: study.answers["num_prompts"]]
+    prompts = [json.dumps({"prompt": row["instruction"]}, ensure_ascii=False) + "\n" for row in rows]
     study.data("prompts.jsonl").write_text("".join(prompts), encoding="utf-8")
 
 
@@ -242,26 +241,5 @@ def benchmark(study: Comparison, name: str) -> None:
         steps.call(study, study.out / "logs" / f"benchmarks-{name}.log", [*program, *command, "--out", out])
 
 
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def main() -> None:
-    signal.signal(signal.SIGTERM, interrupt)
-    started = time.monotonic()
-    try:
-        if len(sys.argv) != 2:
-            raise StudyError("Give one file, such as docs/real-model.toml.")
-        study = load(Path(sys.argv[1]))
-        make(plan(study), study.jobs)
-        study.page.parent.mkdir(parents=True, exist_ok=True)
-        study.page.write_text(page(study, Path(sys.argv[1])), encoding="utf-8")
-    except StudyError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from here")
-    print(f"wrote {os.path.relpath(study.page, ROOT)} after {(time.monotonic() - started) / 60:.1f} min")
-
-
 if __name__ == "__main__":
-    main()
+    phases.main("docs/real-model.toml", load, plan, page)

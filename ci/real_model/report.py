@@ -7,6 +7,8 @@ import textwrap
 from pathlib import Path
 from statistics import mean
 
+import json_lines
+
 LAMBDAS = ("0", "¼", "½", "¾", "1")
 # How many prompts' answers are shown: the first ones, in the order of the records.
 NUM_SHOWN = 2
@@ -101,7 +103,7 @@ def findings(ours: dict, soup: dict) -> list[str]:
 
 def perplexity(path: Path) -> tuple[float, float]:
     """Perplexity over all tokens, and its standard error over conversations (of the log, times the perplexity)."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
+    rows = json_lines.read(path)
     sums, tokens = [-sum(row["log_probs"]) for row in rows], [sum(row["num_tokens"]) for row in rows]
     rate = sum(sums) / sum(tokens)
     residuals = [nats - rate * number for nats, number in zip(sums, tokens, strict=True)]
@@ -112,13 +114,13 @@ def perplexity(path: Path) -> tuple[float, float]:
 
 def share_of_unfinished(path: Path) -> tuple[float, float]:
     """Share of answers that have as many tokens as they may have, and its standard error."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
+    rows = json_lines.read(path)
     share = mean(row["finish_reason"] == "length" for row in rows)
     return share, math.sqrt(share * (1 - share) / len(rows))
 
 
 def mean_words(path: Path) -> float:
-    return mean(len(json.loads(line)["response"].split()) for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    return mean(len(row["response"].split()) for row in json_lines.read(path))
 
 
 def quality(study) -> str:
@@ -150,11 +152,11 @@ def shown(study) -> str:
     """Answers to the first prompts at each λ."""
     parts = []
     answers = {
-        name: (study.out / "answers" / f"{name}.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        name: json_lines.read(study.out / "answers" / f"{name}.jsonl")
         for name in ("base", "uniform", *study.dimensions)
     }
     for index in range(NUM_SHOWN):
-        rows = {name: json.loads(lines[index]) for name, lines in answers.items()}
+        rows = {name: found[index] for name, found in answers.items()}
         parts.append(wrapped(f"*{rows['base']['prompt'].strip()}*"))
         for name, row in rows.items():
             title = {"base": "the model as it was", "uniform": "uniform λ"}.get(name, f"{name} = 1")
@@ -168,7 +170,7 @@ def page(study, source: Path) -> str:
     ours, soup, unconditioned = (study.report(name) for name in ("lambda-adapter", "soup", "unconditioned"))
     link = os.path.relpath(source.resolve(), study.page.parent)
     chosen, candidates = study.chosen(), {name: control(study.report(f"choose-{name}")) for name in study.candidates}
-    sizes = {name: len(study.data(f"{name}.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")) for name in ("records", "rest", "eval")}
+    sizes = {name: len(json_lines.read(study.data(f"{name}.jsonl"))) for name in ("records", "rest", "eval")}
     generation = ours["generation"]
     parts = [
         f"# {study.title}",
