@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo check-steering steer-stories steer-real steer-factory objectives-demo test test-cpus test-python test-sharded test-newest test-oldest test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-serving benchmarks test-benchmarks paper gpu-check fmt generate fuzz valgrind torture docs install
+.PHONY: help setup build demo steer-demo check-steering steer-stories steer-real steer-factory objectives-demo test test-cpus test-python test-sharded test-newest test-oldest test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-serving benchmarks test-benchmarks paper gpu-check fmt generate fuzz valgrind asan torture supply docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -102,14 +102,20 @@ generate: ## write the files that are generated from sources: lambda_dpo.h, the 
 	@cargo run --release --quiet -p lambda-dpo-ci -- layout
 	@UPDATE_SCHEMAS=1 cargo test --release --quiet --workspace --test schemas -- the_committed_schemas > /dev/null
 
-fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
+fuzz: ## run each fuzz target for FUZZ_SECONDS (60); fails on a finding
 	@ci/fuzz.sh
 
 valgrind: ## the C example and the tests of misuse under valgrind
 	@ci/valgrind.sh
 
+asan: ## the tests of the plugin's contract with AddressSanitizer (a build of its own: 10 minutes; not part of CI)
+	@ci/asan.sh
+
 torture: ## kill it, starve it, feed it rubbish, for TORTURE_MINUTES (25); ends with a table and fails on any loss
 	@ci/torture.sh $(TORTURE_FLAGS)
+
+supply: ## licences and sources of crates, the Rust they need, and known vulnerabilities of crates and Python packages
+	@ci/supply.sh
 
 docs: ## API documentation into target/doc
 	@ci/setup.sh
