@@ -102,6 +102,8 @@ def test_leftovers_and_differences_are_found(tmp_path):
     for name in ("model.json", ".model.partial", ".lock"):
         (tmp_path / name).write_text("")
     assert list(folders.leftovers(tmp_path, folders.LASTING)) == [str(tmp_path / ".model.partial")]
+    (tmp_path / "report.unfinished.jsonl").touch()
+    assert str(tmp_path / "report.unfinished.jsonl") in folders.leftovers(tmp_path)
     rows = b'{"step": 1, "loss": 0.5, "step_secs": %d}\n'
     one, other = ({"metrics.jsonl": rows % secs} for secs in (1, 2))
     assert folders.difference(one, other, folders.of_run) is None

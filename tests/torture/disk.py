@@ -287,7 +287,8 @@ class Disk:
             self._judge(outcome, [str(folder), "out/"])
             left = sorted(path.name for path in (folder / "out").iterdir() if outcome.code == 1)
             is_there = "all of it is there" in outcome.stderr
-            if (visible := [name for name in left if not name.startswith(".")]) and not is_there:
+            visible = [name for name in left if not name.startswith(".") and not name.endswith(folders.INTERIM)]
+            if visible and not is_there:
                 raise Loss(f"it failed, but left {', '.join(visible)}")
             if is_there and not visible:
                 raise Loss("it says that all of it is there, but there is nothing")

@@ -9,6 +9,8 @@ from typing import Any
 
 # Metrics that differ between two runs of the same config.
 CLOCKS = ("tokens_per_second", "step_secs", "peak_memory_bytes")
+# What `steer` and `evaluate` have measured, which they keep beside their output until that is there.
+INTERIM = ".unfinished.jsonl"
 # The lock files of the cache's folders, which stay: `.lock` names no process, and locks nothing without one.
 LASTING = (".lock",)
 
@@ -25,7 +27,8 @@ def files(folder: Path) -> dict[str, bytes]:
 def leftovers(folder: Path, lasting: tuple[str, ...] = ()) -> Iterator[str]:
     """Paths of what is hidden or temporary."""
     for path in sorted(folder.rglob("*")):
-        if (path.name.startswith(".") or ".partial" in path.name) and path.name not in lasting:
+        is_temporary = path.name.startswith(".") or ".partial" in path.name or path.name.endswith(INTERIM)
+        if is_temporary and path.name not in lasting:
             yield str(path)
 
 

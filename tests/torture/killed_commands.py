@@ -169,11 +169,12 @@ class KilledCommands:
         return folders.files(self.folder / "out")
 
     def _check_whole(self, command: Command, whole: dict[str, bytes], old: dict[str, bytes]) -> None:
-        """Each thing that the command writes must be there whole, old or new, or not at all."""
+        """Each thing that the command writes must be there whole, old or new, or not at all. What it has measured may be
+        kept until the next run, after which there must be nothing else."""
         found = {
             path: content
             for path, content in folders.files(self.folder / "out").items()
-            if not path.split("/")[0].startswith(".")
+            if not path.split("/")[0].startswith(".") and not path.endswith(folders.INTERIM)
         }
         for name in command.writes:
             own = {path: content for path, content in found.items() if path.split("/")[0] == name}
