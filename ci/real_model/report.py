@@ -180,7 +180,8 @@ def page(study, source: Path) -> str:
             f"Trained on {sizes['records']} records; settings chosen on {sizes['rest']}; all that follows is measured on"
             f" {sizes['eval']} others, and on {generation['num_samples']} answers to each of"
             f" {generation['num_prompts']} of their prompts (at most {generation['max_new_tokens']} tokens, temperature"
-            f" {generation['temperature']:g}, top-p {generation['top_p']:g}). Candidates, by their mean range of scores on the records for choosing: "
+            f" {generation['temperature']:g}, top-p {generation['top_p']:g}). Candidates, by their mean range of scores"
+            " on the records for choosing: "
             + "; ".join(f"{name} {value:+.2f}" for name, value in candidates.items())
             + f". Reported is {chosen}."
         ),
