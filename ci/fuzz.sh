@@ -26,7 +26,7 @@ RUSTC_WORKSPACE_WRAPPER=$PWD/ci/instrumented_rustc.sh \
   cargo build --release --locked --workspace --features lambda-dpo-fuzz/targets "${targets[@]/#/--bin=fuzz_}"
 
 release=${CARGO_TARGET_DIR:-target}/release
-export LAMBDA_DPO_PLUGIN=$PWD/$release/liblambda_dpo.so HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
+export LAMBDA_DPO_PLUGIN=$(realpath "$release")/liblambda_dpo.so HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 seconds=${FUZZ_SECONDS:-60}
 
 unpack() {
