@@ -21,7 +21,10 @@ const ALLOWED: [(&str, &[&str]); 11] = [
         "lambda-dpo-tests",
         &["lambda-dpo-concepts", "lambda-dpo-abi", "lambda-dpo-core", "lambda-dpo-cdylib", "lambda-dpo"],
     ),
-    ("lambda-dpo-fuzz", &["lambda-dpo-abi", "lambda-dpo-core", "lambda-dpo-fuzz-plugin", "lambda-dpo"]),
+    (
+        "lambda-dpo-fuzz",
+        &["lambda-dpo-abi", "lambda-dpo-core", "lambda-dpo-fuzz-plugin", "lambda-dpo", "lambda-dpo-tests"],
+    ),
     ("lambda-dpo-fuzz-plugin", &["lambda-dpo-concepts", "lambda-dpo-abi", "lambda-dpo-core"]),
     ("lambda-dpo-ci", &["lambda-dpo-abi"]),
 ];

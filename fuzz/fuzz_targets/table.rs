@@ -1,11 +1,9 @@
 //! The whole table with a careless caller: any sequence of its functions, with handles that are live, freed, of another
 //! type or made up, options of any value, texts of any bytes, and tensors of any description over valid memory. Every call
-//! must return a status other than a panic's, refuse what is no live handle, leave its outputs untouched if it fails, and
-//! write no more of a message than there is room for.
+//! must keep what `lambda_dpo_fuzz::checked` asks of it.
 #![no_main]
 #![expect(clippy::expect_used, reason = "a target cannot go on without its files")]
 
-use std::mem::MaybeUninit;
 use std::path::PathBuf;
 use std::ptr::{null, null_mut, without_provenance_mut};
 use std::sync::LazyLock;
@@ -16,9 +14,11 @@ use arrow_array::{RecordBatch, RecordBatchIterator};
 use arrow_json::ReaderBuilder;
 use arrow_json::reader::infer_json_schema;
 use lambda_dpo_abi as abi;
+use lambda_dpo_fuzz::checked::{bytes, succeeds, succeeds_on, tensor};
 use lambda_dpo_fuzz::handles::{Handles, Kind, Picked};
 use lambda_dpo_fuzz::ignore_library_panics;
 use lambda_dpo_fuzz::lent::{Description, Lent};
+use lambda_dpo_tests::table::{free_outputs, no_bytes, sized};
 use libfuzzer_sys::fuzz_target;
 
 /// Chooses one of a few values, or a handle.
@@ -152,88 +152,6 @@ fn text(bytes: &[u8]) -> abi::Str {
     abi::Str { data: bytes.as_ptr(), len: bytes.len() }
 }
 
-fn no_bytes() -> abi::Bytes {
-    abi::Bytes { data: null_mut(), len: 0, capacity: 0 }
-}
-
-/// # Safety
-/// `T` is a struct of the ABI with a `struct_size`, for which zeros are valid.
-unsafe fn sized<T>() -> T {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut value = MaybeUninit::<T>::zeroed();
-        value.as_mut_ptr().cast::<usize>().write(size_of::<T>());
-        value.assume_init()
-    }
-}
-
-/// Makes a call, with room for `room` bytes of its message. Returns whether it succeeded.
-fn succeeds(room: usize, call: impl FnOnce(*mut abi::Error) -> abi::Status) -> bool {
-    const CANARY: u8 = 0xA5;
-    let mut buffer = [CANARY; 64];
-    let room = room % 48;
-    let mut error = abi::Error {
-        struct_size: size_of::<abi::Error>(),
-        buffer: buffer.as_mut_ptr(),
-        capacity: room,
-        len: usize::MAX,
-    };
-    let status = call(&mut error);
-    assert!((abi::STATUS_OK..=abi::STATUS_CANCELLED).contains(&status), "status {status}");
-    assert_ne!(status, abi::STATUS_PANIC);
-    assert!(buffer[room..].iter().all(|byte| *byte == CANARY), "the message is longer than its room");
-    if status == abi::STATUS_OK {
-        assert_eq!(error.len, 0, "a message without a failure");
-        return true;
-    }
-    assert!(error.len > 0 && error.len != usize::MAX, "a failure without a message");
-    let written = &buffer[..error.len.min(room)];
-    let whole = written.split(|byte| *byte == CANARY).next().unwrap_or_default();
-    assert!(std::str::from_utf8(whole).is_ok(), "the message is cut inside a character");
-    false
-}
-
-/// Makes a call on a handle, which must fail unless the handle is alive.
-fn succeeds_on(handle: Picked, call: impl FnOnce(*mut abi::Error) -> abi::Status) -> bool {
-    let succeeded = succeeds(40, call);
-    assert!(handle.is_live || !succeeded, "a call has accepted a handle that is not alive");
-    succeeded
-}
-
-/// Makes a call that returns bytes, and frees them.
-fn bytes(api: &abi::Api, handle: Option<Picked>, call: impl FnOnce(*mut abi::Bytes, *mut abi::Error) -> abi::Status) {
-    let mut bytes = no_bytes();
-    let call = |error: *mut abi::Error| call(&mut bytes, error);
-    let succeeded = match handle {
-        Some(handle) => succeeds_on(handle, call),
-        None => succeeds(7, call),
-    };
-    assert!(succeeded || bytes.data.is_null(), "a failing call has written its output");
-    if !bytes.data.is_null() {
-        // SAFETY: the bytes are the call's, valid until they are freed.
-        let read = unsafe { std::slice::from_raw_parts(bytes.data, bytes.len) };
-        assert!(std::str::from_utf8(read).is_ok(), "bytes that are no UTF-8");
-    }
-    // SAFETY: of a call, or NULL; freed twice, which is allowed.
-    unsafe {
-        (api.bytes_free)(&mut bytes);
-        (api.bytes_free)(&mut bytes);
-    }
-}
-
-/// Makes a call that returns a tensor, and frees it.
-fn tensor(handle: Option<Picked>, call: impl FnOnce(*mut abi::Tensor, *mut abi::Error) -> abi::Status) {
-    let mut tensor: abi::Tensor = null_mut();
-    let call = |error: *mut abi::Error| call(&mut tensor, error);
-    let succeeded = match handle {
-        Some(handle) => succeeds_on(handle, call),
-        None => succeeds(20, call),
-    };
-    assert_eq!(succeeded, !tensor.is_null());
-    // SAFETY: ours, or NULL.
-    unsafe { abi::tensor::free_tensor(tensor) };
-}
-
 /// The options of a conversion, with the arrays they point to.
 struct ConvertOptions {
     _dimensions: Option<Vec<abi::Str>>,
@@ -362,27 +280,6 @@ unsafe fn backward(api: &abi::Api, context: Picked, inputs: &abi::LossInputs) ->
         assert!(succeeded || all.iter().all(|tensor| tensor.is_null()), "a failing call has written its output");
         all.into_iter().for_each(|tensor| abi::tensor::free_tensor(tensor));
         succeeded
-    }
-}
-
-/// # Safety
-/// The outputs are the caller's, and not used again.
-unsafe fn free_outputs(outputs: abi::LossOutputs) {
-    for tensor in [
-        outputs.loss,
-        outputs.token_log_probs,
-        outputs.sequence_log_probs,
-        outputs.rewards,
-        outputs.prompt_losses,
-        outputs.dimension_losses,
-        outputs.dimension_mask,
-        outputs.accuracies,
-        outputs.dimension_accuracies,
-        outputs.margins,
-        outputs.sft_losses,
-    ] {
-        // SAFETY: the caller's promise.
-        unsafe { abi::tensor::free_tensor(tensor) };
     }
 }
 
@@ -736,15 +633,12 @@ unsafe fn make(api: &abi::Api, handles: &mut Handles, call: Call) {
                 backward(api, handles.pick(Kind::Context, choice), &loss.inputs().raw);
             }
             Call::Free(kind, choice) => {
-                let kind = KINDS[usize::from(kind) % KINDS.len()];
+                let kind = Kind::ALL[usize::from(kind) % Kind::ALL.len()];
                 handles.free(kind, handles.pick(kind, choice));
             }
         }
     }
 }
-
-const KINDS: [Kind; 7] =
-    [Kind::Reader, Kind::Tokenizer, Kind::DecodeStream, Kind::Sample, Kind::Dataset, Kind::Schedule, Kind::Context];
 
 fn is_simplex(lambda: &[f64]) {
     let sum: f64 = lambda.iter().sum();

@@ -5,7 +5,7 @@ use std::ptr::{null_mut, without_provenance_mut};
 use lambda_dpo_abi as abi;
 
 /// The types of handles.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// `LambdaDpoReader`.
     Reader,
@@ -23,7 +23,11 @@ pub enum Kind {
     Context,
 }
 
-const KINDS: usize = Kind::Context as usize + 1;
+impl Kind {
+    /// All types, in the order of their numbers.
+    pub const ALL: [Self; 7] =
+        [Self::Reader, Self::Tokenizer, Self::DecodeStream, Self::Sample, Self::Dataset, Self::Schedule, Self::Context];
+}
 
 /// A handle for a call, and whether the call may accept it.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +41,7 @@ pub struct Picked {
 /// The handles of one sequence of calls. Those that are left are freed with it.
 pub struct Handles<'a> {
     api: &'a abi::Api,
-    live: [Vec<*mut u8>; KINDS],
+    live: [Vec<*mut u8>; Kind::ALL.len()],
     freed: Vec<*mut u8>,
 }
 
@@ -59,7 +63,8 @@ impl<'a> Handles<'a> {
     #[must_use]
     pub fn pick(&self, kind: Kind, choice: u8) -> Picked {
         let nth = |list: &[*mut u8]| list.get(usize::from(choice) % list.len().max(1)).copied();
-        let other = (kind as usize + 1 + usize::from(choice) % (KINDS - 1)) % KINDS;
+        let num_kinds = Kind::ALL.len();
+        let other = (kind as usize + 1 + usize::from(choice) % (num_kinds - 1)) % num_kinds;
         let found = match choice {
             0..200 => return nth(&self.live[kind as usize]).map_or(NONE, |raw| Picked { raw, is_live: true }),
             200..220 => nth(&self.live[other]),
@@ -108,16 +113,7 @@ const NONE: Picked = Picked { raw: null_mut(), is_live: false };
 
 impl Drop for Handles<'_> {
     fn drop(&mut self) {
-        let kinds = [
-            Kind::Context,
-            Kind::Sample,
-            Kind::Tokenizer,
-            Kind::Dataset,
-            Kind::DecodeStream,
-            Kind::Reader,
-            Kind::Schedule,
-        ];
-        for kind in kinds {
+        for kind in Kind::ALL {
             for raw in std::mem::take(&mut self.live[kind as usize]) {
                 self.call_free(kind, raw);
             }

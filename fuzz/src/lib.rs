@@ -1,6 +1,7 @@
 //! Shared by the fuzz targets.
 #![cfg(feature = "targets")]
 
+pub mod checked;
 pub mod handles;
 pub mod lent;
 pub mod tiny;
