@@ -178,7 +178,13 @@ fn equal_prompts_are_computed_once_and_go_their_own_ways() {
 
 #[test]
 fn log_probs_are_those_of_the_whole_text() {
-    let model = Model::load(&fixture("demo/sft-model"), Libtorch::cpu(), Kind::Float).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let demo = fixture("demo/sft-model");
+    std::fs::copy(demo.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    let config = std::fs::read_to_string(demo.join("config.json")).unwrap();
+    let config = config.replace("\"max_position_embeddings\": 512", "\"max_position_embeddings\": 2048");
+    std::fs::write(folder.path().join("config.json"), config).unwrap();
+    let model = Model::load(folder.path(), Libtorch::cpu(), Kind::Float).unwrap();
     // Longer than one pass, so that the prompt is computed in parts.
     let long: Vec<i64> = (0..1500).map(|at| 5 + (at * at) % 300).collect();
     for prompt in [prompts().remove(7), long] {
@@ -292,7 +298,35 @@ fn prompts_without_a_token_are_refused() {
     let model = Model::load(&fixture("demo/sft-model"), Libtorch::cpu(), Kind::Float).unwrap();
     let prompts = [vec![5], vec![]];
     let message = generate_all(&model, &prompts, &options(0.0, 1.0), 2, &mut |_| {}).unwrap_err().to_string();
-    assert!(message.starts_with("there is no token to continue from"), "{message}");
+    assert!(message.starts_with("prompt 1: there is no token to continue from"), "{message}");
+}
+
+#[test]
+fn a_text_ends_where_the_context_ends() {
+    let model = Model::load(&fixture("demo/sft-model"), Libtorch::cpu(), Kind::Float).unwrap();
+    let context = model.config().max_position_embeddings as usize;
+    let prompt = |len: usize| -> Vec<i64> { (0..len as i64).map(|at| 5 + 17 * at % 300).collect() };
+    let forever = GenerateOptions { max_new_tokens: 2 * context, eos_token_ids: vec![], ..options(1.0, 1.0) };
+    let text = single(&model, &prompt(context - 5), &forever);
+    assert_eq!((text.tokens.len(), text.has_ended()), (5, false));
+    let prompts = [prompt(3), prompt(context)];
+    let message = generate_all(&model, &prompts, &forever, 2, &mut |_| {}).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "prompt 1: the prompt has 512 tokens, but prompt and answer have at most 512 together, which config.json has as \
+         max_position_embeddings: shorten the prompt"
+    );
+
+    let policy = Policy::with_lambda_adapter();
+    let long = policy.path("long.jsonl");
+    std::fs::write(&long, format!("{{\"prompt\": \"Why?\"}}\n{{\"prompt\": \"{}\"}}\n", "x ".repeat(70_000))).unwrap();
+    let arguments = ["generate", "--model", &policy.text("model"), "--prompts", long.to_str().unwrap()];
+    let refused = policy.refuse(&[&arguments[..], &["--out", &policy.text("answers.jsonl")]].concat());
+    assert!(
+        refused.starts_with("error: no answers to ") && refused.contains("long.jsonl: prompt 1: the prompt has"),
+        "{refused}"
+    );
+    assert!(!policy.path("answers.jsonl").exists());
 }
 
 #[test]
@@ -346,12 +380,17 @@ fn a_chat_changes_lambda_between_its_turns() {
     // Decoding is greedy, so an answer depends only on the conversation and λ; a refused λ changes nothing.
     let turns = format!("/lambda\n{ask}/new\n/lambda honesty=1\n{ask}/new\n/lambda honest=1\n/help\n{ask}/quit\n{ask}");
     let (answers, said) = chat(&turns);
-    assert_eq!(answers, [uniform, corner.clone(), corner].concat());
+    assert_eq!(answers, [uniform, corner.clone(), corner.clone()].concat());
     let said: Vec<&str> = said.lines().collect();
     assert_eq!(said[0], "λ: helpfulness=0.25,honesty=0.25,instruction_following=0.25,truthfulness=0.25");
     assert_eq!(said[1], "λ: helpfulness=0,honesty=1,instruction_following=0,truthfulness=0");
     assert!(said[2].starts_with("error: λ names the dimension `honest`"), "{said:?}");
     assert!(said[3].starts_with("/lambda name=w,… sets λ"), "{said:?}");
+
+    // A message that does not fit leaves the conversation as it was.
+    let (answers, said) = chat(&format!("/lambda honesty=1\n{}\n{ask}", "x ".repeat(700)));
+    assert_eq!(answers, corner);
+    assert!(said.contains("max_position_embeddings: shorten the prompt; /new starts a new conversation"), "{said}");
 }
 
 #[test]

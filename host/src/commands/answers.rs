@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::answers::{read, respond};
 use crate::cli::GenerateArgs;
@@ -25,7 +25,8 @@ pub(super) fn run(
     let questions = read(prompts)?;
     args.format.check(&questions)?;
     loaded.check_chat_template()?;
-    let answers = respond(&loaded.model, &loaded.tokenizer, &questions, options, args.batch_size)?;
+    let answers = respond(&loaded.model, &loaded.tokenizer, &questions, options, args.batch_size)
+        .with_context(|| format!("no answers to {}", prompts.display()))?;
     let name = args.name.clone().unwrap_or_else(|| name_of(loaded, args));
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64());
     let text = args.format.write(&questions, &answers, &name, seconds)?;

@@ -8,7 +8,7 @@ use crate::console::say;
 use crate::generate::GenerateOptions;
 use crate::generate::stream::{answer, is_broken_pipe};
 use crate::lambda;
-use crate::model::Model;
+use crate::model::{Model, ModelError};
 use crate::plugin::Message;
 
 use super::loaded_model::LoadedModel;
@@ -68,6 +68,10 @@ pub(super) fn run(loaded: &mut LoadedModel, options: GenerateOptions) -> Result<
                 match answer(&loaded.model, &loaded.tokenizer, &prompt_ids, &options) {
                     Ok(content) => messages.push(Message::new("assistant", content)),
                     Err(error) if is_broken_pipe(&error) => return Ok(()),
+                    Err(error) if matches!(error.downcast_ref(), Some(ModelError::Request(_))) => {
+                        say(&format!("error: {error}; /new starts a new conversation"));
+                        messages.pop();
+                    }
                     Err(error) => return Err(error),
                 }
                 // Each turn samples with new random numbers.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Model, ModelError};
 
 use super::engine::Engine;
-use super::options::GenerateOptions;
+use super::options::{GenerateOptions, check};
 use super::request::{Ending, Event, Request};
 
 /// A generated text.
@@ -43,8 +43,8 @@ impl Generated {
 ///
 /// # Errors
 ///
-/// Returns a [`ModelError`] if the prompt is empty or has ids outside the model's vocabulary, an option is out of
-/// range, the logits are not finite numbers, or libtorch fails.
+/// Returns a [`ModelError`] if the prompt is empty, as long as the model's context or has ids outside its vocabulary, an
+/// option is out of range, the logits are not finite numbers, or libtorch fails.
 pub fn generate(
     model: &Model,
     prompt_ids: &[i64],
@@ -88,7 +88,7 @@ pub fn generate_all(
 ///
 /// # Errors
 ///
-/// The same as those of [`generate`].
+/// The same as those of [`generate`]; what is wrong with a prompt is told with the number of its stream.
 pub fn generate_streams(
     model: &Model,
     prompts: &[(u64, &[i64])],
@@ -96,6 +96,7 @@ pub fn generate_streams(
     batch_size: usize,
     on_done: &mut dyn FnMut(usize),
 ) -> Result<Vec<Generated>, ModelError> {
+    check(options)?;
     let mut engine = Engine::new(model, batch_size);
     // Prompts of similar length, and equal ones, begin together.
     let mut order: Vec<usize> = (0..prompts.len()).collect();
@@ -103,7 +104,11 @@ pub fn generate_streams(
     let mut index_of = HashMap::new();
     for index in order {
         let (stream, prompt) = prompts[index];
-        index_of.insert(engine.add(request(prompt, options, stream))?, index);
+        let row = engine.add(request(prompt, options, stream)).map_err(|error| match error {
+            ModelError::Request(reason) => ModelError::Request(format!("prompt {stream}: {reason}")),
+            other => other,
+        })?;
+        index_of.insert(row, index);
     }
     let mut texts = vec![Generated::default(); prompts.len()];
     let mut num_done = 0;

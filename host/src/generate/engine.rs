@@ -62,12 +62,13 @@ impl<'m> Engine<'m> {
         }
     }
 
-    /// Adds a text, which begins in one of the next steps.
+    /// Adds a text, which begins in one of the next steps. It ends at the latest when it has as many tokens, with its prompt,
+    /// as the model was made for.
     ///
     /// # Errors
     ///
-    /// Returns [`ModelError::Request`] if the prompt is empty or has ids outside the model's vocabulary, an option is out of
-    /// range, or λ does not belong to the model's adapter.
+    /// Returns [`ModelError::Request`] if the prompt is empty, leaves no room for an answer or has ids outside the model's
+    /// vocabulary, an option is out of range, or λ does not belong to the model's adapter.
     pub fn add(&mut self, mut request: Request) -> Result<RowId, ModelError> {
         check(&request.options)?;
         self.model.check_ids(&request.prompt)?;
@@ -76,6 +77,17 @@ impl<'m> Engine<'m> {
                 "there is no token to continue from; give a prompt, or a tokenizer with a BOS token".into(),
             ));
         }
+        let context = usize::try_from(self.model.config().max_position_embeddings).unwrap_or(0);
+        let room =
+            context.checked_sub(request.prompt.len()).filter(|&room| room > 0 || request.options.max_new_tokens == 0);
+        let Some(room) = room else {
+            return Err(ModelError::Request(format!(
+                "the prompt has {} tokens, but prompt and answer have at most {context} together, which config.json has as \
+                 max_position_embeddings: shorten the prompt",
+                request.prompt.len()
+            )));
+        };
+        request.options.max_new_tokens = request.options.max_new_tokens.min(room);
         match &request.lambda {
             Some(lambda) => self.model.check_lambda(lambda)?,
             None => request.lambda = self.model.default_lambda()?,
