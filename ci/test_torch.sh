@@ -33,6 +33,6 @@ fi
 "$python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall ./plugin/python
 export PYTHONDONTWRITEBYTECODE=1
 "$python" -c "import lambda_dpo, torch; assert torch.__version__.split('+')[0] == '$version', torch.__version__
-assert lambda_dpo.__file__.startswith('$(realpath "$folder")'), lambda_dpo.__file__"
+assert lambda_dpo.__file__.startswith('$(realpath -s "$folder")'), lambda_dpo.__file__"
 echo "torch $version:"
 "$python" -m pytest -q -p no:cacheprovider --ignore tests/python/trainer/test_sharded.py tests/python/trainer

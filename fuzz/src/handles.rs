@@ -4,6 +4,9 @@ use std::ptr::{null_mut, without_provenance_mut};
 
 use lambda_dpo_abi as abi;
 
+/// Chooses a handle, or one of a few values.
+pub type Choice = u8;
+
 /// The types of handles.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -61,7 +64,7 @@ impl<'a> Handles<'a> {
 
     /// Chooses a handle for an argument of type `kind`: mostly a live one.
     #[must_use]
-    pub fn pick(&self, kind: Kind, choice: u8) -> Picked {
+    pub fn pick(&self, kind: Kind, choice: Choice) -> Picked {
         let nth = |list: &[*mut u8]| list.get(usize::from(choice) % list.len().max(1)).copied();
         let num_kinds = Kind::ALL.len();
         let other = (kind as usize + 1 + usize::from(choice) % (num_kinds - 1)) % num_kinds;

@@ -379,6 +379,11 @@ fn anchors_that_do_not_determine_a_surrogate_are_refused() {
         &["--scores", &scores],
         "{}/scores.jsonl: helpfulness is the only dimension, so its λ is always 1: there is nothing to fit",
     );
+    let scores = folder.write("scores.jsonl", &corners_and_centre([1.7e308, -1.7e308, 0.3, 0.4, 0.5]));
+    folder.refuses(
+        &["--scores", &scores],
+        "{}/scores.jsonl: the fit overflows: divide the scores, which reach 1.7e308, by a constant",
+    );
 }
 
 #[test]

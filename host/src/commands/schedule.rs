@@ -28,7 +28,7 @@ fn fit(args: &ScheduleFitArgs, plugin: Option<&Path>) -> Result<()> {
     let report = report_beside(&args.out)?;
     let (table_file, report_file) = (NewFile::create(&args.out)?, NewFile::create(&report)?);
 
-    let anchors = anchors(args)?;
+    let (source, anchors) = anchors(args)?;
     let candidates = match &args.candidates {
         Some(file) => schedule::read(file, &anchors.dimensions)?,
         None => {
@@ -36,7 +36,7 @@ fn fit(args: &ScheduleFitArgs, plugin: Option<&Path>) -> Result<()> {
             schedule::draw(&plugin, anchors.dimensions.len(), args.num_candidates, args.seed)?
         }
     };
-    let fit = Fit::new(&anchors, &candidates, settings(args))?;
+    let fit = Fit::new(&anchors, &candidates, settings(args)).with_context(|| source.display().to_string())?;
 
     let json = serde_json::to_string_pretty(&fit)?;
     let name = report.file_name().unwrap_or_default().to_string_lossy();
@@ -60,8 +60,8 @@ fn settings(args: &ScheduleFitArgs) -> Settings {
     }
 }
 
-/// Reads the anchors, and checks that the surrogate can be fitted to them.
-fn anchors(args: &ScheduleFitArgs) -> Result<Anchors> {
+/// Reads the anchors, and checks that the surrogate can be fitted to them. Returns them with their file or folder.
+fn anchors(args: &ScheduleFitArgs) -> Result<(&Path, Anchors)> {
     if let Some(name) = args.dimensions.as_deref().and_then(repeated) {
         bail!("--dimensions names `{name}` twice");
     }
@@ -75,7 +75,7 @@ fn anchors(args: &ScheduleFitArgs) -> Result<Anchors> {
         (None, None) => bail!("pass anchors with --scores or --steer"),
     };
     anchors.check(args.surrogate).with_context(|| source.display().to_string())?;
-    Ok(anchors)
+    Ok((source, anchors))
 }
 
 /// Returns the path of the report, which replaces nothing but an earlier report.

@@ -54,6 +54,11 @@ impl HubName {
     }
 }
 
+/// Returns true if the text can be the name of a repository: `owner/name`, perhaps with `@revision` and `:split`.
+pub fn is_repository_name(text: &str) -> bool {
+    HubName::parse(text).is_some()
+}
+
 fn is_part(part: &str) -> bool {
     part.starts_with(|first: char| first.is_ascii_alphanumeric())
         && part.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.'))
@@ -74,6 +79,16 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+
+    #[test]
+    fn names_and_paths_are_distinguished() {
+        for name in ["meta-llama/Llama-3.1-8B", "openbmb/UltraFeedback"] {
+            assert!(is_repository_name(name), "{name}");
+        }
+        for path in ["model", "a/b/c", "./a/b", "../b", "/a/b", "data/train.jsonl", "data/x.parquet"] {
+            assert!(!is_repository_name(path), "{path}");
+        }
+    }
 
     #[test]
     fn a_name_may_have_a_revision_and_a_selector() {

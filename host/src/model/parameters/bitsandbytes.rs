@@ -9,6 +9,7 @@
 //! | `.nested_absmax`, `.nested_quant_map` | the scales of the scales' blocks, and [256] what their codes stand for |
 //! | `.quant_state.bitsandbytes__nf4` | the bytes of a JSON object: sizes of blocks, shape, dtype, mean of the scales |
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
@@ -42,6 +43,8 @@ const STORE_BYTES: &str = "quantise it with bnb_4bit_quant_storage = torch.uint8
 pub(super) struct QuantizedWeights<'f> {
     /// By parameter, then by name of the part, with its name in its file.
     weights: IndexMap<String, IndexMap<&'static str, (&'f SafetensorsFile, String)>>,
+    /// The names of all parts in their files, because [`Self::is_part`] is asked of every tensor.
+    names: HashSet<String>,
 }
 
 /// Finds the parts of weights in 4 bits; `parameter_of` returns the parameter that a tensor of the checkpoint is.
@@ -67,7 +70,8 @@ pub(super) fn find(
             }
         }
     }
-    Ok(QuantizedWeights { weights })
+    let names = weights.values().flat_map(IndexMap::values).map(|(_, name)| name.clone()).collect();
+    Ok(QuantizedWeights { weights, names })
 }
 
 /// Splits the name of a part into that of its weight and its own.
@@ -116,8 +120,7 @@ impl QuantizedWeights<'_> {
 
     /// Whether a tensor of a file is a part of a weight.
     pub(super) fn is_part(&self, name: &str) -> bool {
-        let Some((_, part)) = split(name) else { return false };
-        self.weights.values().any(|parts| parts.get(part).is_some_and(|(_, stored)| stored == name))
+        self.names.contains(name)
     }
 
     /// Checks that there are weights in 4 bits if config.json says so; `listing` names the weights.
