@@ -1,7 +1,7 @@
 //! Compiles the C++ side of `src/libtorch`: functions of libtorch that tch leaves out.
 
 fn main() {
-    let sources = ["src/libtorch/native.cpp", "src/libtorch/remade.cpp", "src/libtorch/script.cpp"];
+    let sources = ["src/libtorch/differentiable.cpp", "src/libtorch/native.cpp", "src/libtorch/script.cpp"];
     for source in sources {
         println!("cargo:rerun-if-changed={source}");
     }

@@ -3,6 +3,8 @@
 //!
 //! Quantising gives the codes and scales of bitsandbytes to the last bit, and dequantising its values.
 
+use crate::element::{Bf16, Element};
+
 /// What the 16 codes stand for: quantiles of the normal distribution, with 0 among them, scaled to ±1.
 pub const VALUES: [f32; 16] = [
     -1.0,
@@ -78,31 +80,6 @@ fn encode(values: &[f32], bounds: &[f32; 15], codes: &mut [u8], scaled: impl Fn(
     }
     if let ([value], Some(byte)) = (last, codes.last_mut()) {
         *byte = code(*value) << 4 | code(0.0);
-    }
-}
-
-/// A value of a dequantised matrix.
-trait Element: Copy {
-    /// Rounds to the nearest.
-    fn rounded(value: f32) -> Self;
-}
-
-impl Element for f32 {
-    fn rounded(value: f32) -> Self {
-        value
-    }
-}
-
-/// A bfloat16 by its bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(transparent)]
-pub struct Bf16(pub u16);
-
-impl Element for Bf16 {
-    fn rounded(value: f32) -> Self {
-        // To the nearest, and to the even one in the middle. Values are finite.
-        let bits = value.to_bits();
-        Self((bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16) as u16)
     }
 }
 
@@ -217,14 +194,5 @@ mod tests {
         );
         let (_, absmax, _) = round_trip(&[0.0]);
         assert_eq!(absmax, [MIN_ABSMAX]);
-    }
-
-    #[test]
-    fn bfloat16_is_rounded_to_the_nearest_even() {
-        let rounded = |bits: u32| Bf16::rounded(f32::from_bits(bits)).0;
-        assert_eq!(rounded(0x3F80_0000), 0x3F80);
-        assert_eq!(rounded(0x3F80_8000), 0x3F80, "the middle, even below");
-        assert_eq!(rounded(0x3F81_8000), 0x3F82, "the middle, even above");
-        assert_eq!(rounded(0xBF80_8001), 0xBF81);
     }
 }

@@ -1,13 +1,14 @@
 //! Matrices in 4-bit NormalFloat, as bitsandbytes quantises them: their codes and scales, and products with them.
 
 use std::convert::Infallible;
-use std::slice;
 
 use lambda_dpo_kernels::dynamic::{self, Quantized};
 use lambda_dpo_kernels::nf4;
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::{columns, parallel, remade};
+use super::differentiable::{Backward, differentiable};
+use super::slices::{Element, as_mut_slice, as_slice};
+use super::{columns, parallel};
 
 /// Values in a block with a scale of its own.
 const BLOCK_SIZE: usize = 64;
@@ -93,15 +94,20 @@ impl Nf4 {
 
         let weight = read()?.f_to_kind(Kind::Float)?.f_contiguous()?;
         let mut scales = empty(num_blocks, Kind::Float)?;
-        let parts = floats(&weight)
+        let parts = as_slice::<f32>(&weight)
             .chunks(BLOCK_SIZE * BLOCKS_AT_ONCE)
-            .zip(bytes_mut(&mut codes).chunks_mut(BLOCK_SIZE / 2 * BLOCKS_AT_ONCE))
-            .zip(floats_mut(&mut scales).chunks_mut(BLOCKS_AT_ONCE));
+            .zip(as_mut_slice::<u8>(&mut codes).chunks_mut(BLOCK_SIZE / 2 * BLOCKS_AT_ONCE))
+            .zip(as_mut_slice::<f32>(&mut scales).chunks_mut(BLOCKS_AT_ONCE));
         parallel::for_each(parts, |((values, codes), scales)| nf4::quantize(values, BLOCK_SIZE, codes, scales))?;
         let mean = scales.f_mean(None::<Kind>)?;
         let centred = scales.f_sub(&mean)?;
         let scale_block = SCALE_BLOCK_SIZE;
-        dynamic::quantize(floats(&centred), scale_block, bytes_mut(&mut scale_codes), floats_mut(&mut absmax));
+        dynamic::quantize(
+            as_slice::<f32>(&centred),
+            scale_block,
+            as_mut_slice::<u8>(&mut scale_codes),
+            as_mut_slice::<f32>(&mut absmax),
+        );
         let offset = mean.f_double_value(&[])? as f32;
         let scales = Scales::Quantized { codes: scale_codes, values: map, absmax, block_size: scale_block, offset };
         Ok(Nf4 { shape, codes, block_size: BLOCK_SIZE, scales, kind: Kind::Float })
@@ -152,8 +158,8 @@ impl Nf4 {
     /// Errors from libtorch.
     pub fn dequantize(&self, kind: Kind) -> Result<Tensor, TchError> {
         let values = match (self.codes.device(), if self.kind == Kind::Float { kind } else { self.kind }) {
-            (Device::Cpu, Kind::Float) => self.by_kernel(Kind::Float, nf4::dequantize)?,
-            (Device::Cpu, Kind::BFloat16) => self.by_kernel(Kind::BFloat16, nf4::dequantize_to_bf16)?,
+            (Device::Cpu, Kind::Float) => self.by_kernel(nf4::dequantize)?,
+            (Device::Cpu, Kind::BFloat16) => self.by_kernel(nf4::dequantize_to_bf16)?,
             (_, first) => self.by_operators()?.f_to_kind(first)?,
         };
         values.f_to_kind(kind)
@@ -171,23 +177,21 @@ impl Nf4 {
     /// Errors from libtorch.
     pub fn linear(&self, input: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, TchError> {
         let kind = input.f_kind()?;
-        if input.requires_grad() {
-            return remade::linear(input, bias, InDtype { matrix: self.shallow_clone(), kind });
-        }
-        let weight = self.dequantize(kind)?;
-        columns::linear(input, &weight, bias).unwrap_or_else(|| input.f_linear(&weight, bias))
+        differentiable(&[input], || {
+            let weight = self.dequantize(kind)?;
+            let output = columns::linear(input, &weight, bias).unwrap_or_else(|| input.f_linear(&weight, bias))?;
+            Ok((output, InDtype { matrix: self.shallow_clone(), kind }))
+        })
     }
 
-    /// Dequantises in one pass over main memory, by a kernel for the dtype `kind`.
-    fn by_kernel<T: Send>(&self, kind: Kind, kernel: Kernel<T>) -> Result<Tensor, TchError> {
-        let output = Tensor::f_empty(self.shape, (kind, Device::Cpu))?;
-        // SAFETY: `output` is a new contiguous tensor in main memory of the dtype that `T` stands for.
-        let values = unsafe { slice::from_raw_parts_mut(output.data_ptr().cast::<T>(), output.numel()) };
+    /// Dequantises in one pass over main memory, by a kernel that writes the dtype of `T`.
+    fn by_kernel<T: Element + Send>(&self, kernel: Kernel<T>) -> Result<Tensor, TchError> {
+        let mut output = Tensor::f_empty(self.shape, (T::KIND, Device::Cpu))?;
         let scales = self.scales.in_memory();
         let block_size = self.block_size;
-        let parts = values
+        let parts = as_mut_slice(&mut output)
             .chunks_mut(block_size * BLOCKS_AT_ONCE)
-            .zip(bytes(&self.codes).chunks(block_size / 2 * BLOCKS_AT_ONCE))
+            .zip(as_slice::<u8>(&self.codes).chunks(block_size / 2 * BLOCKS_AT_ONCE))
             .zip((0..).step_by(BLOCKS_AT_ONCE));
         parallel::for_each(parts, |((values, codes), first)| {
             let mut own = [0.0; BLOCKS_AT_ONCE];
@@ -223,9 +227,9 @@ struct InDtype {
     kind: Kind,
 }
 
-impl remade::Ingredients for InDtype {
-    fn make(&self) -> Result<Tensor, TchError> {
-        self.matrix.dequantize(self.kind)
+impl Backward for InDtype {
+    fn gradients(&self, grad: &Tensor) -> Result<Vec<Option<Tensor>>, TchError> {
+        Ok(vec![Some(grad.f_matmul(&self.matrix.dequantize(self.kind)?)?)])
     }
 }
 
@@ -255,11 +259,11 @@ impl Scales {
     /// Returns the scales as they are in main memory.
     fn in_memory(&self) -> InMemory<'_> {
         match self {
-            Self::Plain(scales) => InMemory::Plain(floats(scales)),
+            Self::Plain(scales) => InMemory::Plain(as_slice::<f32>(scales)),
             Self::Quantized { codes, values, absmax, block_size, offset } => InMemory::Quantized(Quantized {
-                codes: bytes(codes),
-                values: floats(values),
-                absmax: floats(absmax),
+                codes: as_slice::<u8>(codes),
+                values: as_slice::<f32>(values),
+                absmax: as_slice::<f32>(absmax),
                 block_size: *block_size,
                 offset: *offset,
             }),
@@ -303,41 +307,7 @@ impl InMemory<'_> {
 /// Errors from libtorch.
 pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool, TchError> {
     let tensor = tensor.f_to_kind(Kind::Float)?.f_contiguous()?;
-    Ok(nf4::is_finite(floats(&tensor)))
-}
-
-/// Returns the number of values of a contiguous tensor of this dtype in main memory; 0 of any other.
-fn len_in_memory(tensor: &Tensor, kind: Kind) -> usize {
-    let is_such = tensor.is_contiguous() && tensor.kind() == kind && tensor.device() == Device::Cpu;
-    if is_such { tensor.numel() } else { 0 }
-}
-
-/// Returns the values of a contiguous float32 tensor in main memory; none of any other.
-fn floats(tensor: &Tensor) -> &[f32] {
-    let len = len_in_memory(tensor, Kind::Float);
-    // SAFETY: it has so many values, which live as long as it; where there are none, the address is not read.
-    if len == 0 { &[] } else { unsafe { slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), len) } }
-}
-
-/// Returns the values of a contiguous uint8 tensor in main memory; none of any other.
-fn bytes(tensor: &Tensor) -> &[u8] {
-    let len = len_in_memory(tensor, Kind::Uint8);
-    // SAFETY: as above.
-    if len == 0 { &[] } else { unsafe { slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), len) } }
-}
-
-/// Returns the values of a tensor that nothing else refers to, as [`floats`] does.
-fn floats_mut(tensor: &mut Tensor) -> &mut [f32] {
-    let len = len_in_memory(tensor, Kind::Float);
-    // SAFETY: as above; the tensors of this file that are written to share their memory with no other.
-    if len == 0 { &mut [] } else { unsafe { slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), len) } }
-}
-
-/// Returns the values of a tensor that nothing else refers to, as [`bytes`] does.
-fn bytes_mut(tensor: &mut Tensor) -> &mut [u8] {
-    let len = len_in_memory(tensor, Kind::Uint8);
-    // SAFETY: as above.
-    if len == 0 { &mut [] } else { unsafe { slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), len) } }
+    Ok(nf4::is_finite(as_slice::<f32>(&tensor)))
 }
 
 #[cfg(test)]

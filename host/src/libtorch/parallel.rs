@@ -27,7 +27,12 @@ struct Work<P, F> {
 ///
 /// Errors from libtorch.
 pub(super) fn for_each<P: Send, F: Fn(P) + Sync>(parts: impl IntoIterator<Item = P>, body: F) -> Result<(), TchError> {
-    let parts: Vec<_> = parts.into_iter().map(|part| Mutex::new(Some(part))).collect();
+    let mut parts: Vec<_> = parts.into_iter().map(|part| Mutex::new(Some(part))).collect();
+    if parts.len() == 1 {
+        // For a few tokens, waking the threads would take longer than the work.
+        parts.pop().and_then(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner)).map(body);
+        return Ok(());
+    }
     let count = parts.len() as i64;
     let work = Work { parts, body };
     // SAFETY: the function takes the type that `data` points to, which lives through the call and may be shared by threads.

@@ -3,7 +3,7 @@
 //!
 //! The counts follow `layers`, `adapter` and `activations`: a change there that keeps another tensor changes them too.
 
-use tch::Device;
+use tch::{Device, Kind};
 
 use super::adapter::lora::{LoraConfig, TargetModules};
 use super::config::ModelConfig;
@@ -204,12 +204,15 @@ impl Footprint<'_> {
         let config = self.config;
         let (element, tokens) = (self.element_bytes(), batch.num_positions());
         let (query, key_value) = self.attention_widths();
-        // Norms: their input in float32, which is that of the residual stream if it is float32; their output is the input of
-        // the linear layers that follow.
-        let mut bytes = 2 * (4 + element) * config.hidden_size * tokens;
-        if self.adapter.is_none() && element != 4 {
-            // The gradient of a norm's weight needs what it is multiplied by, rounded.
-            bytes += 2 * element * config.hidden_size * tokens;
+        // Norms: their input, which is the residual stream; their output is the input of the linear layers that follow.
+        let mut bytes = 2 * 2 * element * config.hidden_size * tokens;
+        let in_one_pass = self.in_one_pass();
+        if in_one_pass {
+            bytes += 2 * 4 * tokens;
+        } else if element != 4 {
+            // The input in float32 as well; and what the weight is multiplied by, for its gradient.
+            let for_weight = if self.adapter.is_none() { element } else { 0 };
+            bytes += 2 * (4 - element + for_weight) * config.hidden_size * tokens;
         }
         // Queries, keys and values, and what attention returns, which is the input of o_proj.
         let repeated = if self.device.is_cuda() && (element == 4 || !matches!(self.attention(batch), Attention::Causal))
@@ -228,9 +231,14 @@ impl Footprint<'_> {
                 Attention::Causal | Attention::Additive => (query + 2 * repeated) * tokens + query * tokens,
             };
         bytes += 4 * config.num_attention_heads * tokens;
-        // The MLP: gate, silu(gate), up, and their product.
-        bytes += 4 * element * config.intermediate_size * tokens;
+        // The MLP: gate, up, their product, and silu(gate).
+        bytes += if in_one_pass { 3 } else { 4 } * element * config.intermediate_size * tokens;
         bytes + self.adapter.map_or(0, |adapter| self.adapter_bytes(adapter, tokens))
+    }
+
+    /// Whether norms and gates are computed by `libtorch::rows`.
+    fn in_one_pass(&self) -> bool {
+        self.device == Device::Cpu && matches!(self.precision.kind, Kind::Float | Kind::BFloat16)
     }
 
     /// Bytes that the adapter of a layer keeps: A x, the parameters in the model's dtype, and dropped inputs.

@@ -7,6 +7,7 @@ pub(super) mod additive_mask;
 pub(super) mod segments;
 pub(super) mod mask;
 pub(super) mod weight;
+mod adapted_linear;
 pub(super) mod linear;
 pub(super) mod attention;
 pub(super) mod decoder_layer;

@@ -177,6 +177,11 @@ impl Lora {
         Ok(scaled.f_linear(&self.b.f_to_kind(kind)?, None::<Tensor>)?)
     }
 
+    /// Returns whether it zeroes some of its inputs.
+    pub(in crate::model) fn drops_out(&self, dropout_seed: Option<i64>) -> bool {
+        dropout_seed.is_some() && self.dropout > 0.0
+    }
+
     /// Applies dropout. The same seed drops the same inputs, so that recomputation with checkpointing is exact.
     ///
     /// Reseeds libtorch's generator. Nothing in this program draws from it without seeding it first.

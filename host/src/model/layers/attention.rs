@@ -44,10 +44,7 @@ impl Attention {
             query = q_norm.forward(&query)?;
             key = k_norm.forward(&key)?;
         }
-        (query, key) = match cached {
-            Some(_) => (context.rotary.rotate_few(&query)?, context.rotary.rotate_few(&key)?),
-            None => (context.rotary.rotate(&query)?, context.rotary.rotate(&key)?),
-        };
+        (query, key) = (context.rotary.rotate(&query)?, context.rotary.rotate(&key)?);
         let attended = match cached {
             Some(pass) if hidden.size3()?.1 == 1 => self.attend_grouped(pass, &query, &key, &value)?,
             Some(pass) => pass.attend(self.layer, [&query, &key, &value], |query, key, value, mask, is_causal| {

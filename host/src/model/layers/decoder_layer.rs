@@ -3,6 +3,7 @@
 use tch::Tensor;
 
 use crate::libtorch::columns::by_columns;
+use crate::libtorch::rows;
 use crate::model::ModelError;
 use crate::model::config::ModelConfig;
 use crate::model::kv_cache::CachedPass;
@@ -23,9 +24,12 @@ pub(in crate::model) struct Mlp {
 
 impl Mlp {
     fn forward(&self, input: &Tensor, context: &Context) -> Result<Tensor, ModelError> {
-        let gate = self.gate_proj.forward(input, context)?.f_silu()?;
-        let gated = gate.f_mul(&self.up_proj.forward(input, context)?)?;
-        drop(gate);
+        let (gate, up) = (self.gate_proj.forward(input, context)?, self.up_proj.forward(input, context)?);
+        let gated = match rows::gated(&gate, &up) {
+            Some(gated) => gated?,
+            None => gate.f_silu()?.f_mul(&up)?,
+        };
+        drop((gate, up));
         self.down_proj.forward(&gated, context)
     }
 }
@@ -94,14 +98,12 @@ impl DecoderLayer {
         context: &Context,
         cached: Option<CachedPass>,
     ) -> Result<Tensor, ModelError> {
-        // Passes over a cache are for few tokens and keep no graph.
-        let norm = if cached.is_some() { RmsNorm::forward_few } else { RmsNorm::forward };
-        let normed = norm(&self.input_layernorm, hidden)?;
+        let normed = self.input_layernorm.forward(hidden)?;
         let attended = self.self_attn.forward(&normed, context, cached)?;
         drop(normed);
         let hidden = hidden.f_add(&attended)?;
         drop(attended);
-        let mut normed = norm(&self.post_attention_layernorm, &hidden)?;
+        let mut normed = self.post_attention_layernorm.forward(&hidden)?;
         if cached.is_some() {
             normed = by_columns(&normed)?;
         }

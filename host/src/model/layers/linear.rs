@@ -6,6 +6,7 @@ use crate::model::ModelError;
 use crate::model::adapter::lora::Lora;
 use crate::model::pass::Context;
 
+use super::adapted_linear;
 use super::weight::Weight;
 
 /// y = W x + b, plus the output of the adapter.
@@ -25,12 +26,12 @@ impl Linear {
     ///
     /// `input`: [R, T, in]; the result: [R, T, out], stored by columns if the input is.
     pub(in crate::model) fn forward(&self, input: &Tensor, context: &Context) -> Result<Tensor, ModelError> {
-        let output = self.weight.linear(input, self.bias.as_ref())?;
-        match &self.lora {
-            Some(lora) if context.adapter_enabled => {
-                Ok(output.f_add(&lora.forward(input, context.lambda_scale.as_ref(), context.dropout_seed)?)?)
-            }
-            _ => Ok(output),
+        let output = || self.weight.linear(input, self.bias.as_ref());
+        let Some(lora) = self.lora.as_ref().filter(|_| context.adapter_enabled) else { return Ok(output()?) };
+        let lambda_scale = context.lambda_scale.as_ref();
+        if input.is_contiguous() && !lora.drops_out(context.dropout_seed) {
+            return adapted_linear::forward(input, &self.weight, self.bias.as_ref(), lora, lambda_scale);
         }
+        Ok(output()?.f_add(&lora.forward(input, lambda_scale, context.dropout_seed)?)?)
     }
 }

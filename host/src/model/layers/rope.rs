@@ -90,20 +90,10 @@ impl Rotary {
     ///
     /// `heads` and the result: [R, heads, T, D].
     pub(in crate::model) fn rotate(&self, heads: &Tensor) -> Result<Tensor, ModelError> {
+        if let Some(rotated) = rows::rotate(heads, &self.cos, &self.signed_sin) {
+            return Ok(rotated?);
+        }
         let turned = heads.f_roll([heads.size4()?.3 / 2], [-1])?;
         Ok(heads.f_mul(&self.cos)?.f_addcmul(&turned, &self.signed_sin)?)
-    }
-
-    /// Rotates queries or keys of a few tokens, in one pass where that is possible; equal to [`rotate`](Self::rotate) but for
-    /// rounding. Without gradients.
-    ///
-    /// # Shapes
-    ///
-    /// Those of [`rotate`](Self::rotate).
-    pub(in crate::model) fn rotate_few(&self, heads: &Tensor) -> Result<Tensor, ModelError> {
-        match rows::rotate(heads, &self.cos, &self.signed_sin) {
-            Some(rotated) => Ok(rotated?),
-            None => self.rotate(heads),
-        }
     }
 }

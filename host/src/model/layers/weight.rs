@@ -1,6 +1,6 @@
 //! The weight of a linear layer, as it is held in memory.
 
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use crate::libtorch::columns;
 use crate::libtorch::nf4::Nf4;
@@ -28,15 +28,32 @@ impl Weight {
     ///
     /// # Shapes
     ///
-    /// `input`: [R, T, in]; the result: [R, T, out], stored by columns if the input is.
-    pub(super) fn linear(&self, input: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, ModelError> {
-        Ok(match self {
-            Self::Dense(weight) => match columns::linear(input, weight, bias) {
-                Some(output) => output?,
-                None => input.f_linear(weight, bias)?,
-            },
-            Self::Nf4(weight) => weight.linear(input, bias)?,
-        })
+    /// `input`: [R, T, in] or [n, in]; the result: [R, T, out] or [n, out], stored by columns if the input is.
+    pub(super) fn linear(&self, input: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, TchError> {
+        match self {
+            Self::Dense(weight) => columns::linear(input, weight, bias).unwrap_or_else(|| input.f_linear(weight, bias)),
+            Self::Nf4(weight) => weight.linear(input, bias),
+        }
+    }
+
+    /// Computes Wᵀ g, the gradient of an input, given that of an output.
+    ///
+    /// # Shapes
+    ///
+    /// `grad`: [n, out]; the result: [n, in].
+    pub(super) fn transposed(&self, grad: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::Dense(weight) => grad.f_mm(weight),
+            Self::Nf4(weight) => grad.f_mm(&weight.dequantize(grad.f_kind()?)?),
+        }
+    }
+
+    /// Returns the same weight, which shares its memory, without a graph.
+    pub(super) fn shallow_clone(&self) -> Weight {
+        match self {
+            Self::Dense(weight) => Self::Dense(weight.detach()),
+            Self::Nf4(weight) => Self::Nf4(weight.shallow_clone()),
+        }
     }
 
     /// Returns the values in float32, without a graph.

@@ -1,0 +1,32 @@
+//! Rotary position embedding; [`Value`](crate::Value) says what it computes.
+
+use crate::element::Element;
+
+pub(crate) fn rotate<E: Element>(head: &[E], cos: &[E], signed_sin: &[E], rotated: &mut [E]) {
+    let half = head.len() / 2;
+    let (first, second) = head.split_at(half);
+    let (first_cos, second_cos) = cos.split_at(half);
+    let (first_sin, second_sin) = signed_sin.split_at(half);
+    let (first_rotated, second_rotated) = rotated.split_at_mut(half);
+    turn(first, second, first_cos, first_sin, first_rotated);
+    turn(second, first, second_cos, second_sin, second_rotated);
+}
+
+/// own ⊙ cos + other ⊙ sin.
+fn turn<E: Element>(own: &[E], other: &[E], cos: &[E], sin: &[E], turned: &mut [E]) {
+    for ((((turned, own), other), cos), sin) in turned.iter_mut().zip(own).zip(other).zip(cos).zip(sin) {
+        *turned = E::rounded(own.wide() * cos.wide() + other.wide() * sin.wide());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_are_rotated() {
+        let mut rotated = [0.0; 4];
+        rotate(&[1.0, 2.0, 3.0, 4.0], &[0.0, 1.0, 0.0, 1.0], &[-1.0, 0.0, 1.0, 0.0], &mut rotated);
+        assert_eq!(rotated, [-3.0, 2.0, 1.0, 4.0]);
+    }
+}
