@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo check-steering steer-stories steer-real steer-factory objectives-demo test test-cpus test-python test-sharded test-newest test-oldest test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-serving benchmarks test-benchmarks paper gpu-check fmt generate fuzz valgrind asan torture supply docs install
+.PHONY: help setup build demo steer-demo check-steering steer-stories steer-real steer-factory objectives-demo test test-cpus test-python test-sharded test-newest test-oldest test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-chat bench-serving benchmarks test-benchmarks paper gpu-check fmt generate fuzz valgrind asan torture supply docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -81,6 +81,9 @@ lint: ## format, clippy, crate walls, layers, circles of files, generated files
 
 bench: ## criterion and the comparison with PyTorch; writes docs/benchmarks.md (20 minutes; BENCH_FLAGS=--quick for 4)
 	@ci/bench.sh $(BENCH_FLAGS)
+
+bench-chat: ## training and scoring on a real chat model, MODEL=DIR, beside Transformers and PEFT; writes docs/benchmarks.md
+	@ci/bench_chat.sh "$(MODEL)" $(BENCH_FLAGS)
 
 bench-serving: ## the server beside Transformers and llama.cpp, and many λ beside one, on MODEL=DIR; writes docs/benchmarks.md
 	@ci/setup.sh --test

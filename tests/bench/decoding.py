@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+import report
 from run import machine
 from sides import HERE, NUM_THREADS, PROGRAM as BENCH, ROOT, Side, python_side
 
@@ -231,7 +232,7 @@ def section(figures: dict, about: dict, name: str) -> str:
         values = sorted(row[over] / row[under] for row in rounds)
         return f"{statistics.median(values):.2f} ({values[0]:.2f} to {values[-1]:.2f})"
 
-    return f"""
+    return f"""\
 ## Serving
 
 `make bench-serving MODEL=…` measures this section: {name}, float32, prompts of {PROMPT_TOKENS} tokens,
@@ -269,13 +270,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         figures = measure(str(Path(options.model).resolve()), options.rounds, options.tokens, Path(scratch))
     text = section(figures, about, Path(options.model).name)
-    before, _, rest = options.out.read_text().partition("\n## Serving\n")
-    if rest:
-        rest = "\n## CUDA" + rest.partition("\n## CUDA")[2]
-    else:
-        before, _, rest = before.partition("\n## CUDA")
-        rest = "\n## CUDA" + rest
-    options.out.write_text(before + text + rest)
+    options.out.write_text(report.with_section(options.out.read_text(), text))
     print(text)
 
 

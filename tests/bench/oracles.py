@@ -2,7 +2,7 @@
 
     python oracles.py ORACLE SCENARIO_FOLDER
 
-a      Appendix B as written: 4 x 4 rows per prompt, logits at every position, the reference model run in each step
+a      Appendix B as written: M x N rows per prompt, logits at every position, the reference model run in each step
 b      the same without the duplicate rows
 c      the floor: an SFT step on the same unique tokens, [prompt][y1]..[yN] as one causal sequence, logits only at its
        targets
@@ -26,28 +26,28 @@ from floor import Floor
 from serving import serve
 
 IGNORE_INDEX = -100
-NUM_DIMENSIONS = NUM_RESPONSES = 4
 PAD_MULTIPLE = 8
 
 
-def load_model(folder: Path) -> LlamaForCausalLM:
-    model = LlamaForCausalLM.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32)
+def load_model(folder: Path, dtype: str = "float32") -> LlamaForCausalLM:
+    model = LlamaForCausalLM.from_pretrained(folder, attn_implementation="sdpa", dtype=getattr(torch, dtype))
     model.config.use_cache = False
     return model
 
 
 class ListwiseOracle:
-    """Appendix B, with `copies` of each response: 4 as in the paper, or 1."""
+    """Appendix B, with `copies` of each response: one for each dimension as in the paper, or 1."""
 
     def __init__(self, folder: Path, settings: dict, copies: int):
         self.copies, self.settings = copies, settings
-        self.model = load_model(folder / "model")
+        self.num_responses = len(settings["prompts"][0]["responses"])
+        self.model = load_model(folder / "model", settings["dtype"])
         self.lora = (folder / "adapter").exists()
         if self.lora:
             self.model = PeftModel.from_pretrained(self.model, folder / "adapter", is_trainable=True)
             self.reference = None
         else:
-            self.reference = load_model(folder / "reference").requires_grad_(False).eval()
+            self.reference = load_model(folder / "reference", settings["dtype"]).requires_grad_(False).eval()
         self.model.train()
         self.input_ids, self.attention_mask, self.labels = self.rows(settings["prompts"])
         self.pi_target = torch.tensor([prompt["pi_target"] for prompt in settings["prompts"]])
@@ -74,9 +74,12 @@ class ListwiseOracle:
         return input_ids, attention_mask, labels
 
     def mean_log_probs(self, model) -> torch.Tensor:
-        """[rows] as in B.1: logits at every position, a log-softmax over all of them, then the labels' entries."""
+        """[rows] as in B.1: logits at every position, a log-softmax over all of them, then the labels' entries.
+
+        The log-softmax is in float32 in a bfloat16 model, too, as LLaMA-Factory's is.
+        """
         logits = model(input_ids=self.input_ids, attention_mask=self.attention_mask).logits
-        log_probs = F.log_softmax(logits[:, :-1], dim=-1)
+        log_probs = F.log_softmax(logits[:, :-1], dim=-1, dtype=torch.float32)
         targets = self.labels[:, 1:].clone()
         mask = targets != IGNORE_INDEX
         targets[~mask] = 0
@@ -93,9 +96,10 @@ class ListwiseOracle:
     def loss(self) -> torch.Tensor:
         log_probs = self.mean_log_probs(self.model)
         rewards = self.settings["beta"] * (log_probs - self.reference_log_probs())
-        rewards = rewards.view(-1, self.copies, NUM_RESPONSES).expand(-1, NUM_DIMENSIONS, -1)
+        num_dimensions = len(self.weights)
+        rewards = rewards.view(-1, self.copies, self.num_responses).expand(-1, num_dimensions, -1)
         losses = []
-        for dimension in range(NUM_DIMENSIONS):
+        for dimension in range(num_dimensions):
             of_dimension = rewards[:, dimension]
             target = self.pi_target[:, dimension] + 1e-10
             log_policy = of_dimension - torch.logsumexp(of_dimension, dim=1, keepdim=True)
@@ -138,7 +142,7 @@ class SftOracle:
 def make_oracle(name: str, folder: Path):
     settings = json.loads((folder / "tokens.json").read_text())
     makers = {
-        "a": lambda: ListwiseOracle(folder, settings, NUM_DIMENSIONS),
+        "a": lambda: ListwiseOracle(folder, settings, len(settings["lambda"])),
         "b": lambda: ListwiseOracle(folder, settings, 1),
         "c": lambda: SftOracle(folder, settings, transformers=False),
         "c-hf": lambda: SftOracle(folder, settings, transformers=True),

@@ -9,8 +9,8 @@ from string import Template
 import sides
 
 HERE = Path(__file__).parent
-# The report from here on is measured by others (decoding.py, and machines with CUDA) and is kept.
-KEPT_FROM = "\n## Serving"
+# The report from here on is measured by others (chat_model.py, decoding.py, and machines with CUDA) and is kept.
+KEPT_FROM = "\n## A chat model"
 
 
 QUICK = (
@@ -43,6 +43,16 @@ def write(sections: dict[str, dict], out: Path, is_quick: bool) -> None:
     out.write_text(text)
     plot(figures["tokens"], "tokens of a step", out.with_suffix("") / "tokens.svg")
     plot(figures["vocabulary"], "vocabulary", out.with_suffix("") / "vocabulary.svg")
+
+
+def with_section(report: str, section: str) -> str:
+    """Puts a section, which begins with its heading, in the place of the one with this heading."""
+    heading = section.partition("\n")[0]
+    before, found, rest = report.partition(f"\n{heading}\n")
+    if not found:
+        raise SystemExit(f"The report has no section {heading!r} to replace.")
+    _, next_heading, after = rest.partition("\n## ")
+    return f"{before}\n{section.rstrip()}\n{next_heading}{after}"
 
 
 def table(head: list[str], rows: list[list]) -> str:

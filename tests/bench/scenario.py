@@ -13,6 +13,7 @@ import ctypes
 import json
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -49,6 +50,8 @@ class Scenario:
     device: str = "cpu"
     dtype: str = "float32"
     checkpointing: bool = False
+    # Tokens of a packed row, which then holds several prompts; 0: each prompt has a row of its own.
+    row_tokens: int = 0
     # Each side draws its own weights, if only speed is compared; writing the folder then needs only torch.
     draws_weights: bool = False
 
@@ -63,6 +66,16 @@ class Scenario:
     @property
     def num_targets(self) -> int:
         return self.num_prompts * sum(self.response_lengths)
+
+    @property
+    def has_reference_model(self) -> bool:
+        """Whether the reference is a model of its own."""
+        return not self.draws_weights
+
+    @property
+    def dimensions(self) -> list[str]:
+        """Names of the dimensions that the records are rated in."""
+        return DIMENSIONS
 
     @property
     def layer_parameters(self) -> int:
@@ -103,10 +116,15 @@ class Scenario:
         With an adapter, there are no gradients of the weights, and the adapter's own products are not counted.
         `num_pairs` is the number of visible (query, key) pairs in attention, over all prompts.
         """
-        layers = 2 * self.layer_parameters * self.num_unique_tokens
-        head = 2 * self.hidden_size * self.vocab_size * self.num_targets
-        attention = 4 * self.hidden_size * num_pairs * self.num_layers
+        layers, attention, head = self.forward_flops(num_pairs)
         return (2 if self.lora_rank else 3) * (layers + head) + 3 * attention
+
+    def forward_flops(self, num_pairs: int) -> tuple[int, int, int]:
+        """FLOPs of a forward pass: of the layers' matrices, of attention, and of the head at the targets."""
+        layers = 2 * self.layer_parameters * self.num_unique_tokens
+        attention = 4 * self.hidden_size * num_pairs * self.num_layers
+        head = 2 * self.hidden_size * self.vocab_size * self.num_targets
+        return layers, attention, head
 
     def tree_pairs(self) -> int:
         """Visible pairs if each response attends to the prompt and itself."""
@@ -124,11 +142,7 @@ class Scenario:
         folder = parent / self.name
         if (folder / "run.toml").exists():
             return folder
-        if self.draws_weights:
-            self._write_model(folder / "model", None)
-        else:
-            for part, part_seed in [("model", seed), ("reference", seed + 1)]:
-                self._write_model(folder / part, part_seed)
+        self._write_models(folder, seed)
         if self.lora_rank:
             self._write_adapter(folder, seed + 2)
         self._write_records(folder, seed + 3)
@@ -157,6 +171,14 @@ class Scenario:
             "eos_token_id": 2,
         }
 
+    def _write_models(self, folder: Path, seed: int) -> None:
+        """Writes the model and the reference."""
+        if self.draws_weights:
+            self._write_model(folder / "model", None)
+            return
+        for part, part_seed in [("model", seed), ("reference", seed + 1)]:
+            self._write_model(folder / part, part_seed)
+
     def _write_model(self, folder: Path, seed: int | None) -> None:
         """Writes the config, the tokenizer and, if there is a seed, the weights."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -184,8 +206,15 @@ class Scenario:
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
     def _write_adapter(self, folder: Path, seed: int) -> None:
-        """Writes a LoRA of all linear layers in PEFT's format, with B not zero."""
-        hidden, intermediate, rank = self.hidden_size, self.intermediate_size, self.lora_rank
+        """Writes the adapter in PEFT's format."""
+        (folder / "adapter").mkdir()
+        write_safetensors(folder / "adapter" / "adapter_model.safetensors", self._adapter_tensors(seed))
+        settings = self._adapter_settings(folder / "model")
+        (folder / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+
+    def _adapted_layers(self) -> dict[str, tuple[int, int]]:
+        """Numbers of outputs and inputs of the linear layers that the adapter adapts, which are all, by their paths."""
+        hidden, intermediate = self.hidden_size, self.intermediate_size
         linear = {
             "self_attn.q_proj": (hidden, hidden),
             "self_attn.k_proj": (self.kv_size, hidden),
@@ -195,27 +224,32 @@ class Scenario:
             "mlp.up_proj": (intermediate, hidden),
             "mlp.down_proj": (hidden, intermediate),
         }
+        layers = range(self.num_layers)
+        return {f"model.layers.{layer}.{name}": shape for layer in layers for name, shape in linear.items()}
+
+    def _adapter_tensors(self, seed: int) -> dict[str, torch.Tensor]:
+        """The matrices of a LoRA whose B is not zero, by their names in PEFT's file."""
         generator = torch.Generator().manual_seed(seed)
         tensors = {}
-        for layer in range(self.num_layers):
-            for name, (outputs, inputs) in linear.items():
-                path = f"base_model.model.model.layers.{layer}.{name}"
-                a = torch.rand(rank, inputs, generator=generator) * 2 - 1
-                tensors[f"{path}.lora_A.weight"] = a / inputs**0.5
-                tensors[f"{path}.lora_B.weight"] = 0.02 * torch.randn(outputs, rank, generator=generator)
-        (folder / "adapter").mkdir()
-        write_safetensors(folder / "adapter" / "adapter_model.safetensors", tensors)
-        settings = {
+        for name, (outputs, inputs) in self._adapted_layers().items():
+            path = f"base_model.model.{name}"
+            a = torch.rand(self.lora_rank, inputs, generator=generator) * 2 - 1
+            tensors[f"{path}.lora_A.weight"] = a / inputs**0.5
+            tensors[f"{path}.lora_B.weight"] = 0.02 * torch.randn(outputs, self.lora_rank, generator=generator)
+        return tensors
+
+    def _adapter_settings(self, model: Path) -> dict:
+        """Contents of adapter_config.json."""
+        return {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": str(folder / "model"),
-            "r": rank,
-            "lora_alpha": 2 * rank,
+            "base_model_name_or_path": str(model),
+            "r": self.lora_rank,
+            "lora_alpha": 2 * self.lora_rank,
             "lora_dropout": 0.0,
             "bias": "none",
-            "target_modules": [name.split(".")[1] for name in linear],
+            "target_modules": list(dict.fromkeys(path.split(".")[-1] for path in self._adapted_layers())),
         }
-        (folder / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
 
     def _write_records(self, folder: Path, seed: int) -> None:
         rng = random.Random(seed)
@@ -233,21 +267,25 @@ class Scenario:
                 for i, response in enumerate(responses)
             ]
             records.append({"instruction": text(prompt), "completions": completions})
-            pi_target = [[math.exp(rating - max(row)) for rating in row] for row in ratings]
-            pi_target = [[weight / sum(row) for weight in row] for row in pi_target]
-            prompts.append({"prompt": prompt, "responses": responses, "pi_target": pi_target})
+            prompts.append({"prompt": prompt, "responses": responses, "pi_target": target_distributions(ratings)})
         (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        self._write_tokens(folder, prompts)
+
+    def _write_tokens(self, folder: Path, prompts: list[dict]) -> None:
+        """Writes what the oracles read: prompts as token ids with their target distributions, and the settings."""
         settings = {
             "beta": self.beta,
             "lambda": self.weights,
             "learning_rate": self.learning_rate,
             "max_grad_norm": self.max_grad_norm,
+            "dtype": self.dtype,
         }
         (folder / "tokens.json").write_text(json.dumps({**settings, "prompts": prompts}))
 
     def _run_config(self) -> str:
-        weights = ", ".join(f"{name} = {weight}" for name, weight in zip(DIMENSIONS, self.weights))
-        reference = "" if self.draws_weights else '\n[reference]\nkind = "model"\npath = "reference"\n'
+        weights = ", ".join(f"{name} = {weight}" for name, weight in zip(self.dimensions, self.weights))
+        row_tokens = f"max_tokens = {self.row_tokens}\n" if self.row_tokens else ""
+        reference = '\n[reference]\nkind = "model"\npath = "reference"\n' if self.has_reference_model else ""
         return f"""\
 stage = "lambda_dpo"
 output_dir = "run"
@@ -269,13 +307,19 @@ weights = {{ {weights} }}
 [loss]
 beta = {self.beta}
 reduction = "mean"
-
+{row_tokens}
 [train]
 learning_rate = {self.learning_rate}
 max_grad_norm = {self.max_grad_norm}
 per_device_train_batch_size = {self.num_prompts}
 gradient_checkpointing = {str(self.checkpointing).lower()}
 """
+
+
+def target_distributions(ratings: Sequence[Sequence[float]]) -> list[list[float]]:
+    """The softmax of each dimension's ratings, [M][N]."""
+    weights = [[math.exp(rating - max(row)) for rating in row] for row in ratings]
+    return [[weight / sum(row) for weight in row] for row in weights]
 
 
 def write_safetensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:

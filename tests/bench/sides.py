@@ -6,7 +6,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -15,16 +17,18 @@ PROGRAM = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" 
 NUM_THREADS = 2
 
 
+def environment(**variables: str) -> dict[str, str]:
+    """Environment of a measured process: this one's with the benchmark's number of threads, and `variables`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LAMBDA_DPO")}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(NUM_THREADS))
+    return {**inherited, **threads, "TOKENIZERS_PARALLELISM": "false", **variables}
+
+
 class Side:
     """A process that answers commands; see serving.py."""
 
     def __init__(self, name: str, command: list, **variables: str):
         self.name = name
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("LAMBDA_DPO")}
-        environment |= variables
-        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
-            environment[variable] = str(NUM_THREADS)
-        environment["TOKENIZERS_PARALLELISM"] = "false"
         # A file, because a pipe that nobody reads would fill and block the process; shown if the process fails.
         self.messages = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
@@ -33,7 +37,7 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=self.messages,
             text=True,
-            env=environment,
+            env=environment(**variables),
         )
         self.about = self.answer()
         if self.about["threads"] != NUM_THREADS:
@@ -103,39 +107,46 @@ class Timings:
     def add(self, answer: dict) -> None:
         self.answers.append(answer)
         self.seconds.append(answer["seconds"])
-        self.cpu_seconds.append(answer["cpu_seconds"])
+        # Of a part of a command, only the seconds are known.
+        if "cpu_seconds" in answer:
+            self.cpu_seconds.append(answer["cpu_seconds"])
 
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
+
+    @property
+    def cpu_median(self) -> float | None:
+        return statistics.median(self.cpu_seconds) if self.cpu_seconds else None
 
     def summary(self) -> dict:
         return {
             "median": self.median,
             "min": min(self.seconds),
             "max": max(self.seconds),
-            "cpu_median": statistics.median(self.cpu_seconds),
+            "cpu_median": self.cpu_median,
             "num_runs": len(self.seconds),
         }
 
 
 def alternate(sides: list[Side], num_rounds: int, num_warm: int = 1, word: str = "step") -> dict[str, Timings]:
     """Runs the command `word` on each side in turn, round by round; the warm-up rounds are not counted."""
-    timings = {side.name: Timings() for side in sides}
-    for turn in range(num_warm + num_rounds):
-        for side in sides:
-            answer = side.ask(word)
-            if turn >= num_warm:
-                timings[side.name].add(answer)
+    return run_rounds({side.name: partial(side.ask, word) for side in sides}, num_rounds, num_warm)
+
+
+def run_rounds(turns: Mapping[str, Callable[[], dict]], num_rounds: int, num_warm: int = 1) -> dict[str, Timings]:
+    """Takes each turn once in every round; the warm-up rounds are not counted."""
+    timings = {name: Timings() for name in turns}
+    for number in range(num_warm + num_rounds):
+        for name, turn in turns.items():
+            answer = turn()
+            if number >= num_warm:
+                timings[name].add(answer)
     return timings
 
 
 def ratio(slow: Timings, fast: Timings) -> dict:
     """Ratio of the medians, and smallest and largest ratio of the runs of one round."""
     rounds = [a / b for a, b in zip(slow.seconds, fast.seconds)]
-    return {
-        "median": slow.median / fast.median,
-        "min": min(rounds),
-        "max": max(rounds),
-        "cpu_median": statistics.median(slow.cpu_seconds) / statistics.median(fast.cpu_seconds),
-    }
+    cpu_median = slow.cpu_median / fast.cpu_median if slow.cpu_median and fast.cpu_median else None
+    return {"median": slow.median / fast.median, "min": min(rounds), "max": max(rounds), "cpu_median": cpu_median}
