@@ -46,16 +46,17 @@ pub trait Value: Copy + Send + Sync + 'static {
     /// Panics if `sums` is empty.
     fn rms_norm_weight_grad(rows: &[Self], scales: &[f32], grads: &[Self], sums: &mut [f32]);
 
-    /// Rotates the halves of a head: x ⊙ cos + (x₂, x₁) ⊙ `signed_sin`.
+    /// Rotates the halves of each head of a token: x ⊙ cos + (x₂, x₁) ⊙ `signed_sin`.
     ///
     /// # Shapes
     ///
-    /// All of the same even length.
+    /// `cos` and `signed_sin`: the even length of a head; `heads`: heads that begin `stride` values apart; `rotated`: heads one
+    /// after another.
     ///
     /// # Panics
     ///
-    /// Panics if an argument is shorter than `head`.
-    fn rotate(head: &[Self], cos: &[Self], signed_sin: &[Self], rotated: &mut [Self]);
+    /// Panics if `cos` is empty, or an argument is too short.
+    fn rotate(heads: &[Self], stride: usize, cos: &[Self], signed_sin: &[Self], rotated: &mut [Self]);
 
     /// Writes silu(gate) ⊙ up.
     ///
@@ -95,8 +96,8 @@ macro_rules! compiled_here {
                 norm::weight_grad(rows, scales, grads, sums);
             }
 
-            fn rotate(head: &[Self], cos: &[Self], signed_sin: &[Self], rotated: &mut [Self]) {
-                rotary::rotate(head, cos, signed_sin, rotated);
+            fn rotate(heads: &[Self], stride: usize, cos: &[Self], signed_sin: &[Self], rotated: &mut [Self]) {
+                rotary::rotate(heads, stride, cos, signed_sin, rotated);
             }
 
             fn gated(gate: &[Self], up: &[Self], gated: &mut [Self]) {

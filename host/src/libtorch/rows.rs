@@ -29,10 +29,10 @@ fn are_alike(one: &Tensor, other: &Tensor) -> bool {
 
 /// Calls a function for the dtype of a tensor that is taken.
 macro_rules! for_dtype {
-    ($tensor:expr, $function:ident($($argument:expr),*)) => {
+    ($tensor:expr, $($function:ident)::+($($argument:expr),*)) => {
         match $tensor.kind() {
-            Kind::BFloat16 => $function::<Bf16>($($argument),*),
-            _ => $function::<f32>($($argument),*),
+            Kind::BFloat16 => $($function)::+::<Bf16>($($argument),*),
+            _ => $($function)::+::<f32>($($argument),*),
         }
     };
 }
@@ -126,11 +126,7 @@ impl Normed {
 
 impl Backward for Normed {
     fn gradients(&self, grad: &Tensor) -> Result<Vec<Option<Tensor>>, TchError> {
-        let grad = grad.f_contiguous()?;
-        match self.input.kind() {
-            Kind::BFloat16 => self.gradients_of::<Bf16>(&grad),
-            _ => self.gradients_of::<f32>(&grad),
-        }
+        for_dtype!(self.input, Self::gradients_of(self, &grad.f_contiguous()?))
     }
 }
 
@@ -175,9 +171,7 @@ fn turned<V: Value + Element>(heads: &Tensor, cos: &Tensor, signed_sin: &Tensor)
         for (token, rotated) in (part * at_once..).zip(rotated.chunks_exact_mut(token_size)) {
             let (cos, sin) = (&cos[token * size..][..size], &sin[token * size..][..size]);
             let first = token / num_tokens * strides[0] + token % num_tokens * strides[2];
-            for (head, rotated) in rotated.chunks_exact_mut(size).enumerate() {
-                V::rotate(&inputs[first + head * strides[1]..][..size], cos, sin, rotated);
-            }
+            V::rotate(&inputs[first..], strides[1], cos, sin, rotated);
         }
     })?;
     output.f_transpose(1, 2)
@@ -251,11 +245,7 @@ impl Gated {
 
 impl Backward for Gated {
     fn gradients(&self, grad: &Tensor) -> Result<Vec<Option<Tensor>>, TchError> {
-        let grad = grad.f_contiguous()?;
-        match self.gate.kind() {
-            Kind::BFloat16 => self.gradients_of::<Bf16>(&grad),
-            _ => self.gradients_of::<f32>(&grad),
-        }
+        for_dtype!(self.gate, Self::gradients_of(self, &grad.f_contiguous()?))
     }
 }
 

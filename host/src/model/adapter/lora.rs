@@ -166,9 +166,9 @@ impl Lora {
     ) -> Result<Tensor, ModelError> {
         let kind = input.f_kind()?;
         let a = self.a.f_to_kind(kind)?;
-        let reduced = match dropout_seed {
-            Some(seed) if self.dropout > 0.0 => self.drop_out(input, seed)?.f_linear(&a, None::<Tensor>)?,
-            _ => input.f_linear(&a, None::<Tensor>)?,
+        let reduced = match self.used_seed(dropout_seed) {
+            Some(seed) => self.drop_out(input, seed)?.f_linear(&a, None::<Tensor>)?,
+            None => input.f_linear(&a, None::<Tensor>)?,
         }; // [rows, T, R]
         let scaled = match lambda_scale {
             Some(scale) => reduced.f_mul(scale)?,
@@ -177,9 +177,9 @@ impl Lora {
         Ok(scaled.f_linear(&self.b.f_to_kind(kind)?, None::<Tensor>)?)
     }
 
-    /// Returns whether it zeroes some of its inputs.
-    pub(in crate::model) fn drops_out(&self, dropout_seed: Option<i64>) -> bool {
-        dropout_seed.is_some() && self.dropout > 0.0
+    /// Returns the seed, if some inputs are zeroed by it.
+    pub(in crate::model) fn used_seed(&self, dropout_seed: Option<i64>) -> Option<i64> {
+        dropout_seed.filter(|_| self.dropout > 0.0)
     }
 
     /// Applies dropout. The same seed drops the same inputs, so that recomputation with checkpointing is exact.

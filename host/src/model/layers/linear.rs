@@ -29,7 +29,7 @@ impl Linear {
         let output = || self.weight.linear(input, self.bias.as_ref());
         let Some(lora) = self.lora.as_ref().filter(|_| context.adapter_enabled) else { return Ok(output()?) };
         let lambda_scale = context.lambda_scale.as_ref();
-        if input.is_contiguous() && !lora.drops_out(context.dropout_seed) {
+        if input.is_contiguous() && lora.used_seed(context.dropout_seed).is_none() {
             return adapted_linear::forward(input, &self.weight, self.bias.as_ref(), lora, lambda_scale);
         }
         Ok(output()?.f_add(&lora.forward(input, lambda_scale, context.dropout_seed)?)?)
