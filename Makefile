@@ -1,7 +1,7 @@
 # Tasks. `make` lists them; the work is done by the scripts in ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo steer-demo check-steering steer-stories steer-real steer-factory objectives-demo test test-cpus test-python test-sharded test-newest test-oldest test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-chat bench-serving benchmarks test-benchmarks paper gpu-check fmt generate fuzz valgrind asan torture supply docs install
+.PHONY: help setup build demo steer-demo check-steering steer-stories steer-real tutorial steer-factory objectives-demo test test-cpus test-python test-sharded test-newest test-oldest test-torch test-install-python test-serve test-llama test-web test-big lint bench bench-chat bench-serving benchmarks test-benchmarks paper gpu-check fmt generate fuzz valgrind asan torture supply docs install
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +23,9 @@ steer-stories: ## the same on stories sampled from MODEL=DIR, a model of childre
 
 steer-real: ## λ on a real chat model, MODEL=DIR, beside specialists, their soup and unconditioned training (hours)
 	@ci/steer_real.sh "$(MODEL)"
+
+tutorial: ## the commands of docs/tutorial.md as they are written there, with MODEL=DIR (half an hour)
+	@ci/tutorial.sh "$(MODEL)"
 
 steer-factory: ## λ-adapters trained in LLaMA-Factory and in the program on DATA (../shared/data), measured by steer
 	@ci/steer_factory.sh "$(DATA)"

@@ -25,8 +25,8 @@ ci/setup_python.sh raters
 cargo build --release --locked --workspace
 records=${CARGO_TARGET_DIR:-target}/bench/chat-records
 export PYTHONDONTWRITEBYTECODE=1
-# The same answers as in docs/real-model.toml: short enough to train on them on a CPU.
-.venvs/raters/bin/python tests/bench/chat_records.py "$data/flask_responses.jsonl" "$records" \
-  --num-train 40 --num-eval 41 --num-rest 0 --num-sft 0 --dimensions positivity,simplicity,brevity,variety \
+# The same answers as in docs/real-model.toml, short enough to train on them on a CPU, but six to a prompt.
+.venvs/raters/bin/python ci/paper/text/records.py "$data/flask_responses.jsonl" "$records" \
+  --num-responses 6 --num-train 40 --num-eval 41 --num-rest 0 --num-sft 0 --dimensions positivity,simplicity,brevity,variety \
   --max-prompt-chars 400 --max-response-chars 400
 .venv/bin/python tests/bench/chat_model.py "$model" "$records" "${@:2}"

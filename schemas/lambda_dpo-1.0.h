@@ -1333,8 +1333,9 @@ typedef struct LambdaDpoApi {
     uint64_t (*dataset_len)(const LambdaDpoDataset *dataset);
     /**
      * Returns JSON: `dimensions` (names in order), `report` (as from `reader_report`, with truncated samples and
-     * dropped responses), `hash` (of all samples, targets included) and `cache`: null, or `path`, `was_read` (whether
-     * the tokens came from it) and `damage` (why an existing file was replaced, or null).
+     * dropped responses), `hash` (of all samples, targets included), `longest_sequence` (tokens of the longest prompt with
+     * one of its responses) and `cache`: null, or `path`, `was_read` (whether the tokens came from it) and `damage` (why
+     * an existing file was replaced, or null).
      */
     LambdaDpoStatus (*dataset_info)(const LambdaDpoDataset *dataset,
                                     struct LambdaDpoBytes *info,

@@ -283,7 +283,8 @@ pub struct LossSection {
     pub reduction: Option<Reduction>,
     /// How a batch is laid out.
     pub layout: Layout,
-    /// Packed layout: prompts share a row up to this many tokens; None is one prompt a row.
+    /// Packed layout: prompts share a row up to this many tokens; None is one prompt a row, or on a CPU one row for all
+    /// prompts of a micro-batch where that computes less.
     #[serde(deserialize_with = "optional_whole")]
     pub max_tokens: Option<u64>,
     /// MiB of logits that may be alive at once; None is 256, and on CUDA 1/32 of the free memory if that is more.

@@ -2,13 +2,12 @@
 //!
 //! With [`crate::plugin`] and the allocator's setting in `main.rs`, this is the host's only unsafe code.
 
-mod allocator;
 mod upload;
 pub(crate) mod native;
 mod memory;
 mod device;
 mod threads;
-mod parallel;
+pub(crate) mod parallel;
 mod slices;
 pub(crate) mod differentiable;
 pub mod nf4;
@@ -17,7 +16,6 @@ pub(crate) mod columns;
 pub mod script;
 mod exit;
 
-pub use allocator::use_huge_pages;
 pub(crate) use device::folder;
 pub use device::{DeviceError, Libtorch, prepare};
 pub use exit::exit;

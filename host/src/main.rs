@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use clap::Parser;
-use lambda_dpo_host::cli::Cli;
+use lambda_dpo_host::cli::{Cli, Command};
 use lambda_dpo_host::{commands, libtorch};
 use mimalloc::MiMalloc;
 
@@ -17,22 +17,26 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 const FAILURE: u8 = 1;
 
 fn main() {
-    keep_freed_memory();
-    libtorch::use_huge_pages();
-    let code = commands::run(&Cli::parse()).unwrap_or_else(|error| {
+    let cli = Cli::parse();
+    keep_freed_memory(&cli.command);
+    let code = commands::run(&cli).unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "error: {}", sentence(&error));
         FAILURE
     });
     libtorch::exit(code)
 }
 
-/// Has the allocator keep freed memory for 10 seconds instead of one: longer than a step, so that the next one finds it, and
-/// short enough for a server to give back what it needed once.
-fn keep_freed_memory() {
+/// Has the allocator keep freed memory instead of giving it back a second later: the next step needs it again, however long
+/// this one takes. A server gives back after 10 seconds what it needed once.
+fn keep_freed_memory(command: &Command) {
     /// `mi_option_purge_delay`, which libmimalloc-sys does not name.
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+    let milliseconds = match command {
+        Command::Serve(_) => 10_000,
+        _ => -1,
+    };
     // SAFETY: sets a number; mimalloc reads its options with atomic operations.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 10_000) };
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, milliseconds) };
 }
 
 /// Joins the error with those of its causes that it does not already quote.

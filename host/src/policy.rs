@@ -3,7 +3,8 @@
 //! | module | contents |
 //! |---|---|
 //! | [`batch_inputs`] | inputs of model, log-probs and loss from a batch |
-//! | [`batches_by_length`] | groups samples of similar length into batches |
+//! | [`batches_by_length`] | groups samples into batches of a limited number of tokens |
+//! | [`collation`] | how the samples of a batch are laid out in rows |
 //! | [`scorer`] | the trait `Scorer`: log-probs of a batch |
 //! | [`runtime`] | finds and loads ONNX Runtime |
 //! | [`onnx_file`] | checks a file before the runtime opens it |
@@ -23,6 +24,7 @@
 mod error;
 pub mod batch_inputs;
 pub mod batches_by_length;
+pub mod collation;
 pub mod scorer;
 pub mod runtime;
 pub mod onnx_file;

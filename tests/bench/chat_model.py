@@ -3,7 +3,7 @@ docs/benchmarks.md. `make bench-chat MODEL=DIR` calls it.
 
     chat_model.py MODEL RECORDS [--quick] [--out FILE]
 
-RECORDS is the folder that chat_records.py wrote. The figures are written to target/bench/chat.json, then the section
+RECORDS is a folder that ci/paper/text/records.py wrote. The figures are written to target/bench/chat.json, then the section
 into FILE, which is a copy of the report if it is not there. --quick measures little text in one round, to check that
 everything works, and writes to target/bench/quick; its figures mean nothing.
 
@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 import chat_report
 import report
-from chat_scenario import BareScenario, ChatScenario, LambdaScenario, Tokenized, read_records
+from chat_scenario import ChatScenario, LambdaScenario, Tokenized, read_records
 from chat_scoring import NUM_STEER_PASSES, compare_scoring
 from run import RESULTS, machine
 from sides import PROGRAM, ROOT, Side, python_side, ratio, run_rounds, rust_side
@@ -52,24 +52,17 @@ def of_a_step(records: list[Tokenized]) -> list[Tokenized]:
     )
 
 
-def part(side: Side, word: str, name: str) -> dict:
-    """Asks for a part of an answer; the seconds are its own."""
-    return {"seconds": side.ask(word)[name]}
-
-
 def open_sides(lora: ChatScenario, scratch: Path) -> dict[str, Side]:
-    """Opens our step and theirs with the LoRA, ours with a λ-adapter and all but without any, and the products."""
+    """Opens our step and theirs with the LoRA, ours with a λ-adapter, and the products."""
     model, records, dtype = lora.source, list(lora.records), lora.dtype
     lora_folder = lora.write(scratch)
     with_lambda = LambdaScenario.of(
         model, records, name="lambda", dtype=dtype, lora_rank=RANK, adapted_dimensions=tuple(lora.dimensions)
     )
-    bare = BareScenario.of(model, records, name="bare", dtype=dtype, lora_rank=1)
     return {
         "ours": rust_side("ours", "step", lora_folder),
         "peft": python_side("peft", "oracles.py", "b", lora_folder),
         "lambda": rust_side("lambda", "step", with_lambda.write(scratch)),
-        "bare": rust_side("bare", "step", bare.write(scratch)),
         "matmul": python_side("matmul", "matmul.py", lora_folder),
     }
 
@@ -82,8 +75,8 @@ def compare_steps(model: Path, records: list[Tokenized], dtype: str, scratch: Pa
         "ours": partial(sides["ours"].ask, "step"),
         "peft": partial(sides["peft"].ask, "step"),
         "lambda": partial(sides["lambda"].ask, "step"),
-        "forward": partial(part, sides["bare"], "breakdown", "model forward"),
-        "reference": partial(sides["bare"].ask, "reference"),
+        "forward": partial(sides["ours"].ask, "forward"),
+        "hidden": partial(sides["ours"].ask, "hidden"),
         "matmul": partial(sides["matmul"].ask, "step"),
     }
     warm_up = {name: turn() for name, turn in turns.items()}
@@ -99,6 +92,7 @@ def compare_steps(model: Path, records: list[Tokenized], dtype: str, scratch: Pa
         "ratios": {
             "peft": ratio(timings["peft"], timings["ours"]),
             "forward": ratio(timings["ours"], timings["forward"]),
+            "hidden": ratio(timings["ours"], timings["hidden"]),
             "lambda": ratio(timings["lambda"], timings["ours"]),
         },
         "shares": shares(lora, timings),
@@ -108,16 +102,17 @@ def compare_steps(model: Path, records: list[Tokenized], dtype: str, scratch: Pa
 
 def sizes(lora: ChatScenario) -> dict:
     """The model's shape, the tokens of a step, and its operations as a multiple of the forward pass's."""
-    rows = [record.num_tokens for record in lora.records]
     their_rows = [len(record.prompt) + len(response) for record in lora.records for response in record.responses]
-    layers, attention, _ = lora.forward_flops(lora.tree_pairs())
+    layers, attention, head = lora.forward_flops(lora.tree_pairs())
     return {
         "shape": {name: getattr(lora, name) for name in SHAPE},
         "num_tokens": lora.num_unique_tokens,
         "num_targets": lora.num_targets,
-        "num_row_tokens": padded_tokens(rows),
         "num_their_row_tokens": padded_tokens(their_rows),
-        "flops_ratio": lora.step_flops(lora.tree_pairs()) / (layers + attention),
+        "flops_ratios": {
+            "forward": lora.step_flops(lora.tree_pairs()) / (layers + attention + head),
+            "hidden": lora.step_flops(lora.tree_pairs()) / (layers + attention),
+        },
     }
 
 

@@ -163,22 +163,6 @@ class LambdaScenario(ChatScenario):
         }
 
 
-@dataclass(frozen=True)
-class BareScenario(ChatScenario):
-    """A model that is all but bare: only one matrix of its last layer has an adapter, of rank 1.
-
-    The program's step needs something to train. In the layers before, nothing is recorded for a backward pass and
-    nothing is added to a product, so that the part "model forward" of this step is the model's plain forward pass.
-    """
-
-    def _adapted_layers(self) -> dict[str, tuple[int, int]]:
-        path, shape = list(super()._adapted_layers().items())[-7]
-        return {path: shape}
-
-    def _adapter_settings(self, model: Path) -> dict:
-        return super()._adapter_settings(model) | {"target_modules": list(self._adapted_layers())}
-
-
 def write_records(file: Path, records: list[Tokenized] | tuple[Tokenized, ...]) -> None:
     lines = (json.dumps(record.record, ensure_ascii=False) + "\n" for record in records)
     file.write_text("".join(lines), encoding="utf-8")

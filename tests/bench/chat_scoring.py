@@ -2,9 +2,10 @@
 
 All go over the same tokens, in float32 or bfloat16:
 
-forward     the hidden states of the model and no more; records share packed rows, so that nothing is padded
-reference   the reference pass over the same rows: the hidden states, then the log-probs of the responses
-score       `lambda-dpo score`, which computes each record by itself
+forward     the model's forward pass: hidden states and the log-probs of the responses, without gradients; records
+            share packed rows, so that nothing is padded
+reference   the reference pass over the same rows
+score       `lambda-dpo score`
 steer       `lambda-dpo steer` with a λ-adapter: a pass of the reference and one at each λ of a grid; the time is that
             of one pass, on average
 
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from chat_scenario import BareScenario, ChatScenario, LambdaScenario, Tokenized, write_records
+from chat_scenario import ChatScenario, LambdaScenario, Tokenized, write_records
 from sides import PROGRAM, Side, environment, ratio, run_rounds, rust_side
 from whole_step import close
 
@@ -43,9 +44,10 @@ def rows(records: list[Tokenized]) -> list[list[Tokenized]]:
     return found
 
 
-def summed(sides: list[Side], word: str, part: str) -> dict:
-    """Asks all sides, one after the other, for a part of their answers to a command."""
-    return {"seconds": sum(side.ask(word)[part] for side in sides)}
+def summed(sides: list[Side], word: str) -> dict:
+    """Asks all sides, one after the other, and adds up their answers."""
+    answers = [side.ask(word) for side in sides]
+    return {key: sum(answer[key] for answer in answers) for key in answers[0]}
 
 
 @dataclass
@@ -131,18 +133,17 @@ def compare_scoring(model: Path, records: list[Tokenized], dtype: str, scratch: 
     commands = Commands(model, dtype, folder, records, adapted.write(folder) / "adapter")
     sides = []
     for number, row in enumerate(rows(measured)):
-        bare = BareScenario.of(model, row, name=f"row-{number}", lora_rank=1, dtype=dtype, row_tokens=ROW_TOKENS)
-        sides.append(rust_side(bare.name, "step", bare.write(folder)))
+        lora = ChatScenario.of(model, row, name=f"row-{number}", lora_rank=1, dtype=dtype, row_tokens=ROW_TOKENS)
+        sides.append(rust_side(lora.name, "step", lora.write(folder)))
     turns = {
-        "forward": partial(summed, sides, "breakdown", "model forward"),
-        "reference": partial(summed, sides, "reference", "seconds"),
+        "forward": partial(summed, sides, "forward"),
+        "reference": partial(summed, sides, "reference"),
         "score": partial(difference, commands.score),
         "steer": partial(difference, commands.steer, NUM_STEER_PASSES),
     }
     timings = run_rounds(turns, num_rounds)
     close(sides)
     whole = ChatScenario.of(model, measured, name="all")
-    layers, attention, head = whole.forward_flops(whole.tree_pairs())
     return {
         "num_records": len(measured),
         "num_tokens": whole.num_unique_tokens,
@@ -150,5 +151,4 @@ def compare_scoring(model: Path, records: list[Tokenized], dtype: str, scratch: 
         "num_rows": len(sides),
         "seconds": {name: timing.summary() for name, timing in timings.items()},
         "ratios": {name: ratio(timings[name], timings["forward"]) for name in timings if name != "forward"},
-        "flops_ratio": (layers + attention + head) / (layers + attention),
     }

@@ -13,7 +13,7 @@ TOLERANCES = {"loss": 1e-5, "grad_norm": 1e-4}
 
 
 def open_sides(names: list[str], folder: Path) -> list[Side]:
-    """Opens sides: `ours`, an oracle of oracles.py, `c-huge` ((c) with huge pages, as ours always has), `matmul`."""
+    """Opens sides: `ours`, an oracle of oracles.py, `c-huge` ((c) with huge pages), `matmul`."""
     sides = []
     for name in names:
         if name == "ours":

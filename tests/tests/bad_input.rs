@@ -6,6 +6,7 @@ use std::path::Path;
 
 use lambda_dpo_tests::skipped;
 use lambda_dpo_tests::trainer::{Run, metrics, stderr};
+use serde_json::Value;
 
 /// A record of the demo's schema with one dimension; each response comes with the JSON of its rating.
 fn record(responses: &[(&str, &str)]) -> String {
@@ -121,6 +122,26 @@ fn long_prompts_are_truncated_and_counted() {
     let text = record(&[("a", FOUR), ("b", ONE)]).replace("Tell me.", long.trim_end());
     let run = with_records("lambda_dpo", &[text, record(&[("a", FOUR), ("b", ONE)])]);
     assert_eq!(counts(&run, &["data.cutoff_len=48"]), "data.records: 2 records; 2 samples; 1 truncated to 48 tokens");
+}
+
+#[test]
+fn texts_longer_than_the_model_was_made_for_are_reported() {
+    let text = record(&[("a", FOUR), (&"word ".repeat(60), ONE)]);
+    let run = with_records("lambda_dpo", &[text, record(&[("a", FOUR), ("b", ONE)])]);
+    let config = run.path("model/config.json");
+    let mut shorter: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    shorter["max_position_embeddings"] = 48.into();
+    fs::write(&config, shorter.to_string()).unwrap();
+    let notice = "tokens, but the model was made for 48 (max_position_embeddings)";
+    let said = stderr(&run.train(&["train.max_steps=1"]));
+    assert!(said.contains("data.records: the longest prompt with a response has") && said.contains(notice), "{said}");
+    let out = format!("output_dir={}", run.path("cut").display());
+    let said = stderr(&run.train(&["train.max_steps=1", "data.cutoff_len=48", &out]));
+    assert!(!said.contains("max_position_embeddings"), "{said}");
+    let [model, records, out] =
+        ["model", "records.jsonl", "scores.jsonl"].map(|name| run.path(name).display().to_string());
+    let said = stderr(&Run::program(&["score", "--model", &model, "--records", &records, "--out", &out]));
+    assert!(said.contains(notice), "{said}");
 }
 
 #[test]

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use lambda_dpo_core as core;
 use lambda_dpo_host::plugin::{self, Plugin};
+use lambda_dpo_host::policy::collation::Collation;
 use lambda_dpo_host::train::data::order::permutation;
 use lambda_dpo_host::train::data::{EpochOrder, LambdaSource, Plan, TrainBatches};
 use lambda_dpo_tests::{fixture, plugin_library};
+use tch::Device;
 
 const PAD: i64 = 3;
 
@@ -131,7 +133,7 @@ fn a_step_groups_its_prompts_by_length() {
         samples,
         lambda: LambdaSource::Constant(vec![0.25; 4]),
         adapter_lambda: None,
-        collate: packed(),
+        collation: Collation { options: packed(), device: Device::Cpu },
         plan,
         order: EpochOrder::new(num_samples, 42),
     };

@@ -50,6 +50,7 @@ fn examples_are_valid() {
     for entry in std::fs::read_dir(root().join("docs/examples")).unwrap() {
         load(&entry.unwrap().path());
     }
+    load(&root().join("docs/tutorial/lambda.toml"));
 }
 
 #[test]

@@ -7,8 +7,6 @@ use lambda_dpo_tests::trainer::{Run, stderr};
 use lambda_dpo_tests::{program, root};
 use serde_json::Value;
 
-/// What the program and libtorch hold besides the tensors of a run, in GiB.
-const PROGRAM: f64 = 0.25;
 /// Of the measured peak.
 const TOLERANCE: f64 = 0.1;
 
@@ -25,15 +23,29 @@ fn planned(plan: &str, name: &str) -> f64 {
     line.strip_suffix("GiB").unwrap().split_whitespace().last().unwrap().parse().unwrap()
 }
 
-fn measured(run: &Run) -> f64 {
+/// Peak of the process after each step, in GiB.
+fn peaks(run: &Run) -> Vec<f64> {
     let metrics = fs::read_to_string(run.output_dir().join("metrics.jsonl")).unwrap();
     let peaks =
         metrics.lines().filter_map(|line| serde_json::from_str::<Value>(line).unwrap()["peak_memory_bytes"].as_f64());
-    peaks.fold(0.0, f64::max) / f64::from(1 << 30)
+    peaks.map(|peak| peak / f64::from(1 << 30)).collect()
+}
+
+fn measured(run: &Run) -> f64 {
+    peaks(run).into_iter().fold(0.0, f64::max)
+}
+
+/// What the program and libtorch hold besides tensors: the model of this run has less than a mebibyte of them.
+fn of_the_program() -> f64 {
+    let smallest = Run::new("lambda_dpo");
+    smallest.train(&["train.max_steps=2", "train.save_steps=0"]);
+    measured(&smallest)
 }
 
 #[test]
 fn planned_memory_is_what_runs_take() {
+    let program = of_the_program();
+    println!("the program: {program:.3} GiB measured");
     let run = Run::sized("lambda_dpo", 512, 8);
     let config = run.path("run.toml");
     let always = ["train.max_steps=2", "train.per_device_train_batch_size=12", "train.save_steps=0"];
@@ -46,9 +58,26 @@ fn planned_memory_is_what_runs_take() {
         let (_, plan, _) = plan(&[&[config.to_str().unwrap()], &overrides[..]].concat());
         let _ = fs::remove_dir_all(run.output_dir());
         run.train(&overrides);
-        let (planned, measured) = (planned(&plan, "at the same time") + PROGRAM, measured(&run));
+        let (planned, measured) = (planned(&plan, "at the same time") + program, measured(&run));
         println!("{name}: {planned:.3} GiB planned, {measured:.3} measured");
         assert!((planned / measured - 1.0).abs() < TOLERANCE, "{name}: {planned} planned, {measured} measured");
+    }
+}
+
+#[test]
+fn memory_does_not_grow_with_the_number_of_steps() {
+    let run = Run::sized("lambda_dpo", 512, 8);
+    for checkpointing in ["train.gradient_checkpointing=false", "train.gradient_checkpointing=true"] {
+        // Two micro-batches of two prompts in each of the three steps of an epoch, of other prompts in each epoch.
+        let overrides =
+            ["train.gradient_accumulation_steps=2", "train.num_train_epochs=4", "train.save_steps=0", checkpointing];
+        let _ = fs::remove_dir_all(run.output_dir());
+        run.train(&overrides);
+        let peaks = peaks(&run);
+        let (first_epochs, all) = (peaks[5], peaks[peaks.len() - 1]);
+        println!("{first_epochs:.3} GiB after two epochs, {all:.3} after four");
+        assert_eq!(peaks.len(), 12);
+        assert!(all < 1.05 * first_epochs, "{peaks:?}");
     }
 }
 

@@ -17,16 +17,16 @@ from pathlib import Path
 
 from rate import MEASURES, Scale, measures, rate
 
-NUM_RESPONSES = 4
-
 
 def order(text: str) -> bytes:
     """A key that shuffles, the same way each time."""
     return hashlib.sha256(text.encode()).digest()
 
 
-def candidates(source: Path, max_prompt_chars: int, max_response_chars: int) -> list[tuple[str, list[str]]]:
-    """Prompts in shuffled order, each with its four answers, shuffled too."""
+def candidates(
+    source: Path, num_responses: int, max_prompt_chars: int, max_response_chars: int
+) -> list[tuple[str, list[str]]]:
+    """Prompts in shuffled order, each with its answers, shuffled too."""
     found: dict[str, list[str]] = {}
     for number, line in enumerate(source.read_text(encoding="utf-8").removesuffix("\n").split("\n"), 1):
         try:
@@ -38,8 +38,8 @@ def candidates(source: Path, max_prompt_chars: int, max_response_chars: int) -> 
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             sys.exit(f"error: {source}, line {number}: it is no object with `instruction` and `completions` ({error}).")
         fitting = {text for text in responses if len(text) <= max_response_chars and measures(text, ()) is not None}
-        if len(prompt) <= max_prompt_chars and len(fitting) >= NUM_RESPONSES:
-            found.setdefault(prompt, sorted(fitting, key=order)[:NUM_RESPONSES])
+        if len(prompt) <= max_prompt_chars and len(fitting) >= num_responses:
+            found.setdefault(prompt, sorted(fitting, key=order)[:num_responses])
     return sorted(found.items(), key=lambda item: order(item[0]))
 
 
@@ -71,14 +71,15 @@ def main() -> None:
     parser.add_argument("--dimensions", type=lambda text: text.split(","), default=["positivity", "simplicity", "brevity"])
     parser.add_argument("--max-prompt-chars", type=int, default=250)
     parser.add_argument("--max-response-chars", type=int, default=300)
+    parser.add_argument("--num-responses", type=int, default=4)
     options = parser.parse_args()
     if unknown := set(options.dimensions) - set(MEASURES):
         parser.error(f"--dimensions: {min(unknown)} is none of {', '.join(MEASURES)}")
-    prompts = candidates(options.source, options.max_prompt_chars, options.max_response_chars)
+    prompts = candidates(options.source, options.num_responses, options.max_prompt_chars, options.max_response_chars)
     sizes = [options.num_train, options.num_eval, options.num_rest, options.num_sft]
     if len(prompts) < sum(sizes):
         sys.exit(
-            f"error: {options.source} has {len(prompts)} prompts with {NUM_RESPONSES} answers that are short enough,"
+            f"error: {options.source} has {len(prompts)} prompts with {options.num_responses} answers that are short enough,"
             f" but {sum(sizes)} are asked for: ask for fewer, or allow longer ones."
         )
     parts = []

@@ -1,4 +1,5 @@
-//! Loops over values in main memory: the elementwise steps of a decoder layer, forward and backward, and matrices in 4 bits.
+//! Loops over values in main memory: the elementwise steps of a decoder layer, forward and backward, matrices in 4 bits,
+//! and the nucleus of a distribution.
 //!
 //! A crate of its own because it is compiled to run fast, and the program, which has no other hot loop, to build fast.
 
@@ -7,8 +8,10 @@ mod element;
 mod gate;
 pub mod nf4;
 mod norm;
+mod nucleus;
 mod rotary;
 mod value;
 
 pub use element::Bf16;
+pub use nucleus::keep_nucleus;
 pub use value::Value;

@@ -39,7 +39,7 @@ pub(super) fn run(args: &EvaluateArgs, plugin: Option<&Path>) -> Result<()> {
     }
     let judge = judge(args, &loaded.plugin, libtorch)?;
     let dimensions = loaded.model.adapter_dimensions().map(<[String]>::to_vec);
-    let held_out = HeldOut::open(&loaded.plugin, &loaded.tokenizer, &files, args.format, dimensions.as_deref())?;
+    let held_out = HeldOut::open(&loaded.model, &loaded.plugin, &loaded.tokenizer, &files, args.format)?;
     let from_records = || held_out.prompts(args.num_prompts).into_iter().map(question_of).collect();
     let mut questions: Vec<Question> = given.unwrap_or_else(from_records);
     questions.truncate(args.num_prompts);

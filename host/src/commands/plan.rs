@@ -54,7 +54,7 @@ fn table(plan: &RunPlan, tflops: Option<f64>) -> String {
         number(plan.num_trained),
         number(plan.num_positions)
     );
-    for (name, bytes) in memory.parts() {
+    for (name, bytes) in memory.parts().into_iter().filter(|(_, bytes)| *bytes > 0) {
         text += &format!("  {name:<32}{:>12}\n", gib(bytes as f64));
     }
     text += &format!("  {:<32}{:>12}\n", "at the same time, at most", gib(memory.peak as f64));

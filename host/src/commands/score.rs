@@ -1,6 +1,7 @@
 //! `lambda-dpo score`: the log-prob of every response of every record.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -8,12 +9,13 @@ use serde::Serialize;
 use tch::{Device, Kind};
 
 use crate::cli::ScoreArgs;
-use crate::console::Progress;
+use crate::console::{Progress, say};
 use crate::files::atomic::NewFile;
 use crate::files::hub::{Hub, Use};
 use crate::files::record_files::RecordFiles;
 use crate::plugin::{CollateOptions, Dataset, Layout, LossOptions, Plugin, Tokenizer};
 use crate::policy::batch_inputs::uniform_lambda;
+use crate::policy::batches_by_length::{SCORED_TOKENS, batches_in_order};
 use crate::policy::{Scorer, TorchScriptPolicy};
 
 use super::loaded_model::{LoadedModel, prepare};
@@ -50,20 +52,27 @@ pub(super) fn run(args: &ScoreArgs, plugin: Option<&Path>) -> Result<()> {
     let files = RecordFiles::find(&Hub::from_env(), &args.records, Use::Train)?;
     let (plugin, tokenizer, scorer) = open_scorer(args, plugin)?;
     let dataset = open_records(&plugin, &tokenizer, &files, args.format)?;
+    if let Some(notice) = scorer.config().and_then(|config| config.notice_of_length(dataset.longest_sequence())) {
+        say(&notice);
+    }
 
     let policy = args.torchscript.as_ref().unwrap_or(&args.model.policy.model);
     let mut progress = Progress::new("scoring", dataset.len() as u64, 0);
     let mut failed = None;
     let written = out.fill(|file| {
-        for sample in 0..dataset.len() {
-            match score(scorer.as_ref(), &plugin, &dataset, sample).and_then(|score| score.finite(policy)) {
-                Ok(score) => writeln!(file, "{}", serde_json::to_string(&score)?)?,
-                Err(error) => {
-                    failed = Some(error);
-                    return Err(io::ErrorKind::InvalidData.into());
-                }
+        let mut write = |scores: Vec<Score>| -> Result<()> {
+            for score in scores {
+                writeln!(file, "{}", serde_json::to_string(&score.finite(policy)?)?)?;
             }
-            progress.update(sample as u64 + 1, dataset.len() as u64, "");
+            Ok(())
+        };
+        for samples in batches_in_order(dataset.len(), |sample| dataset.samples()[sample].num_tokens, SCORED_TOKENS) {
+            let done = samples.end as u64;
+            if let Err(error) = score(scorer.as_ref(), &plugin, &dataset, samples).and_then(&mut write) {
+                failed = Some(error);
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            progress.update(done, dataset.len() as u64, "");
         }
         Ok(())
     });
@@ -87,17 +96,24 @@ fn open_scorer(args: &ScoreArgs, plugin: Option<&Path>) -> Result<(Plugin, Token
     Ok((plugin, tokenizer, Box::new(TorchScriptPolicy::open(file, libtorch)?)))
 }
 
-/// Scores a record by itself, so that its log-probs do not depend on other records.
-fn score(scorer: &dyn Scorer, plugin: &Plugin, dataset: &Dataset, sample: usize) -> Result<Score> {
-    let info = &dataset.samples()[sample];
-    let collate = CollateOptions { layout: Layout::Packed, ..CollateOptions::default() };
-    // Log-probs do not depend on λ.
-    let lambda = uniform_lambda(dataset.dimensions().len());
-    let batch = dataset.batch(&[sample], &lambda, &scorer.collate(collate))?;
+/// Scores some records in one forward pass.
+fn score(scorer: &dyn Scorer, plugin: &Plugin, dataset: &Dataset, samples: Range<usize>) -> Result<Vec<Score>> {
+    let samples: Vec<usize> = samples.collect();
+    let options = CollateOptions { layout: Layout::Packed, ..CollateOptions::default() };
+    // Log-probs do not depend on the λ of a batch.
+    let lambda = uniform_lambda(dataset.dimensions().len()).repeat(samples.len());
+    let batch = dataset.batch(&samples, &lambda, &scorer.collate(options, dataset, &samples))?;
     let (_, log_probs) = scorer.log_probs(plugin, &batch, &LossOptions::default())?;
-    Ok(Score {
-        record: info.record_index,
-        log_probs: Vec::try_from(log_probs.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?)?,
-        num_tokens: Vec::try_from(&batch.sequence_num_tokens)?,
-    })
+    let log_probs: Vec<f32> = Vec::try_from(log_probs.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?)?;
+    let num_tokens: Vec<i64> = Vec::try_from(&batch.sequence_num_tokens)?;
+    let (mut log_probs, mut num_tokens) = (log_probs.into_iter(), num_tokens.into_iter());
+    let scores = samples.iter().map(|&sample| {
+        let info = &dataset.samples()[sample];
+        Score {
+            record: info.record_index,
+            log_probs: log_probs.by_ref().take(info.num_responses).collect(),
+            num_tokens: num_tokens.by_ref().take(info.num_responses).collect(),
+        }
+    });
+    Ok(scores.collect())
 }

@@ -1,7 +1,9 @@
 //! Chooses the next token of each row: the most probable one, or a sample.
 
+use lambda_dpo_kernels::keep_nucleus;
 use tch::{Device, Kind, Tensor};
 
+use crate::libtorch::parallel;
 use crate::model::ModelError;
 
 /// How a row's next token is chosen.
@@ -74,12 +76,7 @@ fn sample(probabilities: &Tensor, choices: impl Iterator<Item = Choice>) -> Resu
             nuclei.push((row, top_p));
         }
     }
-    for (row, top_p) in nuclei {
-        let mut own = probabilities.f_get(row)?;
-        let mut values = Vec::<f32>::try_from(own.f_to_device(Device::Cpu)?)?;
-        keep_nucleus(&mut values, top_p);
-        own.f_copy_(&Tensor::f_from_slice(&values)?)?;
-    }
+    keep_nuclei(probabilities, &nuclei)?;
     let sums = probabilities.f_cumsum(-1, Kind::Double)?; // [rows, V]
     let totals = sums.f_narrow(1, vocab_size - 1, 1)?;
     let targets = Tensor::f_from_slice(&uniforms)?.f_to_device(sums.device())?.f_view([num_rows, 1])?.f_mul(&totals)?;
@@ -88,48 +85,21 @@ fn sample(probabilities: &Tensor, choices: impl Iterator<Item = Choice>) -> Resu
     Ok(Vec::try_from(found.f_view([-1])?.f_to_device(Device::Cpu)?)?)
 }
 
-/// Sets all probabilities to 0 but the smallest set of largest ones whose sum is at least `top_p` of all; of equal ones,
-/// the first.
-///
-/// Finds the smallest of them by quickselect over sums: linear in the vocabulary, which is never sorted.
-fn keep_nucleus(probabilities: &mut [f32], top_p: f64) {
-    let total: f64 = probabilities.iter().copied().map(f64::from).sum();
-    let mut wanted = top_p * total;
-    let mut rest: Vec<f32> = probabilities.to_vec();
-    // Invariant: the least member is in `rest`, and the larger values outside of it sum to top_p · total − wanted.
-    let least = loop {
-        let pivot = middle(&rest);
-        let (mut larger, mut equal) = (0.0, 0.0);
-        for &value in &rest {
-            if value > pivot {
-                larger += f64::from(value);
-            } else if value == pivot {
-                equal += f64::from(value);
-            }
-        }
-        if larger >= wanted {
-            rest.retain(|&value| value > pivot);
-        } else if larger + equal >= wanted || !rest.iter().any(|&value| value < pivot) {
-            wanted -= larger;
-            break pivot;
-        } else {
-            wanted -= larger + equal;
-            rest.retain(|&value| value < pivot);
-        }
-    };
-    for value in probabilities {
-        if *value == least && wanted > 0.0 {
-            wanted -= f64::from(*value);
-        } else if *value <= least {
-            *value = 0.0;
-        }
+/// Keeps only the nucleus of some rows: their index and the total probability that it has at least.
+fn keep_nuclei(probabilities: &Tensor, nuclei: &[(i64, f64)]) -> Result<(), ModelError> {
+    if nuclei.is_empty() {
+        return Ok(());
     }
-}
-
-/// Returns the median of three values.
-fn middle(values: &[f32]) -> f32 {
-    let (first, middle, last) = (values[0], values[values.len() / 2], values[values.len() - 1]);
-    first.max(middle).min(first.min(middle).max(last))
+    let indices: Vec<i64> = nuclei.iter().map(|(row, _)| *row).collect();
+    let indices = Tensor::f_from_slice(&indices)?.f_to_device(probabilities.device())?;
+    let rows = probabilities.f_index_select(0, &indices)?;
+    let mut values = Vec::<f32>::try_from(rows.f_to_device(Device::Cpu)?.f_view([-1])?)?;
+    let vocab_size = values.len() / nuclei.len();
+    let by_row = values.chunks_mut(vocab_size).zip(nuclei);
+    parallel::for_each(by_row, |(row, (_, top_p))| keep_nucleus(row, *top_p))?;
+    let kept = Tensor::f_from_slice(&values)?.f_view_as(&rows)?.f_to_device(probabilities.device())?;
+    let _ = probabilities.shallow_clone().f_index_copy_(0, &indices, &kept)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -157,31 +127,6 @@ mod tests {
         assert_eq!(draws(1.0, 0.4), [1000, 0, 0]);
         assert_eq!(draws(0.5, 1.0), [595, 24, 381], "squares: 25, 1, 16 of 42");
         assert_eq!(draws(1e-30, 1.0), [1000, 0, 0]);
-    }
-
-    #[test]
-    fn nuclei_are_those_of_a_sort() {
-        tch::manual_seed(3);
-        for (round, top_p) in [0.1, 0.5, 0.9, 0.999, 1e-9].into_iter().enumerate() {
-            let values = Tensor::randn([997], (Kind::Float, Device::Cpu)) * (round as f64 + 0.5);
-            // Rounded, so that some are equal.
-            let probabilities = ((values * 4.0).round() / 4.0).softmax(-1, Kind::Float);
-            let mut found: Vec<f32> = Vec::try_from(&probabilities).unwrap();
-            let all = found.clone();
-            keep_nucleus(&mut found, top_p);
-            let mut order: Vec<usize> = (0..all.len()).collect();
-            order.sort_by(|&left, &right| all[right].total_cmp(&all[left]));
-            let total: f64 = all.iter().copied().map(f64::from).sum();
-            let (mut sum, mut expected) = (0.0, vec![0.0; all.len()]);
-            for index in order {
-                if sum >= top_p * total * (1.0 - 1e-12) {
-                    break;
-                }
-                sum += f64::from(all[index]);
-                expected[index] = all[index];
-            }
-            assert_eq!(found, expected, "{top_p}");
-        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ struct Work<P, F> {
 /// # Errors
 ///
 /// Errors from libtorch.
-pub(super) fn for_each<P: Send, F: Fn(P) + Sync>(parts: impl IntoIterator<Item = P>, body: F) -> Result<(), TchError> {
+pub(crate) fn for_each<P: Send, F: Fn(P) + Sync>(parts: impl IntoIterator<Item = P>, body: F) -> Result<(), TchError> {
     let mut parts: Vec<_> = parts.into_iter().map(|part| Mutex::new(Some(part))).collect();
     if parts.len() == 1 {
         // For a few tokens, waking the threads would take longer than the work.

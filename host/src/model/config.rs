@@ -107,6 +107,19 @@ impl ModelConfig {
         Self::load_with(folder, Head::LanguageModel)
     }
 
+    /// Returns a notice if a text of `longest` tokens is longer than what the model was made for. Such texts are computed,
+    /// as Transformers does.
+    #[must_use]
+    pub fn notice_of_length(&self, longest: usize) -> Option<String> {
+        let context = self.max_position_embeddings;
+        (longest as i64 > context).then(|| {
+            format!(
+                "the longest prompt with a response has {longest} tokens, but the model was made for {context} \
+                 (max_position_embeddings): what it makes of the rest means little"
+            )
+        })
+    }
+
     /// Reads it as [`load`](Self::load) does, for a model with this head.
     pub(super) fn load_with(folder: &Path, head: Head) -> Result<ModelConfig, ModelError> {
         if !folder.is_dir() {

@@ -97,6 +97,7 @@ struct DatasetInfo {
     dimensions: Vec<String>,
     report: Report,
     hash: String,
+    longest_sequence: usize,
     cache: Option<CacheUse>,
 }
 
@@ -158,6 +159,11 @@ impl Dataset {
     /// Returns a hash of the samples and their targets.
     pub fn hash(&self) -> &str {
         &self.info.hash
+    }
+
+    /// Returns the number of tokens of the longest prompt with one of its responses.
+    pub fn longest_sequence(&self) -> usize {
+        self.info.longest_sequence
     }
 
     /// Returns how the cache was used; None without a cache.

@@ -134,10 +134,10 @@ struct Differences {
 pub fn compare(inputs: &ComparisonInputs, on_record: &mut dyn FnMut(usize)) -> Result<Comparison, PolicyError> {
     let ComparisonInputs { model, policy, plugin, dataset, samples, tolerance } = *inputs;
     let mut differences = Differences::default();
-    let collate = CollateOptions { layout: Layout::Packed, ..CollateOptions::default() };
-    // The layout that both support, so that tokens are in the same order.
-    let collate = policy.collate(collate);
+    let wanted = CollateOptions { layout: Layout::Packed, ..CollateOptions::default() };
     for (number, &sample) in samples.iter().enumerate() {
+        // The layout that both support, so that tokens are in the same order.
+        let collate = policy.collate(wanted, dataset, &[sample]);
         let batch = dataset.batch(&[sample], &uniform_lambda(dataset.dimensions().len()), &collate)?;
         let sides = [model, policy].map(|side| side.log_probs(plugin, &batch, &options()));
         let [expected, found] = sides;

@@ -8,8 +8,9 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use super::batch_inputs::{log_probs, loss_inputs, uniform_lambda};
-use super::batches_by_length::batches_by_length;
-use crate::console::Progress;
+use super::batches_by_length::{SCORED_TOKENS, batches_by_length};
+use super::collation::Collation;
+use crate::console::{Progress, say};
 use crate::files::cache_folder::CacheFolder;
 use crate::files::record_files::RecordFiles;
 use crate::metrics::{MetricOptions, Row, Totals};
@@ -19,16 +20,13 @@ use crate::plugin::{
     PluginError, TokenizeOptions, Tokenizer,
 };
 
-/// Tokens of a batch, padding included, unless a prompt with its responses has more by itself.
-const MAX_TOKENS: usize = 8192;
-
 /// Rated records, tokenised.
 pub struct HeldOut {
     dataset: Dataset,
     /// Ratings `[M][N]` of each record; None if missing.
     ratings: Vec<Vec<Vec<Option<f64>>>>,
     prompts: Vec<Vec<Message>>,
-    collate: CollateOptions,
+    collation: Collation,
 }
 
 /// The fields of a converted sample that are read here.
@@ -49,17 +47,18 @@ enum Prompt {
 }
 
 impl HeldOut {
-    /// Reads and tokenises record files; `dimensions` are the adapter's, None takes all that the records have.
+    /// Reads and tokenises record files for a model, in the dimensions of its adapter, or in all that the records have.
+    /// Reports a text that is longer than the model was made for.
     ///
     /// # Errors
     ///
     /// Returns an error if a record does not parse, or if the records are not rated in a dimension of the adapter.
     pub fn open(
+        model: &Model,
         plugin: &Plugin,
         tokenizer: &Tokenizer,
         files: &RecordFiles,
         format: Format,
-        dimensions: Option<&[String]>,
     ) -> Result<Self> {
         let named = |error: PluginError| error.reworded(|message| files.with_names(message));
         let options = ConvertOptions { format, keep_all: true, ..ConvertOptions::default() };
@@ -84,7 +83,7 @@ impl HeldOut {
         if prompts.is_empty() {
             bail!("there is no record in {}: pass --records with rated responses", listed(files));
         }
-        let dimensions = dimensions.map_or_else(|| known.clone(), <[String]>::to_vec);
+        let dimensions = model.adapter_dimensions().map_or_else(|| known.clone(), <[String]>::to_vec);
         let indices = indices_of(&dimensions, &known)?;
         for record in &mut ratings {
             *record = indices.iter().map(|&index| record.get(index).cloned().unwrap_or_default()).collect();
@@ -105,13 +104,19 @@ impl HeldOut {
         if dataset.is_empty() {
             bail!("no record has two responses that are rated in the same dimension: pass --records with more ratings");
         }
+        if let Some(notice) = model.config().notice_of_length(dataset.longest_sequence()) {
+            say(&notice);
+        }
         let info = tokenizer.info()?;
         let pad_token_id = info.pad_token_id.or(info.eos_token_id).unwrap_or(0);
         Ok(Self {
             dataset,
             ratings,
             prompts,
-            collate: CollateOptions { layout: Layout::Packed, max_tokens: None, pad_token_id },
+            collation: Collation {
+                options: CollateOptions { layout: Layout::Packed, max_tokens: None, pad_token_id },
+                device: model.device(),
+            },
         })
     }
 
@@ -140,9 +145,10 @@ impl HeldOut {
     pub fn batches(&self, lambda: &[f64]) -> impl Iterator<Item = Result<Batch>> {
         let length = |sample: usize| self.dataset.samples()[sample].num_tokens;
         let lambda = lambda.to_vec();
-        batches_by_length((0..self.dataset.len()).collect(), length, MAX_TOKENS)
-            .into_iter()
-            .map(move |samples| Ok(self.dataset.batch(&samples, &lambda.repeat(samples.len()), &self.collate)?))
+        batches_by_length((0..self.dataset.len()).collect(), length, SCORED_TOKENS).into_iter().map(move |samples| {
+            let options = self.collation.of(&self.dataset, &samples);
+            Ok(self.dataset.batch(&samples, &lambda.repeat(samples.len()), &options)?)
+        })
     }
 
     /// Computes s `[S]` of each batch under a reference model.

@@ -6,8 +6,9 @@ use tch::{Device, Kind, Tensor};
 
 use super::PolicyError;
 use super::batch_inputs::{log_probs, targets};
-use crate::model::Model;
-use crate::plugin::{Batch, CollateOptions, Layout, LossInputs, LossOptions, Plugin, Reduction};
+use super::collation::Collation;
+use crate::model::{Model, ModelConfig};
+use crate::plugin::{Batch, CollateOptions, Dataset, Layout, LossInputs, LossOptions, Plugin, Reduction};
 
 /// A policy that returns logits of padded rows: an ONNX graph or a TorchScript module.
 ///
@@ -57,8 +58,11 @@ pub trait LogitsPolicy {
 
 /// A policy as a source of log-probs, whatever computes them: a [`Model`] or a [`LogitsPolicy`].
 pub trait Scorer {
-    /// Returns `wanted`, adapted to the batch layout that the policy supports.
-    fn collate(&self, wanted: CollateOptions) -> CollateOptions;
+    /// Returns the config of the program's own models; None if nothing but the file is known.
+    fn config(&self) -> Option<&ModelConfig>;
+
+    /// Returns `wanted` for a batch of some samples, adapted to the layouts that the policy supports.
+    fn collate(&self, wanted: CollateOptions, dataset: &Dataset, samples: &[usize]) -> CollateOptions;
 
     /// Computes token log-probs `[K]` and sequence log-probs `[S]`, without gradients.
     ///
@@ -70,8 +74,12 @@ pub trait Scorer {
 }
 
 impl Scorer for Model {
-    fn collate(&self, wanted: CollateOptions) -> CollateOptions {
-        wanted
+    fn config(&self) -> Option<&ModelConfig> {
+        Some(self.config())
+    }
+
+    fn collate(&self, wanted: CollateOptions, dataset: &Dataset, samples: &[usize]) -> CollateOptions {
+        Collation { options: wanted, device: self.device() }.of(dataset, samples)
     }
 
     fn log_probs(
@@ -85,7 +93,11 @@ impl Scorer for Model {
 }
 
 impl<P: LogitsPolicy> Scorer for P {
-    fn collate(&self, wanted: CollateOptions) -> CollateOptions {
+    fn config(&self) -> Option<&ModelConfig> {
+        None
+    }
+
+    fn collate(&self, wanted: CollateOptions, _: &Dataset, _: &[usize]) -> CollateOptions {
         CollateOptions { layout: Layout::Rows, max_tokens: None, ..wanted }
     }
 

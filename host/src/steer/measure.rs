@@ -69,7 +69,7 @@ pub fn measure(
     (folder, out): (&Path, &Path),
 ) -> Result<(ControlReport, Interim)> {
     let adapter_dimensions = model.adapter_dimensions().map(<[String]>::to_vec);
-    let held_out = HeldOut::open(plugin, tokenizer, files, settings.format, adapter_dimensions.as_deref())?;
+    let held_out = HeldOut::open(model, plugin, tokenizer, files, settings.format)?;
     let num_dimensions = held_out.dimensions().len();
     let grid = match &adapter_dimensions {
         Some(_) => Grid::new(num_dimensions, settings.num_steps),

@@ -240,8 +240,9 @@ pub struct Api {
     /// Returns the number of samples, or 0 for NULL.
     pub dataset_len: unsafe extern "C" fn(dataset: *const Dataset) -> u64,
     /// Returns JSON: `dimensions` (names in order), `report` (as from `reader_report`, with truncated samples and
-    /// dropped responses), `hash` (of all samples, targets included) and `cache`: null, or `path`, `was_read` (whether
-    /// the tokens came from it) and `damage` (why an existing file was replaced, or null).
+    /// dropped responses), `hash` (of all samples, targets included), `longest_sequence` (tokens of the longest prompt with
+    /// one of its responses) and `cache`: null, or `path`, `was_read` (whether the tokens came from it) and `damage` (why
+    /// an existing file was replaced, or null).
     pub dataset_info: unsafe extern "C" fn(dataset: *const Dataset, info: *mut Bytes, error: *mut Error) -> Status,
     /// Returns `[len, 5]` int64: each sample's record index, number of responses, number of tokens (with the prompt
     /// once), and the two halves of a 128-bit hash of its tokens and their targets but not its ratings: everything that

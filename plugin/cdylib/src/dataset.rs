@@ -112,6 +112,7 @@ pub unsafe extern "C" fn dataset_info(
                 "dimensions": dataset.dimensions(),
                 "report": dataset.report(),
                 "hash": dataset.hash(),
+                "longest_sequence": dataset.longest_sequence(),
                 "cache": dataset.cache(),
             });
             give_json(&value, info, "info")

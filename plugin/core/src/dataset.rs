@@ -184,6 +184,11 @@ impl Dataset {
         self.samples.store.samples_hash().to_string()
     }
 
+    /// Returns the number of tokens of the longest prompt with one of its responses.
+    pub fn longest_sequence(&self) -> usize {
+        self.samples.store.longest_sequence()
+    }
+
     /// Returns the properties of each sample by which callers sort, pack and cache.
     pub fn samples(&self) -> impl ExactSizeIterator<Item = SampleInfo> + '_ {
         self.samples.store.infos()

@@ -142,7 +142,8 @@ fn same_dataset(
     // SAFETY: the handle is alive.
     assert_eq!(unsafe { (api().dataset_len)(exported.raw()) }, native.len() as u64);
     let expected = json!({
-        "dimensions": native.dimensions(), "report": native.report(), "hash": native.hash(), "cache": info(exported)["cache"],
+        "dimensions": native.dimensions(), "report": native.report(), "hash": native.hash(),
+        "longest_sequence": native.longest_sequence(), "cache": info(exported)["cache"],
     });
     assert_eq!(info(exported), expected);
     let rows: Vec<i64> = native.samples().flat_map(|info| row(&info)).collect();

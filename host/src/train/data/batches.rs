@@ -5,8 +5,9 @@ use std::cmp::Reverse;
 use tch::{Kind, Tensor};
 
 use crate::model::ModelInputs;
-use crate::plugin::{Batch, CollateOptions, Dataset, PREFETCH_CAPACITY, PluginError};
+use crate::plugin::{Batch, Dataset, PREFETCH_CAPACITY, PluginError};
 use crate::policy::batch_inputs::model_inputs;
+use crate::policy::collation::Collation;
 
 use super::lambda::LambdaSource;
 use super::order::{EpochOrder, Plan};
@@ -64,7 +65,7 @@ pub struct TrainBatches<'a> {
     /// Source of the λ that a λ-adapter reads if the loss has none.
     pub adapter_lambda: Option<LambdaSource>,
     /// Layout and padding.
-    pub collate: CollateOptions,
+    pub collation: Collation,
     /// How epochs divide into steps and micro-batches.
     pub plan: Plan,
     /// Order of the samples in each epoch.
@@ -93,7 +94,7 @@ impl TrainBatches<'_> {
     pub fn step(&self, step: u64) -> Result<Vec<MicroBatch>, PluginError> {
         let micro_batches = self.samples_of(step).into_iter().map(|samples| {
             let lambda = self.lambda_of(&self.lambda, step, &samples)?;
-            let batch = self.dataset.batch(&samples, &lambda, &self.collate)?;
+            let batch = self.dataset.batch(&samples, &lambda, &self.collation.of(self.dataset, &samples))?;
             let adapter_lambda =
                 self.adapter_lambda.as_ref().map(|source| self.lambda_of(source, step, &samples)).transpose()?;
             let adapter_lambda = adapter_lambda.map(|lambda| rows(&lambda, samples.len()));
@@ -110,7 +111,7 @@ impl TrainBatches<'_> {
     pub fn prefetch(&self, step: u64) -> Result<(), PluginError> {
         for samples in self.samples_of(step).iter().take(PREFETCH_CAPACITY) {
             let lambda = self.lambda_of(&self.lambda, step, samples)?;
-            self.dataset.prefetch(samples, &lambda, &self.collate)?;
+            self.dataset.prefetch(samples, &lambda, &self.collation.of(self.dataset, samples))?;
         }
         Ok(())
     }
@@ -141,7 +142,7 @@ pub struct EvalBatches<'a> {
     lambda: Vec<f64>,
     /// λ `[M]` that a λ-adapter reads if the loss has none.
     adapter_lambda: Option<Vec<f64>>,
-    collate: CollateOptions,
+    collation: Collation,
     batch_size: usize,
 }
 
@@ -152,11 +153,11 @@ impl<'a> EvalBatches<'a> {
         mut samples: Vec<usize>,
         lambda: Vec<f64>,
         adapter_lambda: Option<Vec<f64>>,
-        collate: CollateOptions,
+        collation: Collation,
         batch_size: usize,
     ) -> Self {
         sort_by_length(dataset, &mut samples);
-        Self { dataset, samples, lambda, adapter_lambda, collate, batch_size }
+        Self { dataset, samples, lambda, adapter_lambda, collation, batch_size }
     }
 
     /// Returns the dataset, which may have more samples than those to evaluate on.
@@ -180,9 +181,10 @@ impl<'a> EvalBatches<'a> {
 
     fn batch(&self, samples: &[usize], next: Option<&[usize]>) -> Result<MicroBatch, PluginError> {
         let lambda = self.lambda.repeat(samples.len());
-        let batch = self.dataset.batch(samples, &lambda, &self.collate)?;
+        let batch = self.dataset.batch(samples, &lambda, &self.collation.of(self.dataset, samples))?;
         if let Some(next) = next {
-            self.dataset.prefetch(next, &self.lambda.repeat(next.len()), &self.collate)?;
+            let options = self.collation.of(self.dataset, next);
+            self.dataset.prefetch(next, &self.lambda.repeat(next.len()), &options)?;
         }
         let adapter_lambda =
             self.adapter_lambda.as_ref().map(|lambda| rows(&lambda.repeat(samples.len()), samples.len()));

@@ -10,8 +10,10 @@ use crate::files::git_lfs::refuse_pointer;
 use crate::files::hub::Use;
 use crate::files::record_files::{RecordFiles, RecordFilesError};
 use crate::interrupt::Interrupt;
+use crate::model::ModelConfig;
 use crate::plugin::{CollateOptions, ConvertOptions, Dataset, DatasetOptions, Plugin, TokenizeOptions, Tokenizer};
 use crate::policy::batch_inputs::uniform_lambda;
+use crate::policy::collation::Collation;
 use crate::train::TrainError;
 use crate::train::setup::Setup;
 
@@ -25,7 +27,7 @@ pub struct Data {
     train: Dataset,
     /// Separate evaluation records; None if evaluation samples are held out from `train`.
     eval: Option<Dataset>,
-    collate: CollateOptions,
+    collation: Collation,
 }
 
 impl Data {
@@ -35,10 +37,12 @@ impl Data {
     ///
     /// Returns an error if a file is missing, a record does not parse, or no sample is left.
     pub(in crate::train) fn open(setup: &Setup) -> Result<Self, TrainError> {
-        let Setup { config, plugin, hub, model_folder, interrupt, .. } = setup;
+        let Setup { config, plugin, hub, model_folder, interrupt, libtorch, .. } = setup;
         if let Some(template) = &config.data.chat_template {
             refuse_pointer(template).map_err(RecordFilesError::from)?;
         }
+        let is_module = config.model.torchscript.is_some();
+        let model = (!is_module).then(|| ModelConfig::load(model_folder)).transpose()?;
         let tokenizer = plugin.tokenizer(model_folder, config.data.chat_template.as_deref())?;
         let info = tokenizer.info()?;
         let cutoff_len = Some(to_usize(config.data.cutoff_len));
@@ -48,7 +52,12 @@ impl Data {
                 tokenize: TokenizeOptions { cutoff_len, keep_all: false },
                 cache_dir: setup.cache.as_ref().map(CacheFolder::samples),
             };
-            open_dataset(key, &RecordFiles::find(hub, records, purpose)?, plugin, &tokenizer, &options, interrupt)
+            let files = RecordFiles::find(hub, records, purpose)?;
+            let dataset = open_dataset(key, &files, plugin, &tokenizer, &options, interrupt)?;
+            if let Some(notice) = model.as_ref().and_then(|model| model.notice_of_length(dataset.longest_sequence())) {
+                say(&format!("{key}: {notice}"));
+            }
+            Ok::<_, TrainError>(dataset)
         };
         let mut convert = convert_options(config);
         let train = open("data.records", &config.data.records, Use::Train, convert.clone())?;
@@ -61,12 +70,12 @@ impl Data {
             }
             Some(open("data.eval_records", &config.data.eval_records, Use::Evaluate, convert)?)
         };
-        let collate = CollateOptions {
+        let options = CollateOptions {
             layout: config.loss.layout,
             max_tokens: config.loss.max_tokens.map(to_usize),
             pad_token_id: info.pad_token_id.or(info.eos_token_id).unwrap_or(0),
         };
-        Ok(Self { train, eval, collate })
+        Ok(Self { train, eval, collation: Collation { options, device: libtorch.device() } })
     }
 
     /// Returns the names of the dimensions, in order.
@@ -109,17 +118,17 @@ impl Data {
             batch_size,
             accumulation_steps: to_usize(config.train.gradient_accumulation_steps),
         };
-        let collate = self.collate;
+        let collation = self.collation;
         let (eval_dataset, eval_samples) = match &self.eval {
             Some(eval) => (eval, (0..eval.len()).collect()),
             None => (&self.train, held_out),
         };
         let eval = (!eval_samples.is_empty()).then(|| {
-            EvalBatches::new(eval_dataset, eval_samples, eval_lambda, eval_adapter_lambda, collate, batch_size)
+            EvalBatches::new(eval_dataset, eval_samples, eval_lambda, eval_adapter_lambda, collation, batch_size)
         });
         let order = EpochOrder::new(samples.len(), config.seed);
         let max_steps = config.train.max_steps.unwrap_or_else(|| plan.max_steps(config.train.num_train_epochs));
-        let train = TrainBatches { dataset: &self.train, samples, lambda, adapter_lambda, collate, plan, order };
+        let train = TrainBatches { dataset: &self.train, samples, lambda, adapter_lambda, collation, plan, order };
         Ok(RunBatches { train, eval, max_steps })
     }
 

@@ -93,16 +93,16 @@ impl Reference<'_> {
     ) -> Result<(), TrainError> {
         let is_known = |sample: usize| !log_probs.of_sample(sample).iter().any(|known| known.log_prob_sum.is_nan());
         let batches = request.batches(is_known);
-        let collate = self.scorer.collate(request.collate);
+        let collate = |samples: &[usize]| self.scorer.collate(request.collate, request.dataset, samples);
         let mut batches = batches.iter().peekable();
         while let Some(samples) = batches.next() {
             if self.interrupt.signal().is_some() {
                 return Ok(());
             }
             let lambda = |samples: &[usize]| uniform_lambda(request.dataset.dimensions().len()).repeat(samples.len());
-            let batch = request.dataset.batch(samples, &lambda(samples), &collate)?;
+            let batch = request.dataset.batch(samples, &lambda(samples), &collate(samples))?;
             if let Some(next) = batches.peek() {
-                request.dataset.prefetch(next, &lambda(next), &collate)?;
+                request.dataset.prefetch(next, &lambda(next), &collate(next))?;
             }
             let sequences = self.sequences(&batch)?;
             for (sample, range) in by_prompt(&batch, samples)? {

@@ -26,7 +26,7 @@ pub struct LogProbRequest<'a> {
 pub(super) fn requests<'a>(batches: &RunBatches<'a>) -> Vec<LogProbRequest<'a>> {
     let RunBatches { train, eval, max_steps } = batches;
     let num_steps = train.plan.steps_per_epoch().min(*max_steps);
-    let collate = train.collate;
+    let collate = train.collation.options;
     let longest = train.dataset.samples().iter().map(|sample| sample.num_tokens).max().unwrap_or(0);
     // Training may meet a batch of the longest prompts anyway, with gradients on top.
     let max_tokens = train.plan.batch_size * longest;

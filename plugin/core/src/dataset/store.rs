@@ -22,7 +22,7 @@ use tempfile::NamedTempFile;
 
 use crate::{Error, Report, Result, TokenizedResponse, TokenizedSample};
 
-const MAGIC: &[u8; 24] = b"lambda-dpo samples v. 2\n";
+const MAGIC: &[u8; 24] = b"lambda-dpo samples v. 3\n";
 const PARTIAL_PREFIX: &str = ".partial-";
 const LOCK_FILE: &str = ".lock";
 const BUFFER_BYTES: usize = 1 << 20;
@@ -74,6 +74,8 @@ struct Footer {
     report: Report,
     /// BLAKE3 of the hashes of all samples.
     samples_hash: [u8; blake3::OUT_LEN],
+    /// Tokens of the longest prompt with one response.
+    longest_sequence: usize,
     entries: Vec<Entry>,
 }
 
@@ -130,6 +132,10 @@ impl Store {
 
     pub(super) fn samples_hash(&self) -> blake3::Hash {
         self.footer.samples_hash.into()
+    }
+
+    pub(super) fn longest_sequence(&self) -> usize {
+        self.footer.longest_sequence
     }
 
     pub(super) fn infos(&self) -> impl ExactSizeIterator<Item = SampleInfo> + '_ {
@@ -197,6 +203,7 @@ pub(super) struct Encoded {
     bytes: Vec<u8>,
     hash: blake3::Hash,
     info: SampleInfo,
+    longest_sequence: usize,
 }
 
 impl Encoded {
@@ -221,7 +228,7 @@ impl Encoded {
         let targets =
             Targets { record_index: sample.record_index, num_dimensions, pi_target: &pi_target, ranks: &ranks };
         let bytes = postcard::to_extend(&targets, tokens)?;
-        Ok(Self { hash: blake3::hash(&bytes), bytes, info })
+        Ok(Self { hash: blake3::hash(&bytes), bytes, info, longest_sequence: sample.longest_sequence() })
     }
 }
 
@@ -264,6 +271,7 @@ pub(super) struct Writer {
     path: PathBuf,
     entries: Vec<Entry>,
     end: u64,
+    longest_sequence: usize,
     samples: blake3::Hasher,
 }
 
@@ -296,8 +304,15 @@ impl Writer {
 
     fn new(file: File, path: &Path, named: Option<(NamedTempFile, PathBuf)>) -> Result<Self> {
         let out = BufWriter::with_capacity(BUFFER_BYTES, Summed { file, hasher: blake3::Hasher::new() });
-        let mut writer =
-            Self { out, named, path: path.to_owned(), entries: Vec::new(), end: 0, samples: blake3::Hasher::new() };
+        let mut writer = Self {
+            out,
+            named,
+            path: path.to_owned(),
+            entries: Vec::new(),
+            end: 0,
+            longest_sequence: 0,
+            samples: blake3::Hasher::new(),
+        };
         writer.write(MAGIC)?;
         Ok(writer)
     }
@@ -306,6 +321,7 @@ impl Writer {
     pub(super) fn push(&mut self, sample: &Encoded) -> Result<()> {
         self.samples.update(sample.hash.as_bytes());
         self.write(&sample.bytes)?;
+        self.longest_sequence = self.longest_sequence.max(sample.longest_sequence);
         self.entries.push(Entry { info: sample.info, end: self.end });
         Ok(())
     }
@@ -328,6 +344,7 @@ impl Writer {
             dimensions: dimensions.to_vec(),
             report,
             samples_hash: *self.samples.finalize().as_bytes(),
+            longest_sequence: self.longest_sequence,
             entries: std::mem::take(&mut self.entries),
         };
         let start = self.end;

@@ -60,6 +60,11 @@ impl TokenizedSample {
     pub fn num_tokens(&self) -> usize {
         self.prompt.len() + self.responses.iter().map(|response| response.ids.len()).sum::<usize>()
     }
+
+    /// Returns the number of tokens of the prompt with the longest response.
+    pub fn longest_sequence(&self) -> usize {
+        self.prompt.len() + self.responses.iter().map(|response| response.ids.len()).max().unwrap_or(0)
+    }
 }
 
 /// Result of tokenising one sample.

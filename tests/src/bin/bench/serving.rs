@@ -7,10 +7,6 @@ use anyhow::{Result, bail};
 use lambda_dpo_host::libtorch;
 use serde_json::{Value, json};
 
-unsafe extern "C" {
-    fn malloc_trim(pad: usize) -> i32;
-}
-
 /// A command to a measured process.
 pub enum Command<'a> {
     /// Drop everything that was loaded.
@@ -48,6 +44,6 @@ pub fn serve(mut answer: impl FnMut(Command) -> Result<Option<Value>>) -> Result
 
 /// Returns free heap pages to the system, so that the resident set is the memory in use.
 fn trim() {
-    // SAFETY: this glibc function takes any number, may be called at any time, and only releases free memory.
-    unsafe { malloc_trim(0) };
+    // SAFETY: may be called at any time, and only releases free memory.
+    unsafe { libmimalloc_sys::mi_collect(true) };
 }

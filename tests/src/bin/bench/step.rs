@@ -13,7 +13,8 @@ use lambda_dpo_host::model::{ForwardOptions, Model};
 use lambda_dpo_host::plugin::{
     CollateOptions, ConvertOptions, Dataset, DatasetOptions, Layout, LossOptions, Plugin, TokenizeOptions, Wants,
 };
-use lambda_dpo_host::policy::batch_inputs::{loss_inputs, model_inputs};
+use lambda_dpo_host::policy::batch_inputs::{log_probs, loss_inputs, model_inputs};
+use lambda_dpo_host::policy::collation::Collation;
 use lambda_dpo_host::train::data::{MicroBatch, schedule_options};
 use lambda_dpo_host::train::optimizer::{AdamW, clip_scale};
 use lambda_dpo_host::train::reference::{LogProbRequest, Reference, ReferenceLogProbs};
@@ -24,7 +25,8 @@ use tch::Device;
 
 use crate::serving::{Command, serve};
 
-/// Answers `step`, `breakdown` (the parts of a step, timed one by one) and `reference` (its log-probs computed again).
+/// Answers `step`, `breakdown` (the parts of a step, timed one by one), `hidden` and `forward` (without gradients or adapter:
+/// the hidden states, and those with the log-probs of the targets) and `reference` (its log-probs computed again).
 ///
 /// # Errors
 ///
@@ -38,6 +40,8 @@ pub fn run(folder: &Path) -> Result<()> {
         }
         (Command::Word("step"), Some(session)) => session.step().map(Some),
         (Command::Word("breakdown"), Some(session)) => session.breakdown().map(Some),
+        (Command::Word("hidden"), Some(session)) => session.forward(Output::Hidden).map(Some),
+        (Command::Word("forward"), Some(session)) => session.forward(Output::LogProbs).map(Some),
         (Command::Word("reference"), Some(session)) => session.reference().map(Some),
         (Command::Word(_), _) => Ok(None),
     })
@@ -53,12 +57,18 @@ struct Session {
     num_steps: u64,
 }
 
+/// How far a forward pass goes.
+enum Output {
+    Hidden,
+    LogProbs,
+}
+
 impl Session {
     fn open(folder: &Path) -> Result<Self> {
         let config = config::load(&folder.join("run.toml"), std::iter::empty(), &[])?;
         let libtorch = libtorch::prepare(&config.model.device)?;
         let plugin = Plugin::load(None)?;
-        let data = Data::open(&config, &plugin)?;
+        let data = Data::open(&config, &plugin, libtorch.device())?;
         let loss = loss_options(&config);
 
         let TrainableModel::Native(mut base) = TrainableModel::load(&config, &config.model.path, libtorch)? else {
@@ -111,6 +121,22 @@ impl Session {
         let seconds = started.elapsed().as_secs_f64();
         self.num_steps += 1;
         Ok(json!({ "seconds": seconds, "loss": report.totals.loss, "grad_norm": report.grad_norm }))
+    }
+
+    /// Takes the forward pass of the step's rows without the adapter.
+    fn forward(&mut self, output: Output) -> Result<Value> {
+        let Learner { policy, plugin, loss, .. } = &mut self.learner;
+        let TrainableModel::Native(model) = &mut policy.model else { bail!("the policy is no model") };
+        model.set_adapter_enabled(false);
+        let batch = &self.micro_batches[0].batch;
+        let started = Instant::now();
+        match output {
+            Output::Hidden => drop(model.hidden(&model_inputs(batch))?),
+            Output::LogProbs => drop(log_probs(model, plugin, batch, loss)?),
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        model.set_adapter_enabled(true);
+        Ok(json!({ "seconds": seconds }))
     }
 
     /// Computes the reference log-probs again with the policy, its adapter off: the cost does not depend on the
@@ -183,12 +209,12 @@ struct Data {
     dataset: Dataset,
     samples: Vec<usize>,
     lambda: Vec<f64>,
-    collate: CollateOptions,
+    collation: Collation,
     interrupt: Interrupt,
 }
 
 impl Data {
-    fn open(config: &RunConfig, plugin: &Plugin) -> Result<Self> {
+    fn open(config: &RunConfig, plugin: &Plugin, device: Device) -> Result<Self> {
         let tokenizer = plugin.tokenizer(&config.model.path, None)?;
         let cutoff_len = Some(usize::try_from(config.data.cutoff_len)?);
         let options = DatasetOptions {
@@ -198,15 +224,16 @@ impl Data {
         };
         let progress = &mut |_, _| ControlFlow::Continue(());
         let dataset = plugin.dataset(&config.data.records, &tokenizer, &options, progress)?;
+        let options = CollateOptions {
+            layout: Layout::Packed,
+            max_tokens: config.loss.max_tokens.map(usize::try_from).transpose()?,
+            pad_token_id: tokenizer.info()?.pad_token_id.unwrap_or(0),
+        };
         let schedule = plugin.schedule(&schedule_options(&config.lambda, dataset.dimensions())?)?;
         Ok(Self {
             samples: (0..dataset.len()).collect(),
             lambda: schedule.draw_step(config.seed, 0)?.repeat(dataset.len()),
-            collate: CollateOptions {
-                layout: Layout::Packed,
-                max_tokens: config.loss.max_tokens.map(usize::try_from).transpose()?,
-                pad_token_id: tokenizer.info()?.pad_token_id.unwrap_or(0),
-            },
+            collation: Collation { options, device },
             interrupt: Interrupt::listen()?,
             dataset,
         })
@@ -214,7 +241,7 @@ impl Data {
 
     fn micro_batch(&self) -> Result<MicroBatch> {
         let (samples, lambda) = (self.samples.clone(), self.lambda.clone());
-        let batch = self.dataset.batch(&samples, &lambda, &self.collate)?;
+        let batch = self.dataset.batch(&samples, &lambda, &self.collation.of(&self.dataset, &samples))?;
         Ok(MicroBatch { batch, samples, lambda, adapter_lambda: None })
     }
 
@@ -224,7 +251,7 @@ impl Data {
             dataset: &self.dataset,
             fixed_batches: vec![self.samples.clone()],
             samples: Vec::new(),
-            collate: self.collate,
+            collate: self.collation.options,
             max_tokens: usize::MAX,
         };
         let reference = Reference { scorer: model, plugin, loss, cache: None, interrupt: &self.interrupt };
