@@ -2,11 +2,14 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and measurements")]
 
 use std::fs;
+use std::sync::{Mutex, PoisonError};
 
 use lambda_dpo_tests::trainer::{Run, stderr};
 use lambda_dpo_tests::{program, root};
 use serde_json::Value;
 
+/// Held by a test that trains: the threads of two runs at once wait for each other.
+static TRAINING: Mutex<()> = Mutex::new(());
 /// Of the measured peak.
 const TOLERANCE: f64 = 0.1;
 
@@ -44,6 +47,7 @@ fn of_the_program() -> f64 {
 
 #[test]
 fn planned_memory_is_what_runs_take() {
+    let _alone = TRAINING.lock().unwrap_or_else(PoisonError::into_inner);
     let program = of_the_program();
     println!("the program: {program:.3} GiB measured");
     let run = Run::sized("lambda_dpo", 512, 8);
@@ -66,6 +70,7 @@ fn planned_memory_is_what_runs_take() {
 
 #[test]
 fn memory_does_not_grow_with_the_number_of_steps() {
+    let _alone = TRAINING.lock().unwrap_or_else(PoisonError::into_inner);
     let run = Run::sized("lambda_dpo", 512, 8);
     for checkpointing in ["train.gradient_checkpointing=false", "train.gradient_checkpointing=true"] {
         // Two micro-batches of two prompts in each of the three steps of an epoch, of other prompts in each epoch.
