@@ -61,6 +61,7 @@ pub use footprint::{Footprint, HeadOperations, RowLengths};
 pub use inputs::ModelInputs;
 pub use key::KEY_VERSION;
 pub use kv_cache::{KvCache, RowKey};
+pub(crate) use layers::segments::CPU_PAIRS_PER_CALL;
 pub use precision::Precision;
 pub use reward_model::RewardModel;
 pub use save::{carry_files, write_chat_template};

@@ -48,7 +48,7 @@ fn middle(values: &[f32]) -> f32 {
 mod tests {
     use super::*;
 
-    /// Logits between −4 and 4, rounded so that some are equal.
+    /// Probabilities of logits between −4 and 4, times `spread`, rounded so that some are equal.
     fn probabilities(len: usize, spread: f64) -> Vec<f32> {
         let mut state = 3_u64;
         let weights = (0..len).map(|_| {

@@ -2,11 +2,8 @@
 
 use tch::Device;
 
+use crate::model::CPU_PAIRS_PER_CALL;
 use crate::plugin::{CollateOptions, Dataset, Layout, SampleInfo};
-
-/// What one more response of a row costs in attention on a CPU, in (query, key) pairs: see `model::layers::segments`, which
-/// computes attention response by response where that is cheaper.
-const PAIRS_PER_RESPONSE: usize = 4_000;
 
 /// Layout and padding of the batches of a run.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +38,9 @@ impl Collation {
 /// Whether attention over the responses one by one computes less than attention over padded rows.
 fn shares<'a>(samples: impl Iterator<Item = &'a SampleInfo> + Clone) -> bool {
     let longest = samples.clone().map(|sample| sample.num_tokens).max().unwrap_or(0);
+    let calls = |sample: &SampleInfo| CPU_PAIRS_PER_CALL as usize * sample.num_responses;
     // At most half of a sample's pairs, since no token sees those after it, and responses do not see each other.
-    let by_response = |sample: &SampleInfo| PAIRS_PER_RESPONSE * sample.num_responses + sample.num_tokens.pow(2) / 2;
+    let by_response = |sample: &SampleInfo| calls(sample) + sample.num_tokens.pow(2) / 2;
     let num_samples = samples.clone().filter(|sample| sample.num_responses > 1).count();
     num_samples > 1 && samples.clone().map(by_response).sum::<usize>() < num_samples * longest.pow(2)
 }

@@ -188,14 +188,11 @@ impl RunPlan {
     /// Counts what a run needs; None for a TorchScript module, of which nothing is known.
     pub(super) fn of_run(setup: &Setup, data: &Data, batches: &RunBatches) -> Result<Option<Self>, TrainError> {
         let config = setup.config;
-        if config.model.torchscript.is_some() {
-            return Ok(None);
-        }
-        let model = ModelConfig::load(&setup.model_folder)?;
+        let Some(model) = data.model() else { return Ok(None) };
         let load = load_of(&batches.train, batches.max_steps)?;
         let adapter = config.adapter.as_ref().map(|adapter| lora(adapter, data.adapter_dimensions(config)));
         let budget = setup.loss.logits_budget_bytes;
-        Ok(Some(Self::of_load(config, &model, adapter.as_ref(), &load, setup.libtorch.device(), budget)))
+        Ok(Some(Self::of_load(config, model, adapter.as_ref(), &load, setup.libtorch.device(), budget)))
     }
 
     /// Returns a warning if the device has less memory than the largest step needs.

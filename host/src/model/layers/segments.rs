@@ -15,7 +15,7 @@ use super::packed_row::{PackedPrompt, PackedRow};
 /// Cost of one more attention call, forward and backward, in (query, key) pairs: it takes about as long as this many
 /// pairs with 8 heads of width 32. Measured on CPUs (which ones is not recorded). It only decides which of two exact
 /// computations runs.
-const CPU_PAIRS_PER_CALL: i64 = 4_000;
+pub(crate) const CPU_PAIRS_PER_CALL: i64 = 4_000;
 /// The same on CUDA: about ten kernel launches, during which a GPU computes millions of pairs. An estimate, not
 /// measured.
 const CUDA_PAIRS_PER_CALL: i64 = 1_000_000;

@@ -28,6 +28,8 @@ pub struct Data {
     /// Separate evaluation records; None if evaluation samples are held out from `train`.
     eval: Option<Dataset>,
     collation: Collation,
+    /// The config of the model to train; None for a TorchScript module.
+    model: Option<ModelConfig>,
 }
 
 impl Data {
@@ -75,7 +77,12 @@ impl Data {
             max_tokens: config.loss.max_tokens.map(to_usize),
             pad_token_id: info.pad_token_id.or(info.eos_token_id).unwrap_or(0),
         };
-        Ok(Self { train, eval, collation: Collation { options, device: libtorch.device() } })
+        Ok(Self { train, eval, collation: Collation { options, device: libtorch.device() }, model })
+    }
+
+    /// Returns the config of the model to train; None for a TorchScript module, of which nothing is known.
+    pub(in crate::train) fn model(&self) -> Option<&ModelConfig> {
+        self.model.as_ref()
     }
 
     /// Returns the names of the dimensions, in order.
