@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "ci" / "paper"))
+sys.path[:0] = [str(ROOT / "ci" / "paper"), str(ROOT / "ci")]
 
 import json_lines  # noqa: E402
 import phases  # noqa: E402
@@ -34,7 +34,7 @@ import steps  # noqa: E402
 from phases import Step  # noqa: E402
 from study import StudyError, fill_in, merge, resolved  # noqa: E402
 
-from report import control, page  # noqa: E402
+from report import control, draw, page  # noqa: E402
 
 RATERS = ROOT / ".venvs" / "raters" / "bin" / "python"
 TEXT = ROOT / "ci" / "paper" / "text"
@@ -112,30 +112,28 @@ def plan(study: Comparison) -> list[list[Step]]:
         ]
     )
     found.append([(f"λ-adapter, {name}, on rest", lambda name=name: choose(study, name)) for name in study.candidates])
+    # In each phase, what takes longest goes first, so that the rest runs beside it.
     found.append(
         [
+            ("unconditioned", lambda: train_other(study, "unconditioned", "unconditioned")),
             *(
                 (f"specialist, {name}", lambda name=name: train_other(study, name, "specialist"))
                 for name in study.dimensions
             ),
-            ("unconditioned", lambda: train_other(study, "unconditioned", "unconditioned")),
         ]
     )
     found.append(
         [
+            ("λ-adapter, steered", lambda: steer(study, "lambda-adapter", at_lambda(study, ""), "eval")),
             ("soup, steered", lambda: steer(study, "soup", soup(study), "eval")),
             ("unconditioned, steered", lambda: steer(study, "unconditioned", ours(study, "unconditioned"), "eval")),
+            *((f"answers, {name}", lambda name=name, at=at: answer(study, name, at)) for name, at in policies.items()),
+            *((f"perplexity, {name}", lambda name=name, at=at: score(study, name, at)) for name, at in policies.items()),
         ]
     )
-    found.append([("λ-adapter, steered", lambda: steer_ours(study))])
-    found.append([(f"answers, {name}", lambda name=name, at=at: answer(study, name, at)) for name, at in policies.items()])
-    found.append(
-        [(f"perplexity, {name}", lambda name=name, at=at: score(study, name, at)) for name, at in policies.items()]
-    )
     if study.benchmarks is not None:
-        found.append(
-            [(f"benchmarks, {name}", lambda name=name: benchmark(study, name)) for name in ("base", "uniform")]
-        )
+        found[-1] += [(f"benchmarks, {name}", lambda name=name: benchmark(study, name)) for name in ("base", "uniform")]
+    found.append([("pictures", lambda: draw(study))])
     return found
 
 
@@ -167,7 +165,8 @@ def train_other(study: Comparison, name: str, kind: str) -> None:
 
 
 def soup(study: Comparison) -> list[object]:
-    return ["--soup", *(f"{name}={study.adapter(name)}" for name in study.dimensions)]
+    """The specialists, and their mixture at the ends of each λ: no more of it is shown."""
+    return ["--soup", *(f"{name}={study.adapter(name)}" for name in study.dimensions), "--steps", 1]
 
 
 def ours(study: Comparison, policy: str) -> list[object]:
@@ -188,12 +187,6 @@ def steer(study: Comparison, name: str, policy: Sequence[object], records: str) 
 
 def choose(study: Comparison, name: str) -> None:
     steer(study, f"choose-{name}", ours(study, f"candidate-{name}"), "rest")
-
-
-def steer_ours(study: Comparison) -> None:
-    reports = study.out / "reports"
-    compared = ["--compare", f"soup={reports / 'soup'}", f"unconditioned={reports / 'unconditioned'}"]
-    steer(study, "lambda-adapter", [*ours(study, f"candidate-{study.chosen()}"), *compared], "eval")
 
 
 def at_lambda(study: Comparison, at: str | None) -> list[object]:

@@ -7,21 +7,18 @@ import textwrap
 from pathlib import Path
 from statistics import mean
 
+import control_plot
 import json_lines
 
 LAMBDAS = ("0", "¼", "½", "¾", "1")
 # How many prompts' answers are shown: the first ones, in the order of the records.
 NUM_SHOWN = 2
-FIGURES = {
-    "score": ("generated", "Mean score of generated text"),
-    "expected_rating": ("held_out", "Expected rating of held-out responses"),
-}
+PICTURES = {"score": "generated.svg", "expected_rating": "held-out.svg"}
 
 
 def curve(report: dict, dimension: str, figure: str) -> list[float]:
     """A figure of a dimension at each value of its own λ."""
-    points = report["curves"][report["dimensions"].index(dimension)]
-    return [report["points"][point][FIGURES[figure][0]][f"{figure}/{dimension}"] for point in points]
+    return [height for _, height in control_plot.curve(report, dimension, figure)]
 
 
 def reach(report: dict, dimension: str, figure: str = "score") -> float:
@@ -38,8 +35,7 @@ def control(report: dict) -> float:
 def specialist_reach(soup: dict, dimension: str, figure: str) -> float:
     """A specialist's figure in its dimension, minus the mean of the other specialists' there."""
     corners = {name: points[-1] for name, points in zip(soup["dimensions"], soup["curves"], strict=True)}
-    part = FIGURES[figure][0]
-    values = {name: soup["points"][corner][part][f"{figure}/{dimension}"] for name, corner in corners.items()}
+    values = {name: control_plot.value(soup["points"][corner], dimension, figure) for name, corner in corners.items()}
     return values[dimension] - mean(value for name, value in values.items() if name != dimension)
 
 
@@ -76,7 +72,7 @@ def findings(ours: dict, soup: dict) -> list[str]:
     """What the tables say, whether or not it is what one would wish for."""
     found = []
     dimensions = ours["dimensions"]
-    for figure, (_, title) in FIGURES.items():
+    for figure, (_, title) in control_plot.FIGURES.items():
         rising = [name for name in dimensions if rises(curve(ours, name, figure))]
         said = "in every dimension" if len(rising) == len(dimensions) else f"in {len(rising)} of {len(dimensions)}"
         missing = [name for name in dimensions if name not in rising]
@@ -108,7 +104,7 @@ def perplexity(path: Path) -> tuple[float, float]:
     rate = sum(sums) / sum(tokens)
     residuals = [nats - rate * number for nats, number in zip(sums, tokens, strict=True)]
     count = len(rows)
-    stderr = math.sqrt(count / (count - 1) * sum(value**2 for value in residuals)) / sum(tokens)
+    stderr = math.sqrt(count / (count - 1) * sum(residual**2 for residual in residuals)) / sum(tokens)
     return math.exp(rate), math.exp(rate) * stderr
 
 
@@ -165,9 +161,22 @@ def shown(study) -> str:
     return "\n\n".join(parts)
 
 
+def reports(study) -> tuple[dict, dict, dict]:
+    """The reports of the λ-adapter, the soup and the unconditioned training."""
+    return study.report("lambda-adapter"), study.report("soup"), study.report("unconditioned")
+
+
+def draw(study) -> None:
+    """Draws the figures over λ into the folder beside the page that is called as it is."""
+    folder = study.page.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    for figure, name in PICTURES.items():
+        (folder / name).write_text(control_plot.picture(*reports(study), figure), encoding="utf-8")
+
+
 def page(study, source: Path) -> str:
     """Returns the page in Markdown."""
-    ours, soup, unconditioned = (study.report(name) for name in ("lambda-adapter", "soup", "unconditioned"))
+    ours, soup, unconditioned = reports(study)
     link = os.path.relpath(source.resolve(), study.page.parent)
     chosen, candidates = study.chosen(), {name: control(study.report(f"choose-{name}")) for name in study.candidates}
     sizes = {name: len(json_lines.read(study.data(f"{name}.jsonl"))) for name in ("records", "rest", "eval")}
@@ -187,7 +196,9 @@ def page(study, source: Path) -> str:
         ),
         "## Control",
     ]
-    for figure, (_, title) in FIGURES.items():
+    for figure, (_, title) in control_plot.FIGURES.items():
+        at = f"{study.page.stem}/{PICTURES[figure]}"
+        parts += [f"![{title} over λ, one panel per dimension]({at})"]
         parts += [f"{title}, with the others sharing the rest of λ:", control_table(ours, soup, figure)]
     levels = [f"{name} {curve(unconditioned, name, 'score')[0]:.2f}" for name in ours["dimensions"]]
     parts.append(wrapped("Unconditioned training, which has no λ to follow, scores " + ", ".join(levels) + "."))

@@ -14,6 +14,7 @@ bfloat16. The first round is a warm-up. No time counts unless the losses and gra
 import argparse
 import json
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -53,13 +54,15 @@ def of_a_step(records: list[Tokenized]) -> list[Tokenized]:
 
 
 def open_sides(lora: ChatScenario, scratch: Path) -> dict[str, Side]:
-    """Opens our step and theirs with the LoRA, ours with a λ-adapter, and the products."""
+    """Opens our step and theirs with the LoRA, ours with a λ-adapter, the products, and in bfloat16 ours in NF4."""
     model, records, dtype = lora.source, list(lora.records), lora.dtype
     lora_folder = lora.write(scratch)
     with_lambda = LambdaScenario.of(
         model, records, name="lambda", dtype=dtype, lora_rank=RANK, adapted_dimensions=tuple(lora.dimensions)
     )
-    return {
+    quantized = replace(lora, name="nf4", quantize="nf4")
+    in_nf4 = {"nf4": rust_side("nf4", "step", quantized.write(scratch))} if dtype == "bfloat16" else {}
+    return in_nf4 | {
         "ours": rust_side("ours", "step", lora_folder),
         "peft": python_side("peft", "oracles.py", "b", lora_folder),
         "lambda": rust_side("lambda", "step", with_lambda.write(scratch)),
@@ -79,6 +82,8 @@ def compare_steps(model: Path, records: list[Tokenized], dtype: str, scratch: Pa
         "hidden": partial(sides["ours"].ask, "hidden"),
         "matmul": partial(sides["matmul"].ask, "step"),
     }
+    if "nf4" in sides:
+        turns["nf4"] = partial(sides["nf4"].ask, "step")
     warm_up = {name: turn() for name, turn in turns.items()}
     check_lambda(warm_up["lambda"]["loss"], warm_up["ours"]["loss"], TOLERANCES_OF[dtype]["loss"])
     timings = run_rounds(turns, num_rounds, num_warm=0)
@@ -93,7 +98,7 @@ def compare_steps(model: Path, records: list[Tokenized], dtype: str, scratch: Pa
             "peft": ratio(timings["peft"], timings["ours"]),
             "forward": ratio(timings["ours"], timings["forward"]),
             "hidden": ratio(timings["ours"], timings["hidden"]),
-            "lambda": ratio(timings["lambda"], timings["ours"]),
+            **{name: ratio(timings[name], timings["ours"]) for name in ("lambda", "nf4") if name in timings},
         },
         "shares": shares(lora, timings),
         "breakdown": breakdown,

@@ -11,6 +11,7 @@ SIDES = {
     "ours": "our step",
     "peft": "Transformers with PEFT",
     "lambda": "our step with a λ-adapter",
+    "nf4": "our step with weights in NF4",
     "forward": "forward pass of the step's rows",
     "hidden": "the same without log-probs",
 }
@@ -91,6 +92,8 @@ def targets(figures: dict, about: dict) -> str:
         else:
             rows.append([what, dtype, percent(share), "≥ 30 % with AMX", "no AMX here"])
         add("our step: λ-adapter / LoRA", dtype, spread(with_lambda), "≤ 1.10", with_lambda["median"] <= 1.1)
+        if "nf4" in ratios:
+            add("our step: NF4 / weights in 16 bits", dtype, spread(ratios["nf4"]), "≤ 1.25", ratios["nf4"]["median"] <= 1.25)
         for name, ratio in found["scoring"]["ratios"].items():
             add(f"{SCORING[name]} / forward pass", dtype, spread(ratio), "≤ 1.2", ratio["median"] <= 1.2)
     return table(["figure", "dtype", "measured", "target", ""], rows)
@@ -113,6 +116,8 @@ def seconds(dtypes: dict) -> str:
     for part, titles in (("steps", SIDES), ("scoring", SCORING)):
         for name, title in titles.items():
             for dtype, found in dtypes.items():
+                if name not in found[part]["seconds"]:
+                    continue
                 timing = found[part]["seconds"][name]
                 cpu = "" if timing["cpu_median"] is None else f"{timing['cpu_median']:.2f}"
                 spread_of = f"{timing['min']:.3f} to {timing['max']:.3f}"

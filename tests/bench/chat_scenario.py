@@ -78,6 +78,8 @@ class ChatScenario(Scenario):
     beta: float = 1.0
     source: Path = Path()
     records: tuple[Tokenized, ...] = ()
+    # As in the config's `model.quantize`; empty: not at all.
+    quantize: str = ""
 
     @classmethod
     def of(cls, source: Path, records: list[Tokenized], **fields) -> "ChatScenario":
@@ -119,6 +121,10 @@ class ChatScenario(Scenario):
 
     def tree_pairs(self) -> int:
         return sum(record.num_pairs for record in self.records)
+
+    def _run_config(self) -> str:
+        quantize = f'quantize = "{self.quantize}"\n' if self.quantize else ""
+        return super()._run_config().replace("[model]\n", f"[model]\n{quantize}")
 
     def _write_models(self, folder: Path, seed: int) -> None:
         folder.mkdir(parents=True)

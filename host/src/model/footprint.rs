@@ -148,7 +148,14 @@ impl Footprint<'_> {
         // A row in float32, beside one in 16 bits.
         let row = (4 + if element == 2 { 2 } else { 0 }) * vocab;
         let all = num_targets * row;
-        let logits = if all <= logits_budget_bytes { all } else { (logits_budget_bytes / 2).max(row) };
+        let logits = if all <= logits_budget_bytes {
+            all
+        } else if self.adapter.is_none() && element >= 4 {
+            // Those of as many whole prompts as fit.
+            logits_budget_bytes.max(row)
+        } else {
+            (logits_budget_bytes / 2).max(row)
+        };
         let rows = 4 * hidden * num_targets;
         // Gradients of the hidden states, summed in float32.
         let gradient = (4 + element) * hidden * batch.num_positions();

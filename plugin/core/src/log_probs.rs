@@ -2,11 +2,13 @@
 //!
 //! Only positions that predict a target go through the vocabulary projection, and logits exist for one chunk at a time.
 //! The gradient needs one scalar per response (docs/method.md, "Loss and gradient"). So if the LM head is frozen, the
-//! forward keeps the unscaled ∂/∂hidden of each chunk, which is not projected again; if it is trained, logits are kept
-//! if all of them fit the budget, and recomputed otherwise.
+//! forward keeps the unscaled ∂/∂hidden of each chunk, which is not projected again. If it is trained, logits are kept if
+//! all of them fit the budget. If only those of a prompt do, its gradients are computed as soon as its log-probs are
+//! known, since they depend on no others; otherwise the backward computes the logits again.
 
 mod inputs;
 pub(crate) mod checks;
+pub(crate) mod partwise;
 mod targets;
 mod upload;
 pub(crate) mod projection;
@@ -14,6 +16,7 @@ pub(crate) mod projection;
 use tch::{Device, Kind, Tensor};
 
 use self::checks::{check_floating, check_shape, invalid};
+use self::partwise::{LogProbs, PartwiseLoss};
 use self::projection::{Kept, Pass, Projection};
 use self::targets::TargetPlan;
 use crate::{Reduction, Result};
@@ -44,7 +47,7 @@ pub fn log_probs<'a>(
     options: impl Into<LogProbOptions>,
 ) -> Result<(Option<Tensor>, Tensor)> {
     let _no_grad = tch::no_grad_guard();
-    let forward = forward(&inputs.into(), &options.into(), Wants::default())?;
+    let forward = forward(&inputs.into(), &options.into(), Wants::default(), None)?;
     Ok((forward.token_log_probs, forward.sequence_log_probs))
 }
 
@@ -58,6 +61,17 @@ pub(crate) struct Forward {
     pub(crate) projected: Option<Projected>,
 }
 
+impl Forward {
+    /// Returns what a loss needs of it.
+    pub(crate) fn log_probs(&self) -> LogProbs<'_> {
+        LogProbs {
+            tokens: self.token_log_probs.as_ref(),
+            sequences: &self.sequence_log_probs,
+            sequence_lengths: self.projected.as_ref().map(|projected| &projected.plan.sequence_lengths[..]),
+        }
+    }
+}
+
 /// State for a backward through the vocabulary projection.
 #[derive(Debug)]
 pub(crate) struct Projected {
@@ -68,7 +82,12 @@ pub(crate) struct Projected {
 }
 
 /// Stage 6 for the loss. The caller has disabled autograd.
-pub(crate) fn forward(inputs: &LogProbInputs, options: &LogProbOptions, wants: Wants) -> Result<Forward> {
+pub(crate) fn forward(
+    inputs: &LogProbInputs,
+    options: &LogProbOptions,
+    wants: Wants,
+    loss: Option<&PartwiseLoss>,
+) -> Result<Forward> {
     check_num_sequences(inputs.num_sequences)?;
     match (Projection::new(inputs)?, inputs.sequence_log_probs) {
         (Some(_), Some(_)) => {
@@ -90,10 +109,26 @@ pub(crate) fn forward(inputs: &LogProbInputs, options: &LogProbOptions, wants: W
             let device = projection.input().device();
             let plan = TargetPlan::new(inputs, projection.num_positions(), projection.vocab_size(), device)?;
             let pass = Pass { plan: &plan, budget_bytes: options.logits_budget_bytes, wants };
-            let (token_log_probs, kept) = projection.forward(&pass)?;
             // The only copy from the device: everything after it is a few numbers per sequence.
-            let token_log_probs = token_log_probs.f_to_device(Device::Cpu)?;
-            let sequence_log_probs = reduce(&token_log_probs, &plan, options.reduction)?;
+            let reduced = |sorted: &Tensor| -> Result<(Tensor, Tensor)> {
+                let tokens = plan.unsort(sorted)?.f_to_device(Device::Cpu)?;
+                let sequences = reduce(&tokens, &plan, options.reduction)?;
+                Ok((tokens, sequences))
+            };
+            let coefficients = |sorted: &Tensor, loss: &PartwiseLoss| {
+                let (tokens, sequences) = reduced(sorted)?;
+                let sequence_lengths = Some(&plan.sequence_lengths[..]);
+                let found =
+                    (loss.coefficients)(LogProbs { tokens: Some(&tokens), sequences: &sequences, sequence_lengths })?;
+                Ok(plan.coefficients(&found))
+            };
+            let (sorted, kept) = match loss.and_then(|loss| Some((loss, projection.partwise(&pass, &loss.parts)?))) {
+                Some((loss, chunks)) => {
+                    projection.forward_partwise(&pass, &chunks, &|sorted| coefficients(sorted, loss))?
+                }
+                None => projection.forward(&pass)?,
+            };
+            let (token_log_probs, sequence_log_probs) = reduced(&sorted)?;
             Ok(Forward {
                 token_log_probs: Some(token_log_probs),
                 sequence_log_probs,

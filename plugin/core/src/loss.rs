@@ -27,12 +27,13 @@ mod context;
 use ndarray::{Array1, ArrayBase, Data, Dimension};
 use tch::{Kind, Tensor};
 
-use self::context::{Coefficients, Fingerprint};
+use self::context::Fingerprint;
 use self::mixture::{Evaluation, Scores, evaluate};
 use self::objectives::{PreferenceObjective, preference_objective, sft};
 use self::preferences::Preferences;
 use self::read::{check_options, check_wants, read_num_tokens, read_preferences, read_reference};
 use crate::log_probs::checks::invalid;
+use crate::log_probs::partwise::{Coefficients, LogProbs, Parts, PartwiseLoss};
 use crate::log_probs::{Forward, Wants, check_num_sequences, forward};
 use crate::{Objective, Reduction, Result};
 
@@ -72,13 +73,20 @@ pub fn loss_forward(inputs: &LossInputs, options: &LossOptions) -> Result<(LossO
         Some(objective) => Some((objective, read_preferences(inputs, options.objective)?)),
         None => None,
     };
-    let forward = forward(&inputs.into(), &options.into(), options.wants)?;
-    let evaluated = match preferences {
+    let evaluate = |log_probs: LogProbs| match &preferences {
         Some((objective, preferences)) => {
-            evaluate_preferences(objective, &preferences, reference, inputs, options, &forward)?
+            evaluate_preferences(*objective, preferences, &reference, inputs, options, log_probs)
         }
-        None => evaluate_sft(options, forward.token_log_probs.as_ref())?,
+        None => evaluate_sft(options, log_probs.tokens),
     };
+    let parts = match &preferences {
+        Some((_, preferences)) => preferences.prompts(inputs.num_sequences as usize).map(Parts::Sequences),
+        None => Some(Parts::Targets),
+    };
+    let coefficients = |log_probs: LogProbs| Ok(evaluate(log_probs)?.coefficients);
+    let partwise = parts.map(|parts| PartwiseLoss { parts, coefficients: &coefficients });
+    let forward = forward(&inputs.into(), &options.into(), options.wants, partwise.as_ref())?;
+    let evaluated = evaluate(forward.log_probs())?;
     let Forward { token_log_probs, sequence_log_probs, projected } = forward;
     let context = if options.wants == Wants::default() {
         None
@@ -107,21 +115,21 @@ struct Evaluated {
 fn evaluate_preferences(
     objective: PreferenceObjective,
     preferences: &Preferences,
-    reference: Array1<f64>,
+    reference: &Array1<f64>,
     inputs: &LossInputs,
     options: &LossOptions,
-    forward: &Forward,
+    log_probs: LogProbs,
 ) -> Result<Evaluated> {
-    let policy = Array1::from(Vec::<f64>::try_from(&forward.sequence_log_probs.f_to_kind(Kind::Double)?)?);
-    let num_tokens = read_num_tokens(inputs, forward.projected.as_ref())?;
+    let policy = Array1::from(Vec::<f64>::try_from(&log_probs.sequences.f_to_kind(Kind::Double)?)?);
+    let num_tokens = read_num_tokens(inputs, log_probs.sequence_lengths)?;
     check_means(options, preferences, num_tokens.as_ref())?;
     let mean_per_s = mean_per_s(options, num_tokens.as_ref(), policy.len())?;
-    let scores = Scores { policy, reference, mean_per_s };
+    let scores = Scores { policy, reference: reference.clone(), mean_per_s };
     let evaluation = evaluate(objective, preferences, &scores, options);
 
     let normalizer = options.normalizer.unwrap_or(evaluation.num_contributing.max(1) as f64);
     let mut coefficients = &evaluation.grad / normalizer;
-    if let (Some(_), Reduction::Mean, Some(num_tokens)) = (&forward.projected, options.reduction, &num_tokens) {
+    if let (Some(_), Reduction::Mean, Some(num_tokens)) = (log_probs.tokens, options.reduction, &num_tokens) {
         coefficients /= &num_tokens.mapv(|number| number.max(1.0));
     }
     Ok(Evaluated {

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import xml.etree.ElementTree
 
 import pytest
 from conftest import ROOT
@@ -62,6 +63,10 @@ def test_every_policy_is_trained_measured_and_described(study):
     for part in ("Mean score of generated text", "Expected rating of held-out responses", "Reported is "):
         assert part in text, text
     assert text.count("| brevity |") == 2 and text.count("| brevity = 1 |") == 1
+    for name in ("generated", "held-out"):
+        assert f"(page/{name}.svg)" in text
+        picture = xml.etree.ElementTree.parse(out / "page" / f"{name}.svg").getroot()
+        assert len(picture.findall("{*}polyline")) == 2 and len(picture.findall("{*}circle")) == 10 + 1
     # Settings are chosen on records of their own.
     parts = [
         {json.loads(line)["instruction"] for line in (out / "runs" / "data" / f"{name}.jsonl").read_text().splitlines()}

@@ -141,8 +141,8 @@ fn sft_is_the_mean_over_target_tokens() {
 }
 
 #[test]
-fn one_pass_kept_and_recomputed_agree() {
-    for seed in 0..6 {
+fn one_pass_kept_by_prompt_and_recomputed_agree() {
+    for seed in 0..12 {
         let problem = Problem::random(seed, Kind::Double);
         let inputs = problem.inputs();
         let run = |wants, logits_budget_bytes| {
@@ -152,23 +152,27 @@ fn one_pass_kept_and_recomputed_agree() {
         };
         let (kept_outputs, kept) = run(WANTS_BOTH, 1 << 30);
         let (kept_hidden, kept_head) = (kept.hidden.unwrap(), kept.lm_head.unwrap());
-        // One position a chunk, a few, all.
-        for budget in [0, 3 * 8 * VOCAB as usize, 1 << 30] {
+        let num_targets = problem.batch.target_ids.numel();
+        let of_targets = |number: usize| number * 8 * VOCAB as usize;
+        // One position a chunk, a few, as many prompts as come to two thirds or all but one, all.
+        for budget in [0, of_targets(3), of_targets(num_targets * 2 / 3), of_targets(num_targets - 1), 1 << 30] {
             let (outputs, one_pass) = run(WANTS_HIDDEN, budget);
             assert!(one_pass.lm_head.is_none());
             assert!(relative_error(&one_pass.hidden.unwrap(), &kept_hidden) < 1e-12, "one pass, {budget}");
             assert!(relative_error(&outputs.loss, &kept_outputs.loss) < 1e-12);
-            let (outputs, recomputed) = run(WANTS_BOTH, budget);
-            assert!(relative_error(&recomputed.hidden.unwrap(), &kept_hidden) < 1e-12, "recomputed, {budget}");
-            assert!(relative_error(&recomputed.lm_head.unwrap(), &kept_head) < 1e-12, "recomputed, {budget}");
+            let (outputs, trained) = run(WANTS_BOTH, budget);
+            assert!(relative_error(&trained.hidden.unwrap(), &kept_hidden) < 1e-12, "trained head, {budget}");
+            assert!(relative_error(&trained.lm_head.unwrap(), &kept_head) < 1e-12, "trained head, {budget}");
             assert!(
                 relative_error(&outputs.token_log_probs.unwrap(), kept_outputs.token_log_probs.as_ref().unwrap())
                     < 1e-12
             );
         }
         let head_only = Wants { lm_head: true, ..Wants::default() };
-        let (_, head) = run(head_only, 0);
-        assert!(head.hidden.is_none() && relative_error(&head.lm_head.unwrap(), &kept_head) < 1e-12);
+        for budget in [0, of_targets(num_targets - 1)] {
+            let (_, head) = run(head_only, budget);
+            assert!(head.hidden.is_none() && relative_error(&head.lm_head.unwrap(), &kept_head) < 1e-12);
+        }
     }
 }
 

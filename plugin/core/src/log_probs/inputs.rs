@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::Reduction;
+use crate::{Reduction, Result};
 
 /// Bytes of logits that may be alive at once, unless the caller chooses another bound.
 pub const DEFAULT_LOGITS_BUDGET_BYTES: usize = 256 << 20;
@@ -62,4 +62,17 @@ pub struct LossGradients {
     pub logits: Option<Tensor>,
     /// `[S]`
     pub sequence_log_probs: Option<Tensor>,
+}
+
+impl LossGradients {
+    /// Returns those of `factor` · loss, in their memory.
+    pub(super) fn times(mut self, factor: f64) -> Result<Self> {
+        if factor != 1.0 {
+            let all = [&mut self.hidden, &mut self.lm_head, &mut self.logits, &mut self.sequence_log_probs];
+            for gradient in all.into_iter().flatten() {
+                let _ = gradient.f_mul_scalar_(factor)?;
+            }
+        }
+        Ok(self)
+    }
 }

@@ -19,6 +19,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::checks::{check_floating, dtype_name, invalid};
 use super::inputs::{LogProbInputs, LossGradients, Wants};
+use super::partwise::{Coefficients, Parts};
 use super::targets::{Chunk, TargetPlan};
 use super::upload::upload;
 use crate::Result;
@@ -58,6 +59,8 @@ pub(crate) enum Kept {
     /// `[K, H]` the residuals of every target times the LM head, in the accumulation dtype, if that is frozen: the
     /// vocabulary is not needed again.
     HiddenRows(Tensor),
+    /// The gradients of the loss themselves, computed part by part.
+    Gradients(LossGradients),
 }
 
 /// Of each target, what its softmax is normalised by; each `[K, 1]` in the accumulation dtype.
@@ -179,7 +182,53 @@ impl<'a> Projection<'a> {
         pass.plan.chunks(max_targets.max(1))
     }
 
-    /// Returns the log-probs of the targets, `[K]` in the caller's order, and the state for the wanted backward.
+    /// Splits the targets into chunks of whole parts of the loss, if this saves computing logits again: the LM head is
+    /// trained, all logits do not fit the budget, and those of each part do.
+    ///
+    /// A head in 16 bits has its gradient written once, when it is complete, which needs all targets at once.
+    pub(crate) fn partwise(&self, pass: &Pass, parts: &Parts) -> Option<Vec<Chunk>> {
+        let num_fitting = pass.budget_bytes / self.bytes_per_target();
+        let is_summed = self.accumulation() == self.input().kind();
+        let has_head = matches!(self, Self::Head { .. });
+        if !(has_head && pass.wants.lm_head && is_summed && num_fitting < pass.plan.len()) {
+            return None;
+        }
+        pass.plan.chunks_of_parts(num_fitting.max(1), parts)
+    }
+
+    /// Returns the log-probs of the targets, `[K]` sorted, and their gradients: each chunk's as soon as its log-probs are
+    /// known, while its logits are there. `coefficients` returns `[K]` sorted ∂loss/∂log-prob, of which those of the
+    /// chunks so far are read.
+    pub(crate) fn forward_partwise(
+        &self,
+        pass: &Pass,
+        chunks: &[Chunk],
+        coefficients: &dyn Fn(&Tensor) -> Result<Vec<f64>>,
+    ) -> Result<(Tensor, Kept)> {
+        let (Self::Head { hidden, lm_head }, plan) = (self, pass.plan) else {
+            return invalid("logits have no head whose gradient could be computed".into());
+        };
+        let lm_head = lm_head.f_detach()?;
+        let sorted = Tensor::f_zeros([plan.len() as i64], (self.accumulation(), hidden.device()))?;
+        let grad_hidden = if pass.wants.hidden { Some(zeros_like(hidden, hidden.kind())?) } else { None };
+        let grad_head = zeros_like(&lm_head, lm_head.kind())?;
+        for chunk in chunks {
+            let (log_probs, _, softmax) = self.log_probs(plan, chunk)?;
+            chunk.of_targets(&sorted)?.f_copy_(&log_probs.f_squeeze_dim(1)?)?;
+            let factors = chunk.of_targets(&self.column(&coefficients(&sorted)?, -1.0)?)?;
+            let residuals = residuals(softmax, plan, chunk)?; // [t, V]
+            let positions = chunk.target_positions(plan)?;
+            if let Some(grad) = &grad_hidden {
+                add_rows(grad, &positions, &product(&residuals, &lm_head)?.f_mul_(&factors)?)?;
+            }
+            let scaled = hidden.f_index_select(0, &positions)?.f_mul_(&factors)?;
+            add_product(&residuals.f_transpose(0, 1)?, &scaled, &grad_head)?;
+        }
+        let gradients = LossGradients { hidden: grad_hidden, lm_head: Some(grad_head), ..LossGradients::default() };
+        Ok((sorted, Kept::Gradients(gradients)))
+    }
+
+    /// Returns the log-probs of the targets, `[K]` sorted, and the state for the wanted backward.
     ///
     /// # Numerics
     ///
@@ -215,7 +264,7 @@ impl<'a> Projection<'a> {
                 _ => {}
             }
         }
-        Ok((plan.unsort(&sorted)?, kept))
+        Ok((sorted, kept))
     }
 
     /// Returns the [t, 1] log-probs of a chunk's targets, what normalises them, and the [t, V] softmax at each of them.
@@ -238,12 +287,23 @@ impl<'a> Projection<'a> {
         })
     }
 
-    /// Returns the gradients of Σ_targets c · log p, with c `[K]` in sorted order.
+    /// Returns the gradients of `grad_output` · loss, for the loss's ∂/∂log-prob c.
     ///
     /// # Equation
     ///
     /// ∂/∂z_v = c (1[v = y] − softmax(z)_v) for each target (docs/method.md, "Loss and gradient").
-    pub(crate) fn backward(&self, pass: &Pass, kept: Kept, coefficients: &[f64]) -> Result<LossGradients> {
+    pub(crate) fn backward(
+        &self,
+        pass: &Pass,
+        kept: Kept,
+        coefficients: &Coefficients,
+        grad_output: f64,
+    ) -> Result<LossGradients> {
+        let coefficients = match kept {
+            Kept::Gradients(gradients) => return gradients.times(grad_output),
+            _ => pass.plan.coefficients(&coefficients.times(grad_output)),
+        };
+        let coefficients = &coefficients[..];
         match (self, kept) {
             (Self::Head { hidden, .. }, Kept::HiddenRows(rows)) => {
                 let grad = zeros_like(hidden, self.accumulation())?;

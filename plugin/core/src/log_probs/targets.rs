@@ -1,11 +1,13 @@
 //! Target tokens in the order in which the vocabulary projection visits them.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use tch::{Device, Tensor};
 
 use super::checks::{check_list, invalid, read_indices, required};
 use super::inputs::LogProbInputs;
+use super::partwise::{Coefficients, Parts};
 use super::upload::upload;
 use crate::Result;
 
@@ -124,19 +126,54 @@ impl TargetPlan {
         chunks
     }
 
+    /// Splits the positions into chunks of at most `max_targets` targets, each of whole parts; None if a part has more, or
+    /// lies apart.
+    pub(crate) fn chunks_of_parts(&self, max_targets: usize, parts: &Parts) -> Option<Vec<Chunk>> {
+        let Parts::Sequences(part_of) = parts else { return Some(self.chunks(max_targets)) };
+        let mut chunks: Vec<Chunk> = Vec::new();
+        let (mut finished, mut start) = (HashSet::new(), 0);
+        while start < self.first_target.len() - 1 {
+            let part = self.part(start, part_of)?;
+            let mut end = start + 1;
+            while end < self.first_target.len() - 1 && self.part(end, part_of)? == part {
+                end += 1;
+            }
+            let targets = self.first_target[start]..self.first_target[end];
+            if targets.len() > max_targets || !finished.insert(part) {
+                return None;
+            }
+            match chunks.last_mut() {
+                Some(chunk) if targets.end - chunk.targets.start <= max_targets => {
+                    chunk.rows.end = end;
+                    chunk.targets.end = targets.end;
+                }
+                _ => chunks.push(Chunk { rows: start..end, targets }),
+            }
+            start = end;
+        }
+        Some(chunks)
+    }
+
+    /// Returns the part that the targets of a position belong to; None if they belong to several.
+    fn part(&self, row: usize, part_of: &[usize]) -> Option<usize> {
+        let sequences = &self.sorted_sequences[self.first_target[row]..self.first_target[row + 1]];
+        let part = part_of[sequences[0] as usize];
+        sequences.iter().all(|sequence| part_of[*sequence as usize] == part).then_some(part)
+    }
+
     /// Brings sorted values `[K]` into the caller's order.
     pub(crate) fn unsort(&self, sorted: &Tensor) -> Result<Tensor> {
         Ok(sorted.f_index_select(0, &self.sorted_places)?)
     }
 
-    /// Returns `[K]` sorted: the value of each target's sequence.
-    pub(crate) fn per_target(&self, by_sequence: &[f64]) -> Vec<f64> {
-        self.sorted_sequences.iter().map(|sequence| by_sequence[*sequence as usize]).collect()
-    }
-
-    /// Returns `[K]` sorted: values in the caller's order.
-    pub(crate) fn sorted(&self, by_target: &[f64]) -> Vec<f64> {
-        self.order.iter().map(|target| by_target[*target]).collect()
+    /// Returns `[K]` sorted: the coefficient of each target.
+    pub(crate) fn coefficients(&self, of: &Coefficients) -> Vec<f64> {
+        match of {
+            Coefficients::Sequences(values) => {
+                self.sorted_sequences.iter().map(|sequence| values[*sequence as usize]).collect()
+            }
+            Coefficients::Tokens(values) => self.order.iter().map(|target| values[*target]).collect(),
+        }
     }
 
     /// `[K]` sorted: id of each target.
@@ -192,5 +229,54 @@ impl Chunk {
     /// p
     pub(crate) fn num_rows(&self) -> i64 {
         self.rows.len() as i64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    /// Targets of the sequences, each at a position of its own unless given.
+    fn plan(sequences: &[i64], positions: &[i64]) -> TargetPlan {
+        let list = |values: &[i64]| Tensor::from_slice(values);
+        let (sequences, positions) = (list(sequences), list(positions));
+        let inputs = LogProbInputs {
+            hidden: None,
+            lm_head: None,
+            logits: None,
+            sequence_log_probs: None,
+            target_positions: Some(&positions),
+            target_ids: Some(&sequences),
+            target_sequences: Some(&sequences),
+            num_sequences: 4,
+        };
+        TargetPlan::new(&inputs, 16, 16, Device::Cpu).unwrap()
+    }
+
+    fn chunks(plan: &TargetPlan, max_targets: usize, part_of: [usize; 4]) -> Option<Vec<(Range<usize>, Range<usize>)>> {
+        let found = plan.chunks_of_parts(max_targets, &Parts::Sequences(part_of.to_vec()))?;
+        Some(found.into_iter().map(|chunk| (chunk.rows, chunk.targets)).collect())
+    }
+
+    #[test]
+    fn chunks_hold_whole_parts() {
+        // Two prompts of two responses, whose first tokens share a position; the caller's order is another.
+        let plan = plan(&[3, 0, 0, 1, 2, 2, 3], &[6, 1, 2, 1, 5, 7, 5]);
+        let prompts = [0, 0, 1, 1];
+        assert_eq!(chunks(&plan, 7, prompts), Some(vec![(0..5, 0..7)]));
+        assert_eq!(chunks(&plan, 6, prompts), Some(vec![(0..2, 0..3), (2..5, 3..7)]));
+        assert_eq!(chunks(&plan, 4, prompts), Some(vec![(0..2, 0..3), (2..5, 3..7)]));
+        assert_eq!(chunks(&plan, 3, prompts), None, "the second prompt has four targets");
+        assert_eq!(chunks(&plan, 7, [0, 1, 2, 3]), None, "a position predicts tokens of two parts");
+        assert_eq!(plan.chunks_of_parts(3, &Parts::Targets).unwrap().len(), plan.chunks(3).len());
+    }
+
+    #[test]
+    fn parts_that_lie_apart_have_no_chunks() {
+        let plan = plan(&[0, 1, 2], &[0, 1, 2]);
+        assert_eq!(chunks(&plan, 2, [0, 1, 0, 9]), None);
+        assert_eq!(chunks(&plan, 2, [0, 0, 1, 9]), Some(vec![(0..2, 0..2), (2..3, 2..3)]));
     }
 }

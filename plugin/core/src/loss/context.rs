@@ -4,17 +4,9 @@ use tch::{Device, Kind, Tensor};
 
 use crate::Result;
 use crate::log_probs::checks::invalid;
+use crate::log_probs::partwise::Coefficients;
 use crate::log_probs::projection::{Pass, Projection};
 use crate::log_probs::{LogProbInputs, LossGradients, Projected, Wants};
-
-/// Coefficients of the gradient of log-probs.
-#[derive(Debug)]
-pub(super) enum Coefficients {
-    /// `[S]` that of every token of a sequence, or of s itself if sequence log-probs were given.
-    Sequences(Vec<f64>),
-    /// `[K]` that of each target token.
-    Tokens(Vec<f64>),
-}
 
 /// State that a backward needs from its forward, except for the inputs, which are passed again. A context serves one
 /// backward.
@@ -66,17 +58,13 @@ impl LossContext {
         let inputs = inputs.into();
         self.check(inputs)?;
         let Some(Projected { plan, kept }) = self.projected else {
-            return grad_sequences(&inputs, &self.coefficients, grad_output);
+            return grad_sequences(&inputs, &self.coefficients.times(grad_output));
         };
         let Some(projection) = Projection::new(&inputs)? else {
             return invalid("the backward was given neither hidden states nor logits".into());
         };
-        let coefficients = match &self.coefficients {
-            Coefficients::Sequences(values) => plan.per_target(&scaled(values, grad_output)),
-            Coefficients::Tokens(values) => plan.sorted(&scaled(values, grad_output)),
-        };
         let pass = Pass { plan: &plan, budget_bytes: self.budget_bytes, wants: self.wants };
-        let mut gradients = projection.backward(&pass, kept, &coefficients)?;
+        let mut gradients = projection.backward(&pass, kept, &self.coefficients, grad_output)?;
         let shaped = |grad: Option<Tensor>, like: Option<&Tensor>| -> Result<Option<Tensor>> {
             grad.zip(like).map(|(grad, like)| Ok(grad.f_reshape(like.size())?)).transpose()
         };
@@ -87,20 +75,14 @@ impl LossContext {
 }
 
 /// Returns ∂L/∂s, if sequence log-probs were given.
-fn grad_sequences(inputs: &LogProbInputs, coefficients: &Coefficients, grad_output: f64) -> Result<LossGradients> {
+fn grad_sequences(inputs: &LogProbInputs, coefficients: &Coefficients) -> Result<LossGradients> {
     let Coefficients::Sequences(coefficients) = coefficients else {
         return invalid("the backward of a loss of tokens was given sequence_log_probs".into());
     };
     let grad = inputs.sequence_log_probs.map(|like| -> Result<Tensor> {
-        Ok(Tensor::f_from_slice(&scaled(coefficients, grad_output))?
-            .f_to_kind(like.kind())?
-            .f_to_device(like.device())?)
+        Ok(Tensor::f_from_slice(coefficients)?.f_to_kind(like.kind())?.f_to_device(like.device())?)
     });
     Ok(LossGradients { sequence_log_probs: grad.transpose()?, ..LossGradients::default() })
-}
-
-fn scaled(values: &[f64], factor: f64) -> Vec<f64> {
-    values.iter().map(|value| value * factor).collect()
 }
 
 /// Shape, dtype and device of the tensors that a backward needs again.

@@ -43,6 +43,23 @@ impl Preferences {
         self.prompt_offsets[prompt]..self.prompt_offsets[prompt + 1]
     }
 
+    /// Returns `[S]` the prompt of each sequence, and a number of its own for one that no prompt has; None if a sequence
+    /// belongs to several, so that their losses have something in common.
+    pub(super) fn prompts(&self, num_sequences: usize) -> Option<Vec<usize>> {
+        let mut prompts = vec![None; num_sequences];
+        for prompt in 0..self.num_prompts() {
+            for column in self.columns(prompt) {
+                for sequence in self.sequence_index.column(column) {
+                    if *prompts[*sequence].get_or_insert(prompt) != prompt {
+                        return None;
+                    }
+                }
+            }
+        }
+        let alone = |(sequence, prompt): (usize, Option<usize>)| prompt.unwrap_or(self.num_prompts() + sequence);
+        Some(prompts.into_iter().enumerate().map(alone).collect())
+    }
+
     /// Returns S_k: the columns of the responses of a prompt that a dimension rates.
     pub(super) fn rated(&self, prompt: usize, dimension: usize) -> Vec<usize> {
         self.columns(prompt).filter(|column| self.mask[[dimension, *column]]).collect()
@@ -66,4 +83,27 @@ pub(super) fn ranks_of(pi_target: &Array2<f64>, mask: &Array2<bool>, prompt_offs
         }
     }
     ranks
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn a_sequence_of_two_prompts_leaves_them_together() {
+        let of = |sequence_index: Array2<usize>| Preferences {
+            prompt_offsets: vec![0, 2, 4],
+            pi_target: Array2::zeros(sequence_index.dim()),
+            ranks: Array2::zeros(sequence_index.dim()),
+            mask: Array2::from_elem(sequence_index.dim(), true),
+            lambda: Array2::zeros((2, sequence_index.nrows())),
+            sequence_index,
+        };
+        assert_eq!(of(array![[0, 1, 3, 2]]).prompts(5), Some(vec![0, 0, 1, 1, 6]));
+        // As in the expanded layout, where each dimension has its own copies.
+        assert_eq!(of(array![[0, 1, 2, 3], [4, 5, 6, 7]]).prompts(8), Some(vec![0, 0, 1, 1, 0, 0, 1, 1]));
+        assert_eq!(of(array![[0, 1, 1, 2]]).prompts(3), None);
+    }
 }

@@ -5,8 +5,8 @@ use tch::Tensor;
 
 use super::inputs::{LossInputs, LossOptions};
 use super::preferences::{Preferences, ranks_of};
+use crate::log_probs::Wants;
 use crate::log_probs::checks::{check_list, check_shape, invalid, read_bools, read_floats, read_indices, required};
-use crate::log_probs::{Projected, Wants};
 use crate::{Error, Objective, Result};
 
 /// How far a sum of λ′ may be from 1: bfloat16 holds it this exactly.
@@ -84,9 +84,9 @@ pub(super) fn read_reference(inputs: &LossInputs, objective: Objective) -> Resul
 }
 
 /// Returns `[S]` the number of target tokens of each sequence, if it was given or follows from the targets.
-pub(super) fn read_num_tokens(inputs: &LossInputs, projected: Option<&Projected>) -> Result<Option<Array1<f64>>> {
-    if let Some(projected) = projected {
-        return Ok(Some(projected.plan.sequence_lengths.iter().map(|length| *length as f64).collect()));
+pub(super) fn read_num_tokens(inputs: &LossInputs, sequence_lengths: Option<&[u64]>) -> Result<Option<Array1<f64>>> {
+    if let Some(lengths) = sequence_lengths {
+        return Ok(Some(lengths.iter().map(|length| *length as f64).collect()));
     }
     let Some(num_tokens) = inputs.sequence_num_tokens else { return Ok(None) };
     check_shape("sequence_num_tokens", num_tokens, &[inputs.num_sequences])?;
