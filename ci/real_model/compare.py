@@ -14,6 +14,7 @@ interrupted goes on from its last checkpoint. STUDY.toml (docs/real-model.toml) 
     [policies]              `lambda_adapter`, `specialist`, `unconditioned`: what differs in their configs
     [steer]                 flags of `lambda-dpo steer`
     [answers]               flags of `lambda-dpo generate`, and `num_prompts`
+    shown                   prompts, of which the answers to the first are shown
     chats                   conversations for the perplexity
     [benchmarks]            optional: flags of `make benchmarks`
 """
@@ -34,7 +35,7 @@ import steps  # noqa: E402
 from phases import Step  # noqa: E402
 from study import StudyError, fill_in, merge, resolved  # noqa: E402
 
-from report import control, draw, page  # noqa: E402
+from report import NUM_SHOWN, control, draw, page  # noqa: E402
 
 RATERS = ROOT / ".venvs" / "raters" / "bin" / "python"
 TEXT = ROOT / "ci" / "paper" / "text"
@@ -59,6 +60,7 @@ class Comparison:
     policies: dict[str, dict]
     steer: dict
     answers: dict
+    shown: Path
     chats: Path
     benchmarks: dict | None = None
 
@@ -87,7 +89,7 @@ def load(path: Path) -> Comparison:
     """Reads the study's file."""
     try:
         tables = fill_in(tomllib.loads(path.read_text(encoding="utf-8")), path)
-        paths = {key: resolved(tables[key]) for key in ("model", "out", "page", "responses", "chats")}
+        paths = {key: resolved(tables[key]) for key in ("model", "out", "page", "responses", "shown", "chats")}
         return Comparison(**tables | paths | {"dimensions": tuple(tables["dimensions"])})
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise StudyError(f"{path}: {error}.") from error
@@ -143,9 +145,11 @@ def make_records(study: Comparison) -> None:
     steps.made_as_planned(study.out / "plans" / "records.json", list(map(str, command)))
     if not study.data("scale.json").exists():
         steps.call(study, study.out / "logs" / "records.log", command)
-    rows = json_lines.read(study.data("eval.jsonl"))[: study.answers["num_prompts"]]
-    prompts = [json.dumps({"prompt": row["instruction"]}, ensure_ascii=False) + "\n" for row in rows]
-    study.data("prompts.jsonl").write_text("".join(prompts), encoding="utf-8")
+    held_out = json_lines.read(study.data("eval.jsonl"))[: study.answers["num_prompts"]]
+    prompts = [row["prompt"] for row in json_lines.read(study.shown)[:NUM_SHOWN]]
+    prompts += [row["instruction"] for row in held_out]
+    lines = [json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n" for prompt in prompts]
+    study.data("prompts.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def train(study: Comparison, name: str, change: dict) -> None:
@@ -176,7 +180,8 @@ def ours(study: Comparison, policy: str) -> list[object]:
 def steer(study: Comparison, name: str, policy: Sequence[object], records: str) -> None:
     """Measures what λ controls."""
     out = study.out / "reports" / name
-    beta = merge(study.config, study.candidates[study.chosen()] if records == "eval" else {}).get("loss", {}).get("beta", 0.1)
+    config = merge(study.config, study.candidates[study.chosen()] if records == "eval" else {})
+    beta = config.get("loss", {}).get("beta", 0.1)
     command = ["--model", study.model, *policy, "--records", study.data(f"{records}.jsonl"), "--rater", study.rater]
     command += ["--beta", beta, *steps.flags(study.steer)]
     steps.made_as_planned(study.out / "plans" / f"steer-{name}.json", list(map(str, command)))
@@ -197,13 +202,14 @@ def at_lambda(study: Comparison, at: str | None) -> list[object]:
 
 
 def answer(study: Comparison, name: str, at: str | None) -> None:
-    """Answers to the first prompts, long enough to end."""
+    """Answers to the prompts that are shown and to the first held-out ones, long enough to end."""
     out = study.out / "answers" / f"{name}.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
     prompts = study.data("prompts.jsonl")
     flags = steps.flags({key: value for key, value in study.answers.items() if key != "num_prompts"})
     command = ["--model", study.model, *at_lambda(study, at), "--prompts", prompts, *flags]
-    steps.made_as_planned(study.out / "plans" / f"answers-{name}.json", [*map(str, command), steps.content([str(prompts)])])
+    plan = [*map(str, command), steps.content([str(prompts)])]
+    steps.made_as_planned(study.out / "plans" / f"answers-{name}.json", plan)
     if not out.exists():
         steps.call(study, study.out / "logs" / f"answers-{name}.log", [steps.PROGRAM, "generate", *command, "--out", out])
 

@@ -11,7 +11,7 @@ import control_plot
 import json_lines
 
 LAMBDAS = ("0", "¼", "½", "¾", "1")
-# How many prompts' answers are shown: the first ones, in the order of the records.
+# How many prompts' answers are shown: the first ones of the file. They come before the held-out ones.
 NUM_SHOWN = 2
 PICTURES = {"score": "generated.svg", "expected_rating": "held-out.svg"}
 
@@ -109,14 +109,14 @@ def perplexity(path: Path) -> tuple[float, float]:
 
 
 def share_of_unfinished(path: Path) -> tuple[float, float]:
-    """Share of answers that have as many tokens as they may have, and its standard error."""
-    rows = json_lines.read(path)
+    """Share of the held-out answers that have as many tokens as they may have, and its standard error."""
+    rows = json_lines.read(path)[NUM_SHOWN:]
     share = mean(row["finish_reason"] == "length" for row in rows)
     return share, math.sqrt(share * (1 - share) / len(rows))
 
 
 def mean_words(path: Path) -> float:
-    return mean(len(row["response"].split()) for row in json_lines.read(path))
+    return mean(len(row["response"].split()) for row in json_lines.read(path)[NUM_SHOWN:])
 
 
 def quality(study) -> str:
@@ -124,7 +124,8 @@ def quality(study) -> str:
     rows = []
     for name in ("base", "uniform", *study.dimensions):
         answers = study.out / "answers" / f"{name}.jsonl"
-        (ppl, ppl_error), (share, share_error) = perplexity(study.out / "perplexity" / f"{name}.jsonl"), share_of_unfinished(answers)
+        (ppl, ppl_error) = perplexity(study.out / "perplexity" / f"{name}.jsonl")
+        (share, share_error) = share_of_unfinished(answers)
         title = {"base": "the model as it was", "uniform": "uniform λ"}.get(name, f"{name} = 1")
         cells = [f"{ppl:.2f} ± {ppl_error:.2f}", f"{share:.2f} ± {share_error:.2f}", f"{mean_words(answers):.0f}"]
         rows.append([title, *cells])
@@ -206,9 +207,10 @@ def page(study, source: Path) -> str:
     parts += ["## What λ costs", quality(study)]
     if study.benchmarks is not None:
         parts.append(benchmarks(study))
+    shown_file = f"[{study.shown.name}]({os.path.relpath(study.shown, study.page.parent)})"
     parts += [
         "## Answers",
-        wrapped(f"To the first {NUM_SHOWN} prompts of the held-out records, with the same random numbers:"),
+        wrapped(f"To the first {NUM_SHOWN} prompts of {shown_file}, with the same random numbers:"),
         shown(study),
     ]
     return "\n\n".join(parts) + "\n"

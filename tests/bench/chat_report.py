@@ -93,7 +93,8 @@ def targets(figures: dict, about: dict) -> str:
             rows.append([what, dtype, percent(share), "≥ 30 % with AMX", "no AMX here"])
         add("our step: λ-adapter / LoRA", dtype, spread(with_lambda), "≤ 1.10", with_lambda["median"] <= 1.1)
         if "nf4" in ratios:
-            add("our step: NF4 / weights in 16 bits", dtype, spread(ratios["nf4"]), "≤ 1.25", ratios["nf4"]["median"] <= 1.25)
+            nf4 = ratios["nf4"]
+            add("our step: NF4 / weights in 16 bits", dtype, spread(nf4), "≤ 1.25", nf4["median"] <= 1.25)
         for name, ratio in found["scoring"]["ratios"].items():
             add(f"{SCORING[name]} / forward pass", dtype, spread(ratio), "≤ 1.2", ratio["median"] <= 1.2)
     return table(["figure", "dtype", "measured", "target", ""], rows)

@@ -18,6 +18,7 @@ jobs = 2
 dimensions = ["brevity", "variety"]
 responses = "{out}/responses.jsonl"
 chats = "{out}/chats.jsonl"
+shown = "docs/tutorial/prompts.jsonl"
 records = {{ num_train = 6, num_eval = 6, num_rest = 4, num_sft = 0 }}
 config = {{ stage = "lambda_dpo", data = {{ cutoff_len = 256 }}, lambda = {{ alpha = 0.1 }}, train = {{ max_steps = 2 }} }}
 steer = {{ num_prompts = 3, max_new_tokens = 6 }}
@@ -63,6 +64,7 @@ def test_every_policy_is_trained_measured_and_described(study):
     for part in ("Mean score of generated text", "Expected rating of held-out responses", "Reported is "):
         assert part in text, text
     assert text.count("| brevity |") == 2 and text.count("| brevity = 1 |") == 1
+    assert "Explain baking bread" in text.split("## Answers")[1]
     for name in ("generated", "held-out"):
         assert f"(page/{name}.svg)" in text
         picture = xml.etree.ElementTree.parse(out / "page" / f"{name}.svg").getroot()
