@@ -1,5 +1,6 @@
 """The page of the comparison on a real chat model, written from its results."""
 
+import itertools
 import json
 import math
 import os
@@ -39,8 +40,8 @@ def specialist_reach(soup: dict, dimension: str, figure: str) -> float:
     return values[dimension] - mean(value for name, value in values.items() if name != dimension)
 
 
-def wrapped(text: str) -> str:
-    return textwrap.fill(text, width=119, break_on_hyphens=False)
+def wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, width=119, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -60,8 +61,12 @@ def control_table(ours: dict, soup: dict, figure: str) -> str:
     return table(head, rows)
 
 
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
 def rises(values: list[float]) -> bool:
-    return all(before < after for before, after in zip(values, values[1:]))
+    return all(before < after for before, after in itertools.pairwise(values))
 
 
 def listed(names: list[str]) -> str:
@@ -76,7 +81,11 @@ def findings(ours: dict, soup: dict) -> list[str]:
         rising = [name for name in dimensions if rises(curve(ours, name, figure))]
         said = "in every dimension" if len(rising) == len(dimensions) else f"in {len(rising)} of {len(dimensions)}"
         missing = [name for name in dimensions if name not in rising]
-        but = f", not in {listed(missing)}" if missing else ""
+        but = ""
+        if missing:
+            steps = [pair for name in missing for pair in itertools.pairwise(curve(ours, name, figure))]
+            fall = max(before - after for before, after in steps)
+            but = f", not in {listed(missing)}, where it falls by {fall:.2f} at most"
         found.append(f"{title}: rises with every step of the dimension's λ {said}{but}.")
         own, specialists, mixed = (
             [measure(name) for name in dimensions]
@@ -89,9 +98,9 @@ def findings(ours: dict, soup: dict) -> list[str]:
         shares = [mine / theirs if theirs > 0 else math.nan for mine, theirs in zip(own, specialists, strict=True)]
         known = [(share, name) for share, name in zip(shares, dimensions, strict=True) if not math.isnan(share)]
         if mean(specialists) > 0:
-            least = f"; the smallest share is that of {min(known)[1]}, {min(known)[0]:.0%}" if known else ""
+            least = f"; the smallest share is that of {min(known)[1]}, {percent(min(known)[0])}" if known else ""
             found.append(
-                f"Its range is {mean(own):.2f} on average, {mean(own) / mean(specialists):.0%} of the specialists'"
+                f"Its range is {mean(own):.2f} on average, {percent(mean(own) / mean(specialists))} of the specialists'"
                 f" ({mean(specialists):.2f}){least}. The soup of the specialists reaches {mean(mixed):.2f}."
             )
     return found
@@ -188,7 +197,7 @@ def page(study, source: Path) -> str:
         study.about.strip(),
         wrapped(
             f"Trained on {sizes['records']} records; settings chosen on {sizes['rest']}; all that follows is measured on"
-            f" {sizes['eval']} others, and on {generation['num_samples']} answers to each of"
+            f" {sizes['eval']} others, and on {generation['num_samples'] * generation['num_prompts']} answers to"
             f" {generation['num_prompts']} of their prompts (at most {generation['max_new_tokens']} tokens, temperature"
             f" {generation['temperature']:g}, top-p {generation['top_p']:g}). Candidates, by their mean range of scores"
             " on the records for choosing: "
@@ -203,7 +212,7 @@ def page(study, source: Path) -> str:
         parts += [f"{title}, with the others sharing the rest of λ:", control_table(ours, soup, figure)]
     levels = [f"{name} {curve(unconditioned, name, 'score')[0]:.2f}" for name in ours["dimensions"]]
     parts.append(wrapped("Unconditioned training, which has no λ to follow, scores " + ", ".join(levels) + "."))
-    parts.append("\n".join(f"- {sentence}" for sentence in findings(ours, soup)))
+    parts.append("\n".join(wrapped(f"- {sentence}", "  ") for sentence in findings(ours, soup)))
     parts += ["## What λ costs", quality(study)]
     if study.benchmarks is not None:
         parts.append(benchmarks(study))

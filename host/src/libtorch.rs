@@ -10,9 +10,10 @@ mod threads;
 pub(crate) mod parallel;
 mod slices;
 pub(crate) mod differentiable;
+pub(crate) mod columns;
+pub(crate) mod widened;
 pub mod nf4;
 pub(crate) mod rows;
-pub(crate) mod columns;
 pub mod script;
 mod exit;
 

@@ -8,7 +8,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use super::differentiable::{Backward, differentiable};
 use super::slices::{Element, as_mut_slice, as_slice};
-use super::{columns, parallel};
+use super::{columns, parallel, widened};
 
 /// Values in a block with a scale of its own.
 const BLOCK_SIZE: usize = 64;
@@ -176,12 +176,27 @@ impl Nf4 {
     ///
     /// Errors from libtorch.
     pub fn linear(&self, input: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, TchError> {
-        let kind = input.f_kind()?;
         differentiable(&[input], || {
-            let weight = self.dequantize(kind)?;
-            let output = columns::linear(input, &weight, bias).unwrap_or_else(|| input.f_linear(&weight, bias))?;
-            Ok((output, InDtype { matrix: self.shallow_clone(), kind }))
+            let weight = self.dequantize(widened::product_kind(input)?)?;
+            let output = columns::linear(input, &weight, bias)
+                .or_else(|| widened::linear(&input.detach(), &weight, bias))
+                .unwrap_or_else(|| input.f_linear(&weight, bias))?;
+            Ok((output, self.shallow_clone()))
         })
+    }
+
+    /// Wᵀ g, the gradient of an input, given that of an output.
+    ///
+    /// # Shapes
+    ///
+    /// `grad`: [R, T, out] or [n, out]; the result: as `grad`, with in columns.
+    ///
+    /// # Errors
+    ///
+    /// Errors from libtorch.
+    pub fn transposed(&self, grad: &Tensor) -> Result<Tensor, TchError> {
+        let weight = self.dequantize(widened::product_kind(grad)?)?;
+        widened::transposed(grad, &weight).unwrap_or_else(|| grad.f_matmul(&weight))
     }
 
     /// Dequantises in one pass over main memory, by a kernel that writes the dtype of `T`.
@@ -221,15 +236,9 @@ impl Nf4 {
 /// Writes values of type `T`, given codes, scales and the size of a block.
 type Kernel<T> = fn(&[u8], &[f32], usize, &mut [T]);
 
-/// A matrix and the dtype of its values in a product.
-struct InDtype {
-    matrix: Nf4,
-    kind: Kind,
-}
-
-impl Backward for InDtype {
+impl Backward for Nf4 {
     fn gradients(&self, grad: &Tensor) -> Result<Vec<Option<Tensor>>, TchError> {
-        Ok(vec![Some(grad.f_matmul(&self.matrix.dequantize(self.kind)?)?)])
+        Ok(vec![Some(self.transposed(grad)?)])
     }
 }
 

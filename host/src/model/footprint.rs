@@ -13,6 +13,7 @@ use super::layers::packed_row::PackedRow;
 use super::layers::segments;
 use super::parameters::{self, is_linear};
 use super::{ModelError, Precision};
+use crate::libtorch::widened;
 
 /// Bytes of a value in 4 bits with its share of the scales: half a byte, one byte for 64 values, four for 64 · 256.
 const NF4_BYTES: f64 = 0.5 + 1.0 / 64.0 + 4.0 / (64.0 * 256.0);
@@ -138,8 +139,12 @@ impl Footprint<'_> {
     pub fn backward_bytes(&self, batch: &RowLengths) -> i64 {
         let element = self.element_bytes();
         let widest = 3 * self.config.intermediate_size + 2 * self.config.hidden_size;
-        let dequantized = if self.precision.nf4 || self.config.is_nf4 { self.largest_linear() * element } else { 0 };
-        widest * element * batch.num_positions() + dequantized
+        let is_widened = widened::is_faster(self.precision.kind, self.device);
+        let is_nf4 = self.precision.nf4 || self.config.is_nf4;
+        let dequantized = if is_nf4 { self.largest_linear() * if is_widened { 4 } else { element } } else { 0 };
+        // What the widest layer is multiplied with, and the product.
+        let in_float32 = if is_widened { 4 * (self.config.intermediate_size + self.config.hidden_size) } else { 0 };
+        (widest * element + in_float32) * batch.num_positions() + dequantized
     }
 
     /// Bytes of the vocabulary projection: a chunk of logits within the budget, and what it keeps for the backward pass.

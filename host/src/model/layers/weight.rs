@@ -2,8 +2,8 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use crate::libtorch::columns;
 use crate::libtorch::nf4::Nf4;
+use crate::libtorch::{columns, widened};
 use crate::model::ModelError;
 
 /// The weight of a linear layer, [out, in].
@@ -31,7 +31,9 @@ impl Weight {
     /// `input`: [R, T, in] or [n, in]; the result: [R, T, out] or [n, out], stored by columns if the input is.
     pub(super) fn linear(&self, input: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, TchError> {
         match self {
-            Self::Dense(weight) => columns::linear(input, weight, bias).unwrap_or_else(|| input.f_linear(weight, bias)),
+            Self::Dense(weight) => columns::linear(input, weight, bias)
+                .or_else(|| widened::linear(input, weight, bias))
+                .unwrap_or_else(|| input.f_linear(weight, bias)),
             Self::Nf4(weight) => weight.linear(input, bias),
         }
     }
@@ -43,8 +45,8 @@ impl Weight {
     /// `grad`: [n, out]; the result: [n, in].
     pub(super) fn transposed(&self, grad: &Tensor) -> Result<Tensor, TchError> {
         match self {
-            Self::Dense(weight) => grad.f_mm(weight),
-            Self::Nf4(weight) => grad.f_mm(&weight.dequantize(grad.f_kind()?)?),
+            Self::Dense(weight) => widened::transposed(grad, weight).unwrap_or_else(|| grad.f_mm(weight)),
+            Self::Nf4(weight) => weight.transposed(grad),
         }
     }
 
