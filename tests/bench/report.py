@@ -102,6 +102,8 @@ def summary(figures: dict) -> list[list]:
     huge = inverse(full["ratios"]["c-huge"])
     add(1, "the same, (c) also with huge pages", spread(huge), "≤ 1.15", huge["median"] <= 1.15)
     add(2, "LoRA step: (b) / ours", spread(lora["ratios"]["b"]) + cache, "≥ 3", lora["ratios"]["b"]["median"] >= 3)
+    of_full = lora["seconds"]["ours"]["median"] / full["seconds"]["ours"]["median"]
+    add(2, "LoRA step / full step, both ours", f"{of_full:.2f}", "≤ 0.75", of_full <= 0.75)
     for name, wanted in (("a", 10), ("b", 3)):
         found = full["memory_ratios"][name]
         add(3, f"peak memory of a full step: ({name}) / ours", f"{found:.1f}", f"≥ {wanted}", found >= wanted)
@@ -120,6 +122,8 @@ def summary(figures: dict) -> list[list]:
         "at most 5 points below",
         ours >= floor - 0.05,
     )
+    four = figures["full_four_prompts"]["shares"]["ours"]["share"]
+    add(5, "the same, ours with four prompts", percent(four), "≥ 75 %", four >= 0.75)
     r_squared = figures["tokens"]["r_squared"]["ours"]
     add(6, "R² of step time over tokens", f"{r_squared:.4f}", "≥ 0.98", r_squared >= 0.98)
     peaks = [peak_bytes(run) for run in figures["data_memory"]["runs"]]
