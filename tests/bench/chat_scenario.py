@@ -123,8 +123,12 @@ class ChatScenario(Scenario):
         return sum(record.num_pairs for record in self.records)
 
     def _run_config(self) -> str:
-        quantize = f'quantize = "{self.quantize}"\n' if self.quantize else ""
-        return super()._run_config().replace("[model]\n", f"[model]\n{quantize}")
+        config = super()._run_config()
+        if self.quantize:
+            config = config.replace("[model]\n", f'[model]\nquantize = "{self.quantize}"\n')
+            # Weights in 4 bits are refused without an adapter.
+            config += f"\n[adapter]\nrank = {self.lora_rank}\n"
+        return config
 
     def _write_models(self, folder: Path, seed: int) -> None:
         folder.mkdir(parents=True)

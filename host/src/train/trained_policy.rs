@@ -100,7 +100,7 @@ impl TrainedPolicy {
                 }
                 TrainableModel::Native(base)
             }
-            (TrainableModel::Native(base), _) if base.is_quantized() => {
+            (TrainableModel::Native(base), _) if base.is_quantized() && !base.has_adapter() => {
                 return Err(TrainError::QuantizedWeights { folder: folder.to_path_buf() });
             }
             (base, None) => base,

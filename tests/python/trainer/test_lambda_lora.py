@@ -216,6 +216,10 @@ def test_merging_at_a_lambda(folder, safe):
     merged = model.merge_and_unload(safe_merge=safe)
     same(logits(merged), at["helpfulness"], 1e-10)
     assert not any("lora" in name for name, _ in merged.named_parameters())
+    # As older PEFT leaves it.
+    merged.peft_config = model.peft_config
+    with pytest.raises(ConfigError, match="The model has no λ-adapter, so it has no λ"):
+        set_lambda(merged, truth=1)
 
 
 def test_copies_have_their_own_lambda_and_pickles_keep_it(folder):

@@ -4,6 +4,7 @@ import json
 import logging
 from datetime import UTC, datetime
 
+import datasets
 import pytest
 from tiny import ROOT
 
@@ -18,8 +19,6 @@ def record(**fields):
 
 
 def in_bulk(rows):
-    import datasets
-
     return convert(datasets.Dataset.from_list(rows))
 
 
@@ -46,13 +45,12 @@ def test_tools_reach_the_template():
 
 def loaded(folder, rows):
     """Rows as `load_dataset` reads them from JSON lines: objects whose keys differ become JSON in text."""
-    import datasets
-
     path = folder / "records.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(folder / "cache"))
 
 
+@pytest.mark.skipif(not hasattr(datasets, "Json"), reason="this version of datasets refuses such a file")
 def test_objects_of_different_keys_are_read_from_json_lines(tmp_path):
     def completion(text, **ratings):
         return {"response": text, "annotations": {name: {"Rating": value} for name, value in ratings.items()}}
@@ -138,7 +136,6 @@ def rated(**fields):
 
 
 def test_rankings_are_ratings_one_point_apart():
-    import datasets
     import numpy as np
 
     assert convert(ranked(system="S"), RANKINGS) == convert(rated(system="S"))
@@ -182,14 +179,10 @@ def test_rankings_that_make_no_sense_are_refused():
 
 
 def _ranked_in_bulk(rows):
-    import datasets
-
     return convert(datasets.Dataset.from_list(rows), RANKINGS)
 
 
 def test_a_batch_has_the_place_of_each_response():
-    import datasets
-
     tokenizer = SampleTokenizer(ROOT / "fixtures" / "demo" / "sft-model")
     feature = tokenizer.tokenize(convert(ranked(), RANKINGS))
     assert feature["ranks"] == [[0, 1, 2], [1, 2, 2]]

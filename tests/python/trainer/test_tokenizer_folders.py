@@ -5,6 +5,8 @@ import json
 import shutil
 
 import pytest
+import transformers
+from packaging.version import Version
 from tiny import ROOT
 from transformers import AutoTokenizer
 
@@ -95,6 +97,9 @@ FOLDERS = {
     "chat_template.json is a processor's": {"chat_template.json": {"chat_template": "processor"}},
 }
 
+#: Before 5.18 an empty list of extra tokens hid those under their older name; we read them as the newest does.
+CHANGED_IN_5_18 = ("extra empty", "extra null")
+
 #: Where Transformers has no answer, or one that depends on its own version.
 REFUSED = {
     "versions": {"config": {"fast_tokenizer_files": ["tokenizer.json", "tokenizer.4.0.json"]}},
@@ -150,7 +155,13 @@ def rendered(tokenizer, header):
         return None
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+def where_read_alike(name):
+    is_older = Version(transformers.__version__) < Version("5.18")
+    reason = "Transformers before 5.18 reads this folder otherwise"
+    return pytest.param(name, marks=pytest.mark.skipif(is_older and name in CHANGED_IN_5_18, reason=reason))
+
+
+@pytest.mark.parametrize("name", map(where_read_alike, FOLDERS))
 def test_a_folder_is_read_as_by_transformers(name, tmp_path):
     folder = write(tmp_path / "folder", FOLDERS[name])
     theirs = AutoTokenizer.from_pretrained(folder)

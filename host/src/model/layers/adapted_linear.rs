@@ -90,7 +90,8 @@ impl Backward for Kept {
         let parameter =
             |grad: Tensor| grad.f_to_kind(if self.a.kind() == Kind::Double { Kind::Double } else { Kind::Float });
         let a_grad = parameter(reduced_grad.f_transpose(0, 1)?.f_mm(&self.rows)?)?;
-        let b_grad = parameter(grad.f_transpose(0, 1)?.f_mm(&self.reduced)?)?;
+        // The transpose of the product of the transposes, which reads the wide matrix in the order of its memory.
+        let b_grad = parameter(self.reduced.f_transpose(0, 1)?.f_mm(&grad)?)?.f_transpose(0, 1)?.f_contiguous()?;
         Ok(vec![input_grad, Some(a_grad), Some(b_grad)])
     }
 }

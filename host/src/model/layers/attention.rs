@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::libtorch::columns::by_columns;
+use crate::libtorch::widened;
 use crate::model::ModelError;
 use crate::model::kv_cache::CachedPass;
 use crate::model::pass::Context;
@@ -104,6 +105,9 @@ impl Attention {
         mask: Option<&Tensor>,
         is_causal: bool,
     ) -> Result<Tensor, ModelError> {
+        if let Some(attended) = widened::attention::attend(query, key, value, mask, is_causal) {
+            return Ok(attended?);
+        }
         let heads = Heads::for_kernel(query.device(), query.f_kind()?, mask.is_some(), self.num_groups);
         heads.attend(query, key, value, mask, is_causal)
     }

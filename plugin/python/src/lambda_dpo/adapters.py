@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .collator import Layout
 from .errors import ConfigError
+from .peft_configs import peft_configs
 
 #: `init_lora_weights` that leave the base unchanged. The others (pissa, olora, corda, loftq, lora_ga, …) move a part of
 #: each weight into the adapter.
@@ -88,7 +89,7 @@ def batch_lambda(model: Any, dimensions: Sequence[str]) -> SeesLambda:
     Raises:
         ConfigError: If a λ-adapter has other dimensions.
     """
-    if not any(map(_depends_on_lambda, getattr(model, "peft_config", {}).values())):
+    if not any(map(_depends_on_lambda, peft_configs(model).values())):
         return _NoLambda()
     from .lambda_lora.batches import BatchLambda
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .peft_configs import peft_configs
+
 #: Summed log-probs of a sample's responses, by the hash of its tokens.
 Entries = dict[str, list[float]]
 
@@ -36,7 +38,7 @@ def sample_key(feature: Mapping[str, Any]) -> str:
 
 def model_key(model: Any, precision: str) -> str:
     """Hash of a model's config, weights and dtypes, without its adapters; `precision` is that of autocast."""
-    adapters = tuple(f".{name}." for name in getattr(model, "peft_config", {}))
+    adapters = tuple(f".{name}." for name in peft_configs(model))
     digest = hashlib.blake2b(digest_size=16)
     config = model.config.to_dict()
     for name in ("_name_or_path", "transformers_version", "use_cache"):

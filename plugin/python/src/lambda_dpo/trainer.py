@@ -35,6 +35,7 @@ from .config import LambdaDPOConfig, ListwiseOptions
 from .errors import ConfigError
 from .loss import LossOutput, lambda_dpo_loss, sequence_log_probs
 from .metrics import Totals
+from .peft_configs import peft_configs
 from .policy import Policy, plan
 from .preparation import Preparation
 from .quantised import keep_gradients
@@ -118,7 +119,7 @@ class LambdaDPOTrainer(Trainer):
                 layout=self.policy.layout, pad_token_id=_pad_token_id(processing_class), max_tokens=options.max_tokens
             )
 
-        self.has_adapter = hasattr(model, "peft_config")
+        self.has_adapter = bool(peft_configs(model))
         self.ref_model = self._reference_model(model, ref_model)
         has_sft_losses = options.sft_weight > 0 or options.loss_type == "orpo"
         self._totals = {

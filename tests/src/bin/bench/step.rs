@@ -65,7 +65,7 @@ enum Output {
 
 impl Session {
     fn open(folder: &Path) -> Result<Self> {
-        let config = config::load(&folder.join("run.toml"), std::iter::empty(), &[])?;
+        let mut config = config::load(&folder.join("run.toml"), std::iter::empty(), &[])?;
         let libtorch = libtorch::prepare(&config.model.device)?;
         let plugin = Plugin::load(None)?;
         let data = Data::open(&config, &plugin, libtorch.device())?;
@@ -84,6 +84,8 @@ impl Session {
         };
         if adapter.exists() {
             base.load_adapter(&adapter)?;
+            // The run shall not add another.
+            config.adapter = None;
         }
 
         let base = TrainableModel::Native(base);

@@ -21,6 +21,7 @@ from llamafactory.train.trainer_utils import (
 
 from ..config import ListwiseOptions
 from ..errors import ConfigError
+from ..peft_configs import peft_configs
 from ..trainer import LambdaDPOTrainer
 from .data import CONVERTERS
 from .hooks import install_lambda_adapter
@@ -157,7 +158,7 @@ def _refuse(data_args: Any, training_args: Any, finetuning_args: Any, options: L
 
 
 def _refuse_plain_lora(adapter: AdapterKeys, model: Any) -> None:
-    for config in getattr(model, "peft_config", {}).values() if adapter.depends_on_lambda else ():
+    for config in peft_configs(model).values() if adapter.depends_on_lambda else ():
         if config.peft_type != "LAMBDA_LORA":
             raise ConfigError(
                 f"`lambda_adapter` is set, but the adapter of `adapter_name_or_path` is a {config.peft_type.value}, which "

@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraModel
 from torch import nn
 
 from ..errors import ConfigError
+from ..peft_configs import peft_configs
 from . import weights
 from .checkpoint import carry_lambda
 from .config import LambdaLoraConfig
@@ -134,7 +135,7 @@ def active_contexts(model: nn.Module) -> list[LambdaContext]:
     found = {matrix.context for matrix in matrices if isinstance(matrix, LambdaColumns)}
     if found:
         return list(found)
-    configs = list(getattr(model, "peft_config", {}).values())
+    configs = list(peft_configs(model).values())
     if configs:
         kind = getattr(configs[0].peft_type, "value", configs[0].peft_type)
         raise ConfigError(
