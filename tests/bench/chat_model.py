@@ -113,12 +113,24 @@ def sizes(lora: ChatScenario) -> dict:
         "shape": {name: getattr(lora, name) for name in SHAPE},
         "num_tokens": lora.num_unique_tokens,
         "num_targets": lora.num_targets,
-        "num_their_row_tokens": padded_tokens(their_rows),
+        "num_their_row_tokens": len(their_rows) * padded_length(their_rows),
         "flops_ratios": {
             "forward": lora.step_flops(lora.tree_pairs()) / (layers + attention + head),
             "hidden": lora.step_flops(lora.tree_pairs()) / (layers + attention),
+            "peft": padded_flops(lora) / lora.step_flops(lora.tree_pairs()),
         },
     }
+
+
+def padded_flops(lora: ChatScenario) -> int:
+    """Operations of a step with padded rows: the reference's forward pass, and a forward and a backward pass, all with
+    logits at every position."""
+    lengths = [len(record.prompt) + len(response) for record in lora.records for response in record.responses]
+    width = padded_length(lengths)
+    layers = 2 * lora.layer_parameters * len(lengths) * width
+    attention = 4 * lora.hidden_size * len(lengths) * width * (width + 1) // 2 * lora.num_layers
+    head = 2 * lora.hidden_size * lora.vocab_size * len(lengths) * width
+    return 3 * (layers + head) + 4 * attention
 
 
 def check_lambda(with_lambda: float, lora: float, tolerance: float) -> None:
@@ -130,9 +142,9 @@ def check_lambda(with_lambda: float, lora: float, tolerance: float) -> None:
         )
 
 
-def padded_tokens(lengths: list[int]) -> int:
-    """Tokens of rows of these lengths, all padded to the longest and a multiple of 8."""
-    return len(lengths) * -(-max(lengths) // 8) * 8
+def padded_length(lengths: list[int]) -> int:
+    """Length of rows that are padded to the longest and a multiple of 8."""
+    return -(-max(lengths) // 8) * 8
 
 
 def measure(model: Path, records: Path, quick: bool) -> dict:

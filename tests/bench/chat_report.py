@@ -48,6 +48,7 @@ def section(figures: dict, about: dict, is_quick: bool) -> str:
         agreement="; ".join(agreement(dtype, found) for dtype, found in dtypes.items()),
         step_flops=f"{steps['flops_ratios']['forward']:.2f}",
         hidden_flops=f"{steps['flops_ratios']['hidden']:.2f}",
+        their_flops=f"{steps['flops_ratios']['peft']:.1f}",
         seconds=seconds(dtypes),
         breakdown=breakdown(dtypes),
     )
