@@ -117,19 +117,17 @@ def sizes(lora: ChatScenario) -> dict:
         "flops_ratios": {
             "forward": lora.step_flops(lora.tree_pairs()) / (layers + attention + head),
             "hidden": lora.step_flops(lora.tree_pairs()) / (layers + attention),
-            "peft": padded_flops(lora) / lora.step_flops(lora.tree_pairs()),
+            "peft": padded_flops(lora, their_rows) / lora.step_flops(lora.tree_pairs()),
         },
     }
 
 
-def padded_flops(lora: ChatScenario) -> int:
+def padded_flops(lora: ChatScenario, lengths: list[int]) -> int:
     """Operations of a step with padded rows: the reference's forward pass, and a forward and a backward pass, all with
     logits at every position."""
-    lengths = [len(record.prompt) + len(response) for record in lora.records for response in record.responses]
     width = padded_length(lengths)
-    layers = 2 * lora.layer_parameters * len(lengths) * width
-    attention = 4 * lora.hidden_size * len(lengths) * width * (width + 1) // 2 * lora.num_layers
-    head = 2 * lora.hidden_size * lora.vocab_size * len(lengths) * width
+    num_tokens, num_pairs = len(lengths) * width, len(lengths) * width * (width + 1) // 2
+    layers, attention, head = lora.forward_flops_of(num_tokens, num_pairs, num_tokens)
     return 3 * (layers + head) + 4 * attention
 
 

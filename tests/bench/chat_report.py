@@ -49,6 +49,7 @@ def section(figures: dict, about: dict, is_quick: bool) -> str:
         step_flops=f"{steps['flops_ratios']['forward']:.2f}",
         hidden_flops=f"{steps['flops_ratios']['hidden']:.2f}",
         their_flops=f"{steps['flops_ratios']['peft']:.1f}",
+        their_rate=f"{steps['flops_ratios']['peft'] / 6.5:.1f}",
         seconds=seconds(dtypes),
         breakdown=breakdown(dtypes),
     )

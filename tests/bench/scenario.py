@@ -121,9 +121,13 @@ class Scenario:
 
     def forward_flops(self, num_pairs: int) -> tuple[int, int, int]:
         """FLOPs of a forward pass: of the layers' matrices, of attention, and of the head at the targets."""
-        layers = 2 * self.layer_parameters * self.num_unique_tokens
+        return self.forward_flops_of(self.num_unique_tokens, num_pairs, self.num_targets)
+
+    def forward_flops_of(self, num_tokens: int, num_pairs: int, num_logits: int) -> tuple[int, int, int]:
+        """The same of any forward pass, whose head runs at `num_logits` positions."""
+        layers = 2 * self.layer_parameters * num_tokens
         attention = 4 * self.hidden_size * num_pairs * self.num_layers
-        head = 2 * self.hidden_size * self.vocab_size * self.num_targets
+        head = 2 * self.hidden_size * self.vocab_size * num_logits
         return layers, attention, head
 
     def tree_pairs(self) -> int:
